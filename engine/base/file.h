@@ -1,0 +1,75 @@
+// Files: mapping, reading, and writing that leaves either the old file or the
+// whole new one.
+#ifndef ULTRASKETCH_ENGINE_BASE_FILE_H_
+#define ULTRASKETCH_ENGINE_BASE_FILE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace ultrasketch {
+
+// A whole file mapped read-only. Immutable and thread-safe. Truncating the file
+// while it is mapped makes reads fault (SIGBUS), as with every mapping: replace
+// model files by rename.
+class MappedFile {
+ public:
+  // NOT_FOUND, PERMISSION_DENIED, INVALID_ARGUMENT (not a regular file) or
+  // INTERNAL.
+  static absl::StatusOr<std::unique_ptr<MappedFile>> Open(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  const uint8_t* data() const { return data_; }  // page-aligned; null for an empty file
+  int64_t size() const { return size_; }
+
+ private:
+  MappedFile(std::string path, const uint8_t* data, int64_t size)
+      : path_(std::move(path)), data_(data), size_(size) {}
+
+  std::string path_;
+  const uint8_t* data_;
+  int64_t size_;
+};
+
+// The contents of a regular file; RESOURCE_EXHAUSTED when larger than
+// `max_bytes`.
+absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes = int64_t{1} << 30);
+
+// Writes to "<path>.tmp.<pid>.<n>" next to `path` and renames it there in
+// Commit, after fsync of the file and before fsync of the folder. A file that
+// was never committed is removed. Not thread-safe.
+class AtomicFileWriter {
+ public:
+  static absl::StatusOr<std::unique_ptr<AtomicFileWriter>> Create(const std::string& path);
+  ~AtomicFileWriter();
+  AtomicFileWriter(const AtomicFileWriter&) = delete;
+  AtomicFileWriter& operator=(const AtomicFileWriter&) = delete;
+
+  absl::Status Append(std::string_view bytes);
+  absl::Status Append(const void* data, int64_t num_bytes);
+  absl::Status Commit();
+
+ private:
+  AtomicFileWriter(std::string path, std::string temporary_path, int descriptor)
+      : path_(std::move(path)),
+        temporary_path_(std::move(temporary_path)),
+        descriptor_(descriptor) {}
+
+  std::string path_;
+  std::string temporary_path_;
+  int descriptor_;
+};
+
+// AtomicFileWriter for contents at hand.
+absl::Status WriteFileAtomically(const std::string& path, std::string_view contents);
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_BASE_FILE_H_

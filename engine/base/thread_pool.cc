@@ -1,0 +1,104 @@
+#include "engine/base/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+
+namespace ultrasketch {
+namespace {
+
+// About 20 microseconds: the gap between two loops of one step is shorter.
+constexpr int kSpinsBeforeSleep = 400;
+
+inline void CpuRelax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+}  // namespace
+
+int AvailableCpus() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+ThreadPool::ThreadPool(int num_threads) {
+  const int count = num_threads > 0 ? num_threads : AvailableCpus();
+  workers_.reserve(static_cast<size_t>(count - 1));
+  for (int thread = 1; thread < count; ++thread) {
+    workers_.emplace_back([this, thread] { WorkerMain(thread); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    absl::MutexLock lock(&sleep_mutex_);
+    stopping_.store(true);
+    wake_up_.SignalAll();
+  }
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::RunShare(const Loop& loop, int thread) {
+  const int64_t begin = thread * loop.items_per_thread;
+  const int64_t end = std::min(loop.num_items, begin + loop.items_per_thread);
+  if (begin < end) (*loop.body)(begin, end, thread);
+}
+
+void ThreadPool::ParallelFor(int64_t num_items, int64_t grain, Body body) {
+  if (num_items <= 0) return;
+  grain = std::max<int64_t>(grain, 1);
+  const int64_t num_grains = (num_items + grain - 1) / grain;
+  absl::MutexLock lock(&loop_mutex_);
+  if (workers_.empty() || num_grains == 1) {
+    body(0, num_items, 0);
+    return;
+  }
+  const int64_t grains_per_thread = (num_grains + num_threads() - 1) / num_threads();
+  loop_ = {&body, num_items, grains_per_thread * grain};
+  num_running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  {
+    // Under the mutex, so that a worker about to sleep either sees the new
+    // generation or is woken.
+    absl::MutexLock sleep_lock(&sleep_mutex_);
+    generation_.fetch_add(1, std::memory_order_release);
+    if (num_sleeping_ > 0) wake_up_.SignalAll();
+  }
+  RunShare(loop_, 0);
+  for (int spins = 0; num_running_.load(std::memory_order_acquire) != 0; ++spins) {
+    if (spins < 10000) {
+      CpuRelax();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+void ThreadPool::WorkerMain(int thread) {
+  uint64_t seen = 0;
+  while (true) {
+    int spins = 0;
+    while (generation_.load(std::memory_order_acquire) == seen) {
+      if (stopping_.load(std::memory_order_relaxed)) return;
+      if (++spins < kSpinsBeforeSleep) {
+        CpuRelax();
+        continue;
+      }
+      absl::MutexLock lock(&sleep_mutex_);
+      ++num_sleeping_;
+      while (generation_.load(std::memory_order_acquire) == seen && !stopping_.load()) {
+        wake_up_.Wait(&sleep_mutex_);
+      }
+      --num_sleeping_;
+    }
+    ++seen;
+    RunShare(loop_, thread);
+    num_running_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace ultrasketch

@@ -1,0 +1,100 @@
+// The tokenizer of a Hugging Face checkpoint (tokenizer.json): text to token ids and back.
+//
+// Supported: model BPE (with byte fallback, fuse_unk, ignore_merges); normalizers NFC, NFD, NFKC,
+// NFKD, Prepend, Replace, Lowercase, Sequence; pre-tokenizers Split, ByteLevel, Metaspace, Digits,
+// Sequence; post-processors TemplateProcessing, ByteLevel, Sequence; decoders ByteLevel, Replace,
+// ByteFallback, Fuse, Strip, Metaspace, Sequence; added and special tokens. Anything else is refused
+// by name at load. Ids agree with the `tokenizers` library exactly.
+#ifndef ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
+#define ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace ultrasketch {
+
+struct EncodeOptions {
+  // What the post-processor's template adds (usually the beginning-of-sequence token).
+  bool add_special_tokens = true;
+  // Whether "<|endoftext|>" and the like in the text become special tokens, or are plain text.
+  bool parse_special_tokens = true;
+};
+
+// Immutable after Load; every method is safe to call from several threads.
+class Tokenizer {
+ public:
+  // `path` is a tokenizer.json. NOT_FOUND, DATA_LOSS (malformed) or UNIMPLEMENTED (a component that
+  // is not supported), naming file and JSON path.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& path);
+
+  // The same from contents at hand; `name` stands for the file in messages.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(std::string_view json,
+                                                          std::string_view name);
+  ~Tokenizer();
+
+  // INVALID_ARGUMENT, with the byte offset, when `text` is not UTF-8. Time is
+  // O(n log n) in the length of the text.
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
+                                              const EncodeOptions& options = {}) const;
+
+  // Ids outside the vocabulary are skipped, as the `tokenizers` library does. The result is always
+  // UTF-8: ill-formed byte sequences become U+FFFD.
+  std::string Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const;
+
+  // One more than the largest id, added tokens included.
+  int32_t vocab_size() const;
+
+  // The id of a token as spelled in the vocabulary or among the added tokens.
+  std::optional<int32_t> TokenToId(std::string_view token) const;
+
+  // The vocabulary's spelling; nullopt for an id without a token.
+  std::optional<std::string> IdToToken(int32_t id) const;
+
+  bool IsSpecial(int32_t id) const;
+
+  // What adds up token by token to what Decode gives for the whole: see incremental decoding in
+  // DetokenizerStream.
+  friend class DetokenizerStream;
+
+ private:
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Incremental decoding for streams. Add returns the text that the token completes: never part of a
+// UTF-8 character, and the concatenation of all returned pieces with Finish's is what
+// Tokenizer::Decode gives for all ids at once. Cost per token does not grow with the number of
+// tokens before it. Not thread-safe; the tokenizer must outlive it.
+class DetokenizerStream {
+ public:
+  DetokenizerStream(const Tokenizer& tokenizer, bool skip_special_tokens);
+
+  // For a continuation of a prompt: `prompt` ids are context that is not returned, but decides how
+  // the first token begins (a leading space, say).
+  void Prime(absl::Span<const int32_t> prompt);
+
+  std::string Add(int32_t id);
+
+  // What is still held back, as Decode would render it (U+FFFD for an incomplete character).
+  std::string Finish();
+
+ private:
+  const Tokenizer* tokenizer_;
+  bool skip_special_tokens_;
+  // A window of recent ids; text before prefix_end_ has been returned.
+  std::vector<int32_t> window_;
+  size_t prefix_end_ = 0;
+  size_t read_end_ = 0;
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
