@@ -1,0 +1,103 @@
+// A decoder-only language model ready to compute steps.
+//
+// The engine computes a step; the caller decides the step: which sequences, which of their tokens,
+// which cache blocks. There is no prefill phase and no decode phase here: a step takes any mix of
+// sequences with any number of new tokens each.
+#ifndef ULTRASKETCH_ENGINE_MODELS_MODEL_H_
+#define ULTRASKETCH_ENGINE_MODELS_MODEL_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+#include "engine/backends/backend.h"
+#include "engine/backends/sampling/sampling.h"
+#include "engine/format/checkpoint.h"
+#include "engine/format/model_config.h"
+#include "engine/kv/block_pool.h"
+#include "engine/kv/cache_layout.h"
+
+namespace ultrasketch {
+
+// One sequence's share of a step.
+struct SequenceStep {
+  // The tokens whose keys and values this step computes, at least one: positions
+  // [num_cached, num_cached + token_ids.size()).
+  absl::Span<const int32_t> token_ids;
+
+  // Tokens of the sequence that are in the cache already.
+  int64_t num_cached = 0;
+
+  // The sequence's cache blocks in order, enough for num_cached + token_ids.size() tokens.
+  absl::Span<const BlockId> blocks;
+
+  // Logits are computed for the last `num_logits` of token_ids, 0 to all. Decoding asks for 1, a
+  // prefill chunk that is not the last for 0, scoring for all.
+  int64_t num_logits = 1;
+};
+
+struct ModelOptions {
+  // Most tokens in one step, over all sequences: sizes the workspace.
+  int64_t max_step_tokens = 2048;
+
+  // Most rows of logits in one step.
+  int64_t max_step_logits = 256;
+
+  // Capacity of the KV cache in tokens (rounded up to whole blocks) and tokens in a block.
+  int64_t kv_cache_tokens = 16384;
+  int block_size = 16;
+};
+
+// Bytes held, by what for. They add up to what the model holds on its device.
+struct MemoryUsage {
+  int64_t weights = 0;    // linear sites and norms
+  int64_t embedding = 0;  // token embedding and output head
+  int64_t kv_cache = 0;
+  int64_t workspace = 0;  // activations, logits, staging
+
+  int64_t total() const { return weights + embedding + kv_cache + workspace; }
+};
+
+// Not thread-safe: one thread owns a model.
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual const ModelOptions& options() const = 0;
+  virtual const KvCacheLayout& cache_layout() const = 0;
+  virtual MemoryUsage memory_usage() const = 0;
+
+  // Computes one step and keeps its logits, rows in order of sequences, until the next Forward.
+  // INVALID_ARGUMENT when the step exceeds the options' limits or the model's context, an id is
+  // outside the vocabulary or a block list is too short; a device's failure as the backend reports
+  // it. A sequence's logits do not depend, to the bit, on the other sequences of the step or on how
+  // its tokens are spread over steps.
+  virtual absl::Status Forward(absl::Span<const SequenceStep> sequences) = 0;
+
+  // Rows of logits that the last Forward computed.
+  virtual int64_t num_logits() const = 0;
+
+  // Draws a token from the last Forward's logits for each request; requests name rows in any order,
+  // also repeatedly. `tokens` has as many entries.
+  virtual absl::Status Sample(absl::Span<const SampleRequest> requests,
+                              absl::Span<SampledToken> tokens) = 0;
+
+  // Row `row` of the last Forward's logits to `logits` [vocab_size].
+  virtual absl::Status CopyLogits(int64_t row, absl::Span<float> logits) = 0;
+};
+
+// Loads and packs the checkpoint's weights, whatever codec they are in, for `backend`; allocates
+// cache and workspace. Errors name file and tensor, or the bytes needed and available
+// (RESOURCE_EXHAUSTED). UNIMPLEMENTED names an architecture that is not in the registry.
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(std::shared_ptr<const Checkpoint> checkpoint,
+                                                 std::shared_ptr<Backend> backend,
+                                                 const ModelOptions& options);
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_MODELS_MODEL_H_
