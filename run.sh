@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Sets up, builds, tests and shows ultrasketch on Debian 12. `./run.sh help` lists the commands.
+# Every command does what it needs before it; a second run is quick.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+readonly PACKAGES=(
+  build-essential cmake ninja-build ccache pkg-config
+  libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
+  prometheus-cpp-dev libgtest-dev libgmock-dev
+  nlohmann-json3-dev libcli11-dev libhwy-dev libpcre2-dev libicu-dev libeigen3-dev liblzma-dev
+)
+readonly LINT_PACKAGES=(clang clang-format clang-tidy)
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+die() {
+  printf 'run.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+usage() {
+  cat <<'TEXT'
+usage: ./run.sh COMMAND
+
+  demo    compress the sample model, serve it next to the dense one, stream text from both
+  test    build everything and run all tests
+  build   install what is missing and build the release into build/bin
+  setup   install the Debian packages that are missing (needs root or sudo)
+  lint    clang-format, clang-tidy and clang's thread-safety analysis
+  clean   remove the build folders
+
+Arguments after `test` go to ctest: ./run.sh test -R Tokenizer
+TEXT
+}
+
+install_packages() {
+  local missing=() package
+  for package in "$@"; do
+    dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
+      missing+=("$package")
+  done
+  ((${#missing[@]})) || return 0
+  command -v apt-get >/dev/null ||
+    die "apt-get not found. On a system other than Debian 12 install the equivalents of: ${missing[*]}"
+  local as_root=()
+  if ((EUID != 0)); then
+    command -v sudo >/dev/null ||
+      die "these packages are missing and neither root nor sudo is at hand: ${missing[*]}"
+    as_root=(sudo)
+  fi
+  say "installing ${missing[*]}"
+  local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+  "${apt[@]}" update >&2 || die "apt-get update failed"
+  "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >&2 ||
+    die "installing ${missing[*]} failed"
+}
+
+setup() {
+  command -v dpkg-query >/dev/null ||
+    die "dpkg-query not found: ./run.sh supports Debian 12. Elsewhere: install the packages of README and use cmake --preset release"
+  install_packages "${PACKAGES[@]}"
+}
+
+# One compiler job needs about 1 GB for gRPC's headers.
+jobs_that_fit() {
+  local cores memory
+  cores=$(nproc)
+  memory=$(awk '/^MemAvailable:/ {print int($2 / 1048576)}' /proc/meminfo)
+  ((memory < 1)) && memory=1
+  echo $((cores < memory ? cores : memory))
+}
+
+build() {
+  setup
+  say "building"
+  mkdir -p build
+  cmake --preset release >build/configure.log 2>&1 || {
+    cat build/configure.log >&2
+    die "cmake failed"
+  }
+  cmake --build build -j "$(jobs_that_fit)" --target "$@" >&2
+}
+
+run_tests() {
+  build all
+  say "testing"
+  ctest --test-dir build --output-on-failure --no-tests=error -j "$(nproc)" "$@"
+}
+
+lint() {
+  setup
+  install_packages "${LINT_PACKAGES[@]}"
+  say "clang-format"
+  git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
+  say "clang: warnings and thread-safety analysis"
+  cmake --preset dev -B build-clang -DCMAKE_CXX_COMPILER=clang++ >/dev/null
+  cmake --build build-clang -j "$(jobs_that_fit)" >&2
+  say "clang-tidy"
+  git ls-files '*.cc' | grep -v '^tests/' |
+    xargs -P "$(nproc)" -n 4 clang-tidy -p build-clang --quiet
+}
+
+main() {
+  local command=${1:-help}
+  shift || true
+  case "$command" in
+    setup) setup ;;
+    build) build ultrasketch ultrasketchd ;;
+    test) run_tests "$@" ;;
+    demo)
+      build ultrasketch ultrasketchd
+      exec deploy/demo/demo.sh build/bin "$@"
+      ;;
+    lint) lint ;;
+    clean) rm -rf build build-* ;;
+    help | -h | --help) usage ;;
+    *)
+      usage >&2
+      exit 2
+      ;;
+  esac
+}
+
+main "$@"
