@@ -1,0 +1,75 @@
+// A model's folder in Hugging Face's layout.
+#ifndef ULTRASKETCH_ENGINE_FORMAT_CHECKPOINT_H_
+#define ULTRASKETCH_ENGINE_FORMAT_CHECKPOINT_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "engine/base/tensor.h"
+#include "engine/format/model_config.h"
+#include "engine/format/safetensors.h"
+
+namespace ultrasketch {
+
+// The config, the weights (mapped, not read) and what else belongs to a model. Immutable and
+// thread-safe. Opening costs the headers only; whether the tensors are those that the architecture
+// needs is checked by whoever loads them (GetTensor).
+class Checkpoint : public TensorSource {
+ public:
+  // Reads config.json, generation_config.json where there is one, and the weights:
+  // model.safetensors, or else the shards that model.safetensors.index.json names.
+  //
+  // NOT_FOUND when folder, config, weights or a shard is absent; UNIMPLEMENTED for a model that is
+  // not supported; DATA_LOSS for anything malformed: a shard's name that is not a plain file name,
+  // an index that disagrees with its shards about which tensors there are and where. Messages name
+  // file, tensor or key, expected and found.
+  static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& folder);
+
+  const TensorView* Find(std::string_view name) const override;
+  std::string Describe(std::string_view name) const override;
+
+  // Sorted (bytewise).
+  const std::vector<std::string>& tensor_names() const { return tensor_names_; }
+
+  const std::string& folder() const { return folder_; }
+  const ModelConfig& config() const { return config_; }
+  const GenerationConfig& generation_config() const { return generation_config_; }
+
+  // The tokens that end a text: generation_config.json's if it has any, else config.json's.
+  const std::vector<int32_t>& eos_token_ids() const;
+
+  // Bytes of the model's files: weights, index, config, generation config, tokenizer.
+  int64_t file_bytes() const { return file_bytes_; }
+
+  // "<folder>/tokenizer.json", whether or not there is one.
+  std::string tokenizer_path() const;
+
+ private:
+  struct Entry;
+
+  Checkpoint() = default;
+  const Entry* FindEntry(std::string_view name) const;
+
+  // A tensor and the file it is in.
+  struct Entry {
+    const TensorView* view;
+    const SafetensorsFile* file;
+  };
+
+  std::string folder_;
+  ModelConfig config_;
+  GenerationConfig generation_config_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<std::string> tensor_names_;
+  std::vector<Entry> entries_;  // parallel to tensor_names_
+  int64_t file_bytes_ = 0;
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_FORMAT_CHECKPOINT_H_

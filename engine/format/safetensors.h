@@ -1,0 +1,93 @@
+// The safetensors file format: 8 bytes of header length, a JSON header, the tensors' bytes.
+// Source: https://github.com/huggingface/safetensors (README, "Format").
+#ifndef ULTRASKETCH_ENGINE_FORMAT_SAFETENSORS_H_
+#define ULTRASKETCH_ENGINE_FORMAT_SAFETENSORS_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+#include "engine/base/file.h"
+#include "engine/base/tensor.h"
+
+namespace ultrasketch {
+
+// The format's limit on the header.
+inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
+
+// A safetensors file, mapped and validated: every view lies within the file and has
+// as many bytes as its dtype and shape say; the tensors do not overlap and leave no byte of the
+// file unused. Immutable and thread-safe. Elements are little-endian and not always aligned.
+class SafetensorsFile : public TensorSource {
+ public:
+  // DATA_LOSS, naming file, tensor, expected and found, for a malformed file; UNIMPLEMENTED for a
+  // type of the format that DType lacks (8-bit floats and smaller); what MappedFile::Open returns
+  // when the file cannot be read.
+  static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
+
+  // The same over memory, which the caller keeps alive. `description` stands for the path in
+  // messages.
+  static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Parse(std::string_view bytes,
+                                                                std::string description);
+
+  const TensorView* Find(std::string_view name) const override;
+  std::string Describe(std::string_view name) const override;
+
+  // In order of name (bytewise).
+  const std::vector<NamedTensor>& tensors() const { return tensors_; }
+
+  // The header's "__metadata__".
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+
+  const std::string& path() const { return path_; }
+  int64_t file_bytes() const { return file_bytes_; }
+
+ private:
+  SafetensorsFile() = default;
+
+  std::string path_;
+  std::unique_ptr<MappedFile> file_;  // null when parsed from memory
+  int64_t file_bytes_ = 0;
+  std::vector<NamedTensor> tensors_;
+  std::map<std::string, std::string> metadata_;
+};
+
+// A tensor for WriteSafetensors: `data` when its bytes are at hand, else `produce`, which is called
+// once, when the tensor's turn comes, and passes the bytes to `append` in pieces of any size,
+// num_elements * ElementBytes(dtype) in all. Tensors too large to hold together in memory are
+// written this way.
+struct TensorToWrite {
+  using Append = absl::FunctionRef<absl::Status(const void* data, int64_t num_bytes)>;
+
+  TensorToWrite() = default;
+  TensorToWrite(std::string tensor_name, const TensorView& view)
+      : name(std::move(tensor_name)), dtype(view.dtype), shape(view.shape), data(view.data) {}
+
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  const void* data = nullptr;
+  std::function<absl::Status(Append append)> produce;
+};
+
+// Writes `tensors` to `path`, atomically (see AtomicFileWriter). The data is in canonical order,
+// whatever the order of `tensors`: descending element size, then name; so every tensor is aligned
+// to its element size in the file, and equal tensors give equal files. INVALID_ARGUMENT for an
+// empty, duplicate or non-UTF-8 name, a negative extent or an overflowing size; INTERNAL when a
+// producer appends too many or too few bytes; otherwise what a producer or the file system returns.
+absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorToWrite> tensors,
+                              const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_FORMAT_SAFETENSORS_H_
