@@ -1,0 +1,189 @@
+#include "client/client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+#include "client/grpc_status.h"
+#include "client/messages.h"
+#include "ultrasketch/v1/generation.grpc.pb.h"
+#include "ultrasketch/v1/model.grpc.pb.h"
+
+namespace ultrasketch::client {
+namespace {
+
+// A proxy named in the environment is never meant for the machine itself.
+bool IsLoopback(const std::string& target) {
+  return absl::StartsWith(target, "localhost:") || absl::StartsWith(target, "127.") ||
+         absl::StartsWith(target, "[::1]") || absl::StartsWith(target, "unix:");
+}
+
+// One call's context: deadline, and cancellation for as long as the object lives.
+class Call {
+ public:
+  explicit Call(const CallOptions& options)
+      : on_stop_(options.stop, [this] { context_.TryCancel(); }) {
+    if (options.timeout != absl::InfiniteDuration()) {
+      context_.set_deadline(std::chrono::system_clock::now() +
+                            absl::ToChronoNanoseconds(options.timeout));
+    }
+  }
+
+  grpc::ClientContext* context() { return &context_; }
+
+ private:
+  grpc::ClientContext context_;
+  std::stop_callback<std::function<void()>> on_stop_;  // ends before context_ does
+};
+
+}  // namespace
+
+struct Client::Impl {
+  explicit Impl(std::shared_ptr<grpc::Channel> channel)
+      : generation(v1::GenerationService::NewStub(channel)),
+        models(v1::ModelService::NewStub(channel)) {}
+
+  std::unique_ptr<v1::GenerationService::Stub> generation;
+  std::unique_ptr<v1::ModelService::Stub> models;
+};
+
+Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Client::~Client() = default;
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Create(const std::string& target) {
+  if (target.empty()) return absl::InvalidArgumentError("target is empty: expected HOST:PORT");
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetMaxSendMessageSize(-1);
+  if (IsLoopback(target)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  auto channel =
+      grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(std::move(channel))));
+}
+
+absl::StatusOr<GenerateResponse> Client::Generate(const GenerateRequest& request,
+                                                  const CallOptions& options) {
+  Call call(options);
+  v1::GenerateResponse message;
+  const grpc::Status status =
+      impl_->generation->Generate(call.context(), ToMessage(request), &message);
+  if (!status.ok()) return FromGrpcStatus(status);
+  return FromMessage(message);
+}
+
+absl::StatusOr<GenerateResponse> Client::GenerateStream(
+    const GenerateRequest& request, const std::function<void(const GenerateDelta&)>& on_delta,
+    const CallOptions& options) {
+  Call call(options);
+  const auto reader = impl_->generation->GenerateStream(call.context(), ToMessage(request));
+  GenerateResponse response;
+  v1::GenerateStreamResponse message;
+  while (reader->Read(&message)) {
+    if (message.has_model()) response.model = message.model();
+    if (message.has_delta()) {
+      const GenerateDelta delta = FromMessage(message.delta());
+      AddDelta(delta, &response);
+      if (on_delta) on_delta(delta);
+    } else if (message.has_final()) {
+      AddFinal(message.final(), &response);
+    }
+  }
+  const grpc::Status status = reader->Finish();
+  if (!status.ok()) return FromGrpcStatus(status);
+  if (response.completions.empty()) {
+    return absl::DataLossError("the server ended the stream without a final message");
+  }
+  return response;
+}
+
+absl::StatusOr<Score> Client::ScoreText(const std::string& model, const Prompt& text,
+                                        const CallOptions& options) {
+  v1::ScoreRequest request;
+  if (!model.empty()) request.set_model(model);
+  if (const auto* string = std::get_if<std::string>(&text)) {
+    request.set_text(*string);
+  } else {
+    const auto& ids = std::get<std::vector<int32_t>>(text);
+    request.mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
+  }
+  Call call(options);
+  v1::ScoreResponse message;
+  const grpc::Status status = impl_->generation->Score(call.context(), request, &message);
+  if (!status.ok()) return FromGrpcStatus(status);
+  return FromMessage(message);
+}
+
+absl::StatusOr<Tokens> Client::Tokenize(const std::string& model, const std::string& text,
+                                        bool add_special_tokens, const CallOptions& options) {
+  v1::TokenizeRequest request;
+  if (!model.empty()) request.set_model(model);
+  request.set_text(text);
+  request.set_add_special_tokens(add_special_tokens);
+  Call call(options);
+  v1::TokenizeResponse message;
+  const grpc::Status status = impl_->generation->Tokenize(call.context(), request, &message);
+  if (!status.ok()) return FromGrpcStatus(status);
+  Tokens tokens;
+  tokens.ids.assign(message.token_ids().begin(), message.token_ids().end());
+  tokens.spellings.assign(message.tokens().begin(), message.tokens().end());
+  return tokens;
+}
+
+absl::StatusOr<std::string> Client::Detokenize(const std::string& model,
+                                               absl::Span<const int32_t> token_ids,
+                                               bool skip_special_tokens,
+                                               const CallOptions& options) {
+  v1::DetokenizeRequest request;
+  if (!model.empty()) request.set_model(model);
+  request.mutable_token_ids()->Add(token_ids.begin(), token_ids.end());
+  request.set_skip_special_tokens(skip_special_tokens);
+  Call call(options);
+  v1::DetokenizeResponse message;
+  const grpc::Status status = impl_->generation->Detokenize(call.context(), request, &message);
+  if (!status.ok()) return FromGrpcStatus(status);
+  return message.text();
+}
+
+absl::StatusOr<std::vector<ModelInfo>> Client::ListModels(const CallOptions& options) {
+  Call call(options);
+  v1::ListModelsResponse message;
+  const grpc::Status status = impl_->models->ListModels(call.context(), {}, &message);
+  if (!status.ok()) return FromGrpcStatus(status);
+  std::vector<ModelInfo> models;
+  for (const v1::Model& model : message.models()) models.push_back(FromMessage(model));
+  return models;
+}
+
+absl::StatusOr<ModelInfo> Client::GetModel(const std::string& name, const CallOptions& options) {
+  v1::GetModelRequest request;
+  request.set_name(name);
+  Call call(options);
+  v1::Model message;
+  const grpc::Status status = impl_->models->GetModel(call.context(), request, &message);
+  if (!status.ok()) return FromGrpcStatus(status);
+  return FromMessage(message);
+}
+
+absl::StatusOr<ModelInfo> Client::LoadModel(const std::string& name, const CallOptions& options) {
+  v1::LoadModelRequest request;
+  request.set_name(name);
+  Call call(options);
+  v1::Model message;
+  const grpc::Status status = impl_->models->LoadModel(call.context(), request, &message);
+  if (!status.ok()) return FromGrpcStatus(status);
+  return FromMessage(message);
+}
+
+absl::Status Client::UnloadModel(const std::string& name, const CallOptions& options) {
+  v1::UnloadModelRequest request;
+  request.set_name(name);
+  Call call(options);
+  v1::UnloadModelResponse message;
+  return FromGrpcStatus(impl_->models->UnloadModel(call.context(), request, &message));
+}
+
+}  // namespace ultrasketch::client
