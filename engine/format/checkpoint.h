@@ -50,16 +50,14 @@ class Checkpoint : public TensorSource {
   std::string tokenizer_path() const;
 
  private:
-  struct Entry;
-
-  Checkpoint() = default;
-  const Entry* FindEntry(std::string_view name) const;
-
   // A tensor and the file it is in.
   struct Entry {
     const TensorView* view;
     const SafetensorsFile* file;
   };
+
+  Checkpoint() = default;
+  const Entry* FindEntry(std::string_view name) const;
 
   std::string folder_;
   ModelConfig config_;
