@@ -1,12 +1,11 @@
 #include "client/client.h"
 
-#include <grpcpp/grpcpp.h>
-
 #include <chrono>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include <grpcpp/grpcpp.h>
 
 #include "client/grpc_status.h"
 #include "client/messages.h"
@@ -60,8 +59,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(const std::string& target
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetMaxSendMessageSize(-1);
   if (IsLoopback(target)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  auto channel =
-      grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  auto channel = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
   return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(std::move(channel))));
 }
 

@@ -5,7 +5,8 @@
 //   request.prompt = "It was a dark and stormy night";
 //   request.max_tokens = 64;
 //   auto response = client->GenerateStream(
-//       request, [](const client::GenerateDelta& delta) { std::cout << delta.text << std::flush; });
+//       request, [](const client::GenerateDelta& delta) { std::cout << delta.text << std::flush;
+//       });
 //
 // Errors keep the server's status code. Its google.rpc details (which field was wrong, when to try
 // again) are written out in the message; RetryDelay reads the latter back.

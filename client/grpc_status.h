@@ -2,9 +2,8 @@
 #ifndef ULTRASKETCH_CLIENT_GRPC_STATUS_H_
 #define ULTRASKETCH_CLIENT_GRPC_STATUS_H_
 
-#include <grpcpp/support/status.h>
-
 #include "absl/status/status.h"
+#include <grpcpp/support/status.h>
 
 namespace ultrasketch::client {
 

@@ -1,0 +1,36 @@
+// Standard input and output of the commands.
+#ifndef ULTRASKETCH_CLIENT_CLI_OUTPUT_H_
+#define ULTRASKETCH_CLIENT_CLI_OUTPUT_H_
+
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+
+namespace ultrasketch::cli {
+
+// Writes to standard output at once, unbuffered. When the reader has gone away (a closed pipe):
+// CANCELLED, which IsBrokenPipe knows.
+absl::Status WriteOutput(std::string_view text);
+bool IsBrokenPipe(const absl::Status& status);
+
+// One JSON object and a newline. Text that is not UTF-8 gets U+FFFD in its place.
+absl::Status WriteJson(const nlohmann::ordered_json& object);
+
+// All of standard input. CANCELLED when `stop` is requested while it waits.
+absl::StatusOr<std::string> ReadStandardInput(const std::stop_token& stop);
+
+// Columns padded to their widest cell, two spaces between: the first column to the left, the others
+// to the right. The first row is the heading.
+std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
+
+// 1234567 as "1,234,567".
+std::string WithThousands(int64_t number);
+
+}  // namespace ultrasketch::cli
+
+#endif  // ULTRASKETCH_CLIENT_CLI_OUTPUT_H_

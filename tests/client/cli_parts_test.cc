@@ -1,0 +1,105 @@
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "absl/synchronization/notification.h"
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "client/cli/interrupt.h"
+#include "client/cli/output.h"
+#include "client/cli/progress.h"
+
+namespace ultrasketch::cli {
+namespace {
+
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+ProgressState Halfway() {
+  return {.label = "compressing",
+          .unit = "sites",
+          .done = 10,
+          .total = 20,
+          .elapsed = absl::Seconds(5)};
+}
+
+TEST(ProgressTest, ShowsRateAndTimeLeft) {
+  const std::string line = RenderProgress(Halfway(), 120);
+  EXPECT_THAT(line, StartsWith("compressing  [===============               ]   50%"));
+  EXPECT_THAT(line, EndsWith("10/20 sites  2.00 sites/s  0:05 left"));
+}
+
+TEST(ProgressTest, NeverExceedsTheTerminal) {
+  for (int columns = -1; columns < 130; ++columns) {
+    for (const int64_t total : {int64_t{0}, int64_t{20}, std::numeric_limits<int64_t>::max()}) {
+      ProgressState state = Halfway();
+      state.total = total;
+      EXPECT_LE(static_cast<int>(RenderProgress(state, columns).size()), std::max(columns, 0));
+    }
+  }
+  EXPECT_EQ(RenderProgress(Halfway(), 6), " 50%");
+  EXPECT_THAT(RenderProgress(Halfway(), 60), Not(HasSubstr("[")));
+}
+
+TEST(ProgressTest, KnowsNoShareWithoutATotal) {
+  ProgressState state = Halfway();
+  state.total = 0;
+  const std::string line = RenderProgress(state, 100);
+  EXPECT_EQ(line, "compressing  10 sites  2.00 sites/s");
+}
+
+TEST(ProgressTest, StandsBeforeAnythingIsDone) {
+  ProgressState state = Halfway();
+  state.done = 0;
+  state.elapsed = absl::ZeroDuration();
+  EXPECT_THAT(RenderProgress(state, 100), HasSubstr("0%  0/20 sites"));
+}
+
+TEST(FormatTableTest, AlignsColumns) {
+  EXPECT_EQ(FormatTable({{"name", "size"}, {"é", "1"}, {"long name", "1234"}}),
+            "name       size\n"
+            "é             1\n"
+            "long name  1234\n");
+}
+
+TEST(WithThousandsTest, GroupsDigits) {
+  EXPECT_EQ(WithThousands(0), "0");
+  EXPECT_EQ(WithThousands(999), "999");
+  EXPECT_EQ(WithThousands(1000), "1,000");
+  EXPECT_EQ(WithThousands(-1234567), "-1,234,567");
+  EXPECT_EQ(WithThousands(-123), "-123");
+}
+
+TEST(InterruptGuardTest, FirstSignalRequestsAStop) {
+  InterruptGuard guard;
+  EXPECT_FALSE(guard.stop().stop_requested());
+  absl::Notification stopped;
+  const std::stop_callback on_stop(guard.stop(), [&] { stopped.Notify(); });
+  kill(getpid(), SIGTERM);
+  stopped.WaitForNotification();
+  EXPECT_TRUE(guard.stop().stop_requested());
+}
+
+TEST(InterruptGuardDeathTest, SecondSignalEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        InterruptGuard guard;
+        absl::Notification stopped;
+        const std::stop_callback on_stop(guard.stop(), [&] { stopped.Notify(); });
+        kill(getpid(), SIGINT);
+        stopped.WaitForNotification();
+        kill(getpid(), SIGINT);
+        pause();
+      },
+      ::testing::ExitedWithCode(128 + SIGINT), "");
+}
+
+}  // namespace
+}  // namespace ultrasketch::cli
