@@ -1,0 +1,45 @@
+// How large a model is, per weight.
+#ifndef ULTRASKETCH_ENGINE_COMPRESS_ACCOUNTING_H_
+#define ULTRASKETCH_ENGINE_COMPRESS_ACCOUNTING_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "engine/codecs/linear_site.h"
+#include "engine/format/checkpoint.h"
+
+namespace ultrasketch {
+
+struct SiteSize {
+  LinearSite site;
+  std::string codec;
+  int64_t bytes = 0;  // of all tensors that stand in for the site's weights
+  double bits_per_weight = 0;
+};
+
+struct ModelSize {
+  int64_t parameters = 0;      // of the uncompressed model, embeddings included
+  int64_t linear_weights = 0;  // of the uncompressed model's linear sites, biases excluded
+  int64_t linear_bytes = 0;    // of the tensors that stand in for them
+  int64_t file_bytes = 0;      // of all files of the model
+  // linear_bytes * 8 / linear_weights: weights, scales, side data and padding.
+  double bits_per_weight_linear = 0;
+  // file_bytes * 8 / parameters.
+  double bits_per_weight_file = 0;
+  std::vector<SiteSize> sites;  // in order of execution
+};
+
+// The sizes of a checkpoint, dense or compressed. Loads and so validates every linear site: errors
+// are those of Codec::Load.
+absl::StatusOr<ModelSize> MeasureModel(const Checkpoint& checkpoint);
+
+// The codec that a checkpoint's linear sites are stored in: "dense", or what its
+// quantization_config names. DATA_LOSS when that is no codec's name.
+absl::StatusOr<std::string> CheckpointCodec(const Checkpoint& checkpoint);
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_COMPRESS_ACCOUNTING_H_

@@ -1,0 +1,103 @@
+// From a dense checkpoint to a compressed one.
+//
+// Every linear site is re-encoded by a codec; all other tensors (embedding, norms, biases, output
+// head) are copied as they are. The sites are fitted in order of execution on a calibration text,
+// each to the inputs that the already compressed part of the model gives it (fit.h has the method).
+#ifndef ULTRASKETCH_ENGINE_COMPRESS_COMPRESSOR_H_
+#define ULTRASKETCH_ENGINE_COMPRESS_COMPRESSOR_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json_fwd.hpp"
+
+#include "engine/format/checkpoint.h"
+
+namespace ultrasketch {
+
+// What a compression is doing. Called from the compressing thread, at the start of every stage and
+// whenever the fraction has grown noticeably.
+struct CompressProgress {
+  std::string_view stage;  // "calibration text", "layer 3 of 10", "writing", ...
+  double fraction = 0;     // of the whole work, estimated, in [0, 1], never falling
+};
+
+struct CompressOptions {
+  // A name of CodecNames() that can be encoded: "fold".
+  std::string codec = "fold";
+
+  // Upper bound of bits per weight (linear), side data included. The result is as close below it
+  // as the codec's layout allows.
+  double bits_per_weight = 0.5;
+
+  // Of the hash, and of the model's own samples when there is no calibration text.
+  uint64_t seed = 0;
+
+  // 0: all that the process may use. The result does not depend on it.
+  int num_threads = 0;
+
+  // Text files, UTF-8, plain or xz (by name: ".xz"), read in this order until there is enough.
+  // Without any the dense model writes its own text.
+  std::vector<std::string> calibration_files;
+
+  // Windows of calibration text and tokens in each. No windows: the sites are fitted to the weights
+  // alone, which is quick and much worse.
+  int64_t calibration_windows = 128;
+  int64_t calibration_window_tokens = 512;
+
+  // Replaces what is at the output folder. Without it a folder that is not empty is an error.
+  bool overwrite = false;
+
+  std::function<void(const CompressProgress&)> progress;  // may be empty
+
+  // When it becomes true, the compression ends soon with CANCELLED and leaves nothing behind. May
+  // be null.
+  const std::atomic<bool>* cancelled = nullptr;
+};
+
+struct CompressedSite {
+  std::string name;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  double bits_per_weight = 0;
+  // |W' - W|^2 / |W|^2 over the site's weights.
+  double relative_weight_error = 0;
+  // |y' - y|^2 / |y|^2 over the calibration tokens: y is what the site was fitted to, y' what the
+  // compressed site gives. NaN when it was fitted to the weights alone.
+  double relative_output_error = 0;
+};
+
+struct CompressionReport {
+  double bits_per_weight_linear = 0;
+  double bits_per_weight_file = 0;
+  int64_t bytes = 0;  // of the compressed model's files
+  double seconds = 0;
+  int64_t parameters = 0;          // of the dense model
+  int64_t calibration_tokens = 0;  // 0 when fitted to the weights alone
+  // "files", "self-generated" or "none".
+  std::string calibration_source;
+  std::vector<CompressedSite> sites;  // in order of execution
+};
+
+// The keys that `ultrasketch compress --json` prints: the report's field names. NaN becomes null.
+nlohmann::json ToJson(const CompressionReport& report);
+
+// Compresses `checkpoint` to the folder `out_folder`, which appears whole or not at all: it is
+// written beside under a temporary name and renamed.
+//
+// INVALID_ARGUMENT for options out of range, a target that the codec cannot meet and a checkpoint
+// that is compressed already; ALREADY_EXISTS for an output folder that is not empty; CANCELLED;
+// otherwise what reading the checkpoint and writing the folder return.
+absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Checkpoint> checkpoint,
+                                                     const std::string& out_folder,
+                                                     const CompressOptions& options);
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_COMPRESS_COMPRESSOR_H_
