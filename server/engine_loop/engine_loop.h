@@ -22,16 +22,19 @@ namespace ultrasketch {
 struct GenerationRequest {
   std::vector<int32_t> prompt_ids;  // at least one
   SamplingParams sampling;
+  // Generation ends with kLength at this many tokens, or at the model's context. 0 only together
+  // with prompt_logprobs: the prompt is scored and nothing is generated (see score.h).
   int32_t max_tokens = 256;
+  // No end token is chosen, and no stop string looked for, before this many.
   int32_t min_tokens = 0;
-  std::vector<std::string> stop;  // non-empty strings
+  std::vector<std::string> stop;  // at most 16; not empty, UTF-8
   std::vector<int32_t> stop_token_ids;
-  std::vector<int32_t> eos_token_ids;  // empty: end tokens are ignored
-  bool include_stop_in_output = false;
+  std::vector<int32_t> eos_token_ids;   // empty: end tokens are ignored
+  bool include_stop_in_output = false;  // text of the stop string or end token; ids always are
   bool skip_special_tokens = true;
   int32_t num_completions = 1;
-  int32_t prompt_logprobs = -1;  // -1: none
-  int32_t priority = 0;
+  int32_t prompt_logprobs = -1;  // -1: none; n: of each prompt token, and of the n most likely
+  int32_t priority = 0;          // lower is served first
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -46,28 +49,32 @@ struct GenerationDelta {
 };
 
 struct GenerationTiming {
-  absl::Duration queue;
-  absl::Duration prefill;
-  absl::Duration decode;
-  int32_t num_steps = 0;
-  double mean_batch_size = 0;
+  absl::Duration queue;        // arrival to first step
+  absl::Duration prefill;      // first step to first token
+  absl::Duration decode;       // first token to last
+  int32_t num_steps = 0;       // that the completion took part in
+  double mean_batch_size = 0;  // sequences in those steps
 };
 
 struct GenerationResult {
   int32_t completion = 0;
   FinishReason reason = FinishReason::kStop;
-  absl::Status status;      // not OK when reason is kError or kCancelled
+  absl::Status status;  // not OK when reason is kError or kCancelled; DEADLINE_EXCEEDED, INTERNAL
+                        // and so on as kError
   std::string stop_string;  // the one that ended it
   int32_t num_prompt_tokens = 0;
-  int32_t num_cached_prompt_tokens = 0;
-  int32_t num_completion_tokens = 0;
+  int32_t num_cached_prompt_tokens = 0;  // found in the cache, computed for another completion
+  int32_t num_completion_tokens = 0;     // an end token included
   GenerationTiming timing;
+  // Of the prompt's tokens but the first, when wanted; of completion 0 alone, as they are the same
+  // for all.
   std::vector<SampledToken> prompt_logprobs;
 };
 
 // Receives a request's events, on the engine's thread: return quickly and never block. OnFinish
 // comes once for each completion, nothing for that completion after it; after the last one the sink
-// is released.
+// is released, on the same thread. A sink may call Submit and Cancel, but neither Drain nor the
+// loop's destructor.
 class GenerationSink {
  public:
   virtual ~GenerationSink() = default;
@@ -89,7 +96,9 @@ struct StepReport {
   int32_t num_sequences = 0;
 };
 
-// Called on the engine's thread. Implementations are thread-safe.
+// Called on the engine's thread: return quickly. OnScheduled and OnFirstToken come once for a
+// request, at the first of its completions; OnInterToken for each further token of a completion;
+// OnFinish once for each completion. The implementation is safe to share between loops.
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
@@ -101,16 +110,17 @@ class EngineObserver {
 };
 
 struct EngineLoopOptions {
-  int32_t max_queued_requests = 256;
+  int32_t max_queued_requests = 256;  // waiting for their first step; n completions count as n
   int32_t max_running_sequences = 64;
   int32_t max_step_tokens = 512;  // token budget of a step: prefill comes in chunks of this
 };
 
 struct EngineLoopStats {
-  int32_t num_running = 0;
-  int32_t num_waiting = 0;
+  int32_t num_running = 0;  // requests that have been scheduled, preempted ones too
+  int32_t num_waiting = 0;  // requests that were never scheduled
   int64_t kv_blocks_used = 0;
   int64_t kv_blocks_free = 0;
+  int64_t num_preemptions = 0;  // since the start
 };
 
 using RequestId = uint64_t;
@@ -133,10 +143,11 @@ class EngineLoop {
   // boundary. Unknown and finished ids are ignored.
   virtual void Cancel(RequestId id) = 0;
 
-  // Refuses new requests and returns when those in flight have finished, or at the deadline with
-  // those left cancelled.
+  // Refuses new requests and returns when those in flight have finished, or after the deadline when
+  // those left have been cancelled.
   virtual void Drain(absl::Time deadline) = 0;
 
+  // As of the last step's end; does not wait for the one in progress.
   virtual EngineLoopStats stats() const = 0;
   virtual MemoryUsage memory_usage() const = 0;
 };
