@@ -1,6 +1,7 @@
 #include "engine/backends/sampling/logits_math.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -21,12 +22,40 @@ inline int32_t OrderedKey(float value) {
 constexpr int32_t kInfinityKey = 0x7f800000;
 constexpr int32_t kMinusInfinityKey = ~0x7f800000;
 
+// ExpNonPositive, to be inlined into loops.
+[[gnu::always_inline]] inline float Exponential(float x) {
+  // x = n ln 2 + r with |r| <= ln(2) / 2; e^r by its Taylor series, whose remainder is below 6e-9;
+  // 2^n by its exponent bits. Everything is branch-free, so that loops over it vectorise.
+  constexpr float kLeast = -87.0f;
+  constexpr float kLog2E = 1.44269504f;
+  constexpr float kLn2High = 0.693359375f;  // 9 bits: its product with n is exact
+  constexpr float kLn2Low = -2.12194440e-4f;
+  constexpr float kRoundToInteger = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction bits
+  const float bounded = x > kLeast ? x : kLeast;
+  const float shifted = bounded * kLog2E + kRoundToInteger;
+  const float n = shifted - kRoundToInteger;
+  const float r = (bounded - n * kLn2High) - n * kLn2Low;
+  float power = 1.0f / 5040;
+  power = power * r + 1.0f / 720;
+  power = power * r + 1.0f / 120;
+  power = power * r + 1.0f / 24;
+  power = power * r + 1.0f / 6;
+  power = power * r + 0.5f;
+  power = power * r + 1.0f;
+  power = power * r + 1.0f;
+  // The low bits of `shifted` hold n.
+  const int32_t exponent = (std::bit_cast<int32_t>(shifted) - 0x4b400000) << 23;
+  const float result = std::bit_cast<float>(std::bit_cast<int32_t>(power) + exponent);
+  return x < kLeast ? 0.0f : result;
+}
+
 // Weights [0, count) of one block, and their sum in eight interleaved parts: a fixed order that the
 // compiler can vectorise.
-double ComputeBlock(const float* logits, size_t count, float maximum, float inverse_temperature,
-                    float least_weight, float* weights) {
+[[gnu::always_inline]] inline double ComputeBlockPortably(const float* logits, size_t count,
+                                                          float maximum, float inverse_temperature,
+                                                          float least_weight, float* weights) {
   for (size_t i = 0; i < count; ++i) {
-    const float weight = ExpNonPositive((logits[i] - maximum) * inverse_temperature);
+    const float weight = Exponential((logits[i] - maximum) * inverse_temperature);
     weights[i] = weight >= least_weight ? weight : 0.0f;
   }
   constexpr size_t kLanes = 8;
@@ -39,6 +68,27 @@ double ComputeBlock(const float* logits, size_t count, float maximum, float inve
   for (; i < count; ++i) sum += double{weights[i]};
   for (const double lane : lanes) sum += lane;
   return sum;
+}
+
+#if defined(__x86_64__)
+// The same operations on wider registers. AVX2 alone, without FMA: fused operations would round
+// differently, and the same seed give another text on another processor.
+[[gnu::target("avx2")]] double ComputeBlockAvx2(const float* logits, size_t count, float maximum,
+                                                float inverse_temperature, float least_weight,
+                                                float* weights) {
+  return ComputeBlockPortably(logits, count, maximum, inverse_temperature, least_weight, weights);
+}
+#endif
+
+double ComputeBlock(const float* logits, size_t count, float maximum, float inverse_temperature,
+                    float least_weight, float* weights) {
+#if defined(__x86_64__)
+  static const bool has_avx2 = __builtin_cpu_supports("avx2") != 0;
+  if (has_avx2) {
+    return ComputeBlockAvx2(logits, count, maximum, inverse_temperature, least_weight, weights);
+  }
+#endif
+  return ComputeBlockPortably(logits, count, maximum, inverse_temperature, least_weight, weights);
 }
 
 absl::Status NotFinite(absl::Span<const float> logits) {
@@ -67,31 +117,7 @@ absl::StatusOr<float> CheckedMaximum(absl::Span<const float> logits) {
   return std::bit_cast<float>(most ^ ((most >> 31) & 0x7fffffff));
 }
 
-float ExpNonPositive(float x) {
-  // x = n ln 2 + r with |r| <= ln(2) / 2; e^r by its Taylor series, whose remainder is below 6e-9;
-  // 2^n by its exponent bits. Everything is branch-free, so that loops over it vectorise.
-  constexpr float kLeast = -87.0f;
-  constexpr float kLog2E = 1.44269504f;
-  constexpr float kLn2High = 0.693359375f;  // 9 bits: its product with n is exact
-  constexpr float kLn2Low = -2.12194440e-4f;
-  constexpr float kRoundToInteger = 12582912.0f;  // 1.5 * 2^23: the sum has no fraction bits
-  const float bounded = x > kLeast ? x : kLeast;
-  const float shifted = bounded * kLog2E + kRoundToInteger;
-  const float n = shifted - kRoundToInteger;
-  const float r = (bounded - n * kLn2High) - n * kLn2Low;
-  float power = 1.0f / 5040;
-  power = power * r + 1.0f / 720;
-  power = power * r + 1.0f / 120;
-  power = power * r + 1.0f / 24;
-  power = power * r + 1.0f / 6;
-  power = power * r + 0.5f;
-  power = power * r + 1.0f;
-  power = power * r + 1.0f;
-  // The low bits of `shifted` hold n.
-  const int32_t exponent = (std::bit_cast<int32_t>(shifted) - 0x4b400000) << 23;
-  const float result = std::bit_cast<float>(std::bit_cast<int32_t>(power) + exponent);
-  return x < kLeast ? 0.0f : result;
-}
+float ExpNonPositive(float x) { return Exponential(x); }
 
 double ComputeWeights(absl::Span<const float> logits, float maximum, float inverse_temperature,
                       float least_weight, std::vector<float>& weights,
@@ -116,6 +142,57 @@ double LogSumExp(absl::Span<const float> logits, float maximum) {
     total += ComputeBlock(logits.data() + begin, count, maximum, 1.0f, 0.0f, weights);
   }
   return double{maximum} + std::log(total);
+}
+
+double KeepTopP(absl::Span<const float> logits, float maximum, float inverse_temperature,
+                double least_mass, std::vector<float>& weights, std::vector<double>& block_sums) {
+  // Mass by likelihood, in classes a factor of e^(1/32) wide: only the class that the limit falls
+  // into has to be sorted.
+  constexpr float kClassesPerUnit = 32;
+  constexpr size_t kNumClasses = 87 * 32 + 1;
+  const auto class_of = [&](size_t i) {
+    const float depth = (maximum - logits[i]) * inverse_temperature * kClassesPerUnit;
+    return std::min(static_cast<size_t>(depth), kNumClasses - 1);
+  };
+  std::array<double, kNumClasses> class_mass = {};
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (weights[i] > 0) class_mass[class_of(i)] += double{weights[i]};
+  }
+  double mass = 0;
+  size_t last_class = 0;
+  for (size_t c = 0; c < kNumClasses && (c == 0 || mass < least_mass); ++c) {
+    if (class_mass[c] <= 0) continue;
+    last_class = c;
+    mass += class_mass[c];
+  }
+  mass -= class_mass[last_class];
+
+  std::vector<Candidate> candidates;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (weights[i] > 0 && class_of(i) == last_class) {
+      candidates.push_back({logits[i], static_cast<int32_t>(i)});
+    }
+  }
+  std::sort(candidates.begin(), candidates.end());
+  size_t kept = 0;
+  while (kept < candidates.size() && (kept == 0 || mass < least_mass)) {
+    mass += double{weights[static_cast<size_t>(candidates[kept++].id)]};
+  }
+  const Candidate last_kept = candidates[kept - 1];
+
+  double total = 0;
+  for (size_t block = 0; block < block_sums.size(); ++block) {
+    const size_t begin = block * kWeightBlock;
+    const size_t end = std::min(begin + kWeightBlock, logits.size());
+    double sum = 0;
+    for (size_t i = begin; i < end; ++i) {
+      if (last_kept < Candidate{logits[i], static_cast<int32_t>(i)}) weights[i] = 0;
+      sum += double{weights[i]};
+    }
+    block_sums[block] = sum;
+    total += sum;
+  }
+  return total;
 }
 
 void SelectMostLikely(absl::Span<const float> logits, size_t count,

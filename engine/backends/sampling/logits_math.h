@@ -37,6 +37,12 @@ double ComputeWeights(absl::Span<const float> logits, float maximum, float inver
                       float least_weight, std::vector<float>& weights,
                       std::vector<double>& block_sums);
 
+// Keeps the smallest set of most likely tokens whose weights add up to `least_mass`, but at least
+// one token: sets the other weights to 0, updates the block sums, and returns the sum of what is
+// kept. All arguments are those of the ComputeWeights before.
+double KeepTopP(absl::Span<const float> logits, float maximum, float inverse_temperature,
+                double least_mass, std::vector<float>& weights, std::vector<double>& block_sums);
+
 // Natural log of the sum of e^logits[i], accumulated in double.
 double LogSumExp(absl::Span<const float> logits, float maximum);
 

@@ -156,21 +156,13 @@ int32_t Draw(absl::Span<const float> logits, float maximum, const SampleRequest&
     return DrawFromCandidates(uniform, limits_mass ? double{params.top_p} * total : total,
                               weighted);
   }
-  const double total = ComputeWeights(logits, maximum, inverse_temperature, params.min_p,
-                                      workspace.weights, workspace.block_sums);
-  if (!limits_mass) return DrawFromAll(uniform, total, workspace);
-
-  // Few tokens usually have most of the mass: look at more of them only as needed.
-  const double mass = double{params.top_p} * total;
-  for (size_t count = 64;; count *= 8) {
-    if (count > logits.size() / 4) count = logits.size();
-    SelectMostLikely(logits, count, workspace.candidates);
-    const auto weighted = WeighCandidates(workspace, maximum, inverse_temperature, params.min_p);
-    const bool are_all = count == logits.size() || weighted.size() < count;
-    if (are_all || TotalWeight(weighted) >= mass) {
-      return DrawFromCandidates(uniform, mass, weighted);
-    }
+  double total = ComputeWeights(logits, maximum, inverse_temperature, params.min_p,
+                                workspace.weights, workspace.block_sums);
+  if (limits_mass) {
+    total = KeepTopP(logits, maximum, inverse_temperature, double{params.top_p} * total,
+                     workspace.weights, workspace.block_sums);
   }
+  return DrawFromAll(uniform, total, workspace);
 }
 
 void FillLogprobs(absl::Span<const float> logits, float maximum, int32_t num_logprobs,

@@ -64,7 +64,8 @@ struct SampleRequest {
 absl::StatusOr<SampledToken> SampleToken(absl::Span<const float> logits,
                                          const SampleRequest& request);
 
-// Log-softmax of one entry, accumulated in double. NaN when a logit is NaN or +inf, or all are -inf.
+// Log-softmax of one entry, accumulated in double. NaN when a logit is NaN or +inf, or all are
+// -inf.
 double LogProbability(absl::Span<const float> logits, int32_t id);
 
 }  // namespace ultrasketch
