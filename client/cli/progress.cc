@@ -13,6 +13,8 @@
 #include "absl/time/clock.h"
 #include <sys/ioctl.h>
 
+#include "engine/base/strings.h"
+
 namespace ultrasketch::cli {
 namespace {
 
@@ -61,24 +63,23 @@ std::string FormatClock(absl::Duration duration) {
 
 std::string RenderProgress(const ProgressState& state, int columns) {
   const double seconds = absl::ToDoubleSeconds(state.elapsed);
-  const double rate = seconds > 0 ? static_cast<double>(state.done) / seconds : 0;
+  const double rate = seconds > 0 ? state.done / seconds : 0;
   const bool bounded = state.total > 0;
-  const double share =
-      bounded
-          ? std::clamp(static_cast<double>(state.done) / static_cast<double>(state.total), 0.0, 1.0)
-          : 0;
+  const double share = bounded ? std::clamp(state.done / state.total, 0.0, 1.0) : 0;
 
   const std::string percent =
       bounded ? absl::StrFormat("%3d%%", static_cast<int>(share * 100)) : "";
-  const std::string count = bounded
-                                ? absl::StrFormat("%d/%d %s", state.done, state.total, state.unit)
-                                : absl::StrFormat("%d %s", state.done, state.unit);
+  std::string count;
+  if (state.unit != "%") {
+    count = bounded ? absl::StrFormat("%.0f/%.0f %s", state.done, state.total, state.unit)
+                    : absl::StrFormat("%.0f %s", state.done, state.unit);
+  }
   std::string pace;
   if (rate > 0) {
     pace = absl::StrCat(FormatRate(rate), " ", state.unit, "/s");
     if (bounded) {
-      const auto left = static_cast<double>(std::max<int64_t>(state.total - state.done, 0));
-      absl::StrAppend(&pace, "  ", FormatClock(absl::Seconds(left / rate)), " left");
+      const double left = std::max(state.total - state.done, 0.0) / rate;
+      absl::StrAppend(&pace, "  ", FormatClock(absl::Seconds(left)), " left");
     }
   }
 
@@ -108,26 +109,32 @@ std::string RenderProgress(const ProgressState& state, int columns) {
   return (bounded ? percent : count).substr(0, width);
 }
 
-ProgressBar::ProgressBar(std::string label, std::string unit)
-    : label_(std::move(label)),
-      unit_(std::move(unit)),
-      enabled_(IsCapableTerminal()),
-      start_(absl::Now()) {}
+ProgressBar::ProgressBar(std::string label)
+    : label_(std::move(label)), enabled_(IsCapableTerminal()), start_(absl::Now()) {}
 
 ProgressBar::~ProgressBar() {
   absl::MutexLock lock(&mutex_);
   if (last_drawn_ != absl::InfinitePast()) std::fputs("\r\033[K", stderr);
 }
 
-void ProgressBar::Update(int64_t done, int64_t total) {
+void ProgressBar::Update(int64_t done, int64_t total, std::string_view unit) {
   if (!enabled_) return;
+  Draw({label_, std::string(unit), static_cast<double>(done), static_cast<double>(total), {}});
+}
+
+void ProgressBar::UpdateFraction(std::string_view stage, double fraction) {
+  if (!enabled_) return;
+  Draw({absl::StrCat(label_, ": ", A(stage)), "%", fraction * 100, 100, {}});
+}
+
+void ProgressBar::Draw(ProgressState state) {
   const absl::Time now = absl::Now();
   absl::MutexLock lock(&mutex_);
   if (now - start_ < kQuietTime || now - last_drawn_ < kInterval) return;
   last_drawn_ = now;
+  state.elapsed = now - start_;
   // The last column stays free: some terminals wrap as soon as it is written.
-  const std::string line =
-      RenderProgress({label_, unit_, done, total, now - start_}, TerminalColumns() - 1);
+  const std::string line = RenderProgress(state, TerminalColumns() - 1);
   std::fprintf(stderr, "\r\033[K%s", line.c_str());
   std::fflush(stderr);
 }

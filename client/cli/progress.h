@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -14,9 +15,9 @@ namespace ultrasketch::cli {
 // What is known about some work under way.
 struct ProgressState {
   std::string label;  // "compressing"
-  std::string unit;   // "sites", "tokens": what done and total count
-  int64_t done = 0;
-  int64_t total = 0;  // 0: not known
+  std::string unit;   // "tokens": what done and total count; "%": they are a share, of 100
+  double done = 0;
+  double total = 0;  // 0: not known
   absl::Duration elapsed;
 };
 
@@ -28,16 +29,21 @@ std::string RenderProgress(const ProgressState& state, int columns);
 // most ten times a second; silent otherwise. The line is wiped on destruction. Thread-safe.
 class ProgressBar {
  public:
-  ProgressBar(std::string label, std::string unit);
+  explicit ProgressBar(std::string label);
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
 
-  void Update(int64_t done, int64_t total);
+  // `total` 0: not known.
+  void Update(int64_t done, int64_t total, std::string_view unit);
+
+  // Work that is measured as a fraction of the whole, in [0, 1]; `stage` is what it is at.
+  void UpdateFraction(std::string_view stage, double fraction);
 
  private:
+  void Draw(ProgressState state);
+
   const std::string label_;
-  const std::string unit_;
   const bool enabled_;
   const absl::Time start_;
   absl::Mutex mutex_;

@@ -2,7 +2,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <limits>
 #include <string>
 
 #include "absl/synchronization/notification.h"
@@ -37,7 +36,7 @@ TEST(ProgressTest, ShowsRateAndTimeLeft) {
 
 TEST(ProgressTest, NeverExceedsTheTerminal) {
   for (int columns = -1; columns < 130; ++columns) {
-    for (const int64_t total : {int64_t{0}, int64_t{20}, std::numeric_limits<int64_t>::max()}) {
+    for (const double total : {0.0, 20.0, 1e18}) {
       ProgressState state = Halfway();
       state.total = total;
       EXPECT_LE(static_cast<int>(RenderProgress(state, columns).size()), std::max(columns, 0));
@@ -52,6 +51,14 @@ TEST(ProgressTest, KnowsNoShareWithoutATotal) {
   state.total = 0;
   const std::string line = RenderProgress(state, 100);
   EXPECT_EQ(line, "compressing  10 sites  2.00 sites/s");
+}
+
+TEST(ProgressTest, ShowsASharePerSecond) {
+  ProgressState state = Halfway();
+  state.unit = "%";
+  state.done = 10;
+  state.total = 100;
+  EXPECT_EQ(RenderProgress(state, 45), "compressing   10%  2.00 %/s  0:45 left");
 }
 
 TEST(ProgressTest, StandsBeforeAnythingIsDone) {

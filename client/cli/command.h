@@ -1,0 +1,53 @@
+// A subcommand of `ultrasketch`.
+#ifndef ULTRASKETCH_CLIENT_CLI_COMMAND_H_
+#define ULTRASKETCH_CLIENT_CLI_COMMAND_H_
+
+#include <memory>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include <CLI/CLI.hpp>
+
+namespace ultrasketch::cli {
+
+// What a command runs in.
+struct Environment {
+  bool json = false;     // one JSON object on standard output, nothing else
+  std::stop_token stop;  // requested by Ctrl-C and SIGTERM: finish soon, leave nothing half done
+};
+
+// Lives as long as the process's one command line.
+class Command {
+ public:
+  virtual ~Command() = default;
+
+  virtual const char* name() const = 0;
+  virtual const char* summary() const = 0;  // one line for the list of commands
+
+  // Adds options, examples and nested commands to `app`; values are kept in this object.
+  virtual void Declare(CLI::App& app) = 0;
+
+  // What is wrong with a combination of options that each parsed well; "" when nothing is.
+  virtual std::string UsageError() const { return ""; }
+
+  // Does the work and writes the result to standard output.
+  virtual absl::Status Run(const Environment& environment) = 0;
+};
+
+std::unique_ptr<Command> MakeCompressCommand();
+std::unique_ptr<Command> MakeInspectCommand();
+std::unique_ptr<Command> MakeEvalCommand();
+std::unique_ptr<Command> MakeGenerateCommand();
+std::unique_ptr<Command> MakeTokenizeCommand();
+std::unique_ptr<Command> MakeDetokenizeCommand();
+std::unique_ptr<Command> MakeModelsCommand();
+
+// Parses the command line and runs it. Returns the exit code: 0 ok, 1 failed, 2 usage. Ctrl-C and
+// SIGTERM are handled and SIGPIPE is ignored from here on.
+int RunCommandLine(int argc, const char* const* argv);
+
+}  // namespace ultrasketch::cli
+
+#endif  // ULTRASKETCH_CLIENT_CLI_COMMAND_H_

@@ -1,0 +1,133 @@
+#include <signal.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <iostream>
+#include <new>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+
+#include "client/cli/command.h"
+#include "client/cli/interrupt.h"
+#include "client/cli/output.h"
+
+namespace ultrasketch::cli {
+namespace {
+
+constexpr int kExitOk = 0;
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+
+constexpr char kDescription[] =
+    "Compresses Llama-family language models with hash sketches, and generates text from them\n"
+    "here or through a server.";
+
+std::vector<std::unique_ptr<Command>> MakeCommands() {
+  std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(MakeCompressCommand());
+  commands.push_back(MakeInspectCommand());
+  commands.push_back(MakeEvalCommand());
+  commands.push_back(MakeGenerateCommand());
+  commands.push_back(MakeTokenizeCommand());
+  commands.push_back(MakeDetokenizeCommand());
+  commands.push_back(MakeModelsCommand());
+  return commands;
+}
+
+// The innermost command on the command line, as the user spelled it.
+const CLI::App* ParsedCommand(const CLI::App* app, std::string* path) {
+  *path = app->get_name();
+  while (!app->get_subcommands().empty()) {
+    app = app->get_subcommands().front();
+    absl::StrAppend(path, " ", app->get_name());
+  }
+  return app;
+}
+
+int FailUsage(const CLI::App& app, std::string_view message) {
+  std::string path;
+  ParsedCommand(&app, &path);
+  std::cerr << path << ": " << message << "\nTry '" << path << " --help'.\n";
+  return kExitUsage;
+}
+
+int Finish(const absl::Status& status, std::string_view command, const Environment& environment) {
+  if (status.ok()) return kExitOk;
+  if (IsBrokenPipe(status)) return kExitFailed;
+  const bool interrupted = environment.stop.stop_requested() && absl::IsCancelled(status);
+  const std::string code = absl::StatusCodeToString(status.code());
+  const std::string message = interrupted ? "interrupted" : std::string(status.message());
+  std::cerr << "ultrasketch " << command << ": " << message
+            << (interrupted ? "" : absl::StrCat(" [", code, "]")) << "\n";
+  if (environment.json) {
+    // The command has written nothing yet: results are written last.
+    WriteJson({{"error", {{"code", code}, {"message", message}}}}).IgnoreError();
+  }
+  return kExitFailed;
+}
+
+}  // namespace
+
+int RunCommandLine(int argc, const char* const* argv) {
+  signal(SIGPIPE, SIG_IGN);
+  // gRPC's own lines on standard error say nothing that the status does not.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+
+  CLI::App app(kDescription, "ultrasketch");
+  app.require_subcommand(1);
+  app.set_help_flag("-h,--help", "Show this help and exit");
+  app.set_version_flag("--version", "ultrasketch " ULTRASKETCH_VERSION,
+                       "Show the version and exit");
+  app.get_formatter()->column_width(34);
+  app.footer(
+      "\n'ultrasketch COMMAND --help' shows a command's options and an example.\n"
+      "Exit codes: 0 ok, 1 failed, 2 usage.");
+
+  const std::vector<std::unique_ptr<Command>> commands = MakeCommands();
+  Environment environment;
+  for (const auto& command : commands) {
+    CLI::App* declared = app.add_subcommand(command->name(), command->summary());
+    command->Declare(*declared);
+    // A command is its own, or its nested ones.
+    const auto leaves = declared->get_subcommands([](CLI::App*) { return true; });
+    for (CLI::App* leaf : leaves.empty() ? std::vector<CLI::App*>{declared} : leaves) {
+      leaf->add_flag("--json", environment.json, "Write one JSON object to standard output");
+    }
+  }
+
+  const auto is_command = [&](std::string_view word) {
+    return std::any_of(commands.begin(), commands.end(),
+                       [&](const auto& command) { return word == command->name(); });
+  };
+  if (argc > 1 && argv[1][0] != '-' && !is_command(argv[1])) {
+    return FailUsage(app, absl::StrCat("there is no command '", argv[1], "'"));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& request) {  // --help, --version
+    app.exit(request);
+    return kExitOk;
+  } catch (const CLI::ParseError& error) {
+    return FailUsage(app, error.what());
+  }
+
+  for (const auto& command : commands) {
+    if (!app.got_subcommand(command->name())) continue;
+    if (const std::string error = command->UsageError(); !error.empty()) {
+      return FailUsage(app, error);
+    }
+    InterruptGuard interrupt;
+    environment.stop = interrupt.stop();
+    absl::Status status;
+    try {
+      status = command->Run(environment);
+    } catch (const std::bad_alloc&) {
+      status = absl::ResourceExhaustedError("out of memory");
+    }
+    return Finish(status, command->name(), environment);
+  }
+  return kExitUsage;
+}
+
+}  // namespace ultrasketch::cli

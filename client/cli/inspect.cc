@@ -1,0 +1,92 @@
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+#include "client/cli/command.h"
+#include "client/cli/output.h"
+#include "engine/base/status.h"
+#include "engine/base/strings.h"
+#include "engine/compress/accounting.h"
+
+namespace ultrasketch::cli {
+namespace {
+
+nlohmann::ordered_json ToJson(const Checkpoint& checkpoint, const std::string& codec,
+                              const ModelSize& size) {
+  const ModelConfig& config = checkpoint.config();
+  nlohmann::ordered_json sites = nlohmann::ordered_json::array();
+  for (const SiteSize& site : size.sites) {
+    sites.push_back({{"name", site.site.name},
+                     {"rows", site.site.rows},
+                     {"cols", site.site.cols},
+                     {"codec", site.codec},
+                     {"bytes", site.bytes},
+                     {"bits_per_weight", site.bits_per_weight}});
+  }
+  return {
+      {"architecture", config.model_type},
+      {"codec", codec},
+      {"parameters", size.parameters},
+      {"bits_per_weight_linear", size.bits_per_weight_linear},
+      {"bits_per_weight_file", size.bits_per_weight_file},
+      {"bytes", size.file_bytes},
+      {"linear_weights", size.linear_weights},
+      {"linear_bytes", size.linear_bytes},
+      {"layers", config.num_layers},
+      {"hidden_size", config.hidden_size},
+      {"vocab_size", config.vocab_size},
+      {"max_context_tokens", config.max_position_embeddings},
+      {"sites", sites},
+  };
+}
+
+std::string Describe(const Checkpoint& checkpoint, const std::string& codec,
+                     const ModelSize& size) {
+  const ModelConfig& config = checkpoint.config();
+  std::vector<std::vector<std::string>> rows = {
+      {"site", "rows", "columns", "codec", "bytes", "bits/weight"}};
+  for (const SiteSize& site : size.sites) {
+    rows.push_back({site.site.name, absl::StrCat(site.site.rows), absl::StrCat(site.site.cols),
+                    site.codec, WithThousands(site.bytes),
+                    absl::StrFormat("%.4f", site.bits_per_weight)});
+  }
+  return absl::StrCat(config.model_type, ", ", codec, ": ", WithThousands(size.parameters),
+                      " parameters, ", config.num_layers, " layers, hidden size ",
+                      config.hidden_size, ", vocabulary ", WithThousands(config.vocab_size),
+                      ", context ", WithThousands(config.max_position_embeddings), "\n",
+                      HumanBytes(static_cast<double>(size.file_bytes)), " on disk, of which ",
+                      HumanBytes(static_cast<double>(size.linear_bytes)), " stand in for ",
+                      WithThousands(size.linear_weights), " weights of linear layers\n",
+                      absl::StrFormat("%.4f bits per weight (linear), %.4f (file)\n\n",
+                                      size.bits_per_weight_linear, size.bits_per_weight_file),
+                      FormatTable(rows));
+}
+
+class InspectCommand : public Command {
+ public:
+  const char* name() const override { return "inspect"; }
+  const char* summary() const override { return "Show a model's sizes, site by site"; }
+
+  void Declare(CLI::App& app) override {
+    app.add_option("model", model_, "Model folder, dense or compressed")
+        ->required()
+        ->type_name("DIR");
+    app.footer("\nExample:\n  ultrasketch inspect models/classics-6m-0.5bit");
+  }
+
+  absl::Status Run(const Environment& environment) override {
+    US_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(model_));
+    US_ASSIGN_OR_RETURN(const std::string codec, CheckpointCodec(*checkpoint));
+    US_ASSIGN_OR_RETURN(const ModelSize size, MeasureModel(*checkpoint));
+    return environment.json ? WriteJson(ToJson(*checkpoint, codec, size))
+                            : WriteOutput(Describe(*checkpoint, codec, size));
+  }
+
+ private:
+  std::string model_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeInspectCommand() { return std::make_unique<InspectCommand>(); }
+
+}  // namespace ultrasketch::cli

@@ -1,0 +1,51 @@
+// Models that commands load into this process.
+#ifndef ULTRASKETCH_CLIENT_CLI_LOCAL_MODEL_H_
+#define ULTRASKETCH_CLIENT_CLI_LOCAL_MODEL_H_
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include <CLI/CLI.hpp>
+
+#include "engine/backends/backend.h"
+#include "engine/format/checkpoint.h"
+#include "engine/format/tokenizer/tokenizer.h"
+
+namespace ultrasketch::cli {
+
+struct LocalModelOptions {
+  std::string folder;
+  std::string device = "auto";
+  int num_threads = 0;  // 0: all that the process may use
+};
+
+// --device and --threads.
+void DeclareDeviceOptions(CLI::App& app, LocalModelOptions& options);
+
+// What a model is loaded from and to. The checkpoint's tensors are mapped, not read.
+struct LocalModelParts {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<Backend> backend;
+};
+
+absl::StatusOr<LocalModelParts> OpenLocalModel(const LocalModelOptions& options);
+
+// A stop token as the flag that the engine's long computations look at.
+class StopFlag {
+ public:
+  explicit StopFlag(const std::stop_token& stop) : callback_(stop, [this] { flag_ = true; }) {}
+  const std::atomic<bool>* flag() const { return &flag_; }
+
+ private:
+  std::atomic<bool> flag_ = false;
+  std::stop_callback<std::function<void()>> callback_;
+};
+
+}  // namespace ultrasketch::cli
+
+#endif  // ULTRASKETCH_CLIENT_CLI_LOCAL_MODEL_H_
