@@ -2,12 +2,16 @@
 #ifndef ULTRASKETCH_CLIENT_CLI_COMMAND_H_
 #define ULTRASKETCH_CLIENT_CLI_COMMAND_H_
 
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <stop_token>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include <CLI/CLI.hpp>
 
 namespace ultrasketch::cli {
@@ -35,6 +39,20 @@ class Command {
   // Does the work and writes the result to standard output.
   virtual absl::Status Run(const Environment& environment) = 0;
 };
+
+// Refuses what is not a whole number of at least `minimum` that an integer of type T holds. (CLI11
+// alone would wrap around for an unsigned option, and cut at 64 bits.)
+template <typename T>
+CLI::Validator AtLeast(T minimum) {
+  return CLI::Validator(
+      [minimum](const std::string& text) {
+        T value;
+        if (absl::SimpleAtoi(text, &value) && value >= minimum) return std::string();
+        return absl::StrCat("'", text, "' is not a whole number in [", minimum, ", ",
+                            std::numeric_limits<T>::max(), "]");
+      },
+      "");
+}
 
 std::unique_ptr<Command> MakeCompressCommand();
 std::unique_ptr<Command> MakeInspectCommand();

@@ -52,14 +52,16 @@ int FailUsage(const CLI::App& app, std::string_view message) {
   return kExitUsage;
 }
 
-int Finish(const absl::Status& status, std::string_view command, const Environment& environment) {
+int Finish(const absl::Status& status, const CLI::App& app, const Environment& environment) {
   if (status.ok()) return kExitOk;
   if (IsBrokenPipe(status)) return kExitFailed;
   const bool interrupted = environment.stop.stop_requested() && absl::IsCancelled(status);
   const std::string code = absl::StatusCodeToString(status.code());
   const std::string message = interrupted ? "interrupted" : std::string(status.message());
-  std::cerr << "ultrasketch " << command << ": " << message
-            << (interrupted ? "" : absl::StrCat(" [", code, "]")) << "\n";
+  std::string path;
+  ParsedCommand(&app, &path);
+  std::cerr << path << ": " << message << (interrupted ? "" : absl::StrCat(" [", code, "]"))
+            << "\n";
   if (environment.json) {
     // The command has written nothing yet: results are written last.
     WriteJson({{"error", {{"code", code}, {"message", message}}}}).IgnoreError();
@@ -81,7 +83,7 @@ int RunCommandLine(int argc, const char* const* argv) {
                        "Show the version and exit");
   app.get_formatter()->column_width(34);
   app.footer(
-      "\n'ultrasketch COMMAND --help' shows a command's options and an example.\n"
+      "'ultrasketch COMMAND --help' shows a command's options and an example.\n"
       "Exit codes: 0 ok, 1 failed, 2 usage.");
 
   const std::vector<std::unique_ptr<Command>> commands = MakeCommands();
@@ -125,7 +127,7 @@ int RunCommandLine(int argc, const char* const* argv) {
     } catch (const std::bad_alloc&) {
       status = absl::ResourceExhaustedError("out of memory");
     }
-    return Finish(status, command->name(), environment);
+    return Finish(status, app, environment);
   }
   return kExitUsage;
 }

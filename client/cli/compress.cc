@@ -60,21 +60,24 @@ class CompressCommand : public Command {
         ->type_name("FILE");
     app.add_option("--calibration-windows", options_.calibration_windows,
                    "Windows of text to fit to; 0: fit to the weights alone")
-        ->check(CLI::NonNegativeNumber)
+        ->check(AtLeast<int64_t>(0))
         ->capture_default_str()
         ->type_name("N");
     app.add_option("--calibration-window-tokens", options_.calibration_window_tokens,
                    "Tokens in a window")
-        ->check(CLI::PositiveNumber)
+        ->check(AtLeast<int64_t>(1))
         ->capture_default_str()
         ->type_name("N");
-    app.add_option("--seed", options_.seed, "Of the hash")->capture_default_str()->type_name("N");
+    app.add_option("--seed", options_.seed, "Of the hash")
+        ->check(AtLeast<uint64_t>(0))
+        ->capture_default_str()
+        ->type_name("N");
     app.add_option("--threads", options_.num_threads, "CPU threads; 0: all that there are")
-        ->check(CLI::Range(0, 4096))
+        ->check(AtLeast(0))
         ->type_name("N");
     app.add_flag("--overwrite", options_.overwrite, "Replace what is at --out");
     app.footer(
-        "\nExample:\n"
+        "Example:\n"
         "  ultrasketch compress --model models/classics-6m --out models/classics-6m-0.5bit");
   }
 

@@ -23,16 +23,16 @@ class EvalCommand : public Command {
         ->type_name("DIR");
     app.add_option("--text", text_file_, "Text file, UTF-8")->required()->type_name("FILE");
     app.add_option("--context", options_.context, "Tokens in a window")
-        ->check(CLI::PositiveNumber)
+        ->check(AtLeast<int64_t>(1))
         ->capture_default_str()
         ->type_name("N");
     app.add_option("--max-tokens", options_.max_tokens,
                    "Only this many tokens of the text; 0: all of it")
-        ->check(CLI::NonNegativeNumber)
+        ->check(AtLeast<int64_t>(0))
         ->type_name("N");
     DeclareDeviceOptions(app, local_);
     app.footer(
-        "\nThe text is tokenized at once, without special tokens, and cut into windows of\n"
+        "The text is tokenized at once, without special tokens, and cut into windows of\n"
         "context + 1 tokens at stride context. Every token of a window but its first is "
         "predicted.\n"
         "\nExample:\n  ultrasketch eval --model models/classics-6m --text book.txt --context 512");

@@ -104,6 +104,7 @@ class GenerateCommand : public Command {
     app.add_option("--presence-penalty", request_.presence_penalty, "0: none")->group(sampling);
     app.add_option("--frequency-penalty", request_.frequency_penalty, "0: none")->group(sampling);
     app.add_option("--seed", request_.seed, "Same seed and request, same text; drawn when left out")
+        ->check(AtLeast<uint64_t>(0))
         ->group(sampling);
     app.add_option("--n", request_.num_completions, "Completions of the prompt")->group(sampling);
     app.add_option("--logprobs", request_.logprobs,
@@ -113,7 +114,7 @@ class GenerateCommand : public Command {
     app.add_option("--timeout", timeout_seconds_, "Give up after this long")->type_name("SECONDS");
     DeclareDeviceOptions(app, local_);
     app.footer(
-        "\nExamples:\n"
+        "Examples:\n"
         "  ultrasketch generate --model models/classics-6m --prompt 'It was' --max-tokens 40\n"
         "  ultrasketch generate --target localhost:50051 --prompt 'It was' --seed 7 --json\n"
         "\n"

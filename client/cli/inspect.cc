@@ -70,7 +70,7 @@ class InspectCommand : public Command {
     app.add_option("model", model_, "Model folder, dense or compressed")
         ->required()
         ->type_name("DIR");
-    app.footer("\nExample:\n  ultrasketch inspect models/classics-6m-0.5bit");
+    app.footer("Example:\n  ultrasketch inspect models/classics-6m-0.5bit");
   }
 
   absl::Status Run(const Environment& environment) override {

@@ -1,5 +1,6 @@
 #include "client/cli/local_model.h"
 
+#include "client/cli/command.h"
 #include "engine/base/status.h"
 
 namespace ultrasketch::cli {
@@ -7,7 +8,7 @@ namespace ultrasketch::cli {
 void DeclareDeviceOptions(CLI::App& app, LocalModelOptions& options) {
   app.add_option("--device", options.device, "auto, cpu or cuda[:N]")->capture_default_str();
   app.add_option("--threads", options.num_threads, "CPU threads; 0: all that there are")
-      ->check(CLI::Range(0, 4096))
+      ->check(AtLeast(0))
       ->type_name("N");
 }
 

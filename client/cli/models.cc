@@ -58,6 +58,7 @@ class ModelsCommand : public Command {
 
   void Declare(CLI::App& app) override {
     app.require_subcommand(1);
+    app.footer("Example:\n  ultrasketch models list --target localhost:50051");
     list_ = app.add_subcommand("list", "List the models that a server hosts");
     load_ = app.add_subcommand("load", "Load a model of the server's repository");
     unload_ = app.add_subcommand("unload", "Let a model's requests finish and free its memory");
@@ -67,7 +68,7 @@ class ModelsCommand : public Command {
           ->type_name("HOST:PORT");
       action->add_option("--timeout", timeout_seconds_, "Give up after this long")
           ->type_name("SECONDS");
-      action->footer(absl::StrCat("\nExample:\n  ultrasketch models ", action->get_name(),
+      action->footer(absl::StrCat("Example:\n  ultrasketch models ", action->get_name(),
                                   action == list_ ? "" : " NAME", " --target localhost:50051"));
     }
     for (CLI::App* action : {load_, unload_}) {

@@ -29,7 +29,7 @@ class TokenizeCommand : public Command {
     app.add_flag("--no-special-tokens", no_special_tokens_,
                  "Do not add the tokens that the model expects around a text");
     app.footer(
-        "\nExample:\n"
+        "Example:\n"
         "  ultrasketch tokenize --model models/classics-6m --text 'Call me Ishmael.'");
   }
 
@@ -64,7 +64,7 @@ class DetokenizeCommand : public Command {
         ->type_name("ID...");
     app.add_flag("--skip-special-tokens", skip_special_tokens_,
                  "Leave special tokens out of the text");
-    app.footer("\nExample:\n  ultrasketch detokenize --model models/classics-6m 4307 521 13");
+    app.footer("Example:\n  ultrasketch detokenize --model models/classics-6m 4307 521 13");
   }
 
   absl::Status Run(const Environment& environment) override {
