@@ -281,7 +281,10 @@ void EngineCore::AcceptToken(Sequence& sequence, SampledToken token, absl::Time 
   const int32_t token_id = token.id;
   GenerationDelta delta;
   std::optional<Completion::Ending> ending = sequence.completion.Accept(std::move(token), delta);
-  events_.push_back({request.sink, std::move(delta), absl::ZeroDuration(), std::nullopt});
+  EngineEvent event;
+  event.sink = request.sink;
+  event.delta = std::move(delta);
+  events_.push_back(std::move(event));
   if (ending.has_value()) {
     FinishSequence(sequence.id, ending->reason, absl::OkStatus(), std::move(ending->stop_string),
                    now);
@@ -299,7 +302,8 @@ void EngineCore::FinishSequence(SequenceId id, FinishReason reason, const absl::
   sequences_.erase(found);
   Request& request = sequence->request;
 
-  GenerationResult result;
+  auto owned_result = std::make_unique<GenerationResult>();
+  GenerationResult& result = *owned_result;
   result.completion = sequence->completion.index();
   result.reason = reason;
   result.status = status;
@@ -322,7 +326,10 @@ void EngineCore::FinishSequence(SequenceId id, FinishReason reason, const absl::
 
   if (sequence->first_scheduled == absl::InfiniteFuture()) --num_waiting_completions_;
   std::erase(request.unfinished, id);
-  EngineEvent event{request.sink, std::move(result), now - request.arrival, std::nullopt};
+  EngineEvent event;
+  event.sink = request.sink;
+  event.result = std::move(owned_result);
+  event.since_arrival = now - request.arrival;
   if (request.unfinished.empty()) {
     event.finished_request = request.id;
     if (!request.is_scheduled) --num_waiting_requests_;

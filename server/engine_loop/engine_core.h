@@ -6,7 +6,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -28,10 +27,11 @@ struct QueuedRequest {
   absl::Time arrival;
 };
 
-// Something to tell a sink.
+// Something to tell a sink: the end of a completion when `result` is set, else a delta.
 struct EngineEvent {
   std::shared_ptr<GenerationSink> sink;
-  std::variant<GenerationDelta, GenerationResult> payload;
+  GenerationDelta delta;
+  std::unique_ptr<GenerationResult> result;
   absl::Duration since_arrival;               // of results
   std::optional<RequestId> finished_request;  // set when this is the request's last event
 };

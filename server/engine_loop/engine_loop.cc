@@ -144,12 +144,11 @@ class ThreadedEngineLoop final : public EngineLoop {
   void Deliver(std::vector<EngineEvent> events) ABSL_LOCKS_EXCLUDED(mutex_) {
     std::vector<RequestId> finished;
     for (EngineEvent& event : events) {
-      if (auto* delta = std::get_if<GenerationDelta>(&event.payload)) {
-        event.sink->OnDelta(std::move(*delta));
+      if (event.result == nullptr) {
+        event.sink->OnDelta(std::move(event.delta));
       } else {
-        auto& result = std::get<GenerationResult>(event.payload);
-        if (observer_ != nullptr) observer_->OnFinish(result, event.since_arrival);
-        event.sink->OnFinish(std::move(result));
+        if (observer_ != nullptr) observer_->OnFinish(*event.result, event.since_arrival);
+        event.sink->OnFinish(std::move(*event.result));
       }
       event.sink.reset();
       if (event.finished_request.has_value()) finished.push_back(*event.finished_request);
