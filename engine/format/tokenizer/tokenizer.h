@@ -1,10 +1,14 @@
 // The tokenizer of a Hugging Face checkpoint (tokenizer.json): text to token ids and back.
 //
 // Supported: model BPE (with byte fallback, fuse_unk, ignore_merges); normalizers NFC, NFD, NFKC,
-// NFKD, Prepend, Replace, Lowercase, Sequence; pre-tokenizers Split, ByteLevel, Metaspace, Digits,
-// Sequence; post-processors TemplateProcessing, ByteLevel, Sequence; decoders ByteLevel, Replace,
-// ByteFallback, Fuse, Strip, Metaspace, Sequence; added and special tokens. Anything else is refused
-// by name at load. Ids agree with the `tokenizers` library exactly.
+// NFKD, Prepend, Replace, Lowercase, Strip, Sequence; pre-tokenizers Split, ByteLevel, Metaspace,
+// Digits, WhitespaceSplit, Sequence; post-processors TemplateProcessing, ByteLevel, Sequence;
+// decoders ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace, Sequence; added and special
+// tokens. Anything else is refused by name at load.
+//
+// Ids and text agree with the `tokenizers` library (0.23) exactly, but for this: the file's
+// "truncation" and "padding" are ignored, and an added token has the id that the file gives it,
+// where the library numbers tokens outside the model's vocabulary anew.
 #ifndef ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
 #define ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
 
@@ -59,40 +63,42 @@ class Tokenizer {
 
   bool IsSpecial(int32_t id) const;
 
-  // What adds up token by token to what Decode gives for the whole: see incremental decoding in
-  // DetokenizerStream.
-  friend class DetokenizerStream;
-
  private:
+  friend class DetokenizerStream;
   struct Impl;
   explicit Tokenizer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 
-// Incremental decoding for streams. Add returns the text that the token completes: never part of a
-// UTF-8 character, and the concatenation of all returned pieces with Finish's is what
+// Incremental decoding for streams. Add returns the text that the token makes certain: never part
+// of a UTF-8 character, and the concatenation of all returned pieces with Finish's is what
 // Tokenizer::Decode gives for all ids at once. Cost per token does not grow with the number of
-// tokens before it. Not thread-safe; the tokenizer must outlive it.
+// tokens before it. Text is held back only while a later token may change it: the bytes of an
+// incomplete character, and a run of byte-fallback tokens until it ends (a run that turns out
+// ill-formed decodes to U+FFFD for every byte). Not thread-safe; the tokenizer must outlive it.
 class DetokenizerStream {
  public:
   DetokenizerStream(const Tokenizer& tokenizer, bool skip_special_tokens);
+  ~DetokenizerStream();
+  DetokenizerStream(DetokenizerStream&&) noexcept;
+  DetokenizerStream& operator=(DetokenizerStream&&) noexcept;
 
   // For a continuation of a prompt: `prompt` ids are context that is not returned, but decides how
-  // the first token begins (a leading space, say).
+  // the first token begins (a leading space, say). What is returned afterwards is what Decode of
+  // all ids has beyond Decode of the context; where the context ends inside a character, all of the
+  // character.
   void Prime(absl::Span<const int32_t> prompt);
 
+  // Ids outside the vocabulary give no text.
   std::string Add(int32_t id);
 
-  // What is still held back, as Decode would render it (U+FFFD for an incomplete character).
+  // What is still held back, as Decode would render it (U+FFFD for an incomplete character). The
+  // stream is not used any more.
   std::string Finish();
 
  private:
-  const Tokenizer* tokenizer_;
-  bool skip_special_tokens_;
-  // A window of recent ids; text before prefix_end_ has been returned.
-  std::vector<int32_t> window_;
-  size_t prefix_end_ = 0;
-  size_t read_end_ = 0;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace ultrasketch

@@ -1,0 +1,31 @@
+// The "normalizer" of a tokenizer file: what happens to the text before it is split.
+#ifndef ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_NORMALIZER_H_
+#define ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_NORMALIZER_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "engine/format/tokenizer/json_value.h"
+
+namespace ultrasketch::tokenizer_internal {
+
+// Immutable and thread-safe.
+class Normalizer {
+ public:
+  virtual ~Normalizer() = default;
+
+  // Rewrites `*text`, which is and stays well-formed UTF-8. Sets `*lost_start` when the characters
+  // at the beginning were removed (and leaves it alone otherwise).
+  virtual absl::Status Apply(std::string* text, bool* lost_start) const = 0;
+
+  // The normalizer that `json` describes; UNIMPLEMENTED, by name, when it is not one of those in
+  // tokenizer.h.
+  static absl::StatusOr<std::unique_ptr<Normalizer>> FromJson(const JsonValue& json);
+};
+
+}  // namespace ultrasketch::tokenizer_internal
+
+#endif  // ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_NORMALIZER_H_
