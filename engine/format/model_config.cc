@@ -67,12 +67,13 @@ const Family* ReadFamily(ConfigReader& reader, ModelConfig& config) {
 // Features of these families that would change the computation.
 void RefuseUnsupported(ConfigReader& reader, const Family& family, const ModelConfig& config) {
   if (const json* architectures = reader.Find("architectures")) {
-    bool generates = !architectures->is_array() || architectures->empty();
-    for (const json& name : *architectures) {
-      generates = generates ||
-                  (name.is_string() && name.get_ref<const std::string&>().ends_with("ForCausalLM"));
-    }
-    if (!generates) {
+    const auto generates = [](const json& name) {
+      return name.is_string() && name.get_ref<const std::string&>().ends_with("ForCausalLM");
+    };
+    if (!architectures->is_array()) {
+      reader.FailExpected("architectures", "an array");
+    } else if (!architectures->empty() &&
+               std::none_of(architectures->begin(), architectures->end(), generates)) {
       reader.FailUnsupported("architectures",
                              "only causal language models (\"...ForCausalLM\") are supported");
     }
