@@ -1,0 +1,59 @@
+#include "engine/compress/accounting.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "nlohmann/json.hpp"
+
+#include "engine/base/status.h"
+#include "engine/codecs/codec.h"
+#include "engine/format/json.h"
+#include "engine/models/linear_sites.h"
+
+namespace ultrasketch {
+
+absl::StatusOr<std::string> CheckpointCodec(const Checkpoint& checkpoint) {
+  const nlohmann::json& quantization = checkpoint.config().quantization_config;
+  if (quantization.is_null()) return std::string("dense");
+  const nlohmann::json* codec = FindMember(quantization, "codec");
+  if (codec == nullptr || !codec->is_string() ||
+      FindCodec(codec->get_ref<const std::string&>()) == nullptr) {
+    std::vector<std::string> names;
+    for (const std::string_view name : CodecNames()) names.emplace_back(name);
+    return absl::DataLossError(absl::StrCat(
+        checkpoint.folder(), "/config.json: quantization_config.codec: expected one of ",
+        absl::StrJoin(names, ", "), ", found ", DescribeJson(codec)));
+  }
+  return codec->get<std::string>();
+}
+
+absl::StatusOr<ModelSize> MeasureModel(const Checkpoint& checkpoint) {
+  US_ASSIGN_OR_RETURN(const std::string codec_name, CheckpointCodec(checkpoint));
+  const Codec& codec = *FindCodec(codec_name);
+  const ModelConfig& config = checkpoint.config();
+
+  ModelSize size;
+  size.parameters = NumParameters(config);
+  size.linear_weights = NumLinearWeights(config);
+  size.file_bytes = checkpoint.file_bytes();
+  for (LinearSite& site : LinearSites(config)) {
+    US_ASSIGN_OR_RETURN(const std::unique_ptr<EncodedLinear> encoded,
+                        codec.Load(site, checkpoint, config.quantization_config));
+    SiteSize site_size;
+    site_size.codec = codec_name;
+    site_size.bytes = encoded->stored_bytes();
+    site_size.bits_per_weight =
+        8.0 * static_cast<double>(site_size.bytes) / static_cast<double>(site.num_weights());
+    site_size.site = std::move(site);
+    size.linear_bytes += site_size.bytes;
+    size.sites.push_back(std::move(site_size));
+  }
+  size.bits_per_weight_linear =
+      8.0 * static_cast<double>(size.linear_bytes) / static_cast<double>(size.linear_weights);
+  size.bits_per_weight_file =
+      8.0 * static_cast<double>(size.file_bytes) / static_cast<double>(size.parameters);
+  return size;
+}
+
+}  // namespace ultrasketch

@@ -1,0 +1,45 @@
+// Writes a compressed model's folder.
+#ifndef ULTRASKETCH_ENGINE_COMPRESS_MODEL_WRITER_H_
+#define ULTRASKETCH_ENGINE_COMPRESS_MODEL_WRITER_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "nlohmann/json.hpp"
+
+#include "engine/base/tensor.h"
+#include "engine/codecs/codec.h"
+#include "engine/format/checkpoint.h"
+
+namespace ultrasketch {
+
+// ALREADY_EXISTS when there is something at `folder` that is not an empty folder, unless
+// `overwrite`; INVALID_ARGUMENT when it is the checkpoint's own folder or contains it.
+absl::Status CheckOutputFolder(const Checkpoint& checkpoint, const std::string& folder,
+                               bool overwrite);
+
+// A tensor of the dense model with other values.
+struct ReplacedTensor {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  std::vector<uint8_t> bytes;
+};
+
+// `folder` with the dense checkpoint's config, to which `quantization_config` is added, its
+// tokenizer and other side files, and one model.safetensors: the stored tensors of `sites` in place
+// of the weights of their members, `replaced` in place of the tensors of those names, all other
+// tensors as they are. The folder appears whole, by renaming a temporary one beside it; on failure
+// nothing is left behind.
+absl::Status WriteCompressedModel(const Checkpoint& checkpoint,
+                                  absl::Span<const std::unique_ptr<EncodedLinear>> sites,
+                                  absl::Span<const ReplacedTensor> replaced,
+                                  const nlohmann::json& quantization_config,
+                                  const std::string& folder, bool overwrite);
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_COMPRESS_MODEL_WRITER_H_
