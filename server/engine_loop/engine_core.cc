@@ -140,28 +140,30 @@ void EngineCore::ExpireDeadlines(absl::Time now) {
   }
 }
 
-void EngineCore::Step() {
+void EngineCore::BeginStep() {
   US_CHECK(has_requests());
-  const absl::Time begin = absl::Now();
-  const StepPlan plan = scheduler_.Schedule();
-  US_CHECK(!plan.sequences.empty());
-  MarkScheduled(plan, begin);
-  if (const absl::Status status = Forward(plan); !status.ok()) {
-    FailStep(plan, status);
-    return;
-  }
-  scheduler_.Advance(plan);
-  // What the plan's spans refer to changes from here on; ReportStep needs none of it.
-  CollectPromptLogprobs(plan);
-  SampleNext(plan);
-  ReportStep(plan, absl::Now() - begin);
+  step_begin_ = absl::Now();
+  plan_ = scheduler_.Schedule();
+  US_CHECK(!plan_.sequences.empty());
+  MarkScheduled(step_begin_);
 }
 
-void EngineCore::MarkScheduled(const StepPlan& plan, absl::Time now) {
-  for (const ScheduledSequence& scheduled : plan.sequences) {
+void EngineCore::FinishStep() {
+  if (const absl::Status status = Forward(); !status.ok()) {
+    FailStep(status);
+    return;
+  }
+  scheduler_.Advance(plan_);
+  CollectPromptLogprobs();
+  SampleNext();
+  ReportStep(absl::Now() - step_begin_);
+}
+
+void EngineCore::MarkScheduled(absl::Time now) {
+  for (const ScheduledSequence& scheduled : plan_.sequences) {
     Sequence& sequence = *sequences_.find(scheduled.id)->second;
     ++sequence.num_steps;
-    sequence.sum_batch_sizes += static_cast<int64_t>(plan.sequences.size());
+    sequence.sum_batch_sizes += static_cast<int64_t>(plan_.sequences.size());
     if (sequence.first_scheduled != absl::InfiniteFuture()) continue;
     sequence.first_scheduled = now;
     sequence.num_cached_prompt_tokens = static_cast<int32_t>(scheduled.num_cached);
@@ -174,18 +176,18 @@ void EngineCore::MarkScheduled(const StepPlan& plan, absl::Time now) {
   }
 }
 
-absl::Status EngineCore::Forward(const StepPlan& plan) {
+absl::Status EngineCore::Forward() {
   std::vector<SequenceStep> steps;
-  steps.reserve(plan.sequences.size());
-  for (const ScheduledSequence& scheduled : plan.sequences) {
+  steps.reserve(plan_.sequences.size());
+  for (const ScheduledSequence& scheduled : plan_.sequences) {
     steps.push_back(
         {scheduled.token_ids, scheduled.num_cached, scheduled.blocks, scheduled.num_logits});
   }
   return model_->Forward(steps);
 }
 
-void EngineCore::FailStep(const StepPlan& plan, const absl::Status& status) {
-  for (const ScheduledSequence& scheduled : plan.sequences) {
+void EngineCore::FailStep(const absl::Status& status) {
+  for (const ScheduledSequence& scheduled : plan_.sequences) {
     const auto found = sequences_.find(scheduled.id);  // gone with an earlier one of its request
     if (found != sequences_.end()) {
       End(found->second->request.id, FinishReason::kError, status);
@@ -193,9 +195,9 @@ void EngineCore::FailStep(const StepPlan& plan, const absl::Status& status) {
   }
 }
 
-void EngineCore::CollectPromptLogprobs(const StepPlan& plan) {
+void EngineCore::CollectPromptLogprobs() {
   int64_t next_row = 0;
-  for (const ScheduledSequence& scheduled : plan.sequences) {
+  for (const ScheduledSequence& scheduled : plan_.sequences) {
     const int64_t first_row = next_row;
     next_row += scheduled.num_logits;
     const auto found = sequences_.find(scheduled.id);
@@ -224,12 +226,12 @@ void EngineCore::CollectPromptLogprobs(const StepPlan& plan) {
   }
 }
 
-void EngineCore::SampleNext(const StepPlan& plan) {
+void EngineCore::SampleNext() {
   std::vector<SequenceId> ids;
   std::vector<SampleRequest> draws;
   int64_t next_row = 0;
   const absl::Time computed = absl::Now();
-  for (const ScheduledSequence& scheduled : plan.sequences) {
+  for (const ScheduledSequence& scheduled : plan_.sequences) {
     next_row += scheduled.num_logits;
     const auto found = sequences_.find(scheduled.id);
     if (found == sequences_.end() || !scheduled.is_last_chunk) continue;
@@ -338,13 +340,13 @@ void EngineCore::FinishSequence(SequenceId id, FinishReason reason, const absl::
   events_.push_back(std::move(event));
 }
 
-void EngineCore::ReportStep(const StepPlan& plan, absl::Duration duration) {
+void EngineCore::ReportStep(absl::Duration duration) {
   if (observer_ == nullptr) return;
   StepReport report;
   report.duration = duration;
-  report.num_sequences = static_cast<int32_t>(plan.sequences.size());
-  report.num_decode_tokens = static_cast<int32_t>(plan.num_decode_tokens);
-  report.num_prefill_tokens = static_cast<int32_t>(plan.num_tokens - plan.num_decode_tokens);
+  report.num_sequences = static_cast<int32_t>(plan_.sequences.size());
+  report.num_decode_tokens = static_cast<int32_t>(plan_.num_decode_tokens);
+  report.num_prefill_tokens = static_cast<int32_t>(plan_.num_tokens - plan_.num_decode_tokens);
   observer_->OnStep(report);
 }
 

@@ -58,9 +58,11 @@ class EngineCore {
   // Ends the requests whose deadline is not after `now`.
   void ExpireDeadlines(absl::Time now);
 
-  // Schedules, computes and samples once. Needs has_requests(). An error of the model ends the
-  // requests that it concerns, with its status.
-  void Step();
+  // One step in two halves: what to compute is decided, then it is computed and sampled. Needs
+  // has_requests(); nothing is added or ended in between. An error of the model ends the requests
+  // that it concerns, with its status.
+  void BeginStep();
+  void FinishStep();
 
   std::vector<EngineEvent> TakeEvents();
 
@@ -74,15 +76,15 @@ class EngineCore {
   struct Sequence;
   struct Request;
 
-  void MarkScheduled(const StepPlan& plan, absl::Time now);
-  absl::Status Forward(const StepPlan& plan);
-  void FailStep(const StepPlan& plan, const absl::Status& status);
-  void CollectPromptLogprobs(const StepPlan& plan);
-  void SampleNext(const StepPlan& plan);
+  void MarkScheduled(absl::Time now);
+  absl::Status Forward();
+  void FailStep(const absl::Status& status);
+  void CollectPromptLogprobs();
+  void SampleNext();
   void AcceptToken(Sequence& sequence, SampledToken token, absl::Time now);
   void FinishSequence(SequenceId id, FinishReason reason, const absl::Status& status,
                       std::string stop_string, absl::Time now);
-  void ReportStep(const StepPlan& plan, absl::Duration duration);
+  void ReportStep(absl::Duration duration);
 
   std::unique_ptr<Model> model_;
   std::shared_ptr<const Tokenizer> tokenizer_;
@@ -94,6 +96,8 @@ class EngineCore {
   SequenceId next_sequence_id_ = 0;
   int32_t num_waiting_completions_ = 0;
   int32_t num_waiting_requests_ = 0;
+  StepPlan plan_;  // of the step at hand; from its first Append or Remove on without the spans
+  absl::Time step_begin_;
   std::vector<EngineEvent> events_;
   std::vector<float> logits_row_;  // [vocab_size]
 };

@@ -111,7 +111,11 @@ class ThreadedEngineLoop final : public EngineLoop {
         core_.EndAll(FinishReason::kCancelled, absl::CancelledError("the model is shutting down"));
       }
       core_.ExpireDeadlines(absl::Now());
-      if (core_.has_requests()) core_.Step();
+      if (core_.has_requests()) {
+        core_.BeginStep();
+        PublishStats();  // a step can be long: who left the queue makes room in it now
+        core_.FinishStep();
+      }
       // Before the sinks hear of it: whoever sees a request finish sees its blocks free.
       PublishStats();
       Deliver(core_.TakeEvents());

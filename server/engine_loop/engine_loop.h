@@ -147,7 +147,7 @@ class EngineLoop {
   // those left have been cancelled.
   virtual void Drain(absl::Time deadline) = 0;
 
-  // As of the last step's end; does not wait for the one in progress.
+  // As of the last step's beginning or end; does not wait for the one in progress.
   virtual EngineLoopStats stats() const = 0;
   virtual MemoryUsage memory_usage() const = 0;
 };
