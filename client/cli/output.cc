@@ -8,6 +8,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 #include "engine/base/status.h"
 
@@ -47,8 +48,24 @@ bool IsBrokenPipe(const absl::Status& status) {
 }
 
 absl::Status WriteJson(const nlohmann::ordered_json& object) {
-  return WriteOutput(object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) +
-                     "\n");
+  return WriteOutput(FormatJson(object));
+}
+
+std::string FormatJson(const nlohmann::ordered_json& object) {
+  const auto compact = [](const nlohmann::ordered_json& value) {
+    return value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  };
+  std::vector<std::string> members;
+  for (const auto& [key, value] : object.items()) {
+    std::string text = compact(value);
+    if (value.is_array() && !value.empty() && value.front().is_object()) {
+      std::vector<std::string> elements;
+      for (const auto& element : value) elements.push_back("    " + compact(element));
+      text = absl::StrCat("[\n", absl::StrJoin(elements, ",\n"), "\n  ]");
+    }
+    members.push_back(absl::StrCat("  ", compact(key), ": ", text));
+  }
+  return absl::StrCat("{\n", absl::StrJoin(members, ",\n"), "\n}\n");
 }
 
 absl::StatusOr<std::string> ReadStandardInput(const std::stop_token& stop) {

@@ -18,7 +18,9 @@ namespace ultrasketch::cli {
 absl::Status WriteOutput(std::string_view text);
 bool IsBrokenPipe(const absl::Status& status);
 
-// One JSON object and a newline. Text that is not UTF-8 gets U+FFFD in its place.
+// A JSON object, a member on a line, and so the elements of an array of objects. Text that is not
+// UTF-8 gets U+FFFD in its place.
+std::string FormatJson(const nlohmann::ordered_json& object);
 absl::Status WriteJson(const nlohmann::ordered_json& object);
 
 // All of standard input. CANCELLED when `stop` is requested while it waits.

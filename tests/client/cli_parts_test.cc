@@ -75,6 +75,23 @@ TEST(FormatTableTest, AlignsColumns) {
             "long name  1234\n");
 }
 
+TEST(FormatJsonTest, PutsAMemberOnALine) {
+  const nlohmann::ordered_json object = {{"ids", {1, 2}},
+                                         {"text", "a\xff\n"},
+                                         {"sites", {{{"name", "x"}}, {{"name", "y"}}}},
+                                         {"none", nlohmann::ordered_json::array()}};
+  EXPECT_EQ(FormatJson(object),
+            "{\n"
+            "  \"ids\": [1,2],\n"
+            "  \"text\": \"a\uFFFD\\n\",\n"
+            "  \"sites\": [\n"
+            "    {\"name\":\"x\"},\n"
+            "    {\"name\":\"y\"}\n"
+            "  ],\n"
+            "  \"none\": []\n"
+            "}\n");
+}
+
 TEST(WithThousandsTest, GroupsDigits) {
   EXPECT_EQ(WithThousands(0), "0");
   EXPECT_EQ(WithThousands(999), "999");
