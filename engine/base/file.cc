@@ -19,7 +19,8 @@ namespace {
 
 // An open descriptor of the regular file at `path` and its size.
 absl::StatusOr<int> OpenRegularFile(const std::string& path, int64_t* size) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK, opening a pipe waits for its other end. Regular files ignore it.
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) return ErrnoStatus(errno, absl::StrCat("cannot open ", path));
   struct stat info;
   if (fstat(descriptor, &info) != 0) {

@@ -22,7 +22,10 @@ inline void CpuRelax() {
 
 int AvailableCpus() {
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  // Fails where the mask is larger than cpu_set_t: beyond 1024 CPUs.
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) {
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }
   return std::max(1, CPU_COUNT(&set));
 }
 
@@ -44,21 +47,23 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::RunShare(const Loop& loop, int thread) {
+  // Divided first: the products and sums below then stay within num_items.
+  if (thread > (loop.num_items - 1) / loop.items_per_thread) return;
   const int64_t begin = thread * loop.items_per_thread;
-  const int64_t end = std::min(loop.num_items, begin + loop.items_per_thread);
-  if (begin < end) (*loop.body)(begin, end, thread);
+  const int64_t count = std::min(loop.num_items - begin, loop.items_per_thread);
+  (*loop.body)(begin, begin + count, thread);
 }
 
 void ThreadPool::ParallelFor(int64_t num_items, int64_t grain, Body body) {
   if (num_items <= 0) return;
   grain = std::max<int64_t>(grain, 1);
-  const int64_t num_grains = (num_items + grain - 1) / grain;
+  const int64_t num_grains = (num_items - 1) / grain + 1;
   absl::MutexLock lock(&loop_mutex_);
   if (workers_.empty() || num_grains == 1) {
     body(0, num_items, 0);
     return;
   }
-  const int64_t grains_per_thread = (num_grains + num_threads() - 1) / num_threads();
+  const int64_t grains_per_thread = (num_grains - 1) / num_threads() + 1;
   loop_ = {&body, num_items, grains_per_thread * grain};
   num_running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   {
