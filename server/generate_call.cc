@@ -1,0 +1,83 @@
+#include "server/generate_call.h"
+
+#include <utility>
+
+#include "engine/base/status.h"
+#include "server/request_translation.h"
+#include "server/response_translation.h"
+
+namespace ultrasketch {
+
+std::shared_ptr<GenerateCall> GenerateCall::Create(const CallEnvironment& environment,
+                                                   absl::Time deadline,
+                                                   const v1::GenerateRequest* request,
+                                                   v1::GenerateResponse* response) {
+  std::shared_ptr<GenerateCall> call(new GenerateCall(environment, deadline, request, response));
+  call->self_ = call;
+  return call;
+}
+
+void GenerateCall::Begin() {
+  if (const absl::Status status = Submit(); !status.ok()) Reject(status);
+}
+
+absl::Status GenerateCall::Submit() {
+  US_RETURN_IF_ERROR(call_.Open(request_->model()));
+  const HostedModel& model = *call_.model();
+  US_ASSIGN_OR_RETURN(GenerationRequest request,
+                      TranslateGenerateRequest(*request_, model, call_.deadline()));
+  num_prompt_tokens_ = static_cast<int64_t>(request.prompt_ids.size());
+  num_unfinished_ = request.num_completions;
+  response_->set_model(model.name);
+  response_->set_seed(request.sampling.seed);
+  US_ASSIGN_OR_RETURN(const RequestId id,
+                      model.engine_loop->Submit(std::move(request), shared_from_this()));
+  call_.OnSubmitted(id);
+  return absl::OkStatus();
+}
+
+void GenerateCall::OnDelta(GenerationDelta delta) {
+  call_.CountDelta(delta, num_prompt_tokens_);
+  AppendDelta(delta, *call_.model()->tokenizer, CompletionAt(delta.completion));
+}
+
+void GenerateCall::OnFinish(GenerationResult result) {
+  AddResult(result);
+  if (status_.ok()) status_ = result.status;
+  if (--num_unfinished_ == 0) Finish(call_.Close(status_));
+}
+
+v1::Completion& GenerateCall::CompletionAt(int32_t index) {
+  while (response_->completions_size() <= index) {
+    v1::Completion& completion = *response_->add_completions();
+    completion.set_index(response_->completions_size() - 1);
+    completion.set_text("");
+  }
+  return *response_->mutable_completions(index);
+}
+
+void GenerateCall::AddResult(const GenerationResult& result) {
+  v1::Completion& completion = CompletionAt(result.completion);
+  completion.set_finish_reason(ToMessage(result.reason));
+  if (!result.stop_string.empty()) completion.set_stop_string(result.stop_string);
+
+  v1::Usage& usage = *response_->mutable_usage();
+  usage.set_prompt_tokens(result.num_prompt_tokens);
+  usage.set_completion_tokens(usage.completion_tokens() + result.num_completion_tokens);
+  usage.set_total_tokens(usage.prompt_tokens() + usage.completion_tokens());
+  if (result.completion == 0) {
+    // The others find the prompt that was computed for the first.
+    usage.set_cached_prompt_tokens(result.num_cached_prompt_tokens);
+    AppendLogprobs(result.prompt_logprobs, *call_.model()->tokenizer,
+                   *response_->mutable_prompt_logprobs());
+  }
+
+  const GenerationTiming& timing = result.timing;
+  const absl::Duration total = timing.queue + timing.prefill + timing.decode;
+  if (total >= longest_) {
+    longest_ = total;
+    *response_->mutable_timing() = ToMessage(timing);
+  }
+}
+
+}  // namespace ultrasketch

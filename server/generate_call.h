@@ -1,0 +1,62 @@
+// Generate: one completion request, answered as a whole.
+#ifndef ULTRASKETCH_SERVER_GENERATE_CALL_H_
+#define ULTRASKETCH_SERVER_GENERATE_CALL_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include <grpcpp/support/server_callback.h>
+
+#include "server/model_call.h"
+#include "ultrasketch/v1/generation.pb.h"
+
+namespace ultrasketch {
+
+// Lives until gRPC is done with it and the engine has released it, whichever comes later.
+class GenerateCall final : public grpc::ServerUnaryReactor,
+                           public GenerationSink,
+                           public std::enable_shared_from_this<GenerateCall> {
+ public:
+  // Request and response are gRPC's and live until OnDone.
+  static std::shared_ptr<GenerateCall> Create(const CallEnvironment& environment,
+                                              absl::Time deadline,
+                                              const v1::GenerateRequest* request,
+                                              v1::GenerateResponse* response);
+
+  // Validates, tokenizes and submits. Takes as long as tokenizing does.
+  void Begin();
+  // Ends the call before it has begun.
+  void Reject(const absl::Status& status) { Finish(call_.Close(status)); }
+
+  void OnDelta(GenerationDelta delta) override;
+  void OnFinish(GenerationResult result) override;
+
+  void OnCancel() override { call_.OnClientGone(); }
+  void OnDone() override { self_.reset(); }
+
+ private:
+  GenerateCall(const CallEnvironment& environment, absl::Time deadline,
+               const v1::GenerateRequest* request, v1::GenerateResponse* response)
+      : call_(environment, deadline), request_(request), response_(response) {}
+
+  absl::Status Submit();
+  v1::Completion& CompletionAt(int32_t index);
+  void AddResult(const GenerationResult& result);
+
+  ModelCall call_;
+  std::shared_ptr<GenerateCall> self_;  // until OnDone
+  const v1::GenerateRequest* const request_;
+  v1::GenerateResponse* const response_;
+
+  // Begin's until the request is submitted, then the engine thread's.
+  int64_t num_prompt_tokens_ = 0;
+  int32_t num_unfinished_ = 0;
+  absl::Duration longest_;  // of the completions so far
+  absl::Status status_;     // of the first completion that failed
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_SERVER_GENERATE_CALL_H_

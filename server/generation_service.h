@@ -1,0 +1,51 @@
+// ultrasketch.v1.GenerationService. See proto/ultrasketch/v1/generation.proto.
+#ifndef ULTRASKETCH_SERVER_GENERATION_SERVICE_H_
+#define ULTRASKETCH_SERVER_GENERATION_SERVICE_H_
+
+#include <cstddef>
+#include <functional>
+
+#include "server/metrics.h"
+#include "server/model_call.h"
+#include "server/model_host.h"
+#include "server/work_queue.h"
+#include "ultrasketch/v1/generation.grpc.pb.h"
+
+namespace ultrasketch {
+
+// Thread-safe. Must outlive the gRPC server that it is registered with.
+class GenerationService final : public v1::GenerationService::CallbackService {
+ public:
+  // Both must outlive the service.
+  GenerationService(const ModelHost& host, Metrics& metrics);
+
+  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
+                                     const v1::GenerateRequest* request,
+                                     v1::GenerateResponse* response) override;
+  grpc::ServerWriteReactor<v1::GenerateStreamResponse>* GenerateStream(
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
+  grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context,
+                                  const v1::ScoreRequest* request,
+                                  v1::ScoreResponse* response) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override;
+
+ private:
+  // Runs `work` here, or on the queue's threads when the input is so long that event threads should
+  // not wait for it. An error when the queue is full: then `work` does not run.
+  absl::Status Run(size_t input_bytes, std::function<void()> work);
+
+  template <typename Call>
+  void Begin(Call call, size_t input_bytes);
+
+  const CallEnvironment environment_;
+  WorkQueue long_inputs_;
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_SERVER_GENERATION_SERVICE_H_

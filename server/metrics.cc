@@ -1,0 +1,170 @@
+#include "server/metrics.h"
+
+#include <utility>
+
+namespace ultrasketch {
+namespace {
+
+using prometheus::Counter;
+using prometheus::Family;
+using prometheus::Histogram;
+
+using Buckets = Histogram::BucketBoundaries;
+
+// Steps of about 1.5, with 1, 2, 5, 10, 20, 50 ... exact.
+Buckets LatencyBuckets() {
+  return {0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05,
+          0.07,   0.1,    0.15,  0.2,    0.3,   0.5,   0.7,   1,     1.5,  2,     3,    5};
+}
+
+Buckets TimeToFirstTokenBuckets() {
+  Buckets buckets = LatencyBuckets();
+  for (const double bound : {7.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0}) buckets.push_back(bound);
+  return buckets;
+}
+
+Buckets RequestDurationBuckets() {
+  Buckets buckets = TimeToFirstTokenBuckets();
+  for (const double bound : {90.0, 120.0, 180.0, 300.0, 450.0, 600.0}) buckets.push_back(bound);
+  return buckets;
+}
+
+#if defined(__clang__)
+constexpr char kCompiler[] = "clang " __clang_version__;
+#else
+constexpr char kCompiler[] = "gcc " __VERSION__;
+#endif
+
+}  // namespace
+
+struct MetricFamilies {
+  explicit MetricFamilies(std::shared_ptr<prometheus::Registry> owner)
+      : registry(std::move(owner)),
+        requests(NewCounter("ultrasketch_requests_total",
+                            "Generation and scoring calls answered, by gRPC status code.")),
+        rejected_requests(NewCounter("ultrasketch_rejected_requests_total",
+                                     "Calls refused before they reached the engine, by reason.")),
+        prompt_tokens(
+            NewCounter("ultrasketch_prompt_tokens_total", "Tokens of prompts that were computed.")),
+        generated_tokens(NewCounter("ultrasketch_generated_tokens_total", "Tokens generated.")),
+        time_to_first_token(NewHistogram("ultrasketch_time_to_first_token_seconds",
+                                         "Arrival of a request to its first token.")),
+        inter_token_latency(NewHistogram("ultrasketch_inter_token_latency_seconds",
+                                         "Between consecutive tokens of a completion.")),
+        request_duration(
+            NewHistogram("ultrasketch_request_duration_seconds", "Arrival of a call to its end.")),
+        queue_duration(NewHistogram("ultrasketch_queue_duration_seconds",
+                                    "Arrival of a request to the first step that serves it.")),
+        step_duration(NewHistogram("ultrasketch_step_duration_seconds",
+                                   "Steps of the engine, by what they computed.")) {}
+
+  Family<Counter>& NewCounter(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(*registry);
+  }
+  Family<Histogram>& NewHistogram(const char* name, const char* help) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry);
+  }
+
+  std::shared_ptr<prometheus::Registry> registry;  // owns the families
+  Family<Counter>& requests;
+  Family<Counter>& rejected_requests;
+  Family<Counter>& prompt_tokens;
+  Family<Counter>& generated_tokens;
+  Family<Histogram>& time_to_first_token;
+  Family<Histogram>& inter_token_latency;
+  Family<Histogram>& request_duration;
+  Family<Histogram>& queue_duration;
+  Family<Histogram>& step_duration;
+};
+
+RequestMetrics::RequestMetrics(std::shared_ptr<MetricFamilies> families, std::string model)
+    : families_(std::move(families)), model_(std::move(model)) {}
+
+void RequestMetrics::OnAnswers(absl::StatusCode code, int num_answers) {
+  size_t index = static_cast<size_t>(code);
+  if (index >= kNumCodes) index = static_cast<size_t>(absl::StatusCode::kUnknown);
+  Counter* counter = answers_[index].load(std::memory_order_acquire);
+  if (counter == nullptr) {
+    // Adding the same labels again gives the same counter: a race is harmless.
+    counter = &families_->requests.Add(
+        {{"model", model_},
+         {"code", absl::StatusCodeToString(static_cast<absl::StatusCode>(index))}});
+    answers_[index].store(counter, std::memory_order_release);
+  }
+  counter->Increment(num_answers);
+}
+
+void RequestMetrics::OnRejected(std::string_view reason) {
+  families_->rejected_requests.Add({{"model", model_}, {"reason", std::string(reason)}})
+      .Increment();
+}
+
+ModelMetrics::ModelMetrics(std::shared_ptr<MetricFamilies> families, const std::string& model)
+    : requests_(families, model),
+      time_to_first_token_(
+          families->time_to_first_token.Add({{"model", model}}, TimeToFirstTokenBuckets())),
+      inter_token_latency_(families->inter_token_latency.Add({{"model", model}}, LatencyBuckets())),
+      request_duration_(
+          families->request_duration.Add({{"model", model}}, RequestDurationBuckets())),
+      queue_duration_(families->queue_duration.Add({{"model", model}}, TimeToFirstTokenBuckets())),
+      prefill_step_duration_(
+          families->step_duration.Add({{"model", model}, {"phase", "prefill"}}, LatencyBuckets())),
+      decode_step_duration_(
+          families->step_duration.Add({{"model", model}, {"phase", "decode"}}, LatencyBuckets())),
+      mixed_step_duration_(
+          families->step_duration.Add({{"model", model}, {"phase", "mixed"}}, LatencyBuckets())),
+      prompt_tokens_(families->prompt_tokens.Add({{"model", model}})),
+      generated_tokens_(families->generated_tokens.Add({{"model", model}})) {
+  requests_.OnAnswers(absl::StatusCode::kOk, 0);
+}
+
+void ModelMetrics::OnStep(const StepReport& report) {
+  Histogram& histogram = report.num_decode_tokens == 0    ? prefill_step_duration_
+                         : report.num_prefill_tokens == 0 ? decode_step_duration_
+                                                          : mixed_step_duration_;
+  histogram.Observe(absl::ToDoubleSeconds(report.duration));
+}
+
+void ModelMetrics::OnFirstToken(absl::Duration since_arrival) {
+  time_to_first_token_.Observe(absl::ToDoubleSeconds(since_arrival));
+}
+
+void ModelMetrics::OnInterToken(absl::Duration since_last) {
+  inter_token_latency_.Observe(absl::ToDoubleSeconds(since_last));
+}
+
+void ModelMetrics::OnScheduled(absl::Duration queued) {
+  queue_duration_.Observe(absl::ToDoubleSeconds(queued));
+}
+
+void ModelMetrics::OnFinish(const GenerationResult&, absl::Duration) {}
+
+void ModelMetrics::OnRequestDuration(absl::Duration duration) {
+  request_duration_.Observe(absl::ToDoubleSeconds(duration));
+}
+
+void ModelMetrics::OnPromptTokens(int64_t num_tokens) {
+  prompt_tokens_.Increment(static_cast<double>(num_tokens));
+}
+
+void ModelMetrics::OnGeneratedTokens(int64_t num_tokens) {
+  generated_tokens_.Increment(static_cast<double>(num_tokens));
+}
+
+Metrics::Metrics(const std::string& backend)
+    : registry_(std::make_shared<prometheus::Registry>()),
+      families_(std::make_shared<MetricFamilies>(registry_)),
+      unattributed_(families_, "") {
+  prometheus::BuildGauge()
+      .Name("ultrasketch_build_info")
+      .Help("Always 1: the labels say what runs.")
+      .Register(*registry_)
+      .Add({{"version", ULTRASKETCH_VERSION}, {"compiler", kCompiler}, {"backend", backend}})
+      .Set(1);
+}
+
+std::shared_ptr<ModelMetrics> Metrics::ForModel(const std::string& name) {
+  return std::make_shared<ModelMetrics>(families_, name);
+}
+
+}  // namespace ultrasketch

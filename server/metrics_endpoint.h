@@ -1,0 +1,40 @@
+// The metrics over HTTP, for Prometheus to scrape.
+#ifndef ULTRASKETCH_SERVER_METRICS_ENDPOINT_H_
+#define ULTRASKETCH_SERVER_METRICS_ENDPOINT_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include <prometheus/collectable.h>
+
+#include "server/listen_address.h"
+
+namespace prometheus {
+class Exposer;
+}
+
+namespace ultrasketch {
+
+class MetricsEndpoint {
+ public:
+  // Serves /metrics. Keeps the collectables. An error says why the address cannot be listened on.
+  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(
+      const ListenAddress& listen,
+      std::vector<std::shared_ptr<prometheus::Collectable>> collectables);
+  ~MetricsEndpoint();
+
+  // With the port that was picked.
+  const ListenAddress& address() const { return address_; }
+
+ private:
+  MetricsEndpoint() = default;
+
+  ListenAddress address_;
+  std::vector<std::shared_ptr<prometheus::Collectable>> collectables_;
+  std::unique_ptr<prometheus::Exposer> exposer_;  // last: it uses the rest
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_SERVER_METRICS_ENDPOINT_H_

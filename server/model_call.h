@@ -1,0 +1,69 @@
+// What every call that runs on a model's engine has in common: the model, the deadline, who may
+// cancel when, and the books.
+#ifndef ULTRASKETCH_SERVER_MODEL_CALL_H_
+#define ULTRASKETCH_SERVER_MODEL_CALL_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include <grpcpp/support/status.h>
+
+#include "server/engine_loop/engine_loop.h"
+#include "server/metrics.h"
+#include "server/model_host.h"
+
+namespace ultrasketch {
+
+// What calls need of the server. Outlives them.
+struct CallEnvironment {
+  const ModelHost& host;
+  Metrics& metrics;
+};
+
+// One call. Thread-safe, except where noted.
+class ModelCall {
+ public:
+  ModelCall(const CallEnvironment& environment, absl::Time deadline);
+
+  absl::Time deadline() const { return deadline_; }
+
+  // Looks the model up and checks that the client still waits. Before anything below; not
+  // concurrent with itself. `name` empty: the only model.
+  absl::Status Open(const std::string& name);
+  // The model; not null after Open has succeeded. Stays the same until Close.
+  const std::shared_ptr<const HostedModel>& model() const { return model_; }
+
+  // The engine has accepted the request: from now on it can be cancelled, and is, if the client has
+  // gone in between.
+  void OnSubmitted(RequestId id);
+
+  // The client has cancelled, vanished or run into its deadline: cancels the request at once.
+  void OnClientGone();
+
+  // Counts the delta's tokens, and with the first delta the prompt's. On the engine's thread.
+  void CountDelta(const GenerationDelta& delta, int64_t num_prompt_tokens);
+
+  // Ends the books with the call's outcome and gives what to answer. Once. A cancellation that the
+  // client did not ask for is the server's: UNAVAILABLE.
+  grpc::Status Close(absl::Status status);
+
+ private:
+  const CallEnvironment environment_;
+  const absl::Time arrival_;
+  const absl::Time deadline_;
+  std::shared_ptr<const HostedModel> model_;
+  bool prompt_counted_ = false;  // the engine's thread alone
+
+  absl::Mutex mutex_;
+  std::optional<RequestId> request_id_ ABSL_GUARDED_BY(mutex_);
+  absl::Status client_status_ ABSL_GUARDED_BY(mutex_);  // why the client no longer waits; else OK
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_SERVER_MODEL_CALL_H_

@@ -1,0 +1,84 @@
+#include "server/model_service.h"
+
+#include "absl/status/status.h"
+
+#include "server/status.h"
+
+namespace ultrasketch {
+namespace {
+
+v1::ModelState ToMessage(ModelState state) {
+  switch (state) {
+    case ModelState::kReady:
+      return v1::MODEL_STATE_READY;
+    case ModelState::kDraining:
+      return v1::MODEL_STATE_DRAINING;
+  }
+  return v1::MODEL_STATE_UNSPECIFIED;
+}
+
+void FillModel(const ModelHost::Listing& listing, v1::Model& message) {
+  const HostedModel& model = *listing.model;
+  message.set_name(model.name);
+  message.set_state(ToMessage(listing.state));
+  message.set_architecture(model.architecture);
+  message.set_codec(model.codec);
+  message.set_device(model.device);
+  message.set_num_parameters(model.num_parameters);
+  message.set_bits_per_weight_linear(model.bits_per_weight_linear);
+  message.set_bits_per_weight_file(model.bits_per_weight_file);
+  message.set_max_context_tokens(model.max_context_tokens);
+  message.set_vocab_size(model.vocab_size);
+  const MemoryUsage usage = model.engine_loop->memory_usage();
+  v1::MemoryUsage& memory = *message.mutable_memory();
+  memory.set_weights_bytes(usage.weights);
+  memory.set_embedding_bytes(usage.embedding);
+  memory.set_kv_cache_bytes(usage.kv_cache);
+  memory.set_workspace_bytes(usage.workspace);
+}
+
+grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+absl::Status FixedModels() {
+  return WithReason(
+      absl::UnimplementedError("this server serves the models that it was started with; start it "
+                               "with other --model or --model-repository options"),
+      "FIXED_MODELS");
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* context,
+                                                   const v1::ListModelsRequest*,
+                                                   v1::ListModelsResponse* response) {
+  for (const ModelHost::Listing& listing : host_.List()) {
+    FillModel(listing, *response->add_models());
+  }
+  return Answer(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* context,
+                                                 const v1::GetModelRequest* request,
+                                                 v1::Model* response) {
+  if (request->name().empty()) return Answer(context, InvalidField("name", "required"));
+  const absl::StatusOr<ModelHost::Listing> listing = host_.Get(request->name());
+  if (listing.ok()) FillModel(*listing, *response);
+  return Answer(context, listing.status());
+}
+
+grpc::ServerUnaryReactor* ModelService::LoadModel(grpc::CallbackServerContext* context,
+                                                  const v1::LoadModelRequest*, v1::Model*) {
+  return Answer(context, FixedModels());
+}
+
+grpc::ServerUnaryReactor* ModelService::UnloadModel(grpc::CallbackServerContext* context,
+                                                    const v1::UnloadModelRequest*,
+                                                    v1::UnloadModelResponse*) {
+  return Answer(context, FixedModels());
+}
+
+}  // namespace ultrasketch

@@ -1,0 +1,54 @@
+#include "server/score_call.h"
+
+#include <cmath>
+#include <utility>
+
+#include "engine/base/status.h"
+#include "server/request_translation.h"
+#include "server/response_translation.h"
+
+namespace ultrasketch {
+
+std::shared_ptr<ScoreCall> ScoreCall::Create(const CallEnvironment& environment,
+                                             absl::Time deadline, const v1::ScoreRequest* request,
+                                             v1::ScoreResponse* response) {
+  std::shared_ptr<ScoreCall> call(new ScoreCall(environment, deadline, request, response));
+  call->self_ = call;
+  return call;
+}
+
+void ScoreCall::Begin() {
+  if (const absl::Status status = Submit(); !status.ok()) Reject(status);
+}
+
+absl::Status ScoreCall::Submit() {
+  US_RETURN_IF_ERROR(call_.Open(request_->model()));
+  const HostedModel& model = *call_.model();
+  US_ASSIGN_OR_RETURN(ScoreRequest request,
+                      TranslateScoreRequest(*request_, model, call_.deadline()));
+  response_->set_model(model.name);
+  response_->mutable_token_ids()->Add(request.token_ids.begin(), request.token_ids.end());
+  US_ASSIGN_OR_RETURN(const RequestId id,
+                      SubmitScore(*model.engine_loop, std::move(request),
+                                  [call = shared_from_this()](absl::StatusOr<ScoreResult> result) {
+                                    call->OnScore(std::move(result));
+                                  }));
+  call_.OnSubmitted(id);
+  return absl::OkStatus();
+}
+
+void ScoreCall::OnScore(absl::StatusOr<ScoreResult> result) {
+  if (!result.ok()) {
+    Finish(call_.Close(result.status()));
+    return;
+  }
+  const HostedModel& model = *call_.model();
+  model.metrics->OnPromptTokens(response_->token_ids_size());
+  AppendLogprobs(result->logprobs, *model.tokenizer, *response_->mutable_logprobs());
+  response_->set_sum_logprob(result->sum_logprob);
+  response_->set_perplexity(
+      std::exp(-result->sum_logprob / static_cast<double>(result->logprobs.size())));
+  Finish(call_.Close(absl::OkStatus()));
+}
+
+}  // namespace ultrasketch

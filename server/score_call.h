@@ -1,0 +1,50 @@
+// Score: log-probabilities of a given text.
+#ifndef ULTRASKETCH_SERVER_SCORE_CALL_H_
+#define ULTRASKETCH_SERVER_SCORE_CALL_H_
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include <grpcpp/support/server_callback.h>
+
+#include "server/engine_loop/score.h"
+#include "server/model_call.h"
+#include "ultrasketch/v1/generation.pb.h"
+
+namespace ultrasketch {
+
+// Lives until gRPC is done with it and the engine has released it, whichever comes later.
+class ScoreCall final : public grpc::ServerUnaryReactor,
+                        public std::enable_shared_from_this<ScoreCall> {
+ public:
+  // Request and response are gRPC's and live until OnDone.
+  static std::shared_ptr<ScoreCall> Create(const CallEnvironment& environment, absl::Time deadline,
+                                           const v1::ScoreRequest* request,
+                                           v1::ScoreResponse* response);
+
+  // Validates, tokenizes and submits. Takes as long as tokenizing does.
+  void Begin();
+  // Ends the call before it has begun.
+  void Reject(const absl::Status& status) { Finish(call_.Close(status)); }
+
+  void OnCancel() override { call_.OnClientGone(); }
+  void OnDone() override { self_.reset(); }
+
+ private:
+  ScoreCall(const CallEnvironment& environment, absl::Time deadline,
+            const v1::ScoreRequest* request, v1::ScoreResponse* response)
+      : call_(environment, deadline), request_(request), response_(response) {}
+
+  absl::Status Submit();
+  void OnScore(absl::StatusOr<ScoreResult> result);
+
+  ModelCall call_;
+  std::shared_ptr<ScoreCall> self_;  // until OnDone
+  const v1::ScoreRequest* const request_;
+  v1::ScoreResponse* const response_;
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_SERVER_SCORE_CALL_H_

@@ -1,0 +1,93 @@
+#include "server/server.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include "engine/base/status.h"
+#include "server/generation_service.h"
+#include "server/model_service.h"
+
+namespace ultrasketch {
+namespace {
+
+// A connection that does not complete HTTP/2's handshake is closed after this long.
+constexpr int kHandshakeTimeoutMs = 10'000;
+// A peer that does not answer a ping is gone, and with it its requests.
+constexpr int kKeepaliveTimeMs = 60'000;
+constexpr int kKeepaliveTimeoutMs = 20'000;
+// Clients may ping this often.
+constexpr int kMinPingIntervalMs = 10'000;
+constexpr int kMaxConcurrentStreams = 1000;  // in one connection
+
+void Configure(const ServerOptions& options, grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
+  builder.SetMaxSendMessageSize(-1);
+  // Otherwise a second server on the same port starts and takes half of the connections.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             kMinPingIntervalMs);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
+}
+
+}  // namespace
+
+struct Server::Impl {
+  Impl(const ModelHost& host, Metrics& metrics) : generation(host, metrics), models(host) {}
+
+  ListenAddress address;
+  GenerationService generation;
+  ModelService models;
+  std::unique_ptr<grpc::Server> server;  // last: its destruction ends what uses the services
+};
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Server::~Server() { Shutdown(absl::InfinitePast()); }
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
+                                                      const ModelHost& host, Metrics& metrics) {
+  auto impl = std::make_unique<Impl>(host, metrics);
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  Configure(options, builder);
+  int port = 0;
+  builder.AddListeningPort(options.listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&impl->generation);
+  builder.RegisterService(&impl->models);
+  impl->server = builder.BuildAndStart();
+  if (impl->server == nullptr) {
+    // gRPC does not say why.
+    US_RETURN_IF_ERROR(CheckCanListen(options.listen));
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen.ToString()));
+  }
+  impl->address = {options.listen.host, port};
+  std::unique_ptr<Server> server(new Server(std::move(impl)));
+  for (const ModelHost::Listing& listing : host.List()) {
+    server->SetServing(listing.model->name, listing.state == ModelState::kReady);
+  }
+  return server;
+}
+
+const ListenAddress& Server::address() const { return impl_->address; }
+
+void Server::SetServing(const std::string& name, bool is_serving) {
+  impl_->server->GetHealthCheckService()->SetServingStatus(name, is_serving);
+}
+
+void Server::SetNotServing() { impl_->server->GetHealthCheckService()->Shutdown(); }
+
+void Server::Shutdown(absl::Time deadline) {
+  impl_->server->Shutdown(absl::ToChronoTime(deadline));
+}
+
+}  // namespace ultrasketch

@@ -1,0 +1,53 @@
+// The gRPC server: generation and model services, health and reflection.
+#ifndef ULTRASKETCH_SERVER_SERVER_H_
+#define ULTRASKETCH_SERVER_SERVER_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+#include "server/listen_address.h"
+#include "server/metrics.h"
+#include "server/model_host.h"
+
+namespace ultrasketch {
+
+struct ServerOptions {
+  ListenAddress listen;
+  // Larger requests are RESOURCE_EXHAUSTED without being read. Enough that a prompt of 10 MB still
+  // gets an answer that names the model's limit.
+  int max_message_bytes = 16 << 20;
+};
+
+// Thread-safe. Destruction cancels what is in flight.
+class Server {
+ public:
+  // Listens and serves. `host` and `metrics` must outlive the server. Models that are added to the
+  // host later need SetServing. An error says why the address cannot be listened on; a port that
+  // another server listens on is one.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
+                                                       const ModelHost& host, Metrics& metrics);
+  ~Server();
+
+  // With the port that was picked.
+  const ListenAddress& address() const;
+
+  // What the health service answers for a model's name; "" is the server.
+  void SetServing(const std::string& name, bool is_serving);
+
+  // Health answers NOT_SERVING for every name, for good.
+  void SetNotServing();
+
+  // Takes no more calls, waits for those in flight until the deadline and then cancels them.
+  void Shutdown(absl::Time deadline);
+
+ private:
+  struct Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_SERVER_SERVER_H_

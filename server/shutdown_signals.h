@@ -1,0 +1,34 @@
+// SIGTERM and SIGINT as calls on an ordinary thread.
+#ifndef ULTRASKETCH_SERVER_SHUTDOWN_SIGNALS_H_
+#define ULTRASKETCH_SERVER_SHUTDOWN_SIGNALS_H_
+
+#include <atomic>
+#include <functional>
+#include <thread>
+
+namespace ultrasketch {
+
+// Make one, before any other thread starts: threads inherit the signal mask. SIGPIPE is ignored
+// from then on.
+class ShutdownSignals {
+ public:
+  // `on_signal` is called for each signal, with how many there have been and which it is, on this
+  // object's thread: it need not be async-signal-safe, and may call anything but the destructor.
+  explicit ShutdownSignals(std::function<void(int count, int signal)> on_signal);
+
+  // Signals keep being blocked.
+  ~ShutdownSignals();
+  ShutdownSignals(const ShutdownSignals&) = delete;
+  ShutdownSignals& operator=(const ShutdownSignals&) = delete;
+
+ private:
+  void ThreadMain();
+
+  const std::function<void(int, int)> on_signal_;
+  std::atomic<bool> stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_SERVER_SHUTDOWN_SIGNALS_H_

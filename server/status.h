@@ -1,0 +1,39 @@
+// Errors on their way to the client: gRPC status with google.rpc details.
+//
+// Inside the server an error is an absl::Status. What a program on the other side may need travels
+// as payloads, attached by the functions here; the field that is wrong is the beginning of an
+// INVALID_ARGUMENT's message ("max_tokens: 0 is less than 1").
+#ifndef ULTRASKETCH_SERVER_STATUS_H_
+#define ULTRASKETCH_SERVER_STATUS_H_
+
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include <grpcpp/support/status.h>
+
+namespace ultrasketch {
+
+// The domain of our ErrorInfo details.
+inline constexpr std::string_view kErrorDomain = "ultrasketch.v1";
+
+// INVALID_ARGUMENT "<field>: <description>".
+absl::Status InvalidField(std::string_view field, std::string_view description);
+
+// `status` with a google.rpc.ErrorInfo: a constant reason for programs, such as QUEUE_FULL.
+absl::Status WithReason(absl::Status status, std::string_view reason,
+                        const std::map<std::string, std::string>& metadata = {});
+
+// `status` with a google.rpc.RetryInfo.
+absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
+
+// The one way from absl::Status to gRPC: same code and message (cut where it would exceed what
+// gRPC's headers can carry), with a google.rpc.Status of the same and all details: BadRequest for
+// an INVALID_ARGUMENT that names its field, and what the functions above attached.
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_SERVER_STATUS_H_

@@ -1,0 +1,79 @@
+// GenerateStream: deltas as they arrive, then one final message for each completion.
+#ifndef ULTRASKETCH_SERVER_STREAM_CALL_H_
+#define ULTRASKETCH_SERVER_STREAM_CALL_H_
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include <grpcpp/support/server_callback.h>
+
+#include "server/model_call.h"
+#include "ultrasketch/v1/generation.pb.h"
+
+namespace ultrasketch {
+
+// One message is with gRPC at a time. What the engine produces meanwhile is merged, to at most one
+// delta and one final message for each completion: a client that reads slowly, or not at all, gets
+// larger deltas, holds up nobody, and costs no more memory than the completions themselves.
+//
+// Finish comes only after the engine's last event, or when there never was one: until then gRPC
+// keeps the call. Lives until gRPC is done with it and the engine has released it.
+class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamResponse>,
+                         public GenerationSink,
+                         public std::enable_shared_from_this<StreamCall> {
+ public:
+  // The request is gRPC's and lives until OnDone.
+  static std::shared_ptr<StreamCall> Create(const CallEnvironment& environment, absl::Time deadline,
+                                            const v1::GenerateRequest* request);
+
+  // Validates, tokenizes and submits. Takes as long as tokenizing does.
+  void Begin();
+  // Ends the call before it has begun.
+  void Reject(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  void OnDelta(GenerationDelta delta) override ABSL_LOCKS_EXCLUDED(mutex_);
+  void OnFinish(GenerationResult result) override ABSL_LOCKS_EXCLUDED(mutex_);
+
+  void OnWriteDone(bool ok) override ABSL_LOCKS_EXCLUDED(mutex_);
+  void OnCancel() override ABSL_LOCKS_EXCLUDED(mutex_);
+  void OnDone() override { self_.reset(); }
+
+ private:
+  StreamCall(const CallEnvironment& environment, absl::Time deadline,
+             const v1::GenerateRequest* request)
+      : call_(environment, deadline), request_(request) {}
+
+  absl::Status Submit();
+  v1::GenerateDelta& PendingDelta(int32_t completion) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  v1::GenerateStreamResponse& AddPending() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The client reads no more.
+  void GiveUpWriting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Starts the next write, or ends the call, when it is time to.
+  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  ModelCall call_;
+  std::shared_ptr<StreamCall> self_;  // until OnDone
+  const v1::GenerateRequest* const request_;
+
+  // Set before the request is submitted, then only read.
+  int64_t num_prompt_tokens_ = 0;
+  uint64_t seed_ = 0;
+
+  absl::Mutex mutex_;
+  std::deque<v1::GenerateStreamResponse> pending_ ABSL_GUARDED_BY(mutex_);
+  v1::GenerateStreamResponse current_;  // with gRPC while is_writing_
+  bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool has_model_name_ ABSL_GUARDED_BY(mutex_) = false;  // a message carries it already
+  bool client_reads_ ABSL_GUARDED_BY(mutex_) = true;
+  bool is_finished_ ABSL_GUARDED_BY(mutex_) = false;
+  int32_t num_unfinished_ ABSL_GUARDED_BY(mutex_) = 1;  // completions; 1 until they are counted
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);         // of the first completion that failed
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_SERVER_STREAM_CALL_H_
