@@ -7,9 +7,8 @@
 #include <variant>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 
+#include "engine/base/mutex.h"
 #include "engine/base/status.h"
 
 namespace ultrasketch {
@@ -25,22 +24,20 @@ class QueueSink final : public GenerationSink {
 
   // Waits for the next event.
   SinkEvent Pop() {
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(this, &QueueSink::HasEvents));
+    MutexLock lock(mutex_);
+    mutex_.Await([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !events_.empty(); });
     SinkEvent event = std::move(events_.front());
     events_.pop_front();
     return event;
   }
 
  private:
-  bool HasEvents() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !events_.empty(); }
-
   void Push(SinkEvent event) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     events_.push_back(std::move(event));
   }
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<SinkEvent> events_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -76,19 +73,22 @@ absl::StatusOr<std::vector<GenerationOutput>> GenerateAndWait(
 }
 
 absl::StatusOr<ScoreResult> ScoreAndWait(EngineLoop& loop, ScoreRequest request) {
-  // Shared with the callback: Notify may still be at work when the wait is over.
+  // Shared with the callback, which may still be unlocking when the wait is over.
   struct Waiting {
-    absl::Notification done;
-    absl::StatusOr<ScoreResult> result = absl::UnknownError("no result");
+    Mutex mutex;
+    std::optional<absl::StatusOr<ScoreResult>> result ABSL_GUARDED_BY(mutex);
   };
   const auto waiting = std::make_shared<Waiting>();
   US_RETURN_IF_ERROR(
       SubmitScore(loop, std::move(request), [waiting](absl::StatusOr<ScoreResult> result) {
+        MutexLock lock(waiting->mutex);
         waiting->result = std::move(result);
-        waiting->done.Notify();
       }).status());
-  waiting->done.WaitForNotification();
-  return std::move(waiting->result);
+  MutexLock lock(waiting->mutex);
+  waiting->mutex.Await([&waiting]() ABSL_SHARED_LOCKS_REQUIRED(waiting->mutex) {
+    return waiting->result.has_value();
+  });
+  return *std::move(waiting->result);
 }
 
 }  // namespace ultrasketch

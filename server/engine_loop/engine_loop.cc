@@ -6,9 +6,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 
 #include "engine/base/check.h"
+#include "engine/base/mutex.h"
 #include "engine/base/status.h"
 #include "server/engine_loop/engine_core.h"
 #include "server/engine_loop/validate_request.h"
@@ -37,7 +37,7 @@ class ThreadedEngineLoop final : public EngineLoop {
 
   ~ThreadedEngineLoop() override {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(mutex_);
       stopping_ = true;
     }
     US_CHECK(thread_.get_id() != std::this_thread::get_id());
@@ -48,7 +48,7 @@ class ThreadedEngineLoop final : public EngineLoop {
                                    std::shared_ptr<GenerationSink> sink) override {
     US_CHECK(sink != nullptr);
     US_RETURN_IF_ERROR(ValidateRequest(request, limits_));
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     if (draining_ || stopping_) return absl::UnavailableError("the model is shutting down");
     const int32_t num_queued = num_inbox_completions_ + num_core_waiting_completions_;
     if (request.num_completions > limits_.max_queued_requests - num_queued) {
@@ -64,22 +64,23 @@ class ThreadedEngineLoop final : public EngineLoop {
   }
 
   void Cancel(RequestId id) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     if (in_flight_.contains(id)) cancelled_.insert(id);
   }
 
   void Drain(absl::Time deadline) override {
     US_CHECK(thread_.get_id() != std::this_thread::get_id());
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     draining_ = true;
-    const absl::Condition finished(this, &ThreadedEngineLoop::NothingInFlight);
-    if (mutex_.AwaitWithDeadline(finished, deadline)) return;
+    const auto finished = [this]()
+                              ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return in_flight_.empty(); };
+    if (mutex_.AwaitUntil(finished, deadline)) return;
     cancelled_.insert(in_flight_.begin(), in_flight_.end());
     mutex_.Await(finished);
   }
 
   EngineLoopStats stats() const override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     EngineLoopStats stats = core_stats_;
     stats.num_waiting += static_cast<int32_t>(inbox_.size());
     return stats;
@@ -94,11 +95,6 @@ class ThreadedEngineLoop final : public EngineLoop {
     absl::flat_hash_set<RequestId> cancelled;
     bool stopping = false;
   };
-
-  bool HasNews() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-    return !inbox_.empty() || !cancelled_.empty() || stopping_;
-  }
-  bool NothingInFlight() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return in_flight_.empty(); }
 
   void Run() {
     while (true) {
@@ -125,9 +121,11 @@ class ThreadedEngineLoop final : public EngineLoop {
 
   // Sleeps until there is something to do.
   News TakeNews() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     if (!core_.has_requests()) {
-      mutex_.Await(absl::Condition(this, &ThreadedEngineLoop::HasNews));
+      mutex_.Await([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+        return !inbox_.empty() || !cancelled_.empty() || stopping_;
+      });
     }
     News news;
     news.arrivals.swap(inbox_);
@@ -139,7 +137,7 @@ class ThreadedEngineLoop final : public EngineLoop {
   }
 
   void PublishStats() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     core_stats_ = core_.stats();
     num_core_waiting_completions_ = core_.num_waiting_completions();
   }
@@ -158,7 +156,7 @@ class ThreadedEngineLoop final : public EngineLoop {
       if (event.finished_request.has_value()) finished.push_back(*event.finished_request);
     }
     if (finished.empty()) return;
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     for (const RequestId id : finished) {
       in_flight_.erase(id);
       cancelled_.erase(id);
@@ -170,7 +168,7 @@ class ThreadedEngineLoop final : public EngineLoop {
   const std::shared_ptr<EngineObserver> observer_;
   EngineCore core_;  // the thread's alone, once it runs
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   RequestId next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   std::vector<QueuedRequest> inbox_ ABSL_GUARDED_BY(mutex_);
   int32_t num_inbox_completions_ ABSL_GUARDED_BY(mutex_) = 0;

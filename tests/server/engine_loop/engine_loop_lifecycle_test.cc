@@ -8,11 +8,10 @@
 #include <thread>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-#include "server/engine_loop/blocking.h"
+#include "engine/base/mutex.h"
 #include "server/engine_loop/engine_loop.h"
 #include "tests/server/engine_loop/fake_model.h"
 #include "tests/server/engine_loop/testing.h"
@@ -37,24 +36,23 @@ class Gate {
 
   // To be called at the beginning of a step; waits while the gate is closed.
   absl::Status Pass() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     ++num_arrived_;
-    mutex_.Await(absl::Condition(&is_open_));
+    mutex_.Await([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return is_open_; });
     return absl::OkStatus();
   }
   void Open() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     is_open_ = true;
   }
   // Waits until a step stands before the gate, or went through it.
   void WaitForArrival() {
-    const auto arrived = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return num_arrived_ > 0; };
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(&arrived));
+    MutexLock lock(mutex_);
+    mutex_.Await([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return num_arrived_ > 0; });
   }
 
  private:
-  absl::Mutex mutex_;
+  Mutex mutex_;
   bool is_open_ ABSL_GUARDED_BY(mutex_) = false;
   int num_arrived_ ABSL_GUARDED_BY(mutex_) = 0;
 };
@@ -169,12 +167,12 @@ TEST_F(EngineLoopLifecycleTest, CancellingUnknownAndFinishedRequestsDoesNothing)
 
 TEST_F(EngineLoopLifecycleTest, SinksMayCancelAndSubmit) {
   Start();
-  absl::Notification has_id;
+  Gate has_id;
   RequestId id = 0;
   const auto next = std::make_shared<RecordingSink>();
   const auto sink = std::make_shared<RecordingSink>();
   sink->on_delta = [&](const GenerationDelta&) {
-    has_id.WaitForNotification();
+    EXPECT_TRUE(has_id.Pass().ok());
     loop_->Cancel(id);
   };
   sink->on_finish = [&](const GenerationResult&) {
@@ -183,7 +181,7 @@ TEST_F(EngineLoopLifecycleTest, SinksMayCancelAndSubmit) {
   const absl::StatusOr<RequestId> submitted = loop_->Submit(Request("a", 200), sink);
   ASSERT_TRUE(submitted.ok());
   id = *submitted;
-  has_id.Notify();
+  has_id.Open();
   EXPECT_EQ(sink->Wait().result->reason, FinishReason::kCancelled);
   EXPECT_THAT(next->Wait().token_ids, SizeIs(3));
 }

@@ -77,7 +77,7 @@ RecordingSink::RecordingSink(int num_completions)
 
 void RecordingSink::OnDelta(GenerationDelta delta) {
   if (on_delta != nullptr) on_delta(delta);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   Record& record = records_[static_cast<size_t>(delta.completion)];
   EXPECT_FALSE(record.result.has_value()) << "a delta after the end";
   record.text += delta.text;
@@ -88,7 +88,7 @@ void RecordingSink::OnDelta(GenerationDelta delta) {
 
 void RecordingSink::OnFinish(GenerationResult result) {
   if (on_finish != nullptr) on_finish(result);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   Record& record = records_[static_cast<size_t>(result.completion)];
   EXPECT_FALSE(record.result.has_value()) << "a second end";
   record.result = std::move(result);
@@ -99,8 +99,8 @@ void RecordingSink::WaitForTokens(size_t num_tokens, int completion) {
     const Record& record = records_[static_cast<size_t>(completion)];
     return record.result.has_value() || record.token_ids.size() >= num_tokens;
   };
-  absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&reached));
+  MutexLock lock(mutex_);
+  mutex_.Await(reached);
 }
 
 RecordingSink::Record RecordingSink::Wait(int completion) {
@@ -110,13 +110,13 @@ RecordingSink::Record RecordingSink::Wait(int completion) {
     }
     return true;
   };
-  absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&ended));
+  MutexLock lock(mutex_);
+  mutex_.Await(ended);
   return records_[static_cast<size_t>(completion)];
 }
 
 bool RecordingSink::finished() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   for (const Record& record : records_) {
     if (!record.result.has_value()) return false;
   }

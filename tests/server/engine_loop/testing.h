@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 
+#include "engine/base/mutex.h"
 #include "engine/format/tokenizer/tokenizer.h"
 #include "server/engine_loop/engine_loop.h"
 
@@ -57,7 +57,7 @@ class RecordingSink final : public GenerationSink {
   bool finished() const;
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::vector<Record> records_ ABSL_GUARDED_BY(mutex_);
 };
 
