@@ -1,28 +1,23 @@
 #include "client/cli/local_generation.h"
 
 #include <algorithm>
-#include <optional>
-#include <random>
+#include <limits>
 #include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
 
 #include "client/cli/local_model.h"
+#include "client/messages.h"
 #include "engine/base/status.h"
 #include "engine/models/model.h"
 #include "server/engine_loop/blocking.h"
 #include "server/engine_loop/engine_loop.h"
+#include "server/model_host.h"
+#include "server/request_translation.h"
 
 namespace ultrasketch::cli {
 namespace {
-
-constexpr int32_t kDefaultMaxTokens = 256;
-
-uint64_t DrawSeed() {
-  std::random_device device;
-  return (uint64_t{device()} << 32) | device();
-}
 
 client::FinishReason ToClient(FinishReason reason) {
   switch (reason) {
@@ -49,47 +44,6 @@ std::vector<client::TokenLogprobs> ToClient(const std::vector<SampledToken>& tok
     logprobs.token = entry(token.id, token.logprob);
     for (const TokenLogprob& top : token.top) logprobs.top.push_back(entry(top.id, top.logprob));
   }
-  return result;
-}
-
-absl::StatusOr<GenerationRequest> ToEngine(const client::GenerateRequest& request,
-                                           const Checkpoint& checkpoint,
-                                           const Tokenizer& tokenizer) {
-  const GenerationConfig& defaults = checkpoint.generation_config();
-  GenerationRequest result;
-  if (const auto* text = std::get_if<std::string>(&request.prompt)) {
-    US_ASSIGN_OR_RETURN(result.prompt_ids, tokenizer.Encode(*text));
-  } else {
-    result.prompt_ids = std::get<std::vector<int32_t>>(request.prompt);
-  }
-  const int64_t room =
-      checkpoint.config().max_position_embeddings - static_cast<int64_t>(result.prompt_ids.size());
-  result.max_tokens = request.max_tokens.value_or(
-      static_cast<int32_t>(std::clamp<int64_t>(room, 1, kDefaultMaxTokens)));
-  result.min_tokens = request.min_tokens.value_or(0);
-  result.stop = request.stop;
-  result.stop_token_ids = request.stop_token_ids;
-  if (!request.ignore_eos.value_or(false)) result.eos_token_ids = checkpoint.eos_token_ids();
-  result.include_stop_in_output = request.include_stop_in_output.value_or(false);
-  result.skip_special_tokens = request.skip_special_tokens.value_or(true);
-  result.num_completions = request.num_completions.value_or(1);
-  result.prompt_logprobs = request.prompt_logprobs.value_or(-1);
-
-  SamplingParams& sampling = result.sampling;
-  const auto pick = [](auto wanted, auto model_default, auto neutral) {
-    return wanted.has_value() ? *wanted : model_default.value_or(neutral);
-  };
-  sampling.temperature = pick(request.temperature, defaults.temperature, sampling.temperature);
-  sampling.top_k = pick(request.top_k, defaults.top_k, sampling.top_k);
-  sampling.top_p = pick(request.top_p, defaults.top_p, sampling.top_p);
-  sampling.min_p = pick(request.min_p, defaults.min_p, sampling.min_p);
-  sampling.repetition_penalty =
-      pick(request.repetition_penalty, defaults.repetition_penalty, sampling.repetition_penalty);
-  sampling.presence_penalty = request.presence_penalty.value_or(0.0f);
-  sampling.frequency_penalty = request.frequency_penalty.value_or(0.0f);
-  sampling.logit_bias = request.logit_bias;
-  sampling.seed = request.seed.has_value() ? *request.seed : DrawSeed();
-  sampling.num_logprobs = request.logprobs.value_or(-1);
   return result;
 }
 
@@ -144,11 +98,22 @@ class EngineGeneration final : public LocalGeneration {
 absl::StatusOr<std::unique_ptr<LocalGeneration>> LocalGeneration::Prepare(
     const LocalModelOptions& model, const client::GenerateRequest& request) {
   US_ASSIGN_OR_RETURN(LocalModelParts parts, OpenLocalModel(model));
-  US_ASSIGN_OR_RETURN(GenerationRequest engine_request,
-                      ToEngine(request, *parts.checkpoint, *parts.tokenizer));
-
-  // A cache for this request alone. The engine refuses what exceeds the model's context.
   const ModelConfig& config = parts.checkpoint->config();
+
+  // Translated as the server does it, so that defaults and errors are the same.
+  HostedModel hosted;
+  hosted.max_context_tokens = static_cast<int32_t>(
+      std::min<int64_t>(config.max_position_embeddings, std::numeric_limits<int32_t>::max()));
+  hosted.vocab_size = config.vocab_size;
+  hosted.max_token_bytes = LongestTokenBytes(*parts.tokenizer);
+  hosted.generation_config = parts.checkpoint->generation_config();
+  hosted.eos_token_ids = parts.checkpoint->eos_token_ids();
+  hosted.tokenizer = parts.tokenizer;
+  US_ASSIGN_OR_RETURN(
+      GenerationRequest engine_request,
+      TranslateGenerateRequest(client::ToMessage(request), hosted, absl::InfiniteFuture()));
+
+  // A cache for this request alone.
   const EngineLoopOptions loop_options;
   ModelOptions model_options;
   const int64_t tokens_per_completion =

@@ -1,0 +1,316 @@
+// The contract of the `ultrasketch` command that needs no server.
+#include <signal.h>
+
+#include <cmath>
+#include <filesystem>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/base/file.h"
+#include "tests/e2e/tool.h"
+
+namespace ultrasketch {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+const std::vector<std::vector<std::string>>& Commands() {
+  static const auto* const commands = new std::vector<std::vector<std::string>>{
+      {"compress"},   {"inspect"},        {"eval"},           {"generate"},        {"tokenize"},
+      {"detokenize"}, {"models", "list"}, {"models", "load"}, {"models", "unload"}};
+  return *commands;
+}
+
+TEST(CliTest, EveryCommandExplainsItself) {
+  for (std::vector<std::string> command : Commands()) {
+    command.push_back("--help");
+    const Completed help = RunTool(command);
+    EXPECT_EQ(help.exit_code, 0);
+    EXPECT_THAT(help.out, HasSubstr("Example"));
+    EXPECT_THAT(help.out, HasSubstr("--json"));
+    EXPECT_THAT(help.err, IsEmpty());
+  }
+  const Completed help = RunTool({"--help"});
+  EXPECT_EQ(help.exit_code, 0);
+  for (const auto& command : Commands()) EXPECT_THAT(help.out, HasSubstr(command.front()));
+  const Completed version = RunTool({"--version"});
+  EXPECT_EQ(version.exit_code, 0);
+  EXPECT_THAT(version.out, StartsWith("ultrasketch "));
+}
+
+TEST(CliTest, UsageErrorsExitWithTwo) {
+  const std::vector<std::vector<std::string>> lines = {
+      {},
+      {"frobnicate"},
+      {"--frobnicate"},
+      {"models"},
+      {"models", "frobnicate"},
+      {"models", "list"},
+      {"models", "load", "--target", "localhost:1"},
+      {"compress", "--model", "a"},
+      {"compress", "--model", "a", "--out", "b", "--bitz", "1"},
+      {"compress", "--model", "a", "--out", "b", "--bits", "half"},
+      {"compress", "--model", "a", "--out", "b", "--seed", "-1"},
+      {"inspect"},
+      {"inspect", "a", "b"},
+      {"eval", "--model", "a"},
+      {"eval", "--model", "a", "--text", "b", "--context", "0"},
+      {"generate", "--model", "a"},
+      {"generate", "--prompt", "a"},
+      {"generate", "--model", "a", "--prompt", "b", "--prompt-file", "c"},
+      {"generate", "--model", "a", "--prompt", "b", "--seed", "18446744073709551616"},
+      {"generate", "--model", "a", "--prompt", "b", "--max-tokens", "99999999999"},
+      {"tokenize", "--text", "a"},
+      {"detokenize", "--model", "a", "x"},
+  };
+  for (const auto& line : lines) {
+    SCOPED_TRACE(absl::StrJoin(line, " "));
+    const Completed run = RunTool(line);
+    EXPECT_EQ(run.exit_code, 2);
+    EXPECT_THAT(run.out, IsEmpty());
+    EXPECT_THAT(run.err, HasSubstr("--help"));
+  }
+}
+
+TEST(CliTest, FailuresExitWithOneAndNameTheCause) {
+  const std::string missing = "/nonexistent/model";
+  const std::vector<std::vector<std::string>> lines = {
+      {"compress", "--model", missing, "--out", "/nonexistent/out"},
+      {"inspect", missing},
+      {"eval", "--model", missing, "--text", missing},
+      {"eval", "--model", SAMPLE_MODEL_DIR, "--text", missing},
+      {"generate", "--model", missing, "--prompt", "x"},
+      {"tokenize", "--model", missing, "--text", "x"},
+      {"detokenize", "--model", missing, "1"},
+  };
+  for (std::vector<std::string> line : lines) {
+    SCOPED_TRACE(absl::StrJoin(line, " "));
+    const Completed plain = RunTool(line);
+    EXPECT_EQ(plain.exit_code, 1);
+    EXPECT_THAT(plain.out, IsEmpty());
+    EXPECT_THAT(plain.err, HasSubstr("/nonexistent/model"));
+    line.push_back("--json");
+    const Completed json = RunTool(line);
+    EXPECT_EQ(json.exit_code, 1);
+    const auto error = ParseOutput(json);
+    ASSERT_TRUE(error.contains("error"));
+    EXPECT_EQ(error["error"]["code"], "NOT_FOUND");
+    EXPECT_THAT(error["error"]["message"].get<std::string>(), HasSubstr("/nonexistent/model"));
+  }
+}
+
+TEST(CliTest, UnreachableServerIsAFailure) {
+  for (const auto& line : std::vector<std::vector<std::string>>{
+           {"generate", "--target", "unix:/nonexistent/socket", "--prompt", "x", "--json"},
+           {"models", "list", "--target", "unix:/nonexistent/socket", "--json"}}) {
+    const Completed run = RunTool(line);
+    EXPECT_EQ(run.exit_code, 1);
+    EXPECT_EQ(ParseOutput(run)["error"]["code"], "UNAVAILABLE");
+  }
+}
+
+TEST(CliTest, TokenizingAndBackGivesTheText) {
+  const std::string text =
+      "Call me Ishmael.\n\tNaïve — “quoted” 日本語 🙂 <|endoftext|>  ";
+  const Completed tokenized =
+      RunTool({"tokenize", "--model", SAMPLE_MODEL_DIR, "--no-special-tokens", "--json"}, text);
+  ASSERT_EQ(tokenized.exit_code, 0) << tokenized.err;
+  const auto tokens = ParseOutput(tokenized);
+  EXPECT_EQ(tokens["token_ids"].size(), tokens["tokens"].size());
+  const Completed from_option = RunTool(
+      {"tokenize", "--model", SAMPLE_MODEL_DIR, "--text", text, "--no-special-tokens", "--json"});
+  EXPECT_EQ(from_option.out, tokenized.out);
+
+  // As plain text, through standard input, and as arguments.
+  const Completed plain =
+      RunTool({"tokenize", "--model", SAMPLE_MODEL_DIR, "--no-special-tokens"}, text);
+  const Completed back = RunTool({"detokenize", "--model", SAMPLE_MODEL_DIR, "--json"}, plain.out);
+  ASSERT_EQ(back.exit_code, 0) << back.err;
+  EXPECT_EQ(ParseOutput(back)["text"], text);
+  std::vector<std::string> line = {"detokenize", "--model", SAMPLE_MODEL_DIR, "--json"};
+  for (const auto& id : tokens["token_ids"]) line.push_back(absl::StrCat(id.get<int32_t>()));
+  EXPECT_EQ(RunTool(line).out, back.out);
+}
+
+TEST(CliTest, TokenizingNeedsNothingButTheTokenizer) {
+  const TemporaryFolder folder;
+  std::filesystem::copy(absl::StrCat(SAMPLE_MODEL_DIR, "/tokenizer.json"),
+                        folder.path() + "/tokenizer.json");
+  const Completed run = RunTool({"tokenize", "--model", folder.path(), "--text", "a"});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+}
+
+TEST(CliTest, DetokenizingRefusesWhatIsNoToken) {
+  const Completed beyond = RunTool({"detokenize", "--model", SAMPLE_MODEL_DIR, "8192"});
+  EXPECT_EQ(beyond.exit_code, 1);
+  EXPECT_THAT(beyond.err, HasSubstr("8192"));
+  const Completed word = RunTool({"detokenize", "--model", SAMPLE_MODEL_DIR}, "12 twelve");
+  EXPECT_EQ(word.exit_code, 1);
+  EXPECT_THAT(word.err, HasSubstr("twelve"));
+}
+
+TEST(CliTest, TokenizingRefusesIllFormedText) {
+  const Completed run = RunTool({"tokenize", "--model", SAMPLE_MODEL_DIR, "--json"}, "a\xff");
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_EQ(ParseOutput(run)["error"]["code"], "INVALID_ARGUMENT");
+}
+
+TEST(CliTest, InspectsTheDenseModel) {
+  const Completed run = RunTool({"inspect", SAMPLE_MODEL_DIR, "--json"});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto model = ParseOutput(run);
+  EXPECT_EQ(model["codec"], "dense");
+  EXPECT_EQ(model["bits_per_weight_linear"], 16.0);
+  EXPECT_GE(model["bits_per_weight_file"], 16.0);
+  EXPECT_EQ(model["sites"].size(), 4u * 5);
+  // Hidden 256, intermediate 768, 4 heads and 2 key-value heads of 64, 5 layers, vocabulary 8192.
+  const int64_t linear = 5 * (256 * (256 + 2 * 128) + 256 * 256 + 3 * 256 * 768);
+  EXPECT_EQ(model["linear_weights"], linear);
+  EXPECT_EQ(model["parameters"], linear + 8192 * 256 + (2 * 5 + 1) * 256);
+  EXPECT_THAT(RunTool({"inspect", SAMPLE_MODEL_DIR}).out, HasSubstr("model.layers.4.mlp_output"));
+}
+
+TEST(CliTest, EvaluatesAsMuchAsItIsAskedTo) {
+  const TemporaryFolder folder;
+  const std::string file = folder.path() + "/text.txt";
+  std::string text;
+  for (int i = 0; i < 40; ++i) absl::StrAppend(&text, "It was the best of times, part ", i, ". ");
+  ASSERT_TRUE(WriteFileAtomically(file, text).ok());
+  const std::vector<std::string> line = {"eval",      "--model", SAMPLE_MODEL_DIR,
+                                         "--text",    file,      "--json",
+                                         "--context", "64",      "--max-tokens"};
+  const auto evaluate = [&](const std::string& max_tokens) {
+    std::vector<std::string> arguments = line;
+    arguments.push_back(max_tokens);
+    const Completed run = RunTool(arguments);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return ParseOutput(run);
+  };
+  const auto part = evaluate("100");
+  EXPECT_EQ(part["tokens"], 99);  // all but the first
+  EXPECT_NEAR(part["perplexity"].get<double>(), std::exp(part["nll"].get<double>()),
+              1e-6 * part["perplexity"].get<double>());
+  EXPECT_GT(part["tokens_per_second"], 0);
+  EXPECT_GT(evaluate("0")["tokens"], 99);
+}
+
+TEST(CliTest, GeneratesTheSameTextFromTheSameSeed) {
+  const std::vector<std::string> line = {"generate", "--model",  SAMPLE_MODEL_DIR,
+                                         "--prompt", "It was a", "--max-tokens",
+                                         "24",       "--json",   "--seed"};
+  const auto generate = [&](const std::string& seed) {
+    std::vector<std::string> arguments = line;
+    arguments.push_back(seed);
+    const Completed run = RunTool(arguments);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return ParseOutput(run);
+  };
+  const auto first = generate("18446744073709551615");
+  EXPECT_EQ(first["seed"], 18446744073709551615u);
+  EXPECT_EQ(first["usage"]["completion_tokens"], first["token_ids"].size());
+  EXPECT_EQ(
+      first["usage"]["total_tokens"].get<int>(),
+      first["usage"]["prompt_tokens"].get<int>() + first["usage"]["completion_tokens"].get<int>());
+  for (const char* key :
+       {"queue_seconds", "prefill_seconds", "decode_seconds", "time_to_first_token_seconds",
+        "tokens_per_second", "steps", "mean_batch_size"}) {
+    EXPECT_TRUE(first["timing"].contains(key)) << key;
+  }
+  const auto again = generate("18446744073709551615");
+  EXPECT_EQ(again["text"], first["text"]);
+  EXPECT_EQ(again["token_ids"], first["token_ids"]);
+  EXPECT_NE(generate("1")["text"], first["text"]);
+}
+
+TEST(CliTest, StreamedTextIsTheText) {
+  const TemporaryFolder folder;
+  const std::string file = folder.path() + "/prompt.txt";
+  ASSERT_TRUE(WriteFileAtomically(file, "The old man").ok());
+  const std::vector<std::string> options = {"--model", SAMPLE_MODEL_DIR, "--max-tokens",
+                                            "16",      "--seed",         "5"};
+  const auto generate = [&](std::vector<std::string> arguments, const std::string& input = "") {
+    arguments.insert(arguments.begin(), "generate");
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    return RunTool(arguments, input);
+  };
+  const Completed json = generate({"--prompt", "The old man", "--json"});
+  const std::string text = ParseOutput(json)["text"];
+  const Completed streamed = generate({"--prompt", "The old man"});
+  EXPECT_EQ(streamed.out, text + "\n");
+  EXPECT_THAT(streamed.err, HasSubstr("tokens/s"));
+  EXPECT_EQ(generate({"--prompt", "-"}, "The old man").out, text + "\n");
+  EXPECT_EQ(generate({"--prompt-file", file}).out, text + "\n");
+}
+
+TEST(CliTest, StopStringsAreTakenLiterally) {
+  const std::vector<std::string> line = {
+      "generate", "--model", SAMPLE_MODEL_DIR, "--prompt", "It was a",
+      "--seed",   "3",       "--max-tokens",   "12",       "--json"};
+  const auto text = ParseOutput(RunTool(line))["text"].get<std::string>();
+  std::vector<std::string> with_stops = line;
+  for (const char* stop : {"[a,b]", "{}", "--json", "%%"}) {
+    with_stops.push_back("--stop");
+    with_stops.push_back(stop);
+  }
+  const Completed run = RunTool(with_stops);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(ParseOutput(run)["text"], text);
+
+  const size_t space = text.find(' ', 1);
+  ASSERT_NE(space, std::string::npos);
+  std::vector<std::string> cut = line;
+  cut.push_back("--stop");
+  cut.push_back(text.substr(space, 3));
+  const auto stopped = ParseOutput(RunTool(cut));
+  EXPECT_EQ(stopped["finish_reason"], "stop");
+  EXPECT_EQ(stopped["text"], text.substr(0, space));
+}
+
+TEST(CliTest, BadSamplingOptionsAreNamed) {
+  for (const auto& [option, value, field] :
+       std::vector<std::tuple<const char*, const char*, const char*>>{
+           {"--top-p", "1.5", "top_p"},
+           {"--temperature", "-1", "temperature"},
+           {"--temperature", "nan", "temperature"},
+           {"--max-tokens", "0", "max_tokens"},
+           {"--stop", "", "stop"}}) {
+    const Completed run =
+        RunTool({"generate", "--model", SAMPLE_MODEL_DIR, "--prompt", "x", option, value});
+    EXPECT_EQ(run.exit_code, 1);
+    EXPECT_THAT(run.err, HasSubstr(field));
+  }
+}
+
+TEST(CliTest, AReaderThatGoesAwayIsNoError) {
+  const std::string command =
+      absl::StrCat(ULTRASKETCH_BINARY, " generate --model ", SAMPLE_MODEL_DIR,
+                   " --prompt 'It was' --ignore-eos --max-tokens 500 --seed 1 | head -c 1; "
+                   "echo \" ${PIPESTATUS[0]}\"");
+  const Completed run = RunProgram({"/bin/bash", "-c", command});
+  EXPECT_THAT(run.out, ::testing::EndsWith(" 1\n"));
+  EXPECT_THAT(run.err, IsEmpty());
+}
+
+TEST(CliTest, InterruptedCompressionLeavesNothing) {
+  const TemporaryFolder folder;
+  // Work for much longer than the wait.
+  Process compress({ULTRASKETCH_BINARY, "compress", "--model", SAMPLE_MODEL_DIR, "--out",
+                    folder.path() + "/out", "--calibration-windows", "4096", "--json"});
+  absl::SleepFor(absl::Milliseconds(400));
+  compress.Signal(SIGINT);
+  EXPECT_EQ(compress.Wait(absl::Seconds(30)), 1);
+  EXPECT_THAT(compress.err(), HasSubstr("interrupted"));
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+}  // namespace
+}  // namespace ultrasketch

@@ -1,0 +1,130 @@
+// From a dense checkpoint to text: the commands agree with each other on what they report.
+#include <cmath>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/base/file.h"
+#include "tests/e2e/server.h"
+#include "tests/e2e/tool.h"
+
+namespace ultrasketch {
+namespace {
+
+using ::testing::HasSubstr;
+
+int64_t BytesIn(const std::string& folder) {
+  int64_t bytes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    bytes += static_cast<int64_t>(entry.file_size());
+  }
+  return bytes;
+}
+
+// Prose enough for a few windows.
+std::string WriteText(const std::string& folder) {
+  std::string text;
+  for (int i = 0; i < 120; ++i) {
+    absl::StrAppend(&text, "The ", i, (i % 2 == 0 ? " ships" : " houses"),
+                    " that stood along the shore were old, and nobody in the village could say ",
+                    "who had built them, or when; but the sea had been there before them.\n");
+  }
+  const std::string file = folder + "/text.txt";
+  EXPECT_TRUE(WriteFileAtomically(file, text).ok());
+  return file;
+}
+
+TEST(PipelineTest, CommandsAgreeOnACompressedModel) {
+  const TemporaryFolder folder;
+  const std::string text = WriteText(folder.path());
+  const std::string out = folder.path() + "/compressed";
+  const auto run = [](std::vector<std::string> arguments) {
+    arguments.push_back("--json");
+    const Completed completed = RunTool(arguments);
+    EXPECT_EQ(completed.exit_code, 0) << completed.err;
+    return ParseOutput(completed);
+  };
+
+  const auto compressed = run({"compress", "--model", SAMPLE_MODEL_DIR, "--out", out,
+                               "--calibration", text, "--calibration-windows", "4", "--seed", "7"});
+  EXPECT_LE(compressed["bits_per_weight_linear"], 0.5);
+  EXPECT_GT(compressed["bits_per_weight_linear"], 0.4);
+  EXPECT_EQ(compressed["bytes"], BytesIn(out));
+  EXPECT_GT(compressed["seconds"], 0);
+
+  const auto inspected = run({"inspect", out});
+  EXPECT_EQ(inspected["bits_per_weight_linear"], compressed["bits_per_weight_linear"]);
+  EXPECT_EQ(inspected["bits_per_weight_file"], compressed["bits_per_weight_file"]);
+  EXPECT_EQ(inspected["codec"], "fold");
+  int64_t site_bytes = 0;
+  for (const auto& site : inspected["sites"]) site_bytes += site["bytes"].get<int64_t>();
+  EXPECT_EQ(site_bytes, inspected["linear_bytes"]);
+  const auto dense = run({"inspect", SAMPLE_MODEL_DIR});
+  EXPECT_EQ(inspected["parameters"], dense["parameters"]);
+  EXPECT_EQ(inspected["sites"].size(), dense["sites"].size());
+
+  // The whole file system agrees.
+  const double file_bits =
+      static_cast<double>(BytesIn(out)) * 8 / inspected["parameters"].get<double>();
+  EXPECT_NEAR(inspected["bits_per_weight_file"].get<double>(), file_bits, 1e-9);
+
+  const auto evaluated = run({"eval", "--model", out, "--text", text, "--context", "128"});
+  const auto evaluated_dense =
+      run({"eval", "--model", SAMPLE_MODEL_DIR, "--text", text, "--context", "128"});
+  EXPECT_EQ(evaluated["tokens"], evaluated_dense["tokens"]);
+  EXPECT_GT(evaluated["perplexity"], evaluated_dense["perplexity"]);
+  // Better than guessing among the vocabulary.
+  EXPECT_LT(evaluated["nll"].get<double>(), std::log(8192.0));
+
+  const std::vector<std::string> options = {"--prompt", "The ships", "--max-tokens",
+                                            "16",       "--seed",    "2"};
+  const auto generate = [&](std::vector<std::string> where) {
+    where.insert(where.begin(), "generate");
+    where.insert(where.end(), options.begin(), options.end());
+    return run(where);
+  };
+  const auto local = generate({"--model", out});
+  TestServer server({absl::StrCat("dense=", SAMPLE_MODEL_DIR), absl::StrCat("half=", out)});
+  const auto remote = generate({"--target", server.address(), "--model", "half"});
+  EXPECT_EQ(remote["text"], local["text"]);
+  EXPECT_EQ(remote["token_ids"], local["token_ids"]);
+
+  const auto models = run({"models", "list", "--target", server.address()})["models"];
+  ASSERT_EQ(models.size(), 2u);
+  EXPECT_EQ(models[1]["name"], "half");
+  EXPECT_EQ(models[1]["codec"], "fold");
+  EXPECT_EQ(models[1]["bits_per_weight_linear"], compressed["bits_per_weight_linear"]);
+  EXPECT_EQ(models[1]["bits_per_weight_file"], compressed["bits_per_weight_file"]);
+  EXPECT_EQ(server.Metric("ultrasketch_bits_per_weight", {"\"half\"", "\"linear\""}),
+            compressed["bits_per_weight_linear"].get<double>());
+  EXPECT_EQ(server.Stop(), 0);
+
+  // Compressing again does not overwrite what is there.
+  const Completed again = RunTool({"compress", "--model", SAMPLE_MODEL_DIR, "--out", out});
+  EXPECT_EQ(again.exit_code, 1);
+  EXPECT_THAT(again.err, HasSubstr(out));
+}
+
+TEST(PipelineTest, TheSameSeedGivesTheSameFiles) {
+  const TemporaryFolder folder;
+  const std::string text = WriteText(folder.path());
+  const auto compress = [&](const std::string& out, const std::string& threads) {
+    const Completed run =
+        RunTool({"compress", "--model", SAMPLE_MODEL_DIR, "--out", folder.path() + "/" + out,
+                 "--calibration", text, "--calibration-windows", "2", "--threads", threads});
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+  };
+  compress("one", "1");
+  compress("two", "2");
+  const auto one = ReadFile(folder.path() + "/one/model.safetensors");
+  const auto two = ReadFile(folder.path() + "/two/model.safetensors");
+  ASSERT_TRUE(one.ok() && two.ok());
+  EXPECT_TRUE(*one == *two);
+}
+
+}  // namespace
+}  // namespace ultrasketch
