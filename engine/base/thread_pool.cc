@@ -39,9 +39,8 @@ ThreadPool::ThreadPool(int num_threads) {
 
 ThreadPool::~ThreadPool() {
   {
-    absl::MutexLock lock(&sleep_mutex_);
+    MutexLock lock(sleep_mutex_);
     stopping_.store(true);
-    wake_up_.SignalAll();
   }
   for (std::thread& worker : workers_) worker.join();
 }
@@ -58,7 +57,7 @@ void ThreadPool::ParallelFor(int64_t num_items, int64_t grain, Body body) {
   if (num_items <= 0) return;
   grain = std::max<int64_t>(grain, 1);
   const int64_t num_grains = (num_items - 1) / grain + 1;
-  absl::MutexLock lock(&loop_mutex_);
+  MutexLock lock(loop_mutex_);
   if (workers_.empty() || num_grains == 1) {
     body(0, num_items, 0);
     return;
@@ -67,11 +66,10 @@ void ThreadPool::ParallelFor(int64_t num_items, int64_t grain, Body body) {
   loop_ = {&body, num_items, grains_per_thread * grain};
   num_running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   {
-    // Under the mutex, so that a worker about to sleep either sees the new
-    // generation or is woken.
-    absl::MutexLock sleep_lock(&sleep_mutex_);
+    // Under the mutex, so that a worker about to sleep either sees the new generation or is woken
+    // as the mutex is released.
+    MutexLock sleep_lock(sleep_mutex_);
     generation_.fetch_add(1, std::memory_order_release);
-    if (num_sleeping_ > 0) wake_up_.SignalAll();
   }
   RunShare(loop_, 0);
   for (int spins = 0; num_running_.load(std::memory_order_acquire) != 0; ++spins) {
@@ -93,12 +91,10 @@ void ThreadPool::WorkerMain(int thread) {
         CpuRelax();
         continue;
       }
-      absl::MutexLock lock(&sleep_mutex_);
-      ++num_sleeping_;
-      while (generation_.load(std::memory_order_acquire) == seen && !stopping_.load()) {
-        wake_up_.Wait(&sleep_mutex_);
-      }
-      --num_sleeping_;
+      MutexLock lock(sleep_mutex_);
+      sleep_mutex_.Await([this, seen] {
+        return generation_.load(std::memory_order_acquire) != seen || stopping_.load();
+      });
     }
     ++seen;
     RunShare(loop_, thread);

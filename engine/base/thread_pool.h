@@ -7,9 +7,9 @@
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
-#include "absl/synchronization/mutex.h"
+
+#include "engine/base/mutex.h"
 
 namespace ultrasketch {
 
@@ -50,15 +50,14 @@ class ThreadPool {
   void WorkerMain(int thread);
   static void RunShare(const Loop& loop, int thread);
 
-  absl::Mutex loop_mutex_;  // held for the length of a loop: one at a time
-  Loop loop_ = {};          // published by the increment of generation_
+  Mutex loop_mutex_;  // held for the length of a loop: one at a time
+  Loop loop_ = {};    // published by the increment of generation_
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> num_running_{0};
   std::atomic<bool> stopping_{false};
 
-  absl::Mutex sleep_mutex_;
-  absl::CondVar wake_up_;
-  int num_sleeping_ ABSL_GUARDED_BY(sleep_mutex_) = 0;
+  // Workers wait on it for generation_ to advance.
+  Mutex sleep_mutex_;
 
   std::vector<std::thread> workers_;
 };
