@@ -59,8 +59,7 @@ struct GenerationTiming {
 struct GenerationResult {
   int32_t completion = 0;
   FinishReason reason = FinishReason::kStop;
-  absl::Status status;  // not OK when reason is kError or kCancelled; DEADLINE_EXCEEDED, INTERNAL
-                        // and so on as kError
+  absl::Status status;      // not OK when reason is kError (a passed deadline too) or kCancelled
   std::string stop_string;  // the one that ended it
   int32_t num_prompt_tokens = 0;
   int32_t num_cached_prompt_tokens = 0;  // found in the cache, computed for another completion
@@ -98,7 +97,8 @@ struct StepReport {
 
 // Called on the engine's thread: return quickly. OnScheduled and OnFirstToken come once for a
 // request, at the first of its completions; OnInterToken for each further token of a completion;
-// OnFinish once for each completion. The implementation is safe to share between loops.
+// OnFinish once for each completion, and for each score. May be shared by several loops if it is
+// thread-safe.
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
