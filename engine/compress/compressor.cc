@@ -1,5 +1,6 @@
 #include "engine/compress/compressor.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -12,7 +13,9 @@
 #include "engine/base/status.h"
 #include "engine/base/thread_pool.h"
 #include "engine/compress/accounting.h"
+#include "engine/compress/calibration.h"
 #include "engine/compress/fold_encoder.h"
+#include "engine/compress/layer_fit.h"
 #include "engine/compress/model_writer.h"
 #include "engine/models/linear_sites.h"
 
@@ -58,7 +61,17 @@ void Report(const CompressOptions& options, std::string_view stage, double fract
 struct EncodedSites {
   std::vector<std::unique_ptr<EncodedLinear>> sites;
   std::vector<CompressedSite> reports;
+  std::vector<ReplacedTensor> replaced;
 };
+
+// Reports progress. CANCELLED when that is asked for.
+absl::Status StartSite(absl::Span<const LinearSite> sites, size_t index,
+                       const CompressOptions& options) {
+  if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
+  Report(options, sites[index].name,
+         static_cast<double>(index) / static_cast<double>(sites.size()));
+  return absl::OkStatus();
+}
 
 CompressedSite SiteReport(const EncodedLinear& encoded) {
   const LinearSite& site = encoded.site();
@@ -79,19 +92,56 @@ absl::StatusOr<EncodedSites> EncodeFromWeights(const Checkpoint& checkpoint,
                       PlanFold(sites, options.bits_per_weight, /*ranked=*/false));
   EncodedSites result;
   for (size_t index = 0; index < sites.size(); ++index) {
-    if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
+    US_RETURN_IF_ERROR(StartSite(sites, index, options));
     const LinearSite& site = sites[index];
-    Report(options, site.name, static_cast<double>(index) / static_cast<double>(sites.size()));
     US_ASSIGN_OR_RETURN(const std::vector<float> weights, ReadSiteWeights(site, checkpoint));
-    FoldLayout layout = ChooseFoldLayout(site, shapes[index], options.seed, {});
-    FoldMoments moments;
-    AddWeightMoments(layout, weights, 1.0, moments);
-    FoldFit fit = FitFold(moments, {}, pool);
-    result.sites.push_back(
-        FoldLinear::FromParts(site, std::move(layout), std::move(fit.bits), fit.scales));
+    double error = 0;
+    result.sites.push_back(FitFoldSite(site, shapes[index], options.seed, weights,
+                                       WeightMoments(site, weights), pool, error));
     result.reports.push_back(SiteReport(*result.sites.back()));
     result.reports.back().relative_weight_error =
         RelativeWeightError(*result.sites.back(), weights, pool);
+  }
+  return result;
+}
+
+absl::StatusOr<CalibrationText> MakeCalibration(const std::shared_ptr<const Checkpoint>& checkpoint,
+                                                const CompressOptions& options) {
+  const int64_t window_tokens =
+      std::min(options.calibration_window_tokens, checkpoint->config().max_position_embeddings);
+  US_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(checkpoint->tokenizer_path()));
+  US_ASSIGN_OR_RETURN(CalibrationText text,
+                      ReadCalibration(options.calibration_files, *tokenizer,
+                                      options.calibration_windows, window_tokens));
+  for (const auto& window : text.windows) {
+    for (const int32_t id : window) {
+      if (id >= 0 && id < checkpoint->config().vocab_size) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(checkpoint->tokenizer_path(), ": expected ids below the model's vocab_size ",
+                       checkpoint->config().vocab_size, ", found ", id));
+    }
+  }
+  return text;
+}
+
+absl::StatusOr<EncodedSites> EncodeFromCalibration(const Checkpoint& checkpoint,
+                                                   absl::Span<const LinearSite> sites,
+                                                   const CalibrationText& text,
+                                                   const CompressOptions& options,
+                                                   ThreadPool& pool) {
+  US_ASSIGN_OR_RETURN(const std::vector<FoldShape> shapes,
+                      PlanFold(sites, options.bits_per_weight, /*ranked=*/true));
+  LayerFitOptions fit_options;
+  fit_options.seed = options.seed;
+  fit_options.on_site = [&](size_t index) { return StartSite(sites, index, options); };
+  US_ASSIGN_OR_RETURN(LayerFit fit, FitLayers(checkpoint, sites, shapes, text, fit_options, pool));
+  EncodedSites result;
+  result.replaced = std::move(fit.replaced);
+  for (FittedSite& site : fit.sites) {
+    result.reports.push_back(SiteReport(*site.encoded));
+    result.reports.back().relative_weight_error = site.relative_weight_error;
+    result.reports.back().relative_output_error = site.relative_output_error;
+    result.sites.push_back(std::move(site.encoded));
   }
   return result;
 }
@@ -108,8 +158,17 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
   ThreadPool pool(options.num_threads);
 
   CompressionReport report;
-  report.calibration_source = "none";
-  US_ASSIGN_OR_RETURN(EncodedSites encoded, EncodeFromWeights(*checkpoint, sites, options, pool));
+  EncodedSites encoded;
+  if (options.calibration_windows == 0) {
+    report.calibration_source = "none";
+    US_ASSIGN_OR_RETURN(encoded, EncodeFromWeights(*checkpoint, sites, options, pool));
+  } else {
+    report.calibration_source = "files";
+    Report(options, "calibration text", 0.0);
+    US_ASSIGN_OR_RETURN(const CalibrationText text, MakeCalibration(checkpoint, options));
+    report.calibration_tokens = text.num_tokens();
+    US_ASSIGN_OR_RETURN(encoded, EncodeFromCalibration(*checkpoint, sites, text, options, pool));
+  }
   if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
 
   Report(options, "writing", 1.0);
@@ -118,8 +177,8 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
                                     {"codec", options.codec},
                                     {"seed", options.seed},
                                     {"bits", options.bits_per_weight}};
-  US_RETURN_IF_ERROR(WriteCompressedModel(*checkpoint, encoded.sites, {}, quantization_config,
-                                          out_folder, options.overwrite));
+  US_RETURN_IF_ERROR(WriteCompressedModel(*checkpoint, encoded.sites, encoded.replaced,
+                                          quantization_config, out_folder, options.overwrite));
   // What was written is measured as anybody else would read it.
   US_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> written,
                       Checkpoint::Open(out_folder));

@@ -9,6 +9,65 @@
 #include "engine/base/status.h"
 
 namespace ultrasketch {
+namespace {
+
+constexpr int64_t kRowsPerTask = 64;
+
+// Weight of the prior that inputs are uncorrelated, relative to the mean energy of an input. It
+// decides where the calibration text says nothing.
+constexpr double kRelativePrior = 1e-2;
+
+// Adds `weight` tokens' worth of uncorrelated inputs of unit variance for which y = W x.
+void AddPrior(const LinearSite& site, absl::Span<const float> weights, double weight,
+              SiteMoments& moments) {
+  moments.input.diagonal().array() += weight;
+  for (int64_t row = 0; row < site.rows; ++row) {
+    const float* row_weights = weights.data() + row * site.cols;
+    for (int64_t column = 0; column < site.cols; ++column) {
+      moments.cross(row, column) += weight * static_cast<double>(row_weights[column]);
+    }
+  }
+}
+
+// How much of the outputs a column carries: its energy times that of its weights.
+std::vector<double> ColumnImportance(const LinearSite& site, absl::Span<const float> weights,
+                                     const RowMajorMatrix& input) {
+  std::vector<double> importance(static_cast<size_t>(site.cols), 0.0);
+  for (int64_t row = 0; row < site.rows; ++row) {
+    const float* row_weights = weights.data() + row * site.cols;
+    for (int64_t column = 0; column < site.cols; ++column) {
+      importance[static_cast<size_t>(column)] +=
+          static_cast<double>(row_weights[column]) * row_weights[column];
+    }
+  }
+  for (int64_t column = 0; column < site.cols; ++column) {
+    importance[static_cast<size_t>(column)] *= input(column, column);
+  }
+  return importance;
+}
+
+// Columns of `in` [n, cols] folded to [n, buckets].
+RowMajorMatrix FoldColumns(const FoldLayout& layout, const RowMajorMatrix& in) {
+  RowMajorMatrix out = RowMajorMatrix::Zero(in.rows(), layout.buckets());
+  for (int64_t row = 0; row < in.rows(); ++row) {
+    for (int64_t column = 0; column < in.cols(); ++column) {
+      const auto index = static_cast<size_t>(column);
+      out(row, layout.bucket_of_column()[index]) +=
+          static_cast<double>(layout.sign_of_column()[index]) * in(row, column);
+    }
+  }
+  return out;
+}
+
+FoldMoments FoldTheMoments(const FoldLayout& layout, const SiteMoments& moments) {
+  FoldMoments folded;
+  folded.input = FoldColumns(layout, FoldColumns(layout, moments.input).transpose());
+  folded.cross = FoldColumns(layout, moments.cross);
+  folded.output = moments.output;
+  return folded;
+}
+
+}  // namespace
 
 absl::StatusOr<std::vector<float>> ReadSiteWeights(const LinearSite& site,
                                                    const TensorSource& source) {
@@ -48,31 +107,45 @@ FoldLayout ChooseFoldLayout(const LinearSite& site, const FoldShape& shape, uint
   return FoldLayout(seed, site.name, std::move(classes), std::move(column_classes));
 }
 
-void AddWeightMoments(const FoldLayout& layout, absl::Span<const float> weights, double weight,
-                      FoldMoments& moments) {
-  const int64_t buckets = layout.buckets();
-  const int64_t cols = layout.cols();
-  const int64_t rows = static_cast<int64_t>(weights.size()) / cols;
-  if (moments.input.size() == 0) {
-    moments.input.setZero(buckets, buckets);
-    moments.cross.setZero(rows, buckets);
-    moments.output.setZero(rows);
-  }
-  std::vector<float> folded(static_cast<size_t>(buckets));
-  for (const int32_t bucket : layout.bucket_of_column()) moments.input(bucket, bucket) += weight;
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* row_weights = weights.data() + row * cols;
-    layout.Fold(row_weights, folded.data());
-    for (int64_t bucket = 0; bucket < buckets; ++bucket) {
-      moments.cross(row, bucket) +=
-          weight * static_cast<double>(folded[static_cast<size_t>(bucket)]);
+void SetOutputMoments(const LinearSite& site, absl::Span<const float> weights,
+                      const RowMajorMatrix& dense_input, const RowMajorMatrix& dense_cross,
+                      SiteMoments& moments, ThreadPool& pool) {
+  using FloatMatrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  const Eigen::Map<const FloatMatrix> matrix(weights.data(), site.rows, site.cols);
+  moments.cross.resize(site.rows, site.cols);
+  moments.output.resize(site.rows);
+  pool.ParallelFor(site.rows, kRowsPerTask, [&](int64_t begin, int64_t end, int) {
+    for (int64_t first = begin; first < end; first += kRowsPerTask) {
+      const int64_t count = std::min(kRowsPerTask, end - first);
+      const RowMajorMatrix rows = matrix.middleRows(first, count).cast<double>();
+      moments.cross.middleRows(first, count).noalias() = rows * dense_cross;
+      moments.output.segment(first, count) =
+          (rows * dense_input).cwiseProduct(rows).rowwise().sum();
     }
-    double energy = 0;
-    for (int64_t column = 0; column < cols; ++column) {
-      energy += static_cast<double>(row_weights[column]) * row_weights[column];
-    }
-    moments.output(row) += weight * energy;
-  }
+  });
+}
+
+SiteMoments WeightMoments(const LinearSite& site, absl::Span<const float> weights) {
+  SiteMoments moments;
+  moments.input.setZero(site.cols, site.cols);
+  moments.cross.setZero(site.rows, site.cols);
+  AddPrior(site, weights, 1.0, moments);
+  moments.output = moments.cross.rowwise().squaredNorm();
+  return moments;
+}
+
+std::unique_ptr<FoldLinear> FitFoldSite(const LinearSite& site, const FoldShape& shape,
+                                        uint64_t seed, absl::Span<const float> weights,
+                                        const SiteMoments& moments, ThreadPool& pool,
+                                        double& relative_output_error) {
+  SiteMoments damped = moments;
+  AddPrior(site, weights, kRelativePrior * moments.input.trace() / static_cast<double>(site.cols),
+           damped);
+  FoldLayout layout =
+      ChooseFoldLayout(site, shape, seed, ColumnImportance(site, weights, damped.input));
+  const FoldFit fit = FitFold(FoldTheMoments(layout, damped), {}, pool);
+  relative_output_error = RelativeOutputError(FoldTheMoments(layout, moments), fit);
+  return FoldLinear::FromParts(site, std::move(layout), fit.bits, fit.scales);
 }
 
 double RelativeWeightError(const EncodedLinear& encoded, absl::Span<const float> weights,

@@ -27,11 +27,29 @@ absl::StatusOr<std::vector<float>> ReadSiteWeights(const LinearSite& site,
 FoldLayout ChooseFoldLayout(const LinearSite& site, const FoldShape& shape, uint64_t seed,
                             absl::Span<const double> column_importance);
 
-// The moments of a site whose inputs are uncorrelated with unit variance, for `weight` tokens: with
-// nothing known about inputs, the weights decide alone. Zero moments are filled; others are added
-// to.
-void AddWeightMoments(const FoldLayout& layout, absl::Span<const float> weights, double weight,
-                      FoldMoments& moments);
+// Sums over calibration tokens of a site's compressed inputs x [cols] and the output y [rows] that
+// it should give.
+struct SiteMoments {
+  RowMajorMatrix input;    // sum of x x^T [cols, cols]
+  RowMajorMatrix cross;    // sum of y x^T [rows, cols]
+  Eigen::VectorXd output;  // sum of y^2 [rows]
+};
+
+// Sets cross and output for y = W u, from the moments of the dense inputs u: sums of u u^T and of
+// u x^T [cols, cols].
+void SetOutputMoments(const LinearSite& site, absl::Span<const float> weights,
+                      const RowMajorMatrix& dense_input, const RowMajorMatrix& dense_cross,
+                      SiteMoments& moments, ThreadPool& pool);
+
+// The moments of inputs that are uncorrelated and of unit variance, y = W x: with nothing known
+// about a site's inputs, the weights decide alone.
+SiteMoments WeightMoments(const LinearSite& site, absl::Span<const float> weights);
+
+// Fits a site. `relative_output_error` is |y' - y|^2 / |y|^2 over the moments' tokens.
+std::unique_ptr<FoldLinear> FitFoldSite(const LinearSite& site, const FoldShape& shape,
+                                        uint64_t seed, absl::Span<const float> weights,
+                                        const SiteMoments& moments, ThreadPool& pool,
+                                        double& relative_output_error);
 
 // |W' - W|^2 / |W|^2.
 double RelativeWeightError(const EncodedLinear& encoded, absl::Span<const float> weights,

@@ -1,0 +1,207 @@
+#include "engine/compress/calibration.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/random.h"
+#include "engine/base/status.h"
+#include "engine/compress/text_file.h"
+
+namespace ultrasketch {
+namespace {
+
+// Text read for a token of a window: more than texts have, so that few windows fall short.
+constexpr int64_t kBytesPerToken = 8;
+
+bool StartsCharacter(char byte) { return (static_cast<uint8_t>(byte) & 0xc0) != 0x80; }
+
+// Without what precedes the first line's start (or, in one long line, the first character's), and
+// without a last character that may be cut off.
+std::string_view WholeCharacters(std::string_view text, bool cut_start, bool cut_end) {
+  if (cut_start) {
+    size_t start = text.substr(0, text.size() / 4).find('\n');
+    start = start == std::string_view::npos ? 0 : start + 1;
+    while (start < text.size() && !StartsCharacter(text[start])) ++start;
+    text.remove_prefix(start);
+  }
+  if (cut_end) {
+    size_t end = text.size();
+    while (end > 0 && !StartsCharacter(text[end - 1])) --end;
+    text = text.substr(0, end > 0 ? end - 1 : 0);
+  }
+  return text;
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenize(const Tokenizer& tokenizer, std::string_view text,
+                                              const std::string& path) {
+  EncodeOptions options;
+  options.add_special_tokens = false;
+  auto tokens = tokenizer.Encode(text, options);
+  if (!tokens.ok()) return Annotate(tokens.status(), path);
+  return tokens;
+}
+
+class CalibrationReader {
+ public:
+  CalibrationReader(const Tokenizer& tokenizer, int64_t num_windows, int64_t window_tokens)
+      : tokenizer_(tokenizer),
+        num_windows_(num_windows),
+        window_tokens_(window_tokens),
+        chunk_bytes_(std::max<int64_t>(window_tokens * kBytesPerToken, 64)) {}
+
+  absl::StatusOr<CalibrationText> Read(const std::vector<std::string>& files) {
+    std::vector<int64_t> file_bytes;
+    int64_t total_bytes = 0;
+    for (const std::string& path : files) {
+      US_ASSIGN_OR_RETURN(const auto file, TextFile::Open(path));
+      US_ASSIGN_OR_RETURN(const int64_t num_bytes, file->Skip(std::numeric_limits<int64_t>::max()));
+      file_bytes.push_back(num_bytes);
+      total_bytes += num_bytes;
+    }
+    const bool read_all = total_bytes / chunk_bytes_ <= num_windows_;
+    int64_t first_byte = 0;
+    for (size_t index = 0; index < files.size(); ++index) {
+      if (read_all) {
+        US_RETURN_IF_ERROR(AddWhole(files[index], file_bytes[index]));
+      } else {
+        US_RETURN_IF_ERROR(AddChunks(files[index], file_bytes[index], first_byte, total_bytes));
+      }
+      first_byte += file_bytes[index];
+    }
+    if (text_.windows.empty()) {
+      return absl::InvalidArgumentError("the calibration files have no text");
+    }
+    return std::move(text_);
+  }
+
+ private:
+  absl::Status AddWhole(const std::string& path, int64_t num_bytes) {
+    US_ASSIGN_OR_RETURN(const auto file, TextFile::Open(path));
+    std::string contents(static_cast<size_t>(num_bytes), '\0');
+    US_ASSIGN_OR_RETURN(const int64_t count, file->Read(contents.data(), num_bytes));
+    contents.resize(static_cast<size_t>(count));
+    US_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, Tokenize(tokenizer_, contents, path));
+    for (size_t first = 0; first < tokens.size(); first += static_cast<size_t>(window_tokens_)) {
+      AddWindow(absl::MakeConstSpan(tokens).subspan(first));
+    }
+    return absl::OkStatus();
+  }
+
+  // The windows whose place in all files together, [first_byte, first_byte + num_bytes) of
+  // `total_bytes`, is in this one.
+  absl::Status AddChunks(const std::string& path, int64_t num_bytes, int64_t first_byte,
+                         int64_t total_bytes) {
+    US_ASSIGN_OR_RETURN(const auto file, TextFile::Open(path));
+    std::string chunk;
+    int64_t position = 0;
+    const double stride = static_cast<double>(total_bytes) / static_cast<double>(num_windows_);
+    for (int64_t window = 0; window < num_windows_; ++window) {
+      const auto place = static_cast<int64_t>(stride * static_cast<double>(window));
+      if (place < first_byte || place >= first_byte + num_bytes) continue;
+      // At the end of a file the window lies before its place; the stride is at least a chunk, but
+      // not what the last window left of it.
+      const int64_t start =
+          std::max(position, std::min(place - first_byte, num_bytes - chunk_bytes_));
+      US_RETURN_IF_ERROR(file->Skip(start - position).status());
+      chunk.resize(static_cast<size_t>(chunk_bytes_));
+      US_ASSIGN_OR_RETURN(const int64_t count, file->Read(chunk.data(), chunk_bytes_));
+      chunk.resize(static_cast<size_t>(count));
+      position = start + count;
+      const std::string_view whole = WholeCharacters(chunk, start > 0, position < num_bytes);
+      US_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, Tokenize(tokenizer_, whole, path));
+      AddWindow(tokens);
+    }
+    return absl::OkStatus();
+  }
+
+  void AddWindow(absl::Span<const int32_t> tokens) {
+    if (static_cast<int64_t>(text_.windows.size()) == num_windows_ || tokens.empty()) return;
+    tokens = tokens.subspan(0, static_cast<size_t>(window_tokens_));
+    text_.windows.emplace_back(tokens.begin(), tokens.end());
+  }
+
+  const Tokenizer& tokenizer_;
+  const int64_t num_windows_;
+  const int64_t window_tokens_;
+  const int64_t chunk_bytes_;
+  CalibrationText text_;
+};
+
+}  // namespace
+
+int64_t CalibrationText::num_tokens() const {
+  int64_t count = 0;
+  for (const auto& window : windows) count += static_cast<int64_t>(window.size());
+  return count;
+}
+
+absl::StatusOr<CalibrationText> ReadCalibration(const std::vector<std::string>& files,
+                                                const Tokenizer& tokenizer, int64_t num_windows,
+                                                int64_t window_tokens) {
+  return CalibrationReader(tokenizer, num_windows, window_tokens).Read(files);
+}
+
+absl::StatusOr<CalibrationText> SampleCalibration(Model& model,
+                                                  absl::Span<const int32_t> eos_token_ids,
+                                                  uint64_t seed, int64_t num_windows,
+                                                  int64_t window_tokens) {
+  const ModelConfig& config = model.config();
+  const KvCacheLayout& layout = model.cache_layout();
+  const int64_t blocks_per_window = layout.BlocksForTokens(window_tokens);
+  const int64_t windows_at_once =
+      std::min({layout.num_blocks / blocks_per_window, model.options().max_step_tokens,
+                model.options().max_step_logits});
+  if (windows_at_once < 1) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a calibration window of ", window_tokens, " tokens takes ", blocks_per_window,
+                     " blocks of KV cache, the model has ", layout.num_blocks));
+  }
+  std::vector<BlockId> blocks(static_cast<size_t>(layout.num_blocks));
+  std::iota(blocks.begin(), blocks.end(), 0);
+
+  SamplingParams params;
+  params.seed = seed;
+  CalibrationText text;
+  for (int64_t first = 0; first < num_windows; first += windows_at_once) {
+    const int64_t count = std::min(windows_at_once, num_windows - first);
+    std::vector<std::vector<int32_t>> windows(static_cast<size_t>(count));
+    for (int64_t index = 0; index < count; ++index) {
+      const auto random_id =
+          static_cast<int32_t>(RandomWord(seed, static_cast<uint64_t>(first + index), 0) %
+                               static_cast<uint64_t>(config.vocab_size));
+      windows[static_cast<size_t>(index)].push_back(
+          config.bos_token_id.value_or(eos_token_ids.empty() ? random_id : eos_token_ids[0]));
+    }
+    for (int64_t position = 0; position + 1 < window_tokens; ++position) {
+      std::vector<SequenceStep> sequences;
+      std::vector<SampleRequest> requests;
+      for (int64_t index = 0; index < count; ++index) {
+        sequences.push_back(
+            {absl::MakeConstSpan(windows[static_cast<size_t>(index)]).last(1), position,
+             absl::MakeConstSpan(blocks).subspan(static_cast<size_t>(index * blocks_per_window),
+                                                 static_cast<size_t>(blocks_per_window)),
+             1});
+        SampleRequest request;
+        request.logits_row = index;
+        request.params = &params;
+        request.stream = static_cast<uint64_t>(first + index);
+        request.index = static_cast<uint64_t>(position);
+        requests.push_back(request);
+      }
+      std::vector<SampledToken> tokens(static_cast<size_t>(count));
+      US_RETURN_IF_ERROR(model.Forward(sequences));
+      US_RETURN_IF_ERROR(model.Sample(requests, absl::MakeSpan(tokens)));
+      for (size_t index = 0; index < windows.size(); ++index) {
+        windows[index].push_back(tokens[index].id);
+      }
+    }
+    for (auto& window : windows) text.windows.push_back(std::move(window));
+  }
+  return text;
+}
+
+}  // namespace ultrasketch

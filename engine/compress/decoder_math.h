@@ -1,0 +1,36 @@
+// The operations of a decoder layer between its linear sites, on whole windows of text in float:
+// what a calibration needs to follow activations through a model without a KV cache.
+#ifndef ULTRASKETCH_ENGINE_COMPRESS_DECODER_MATH_H_
+#define ULTRASKETCH_ENGINE_COMPRESS_DECODER_MATH_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+
+#include "engine/base/thread_pool.h"
+#include "engine/format/model_config.h"
+
+namespace ultrasketch {
+
+// All matrices are row-major with one row a token. None of the results depends on the number of
+// threads.
+
+// out = hidden / rms(hidden) * weight, [num_tokens, width].
+void NormalizeRows(const float* hidden, absl::Span<const float> weight, float epsilon,
+                   int64_t num_tokens, float* out, ThreadPool& pool);
+
+// Rotates q and k of qkv [num_tokens, query_width + 2 * key_width] in place, for windows of
+// `window_tokens` tokens that start at position 0, and writes causal attention of q over k and v to
+// out [num_tokens, query_width]. The windows' lengths add up to num_tokens.
+void AttendWindows(const ModelConfig& config, absl::Span<const float> inverse_frequencies,
+                   absl::Span<const int64_t> window_tokens, float* qkv, float* out,
+                   ThreadPool& pool);
+
+// out [num_tokens, width] = silu(gate) * up, gate_up [num_tokens, 2 * width], gate first.
+void GateRows(const float* gate_up, int64_t width, int64_t num_tokens, float* out,
+              ThreadPool& pool);
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_COMPRESS_DECODER_MATH_H_

@@ -1,0 +1,163 @@
+#include "engine/compress/products.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+// A tile of kRows x kVectors vectors of sums stays in registers over all tokens:
+//
+//   per token: kVectors loads of b (packed), kRows broadcasts of a, kRows * kVectors multiply-adds
+//
+// Written with the compilers' generic vectors, compiled once for each instruction set.
+
+namespace ultrasketch {
+namespace {
+
+template <int kBytes>
+struct VectorOf {
+  typedef float Type __attribute__((vector_size(kBytes), aligned(4), may_alias));
+};
+
+// tile[row][column] = sum over t of a[t * a_stride + row] * b[t * tile_width + column].
+template <int kBytes, int kRows, int kVectors>
+inline __attribute__((always_inline)) void TileOfSums(const float* a, int64_t a_stride,
+                                                      const float* b, int64_t num_tokens,
+                                                      float* tile) {
+  using Vector = typename VectorOf<kBytes>::Type;
+  constexpr int kLanes = kBytes / static_cast<int>(sizeof(float));
+  Vector sums[kRows][kVectors] = {};
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    Vector columns[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      columns[v] = *reinterpret_cast<const Vector*>(b + (token * kVectors + v) * kLanes);
+    }
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[row][v] += a[token * a_stride + row] * columns[v];
+    }
+  }
+  for (int row = 0; row < kRows; ++row) {
+    for (int v = 0; v < kVectors; ++v) {
+      *reinterpret_cast<Vector*>(tile + (row * kVectors + v) * kLanes) = sums[row][v];
+    }
+  }
+}
+
+using TileFunction = void (*)(const float*, int64_t, const float*, int64_t, float*);
+
+struct TileKernel {
+  int64_t rows;
+  int64_t columns;
+  TileFunction function;
+};
+
+void TilePortable(const float* a, int64_t a_stride, const float* b, int64_t num_tokens,
+                  float* tile) {
+  TileOfSums<16, 4, 2>(a, a_stride, b, num_tokens, tile);
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2,fma"))) void TileAvx2(const float* a, int64_t a_stride, const float* b,
+                                                  int64_t num_tokens, float* tile) {
+  TileOfSums<32, 6, 2>(a, a_stride, b, num_tokens, tile);
+}
+
+__attribute__((target("avx512f"))) void TileAvx512(const float* a, int64_t a_stride, const float* b,
+                                                   int64_t num_tokens, float* tile) {
+  TileOfSums<64, 12, 2>(a, a_stride, b, num_tokens, tile);
+}
+#endif
+
+const TileKernel& FastestTile() {
+  static const TileKernel kernel = [] {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f")) return TileKernel{12, 32, TileAvx512};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+      return TileKernel{6, 16, TileAvx2};
+    }
+#endif
+    return TileKernel{4, 8, TilePortable};
+  }();
+  return kernel;
+}
+
+// Columns [first, first + count) of `matrix` as [num_tokens, tile_width], zero beyond `count`.
+void PackColumns(const float* matrix, int64_t width, int64_t num_tokens, int64_t first,
+                 int64_t count, int64_t tile_width, float* packed) {
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    float* out = packed + token * tile_width;
+    std::copy_n(matrix + token * width + first, count, out);
+    std::fill(out + count, out + tile_width, 0.0f);
+  }
+}
+
+template <typename Output>
+void AddProducts(const float* a, int64_t a_width, const float* b, int64_t b_width,
+                 int64_t num_tokens, Output* out, ThreadPool& pool) {
+  const TileKernel& kernel = FastestTile();
+  const int64_t row_tiles = (a_width + kernel.rows - 1) / kernel.rows;
+  const int64_t column_tiles = (b_width + kernel.columns - 1) / kernel.columns;
+  // Column tiles are the outer loop: the packed tile of b is used for all tiles of a.
+  pool.ParallelFor(row_tiles * column_tiles, 1, [&](int64_t begin, int64_t end, int) {
+    std::vector<float> packed_a(static_cast<size_t>(num_tokens * kernel.rows));
+    std::vector<float> packed_b(static_cast<size_t>(num_tokens * kernel.columns));
+    std::vector<float> tile(static_cast<size_t>(kernel.rows * kernel.columns));
+    int64_t packed_tile = -1;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t column_tile = item / row_tiles;
+      const int64_t first_column = column_tile * kernel.columns;
+      const int64_t num_columns = std::min(kernel.columns, b_width - first_column);
+      if (column_tile != packed_tile) {
+        PackColumns(b, b_width, num_tokens, first_column, num_columns, kernel.columns,
+                    packed_b.data());
+        packed_tile = column_tile;
+      }
+      const int64_t first_row = item % row_tiles * kernel.rows;
+      const int64_t num_rows = std::min(kernel.rows, a_width - first_row);
+      if (num_rows == kernel.rows) {
+        kernel.function(a + first_row, a_width, packed_b.data(), num_tokens, tile.data());
+      } else {
+        PackColumns(a, a_width, num_tokens, first_row, num_rows, kernel.rows, packed_a.data());
+        kernel.function(packed_a.data(), kernel.rows, packed_b.data(), num_tokens, tile.data());
+      }
+      for (int64_t row = 0; row < num_rows; ++row) {
+        Output* out_row = out + (first_row + row) * b_width + first_column;
+        const float* tile_row = tile.data() + row * kernel.columns;
+        for (int64_t column = 0; column < num_columns; ++column)
+          out_row[column] += tile_row[column];
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void AddOuterProducts(const float* a, int64_t a_width, const float* b, int64_t b_width,
+                      int64_t num_tokens, double* out, ThreadPool& pool) {
+  AddProducts(a, a_width, b, b_width, num_tokens, out, pool);
+}
+
+void MultiplyTransposed(const float* x, const float* transposed_weights, int64_t num_tokens,
+                        int64_t rows, int64_t cols, float* out, ThreadPool& pool) {
+  std::vector<float> transposed_x(static_cast<size_t>(num_tokens * cols));
+  Transpose(x, num_tokens, cols, transposed_x.data(), pool);
+  std::fill(out, out + num_tokens * rows, 0.0f);
+  AddProducts(transposed_x.data(), num_tokens, transposed_weights, rows, cols, out, pool);
+}
+
+void Transpose(const float* in, int64_t rows, int64_t cols, float* out, ThreadPool& pool) {
+  constexpr int64_t kTile = 32;
+  pool.ParallelFor(rows, kTile, [&](int64_t begin, int64_t end, int) {
+    for (int64_t first_col = 0; first_col < cols; first_col += kTile) {
+      const int64_t last_col = std::min(cols, first_col + kTile);
+      for (int64_t row = begin; row < end; ++row) {
+        for (int64_t col = first_col; col < last_col; ++col)
+          out[col * rows + row] = in[row * cols + col];
+      }
+    }
+  });
+}
+
+}  // namespace ultrasketch
