@@ -128,7 +128,8 @@ absl::Status AtomicFileWriter::Commit() {
   const int folder_descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder_descriptor < 0) return ErrnoStatus(errno, absl::StrCat("cannot open ", folder));
   const absl::Cleanup closer = [folder_descriptor] { close(folder_descriptor); };
-  if (fsync(folder_descriptor) != 0) {
+  // Some network file systems have no fsync of folders.
+  if (fsync(folder_descriptor) != 0 && errno != EINVAL && errno != ENOTSUP) {
     return ErrnoStatus(errno, absl::StrCat("cannot fsync ", folder));
   }
   return absl::OkStatus();

@@ -3,6 +3,9 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <optional>
+
+#include "engine/base/cpu_quota.h"
 
 namespace ultrasketch {
 namespace {
@@ -23,10 +26,11 @@ inline void CpuRelax() {
 int AvailableCpus() {
   cpu_set_t set;
   // Fails where the mask is larger than cpu_set_t: beyond 1024 CPUs.
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) {
-    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  }
-  return std::max(1, CPU_COUNT(&set));
+  const bool has_mask = sched_getaffinity(0, sizeof(set), &set) == 0;
+  const int count =
+      has_mask ? CPU_COUNT(&set) : static_cast<int>(std::thread::hardware_concurrency());
+  const std::optional<int> quota = CpuQuota("/proc/self/cgroup", "/sys/fs/cgroup");
+  return std::max(1, std::min(count, quota.value_or(count)));
 }
 
 ThreadPool::ThreadPool(int num_threads) {

@@ -13,7 +13,9 @@
 
 namespace ultrasketch {
 
-// The threads that this process may run on: the CPU affinity mask, at least 1.
+// How many CPUs this process may use: those of its affinity mask, or fewer where its container has
+// less processor time than that (spinning threads beyond the quota would only be stopped). At least
+// 1.
 int AvailableCpus();
 
 // Runs loops over `num_threads` threads, the calling one included. One loop at
