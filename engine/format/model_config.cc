@@ -225,6 +225,14 @@ void ReadQuantization(ConfigReader& reader, std::string_view description, ModelC
         "quant_method", absl::StrCat("the method ", Quoted(method), " is not supported; only ",
                                      A(kQuantMethod), " is"));
   }
+  const int64_t version =
+      quantization_reader.Integer("version", 1, std::numeric_limits<int32_t>::max())
+          .value_or(kQuantVersion);
+  if (version != kQuantVersion) {
+    quantization_reader.FailUnsupported(
+        "version", absl::StrCat("version ", version, " of the format is not supported; only ",
+                                kQuantVersion, " is"));
+  }
   reader.Adopt(quantization_reader.status());
   config.quantization_config = *quantization;
 }

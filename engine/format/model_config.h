@@ -60,6 +60,10 @@ struct ModelConfig {
 // The value of quant_method in models that this project compressed.
 inline constexpr std::string_view kQuantMethod = "ultrasketch";
 
+// The value of their `version`: how the tensors of all codecs are laid out. Other versions are
+// refused.
+inline constexpr int kQuantVersion = 1;
+
 // Reads a parsed config.json; `description` (usually its path) starts every message. What is absent
 // has the default that Hugging Face's transformers gives it for the family. Both spellings are
 // read: `rope_theta` and `rope_scaling`, or `rope_parameters`; `torch_dtype` or `dtype`.

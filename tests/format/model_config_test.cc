@@ -275,6 +275,12 @@ TEST(ModelConfigTest, RefusesOtherQuantizationMethodsByName) {
   json own = Llama();
   own["quantization_config"] = {{"quant_method", "ultrasketch"}, {"codec", "fold"}};
   EXPECT_EQ(MustParse(own).quantization_config["codec"], "fold");
+  own["quantization_config"]["version"] = 1;
+  MustParse(own);
+  own["quantization_config"]["version"] = 2;
+  ExpectError(own, kUnimplemented, {"quantization_config.version", "version 2"});
+  own["quantization_config"]["version"] = "1";
+  ExpectError(own, absl::StatusCode::kDataLoss, {"quantization_config.version", "\"1\""});
 }
 
 TEST(ModelConfigTest, RejectsExtentsThatMakeNoSense) {

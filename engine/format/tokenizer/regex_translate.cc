@@ -10,6 +10,7 @@
 
 #include "engine/base/status.h"
 #include "engine/format/tokenizer/regex.h"
+#include "engine/format/tokenizer/unicode_additions.h"
 #include "engine/format/tokenizer/utf8.h"
 
 namespace ultrasketch::tokenizer_internal {
@@ -257,7 +258,7 @@ class Translator {
       case 'h':
         return emit_class(kHexDigit, false);
       case 'd':
-        return emit_class(R"(\p{Nd})", false);
+        return emit_class(absl::StrCat(R"(\p{Nd})", AddedRanges("Nd")), false);
       case 'D':
         return emit_class(R"(\P{Nd})", false);
       case 'W':
@@ -270,7 +271,7 @@ class Translator {
         return emit_class(R"(\x{b})", false);
       case 'p':
       case 'P':
-        return TranslateProperty();
+        return TranslateProperty(in_class);
       case 'b':
       case 'B':
         if (in_class) break;
@@ -293,7 +294,7 @@ class Translator {
     return absl::OkStatus();
   }
 
-  absl::Status TranslateProperty() {
+  absl::Status TranslateProperty(bool in_class) {
     bool negated = Rest()[1] == 'P';
     const size_t close = pattern_.find('}', position_);
     if (Rest().size() < 3 || Rest()[2] != '{' || close == std::string_view::npos) {
@@ -309,7 +310,15 @@ class Translator {
         return Unsupported("property");
       }
     }
-    absl::StrAppend(&out_, negated ? "\\P{" : "\\p{", PropertyName(name), "}");
+    const std::string property = PropertyName(name);
+    const std::string added = AddedRanges(property);
+    if (added.empty() || (negated && in_class)) {
+      // A class cannot take the added characters out of a negated property: they stay in.
+      absl::StrAppend(&out_, negated ? "\\P{" : "\\p{", property, "}");
+    } else {
+      absl::StrAppend(&out_, in_class ? "" : negated ? "[^" : "[", "\\p{", property, "}", added,
+                      in_class ? "" : "]");
+    }
     position_ = close + 1;
     return absl::OkStatus();
   }
