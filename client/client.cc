@@ -26,7 +26,8 @@ class Call {
  public:
   explicit Call(const CallOptions& options)
       : on_stop_(options.stop, [this] { context_.TryCancel(); }) {
-    if (options.timeout != absl::InfiniteDuration()) {
+    // Longer ones would overflow the clock.
+    if (options.timeout < absl::Hours(24 * 365 * 100)) {
       context_.set_deadline(std::chrono::system_clock::now() +
                             absl::ToChronoNanoseconds(options.timeout));
     }

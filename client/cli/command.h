@@ -54,6 +54,9 @@ CLI::Validator AtLeast(T minimum) {
       "");
 }
 
+// --timeout SECONDS, more than 0. `seconds` stays infinite when it is left out.
+void DeclareTimeout(CLI::App& app, double& seconds);
+
 std::unique_ptr<Command> MakeCompressCommand();
 std::unique_ptr<Command> MakeInspectCommand();
 std::unique_ptr<Command> MakeEvalCommand();

@@ -71,6 +71,17 @@ int Finish(const absl::Status& status, const CLI::App& app, const Environment& e
 
 }  // namespace
 
+void DeclareTimeout(CLI::App& app, double& seconds) {
+  const auto is_positive = [](const std::string& text) {
+    double value;
+    if (absl::SimpleAtod(text, &value) && value > 0) return std::string();
+    return absl::StrCat("'", text, "' is not a number of seconds greater than 0");
+  };
+  app.add_option("--timeout", seconds, "Give up after this long")
+      ->check(CLI::Validator(is_positive, ""))
+      ->type_name("SECONDS");
+}
+
 int RunCommandLine(int argc, const char* const* argv) {
   signal(SIGPIPE, SIG_IGN);
   // gRPC's own lines on standard error say nothing that the status does not.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <limits>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -111,7 +112,7 @@ class GenerateCommand : public Command {
                    "Log-probabilities of the tokens and of this many alternatives (with --json)")
         ->group(sampling);
 
-    app.add_option("--timeout", timeout_seconds_, "Give up after this long")->type_name("SECONDS");
+    DeclareTimeout(app, timeout_seconds_);
     DeclareDeviceOptions(app, local_);
     app.footer(
         "Examples:\n"
@@ -140,7 +141,7 @@ class GenerateCommand : public Command {
     const std::stop_callback on_interrupt(environment.stop, [&stop] { stop.request_stop(); });
     client::CallOptions options;
     options.stop = stop.get_token();
-    if (timeout_seconds_ > 0) options.timeout = absl::Seconds(timeout_seconds_);
+    options.timeout = absl::Seconds(timeout_seconds_);
 
     absl::Status written;
     bool at_line_start = true;
@@ -230,7 +231,7 @@ class GenerateCommand : public Command {
   std::optional<std::string> prompt_;
   std::optional<std::string> prompt_file_;
   bool ignore_eos_ = false;
-  double timeout_seconds_ = 0;
+  double timeout_seconds_ = std::numeric_limits<double>::infinity();
   LocalModelOptions local_;
   client::GenerateRequest request_;
 };

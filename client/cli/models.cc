@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
@@ -66,8 +68,7 @@ class ModelsCommand : public Command {
       action->add_option("--target", target_, "The server's address")
           ->required()
           ->type_name("HOST:PORT");
-      action->add_option("--timeout", timeout_seconds_, "Give up after this long")
-          ->type_name("SECONDS");
+      DeclareTimeout(*action, timeout_seconds_);
       action->footer(absl::StrCat("Example:\n  ultrasketch models ", action->get_name(),
                                   action == list_ ? "" : " NAME", " --target localhost:50051"));
     }
@@ -80,7 +81,7 @@ class ModelsCommand : public Command {
     US_ASSIGN_OR_RETURN(const auto client, client::Client::Create(target_));
     client::CallOptions options;
     options.stop = environment.stop;
-    if (timeout_seconds_ > 0) options.timeout = absl::Seconds(timeout_seconds_);
+    options.timeout = absl::Seconds(timeout_seconds_);
 
     if (list_->parsed()) {
       US_ASSIGN_OR_RETURN(const auto models, client->ListModels(options));
@@ -104,7 +105,7 @@ class ModelsCommand : public Command {
   CLI::App* unload_ = nullptr;
   std::string target_;
   std::string model_;
-  double timeout_seconds_ = 0;
+  double timeout_seconds_ = std::numeric_limits<double>::infinity();
 };
 
 }  // namespace

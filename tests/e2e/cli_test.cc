@@ -69,6 +69,7 @@ TEST(CliTest, UsageErrorsExitWithTwo) {
       {"generate", "--model", "a", "--prompt", "b", "--prompt-file", "c"},
       {"generate", "--model", "a", "--prompt", "b", "--seed", "18446744073709551616"},
       {"generate", "--model", "a", "--prompt", "b", "--max-tokens", "99999999999"},
+      {"generate", "--model", "a", "--prompt", "b", "--timeout", "0"},
       {"tokenize", "--text", "a"},
       {"detokenize", "--model", "a", "x"},
   };
