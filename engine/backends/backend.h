@@ -100,6 +100,8 @@ class Backend {
   virtual int activation_bytes() const = 0;
   // Bytes of one key or value in the cache.
   virtual int cache_element_bytes() const = 0;
+  // Block sizes of the cache are a multiple of this many tokens.
+  virtual int cache_block_granularity() const = 0;
 
   // --- Memory and weights. RESOURCE_EXHAUSTED with bytes needed and available. ---
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) = 0;

@@ -35,12 +35,15 @@ absl::Status ErrnoStatus(int error_number, std::string_view what);
     }                                                       \
   } while (false)
 
-// `lhs = expr.value()`, or returns expr's status. `lhs` may declare a variable.
+// `lhs = expr.value()`, or returns expr's status. `lhs` may declare a variable, and so cannot be in
+// parentheses.
+// NOLINTBEGIN(bugprone-macro-parentheses)
 #define US_ASSIGN_OR_RETURN(lhs, expr) \
   US_ASSIGN_OR_RETURN_IMPL_(US_CONCAT_(us_status_or_, __LINE__), lhs, expr)
 #define US_ASSIGN_OR_RETURN_IMPL_(tmp, lhs, expr) \
   auto tmp = (expr);                              \
   if (!tmp.ok()) return std::move(tmp).status();  \
   lhs = *std::move(tmp)
+// NOLINTEND(bugprone-macro-parentheses)
 
 #endif  // ULTRASKETCH_ENGINE_BASE_STATUS_H_

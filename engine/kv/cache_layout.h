@@ -6,7 +6,8 @@
 
 namespace ultrasketch {
 
-// For each layer keys and values, each [num_blocks][num_kv_heads][block_size][head_dim].
+// For each layer keys and then values, each [num_blocks][num_kv_heads][block_size * head_dim]: the
+// order within a block and head is the backend's.
 struct KvCacheLayout {
   int num_layers = 0;
   int num_kv_heads = 0;

@@ -1,0 +1,399 @@
+#include "engine/backends/cpu/cpu_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+
+#include "engine/backends/cpu/cpu_kernels.h"
+#include "engine/backends/cpu/cpu_memory.h"
+#include "engine/base/check.h"
+#include "engine/base/status.h"
+#include "engine/base/thread_pool.h"
+
+namespace ultrasketch {
+namespace {
+
+float* Floats(DeviceBuffer& buffer) { return static_cast<float*>(buffer.data()); }
+const float* Floats(const DeviceBuffer& buffer) { return static_cast<const float*>(buffer.data()); }
+const CpuLinear& Unwrap(const DeviceLinear& linear) {
+  return static_cast<const CpuDeviceLinear&>(linear).linear();
+}
+const float* Unwrap(const DeviceVector& vector) {
+  return static_cast<const CpuVector&>(vector).data();
+}
+
+// "model name" of /proc/cpuinfo.
+std::string ProcessorName() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(cpuinfo, line)) {
+    if (line.rfind("model name", 0) != 0) continue;
+    const size_t colon = line.find(": ");
+    if (colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unknown processor";
+}
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(const BackendOptions& options)
+      : kernels_(GetCpuKernels()),
+        pool_(options.num_threads),
+        scratch_(static_cast<size_t>(pool_.num_threads())) {}
+
+  std::string_view name() const override { return "cpu"; }
+
+  std::string description() const override {
+    return absl::StrCat(ProcessorName(), ", ", kernels_.name, ", ", pool_.num_threads(),
+                        pool_.num_threads() == 1 ? " thread" : " threads");
+  }
+
+  int activation_bytes() const override { return sizeof(float); }
+  int cache_element_bytes() const override { return sizeof(float); }
+  int cache_block_granularity() const override { return kAttentionLanes; }
+
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) override {
+    return CpuBuffer::Allocate(num_bytes);
+  }
+
+  absl::StatusOr<std::unique_ptr<DeviceLinear>> LoadLinear(const EncodedLinear& encoded,
+                                                           absl::Span<const float> bias) override {
+    US_CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == encoded.site().rows);
+    return std::make_unique<CpuDeviceLinear>(encoded.PackForCpu(),
+                                             std::vector<float>(bias.begin(), bias.end()));
+  }
+
+  absl::StatusOr<std::unique_ptr<DeviceVector>> LoadVector(const TensorView& values) override {
+    return std::make_unique<CpuVector>(ToFloatVector(values));
+  }
+
+  absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadEmbedding(const TensorView& table) override {
+    return std::make_unique<CpuEmbedding>(table);
+  }
+
+  absl::Status BeginStep(const StepInput& step) override {
+    step_ = step;
+    rotations_ready_ = false;
+    return absl::OkStatus();
+  }
+
+  absl::Status EndStep() override { return absl::OkStatus(); }
+
+  void Embed(const DeviceEmbedding& embedding, DeviceBuffer& hidden) override {
+    const auto& table = static_cast<const CpuEmbedding&>(embedding);
+    float* out = Floats(hidden);
+    ForEachToken([&](int64_t token, int) {
+      table.CopyRow(step_.token_ids[static_cast<size_t>(token)], out + token * table.hidden_size());
+    });
+  }
+
+  void RmsNorm(const DeviceBuffer& hidden, const DeviceVector& weight, float epsilon,
+               const DeviceLinear& consumer, DeviceBuffer& prepared) override {
+    const int64_t size = weight.size();
+    const float* x = Floats(hidden);
+    Produce(size, consumer, prepared, [&](int64_t token, float* out) {
+      kernels_.rms_norm(x + token * size, Unwrap(weight), size, epsilon, out);
+    });
+  }
+
+  void SwiGlu(const DeviceBuffer& gate_up, int64_t intermediate_size, const DeviceLinear& consumer,
+              DeviceBuffer& prepared) override {
+    const float* x = Floats(gate_up);
+    Produce(intermediate_size, consumer, prepared, [&](int64_t token, float* out) {
+      const float* gate = x + token * 2 * intermediate_size;
+      kernels_.swiglu(gate, gate + intermediate_size, intermediate_size, out);
+    });
+  }
+
+  void Linear(const DeviceLinear& linear, const DeviceBuffer& prepared,
+              DeviceBuffer& output) override {
+    Multiply(linear, prepared, /*accumulate=*/false, output);
+  }
+
+  void LinearAdd(const DeviceLinear& linear, const DeviceBuffer& prepared,
+                 DeviceBuffer& output) override {
+    Multiply(linear, prepared, /*accumulate=*/true, output);
+  }
+
+  void RotateAndStore(const AttentionShape& shape, const DeviceVector& inverse_frequencies,
+                      const KvCacheLayout& layout, int layer, DeviceBuffer& qkv,
+                      DeviceBuffer& cache) override;
+
+  void Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
+                 const DeviceBuffer& qkv, const DeviceBuffer& cache, const DeviceLinear& consumer,
+                 DeviceBuffer& prepared) override;
+
+  void Logits(const DeviceBuffer& hidden, const DeviceVector& norm_weight, float epsilon,
+              const DeviceEmbedding& head, DeviceBuffer& logits) override;
+
+  absl::Status Sample(const DeviceBuffer& logits, int64_t vocab_size,
+                      absl::Span<const SampleRequest> requests,
+                      absl::Span<SampledToken> tokens) override;
+
+  absl::Status CopyLogits(const DeviceBuffer& logits, int64_t vocab_size, int64_t row,
+                          absl::Span<float> out) override {
+    std::copy_n(Floats(logits) + row * vocab_size, vocab_size, out.data());
+    return absl::OkStatus();
+  }
+
+ private:
+  int64_t num_tokens() const { return static_cast<int64_t>(step_.token_ids.size()); }
+
+  template <typename Body>
+  void ForEachToken(const Body& body) {
+    pool_.ParallelFor(num_tokens(), 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t token = begin; token < end; ++token) body(token, thread);
+    });
+  }
+
+  // A thread's scratch of `size` floats.
+  float* Scratch(int thread, int64_t size) {
+    std::vector<float>& scratch = scratch_[static_cast<size_t>(thread)];
+    if (static_cast<int64_t>(scratch.size()) < size) scratch.resize(static_cast<size_t>(size));
+    return scratch.data();
+  }
+
+  // For each token the consumer's sketch of what `body(token, row)` puts into row [size].
+  template <typename Body>
+  void Produce(int64_t size, const DeviceLinear& consumer, DeviceBuffer& prepared,
+               const Body& body) {
+    const CpuLinear& linear = Unwrap(consumer);
+    US_CHECK(linear.cols() == size);
+    const int64_t width = linear.prepared_width();
+    float* out = Floats(prepared);
+    ForEachToken([&](int64_t token, int thread) {
+      float* row = Scratch(thread, size);
+      body(token, row);
+      linear.PrepareInput(row, out + token * width);
+    });
+  }
+
+  void Multiply(const DeviceLinear& linear, const DeviceBuffer& prepared, bool accumulate,
+                DeviceBuffer& output) {
+    const CpuLinear& weights = Unwrap(linear);
+    float* y = Floats(output);
+    weights.Multiply(Floats(prepared), num_tokens(), accumulate, y, pool_);
+    const std::vector<float>& bias = static_cast<const CpuDeviceLinear&>(linear).bias();
+    if (bias.empty()) return;
+    ForEachToken([&](int64_t token, int) {
+      kernels_.add(bias.data(), weights.rows(), y + token * weights.rows());
+    });
+  }
+
+  // cosines and sines [num_tokens][2][head_dim / 2] of the step's positions.
+  void PrepareRotations(const DeviceVector& inverse_frequencies);
+
+  const CpuKernels& kernels_;
+  ThreadPool pool_;
+  std::vector<std::vector<float>> scratch_;  // by thread
+
+  StepInput step_;
+  bool rotations_ready_ = false;
+  std::vector<float> rotations_;
+  std::vector<float> attended_;  // [num_tokens, query_width]
+};
+
+void CpuBackend::PrepareRotations(const DeviceVector& inverse_frequencies) {
+  if (rotations_ready_) return;
+  const int64_t half = inverse_frequencies.size();
+  const float* frequencies = Unwrap(inverse_frequencies);
+  rotations_.resize(static_cast<size_t>(num_tokens() * 2 * half));
+  ForEachToken([&](int64_t token, int) {
+    const auto position = static_cast<float>(step_.positions[static_cast<size_t>(token)]);
+    float* row = rotations_.data() + token * 2 * half;
+    for (int64_t i = 0; i < half; ++i) {
+      const float angle = position * frequencies[i];
+      row[i] = std::cos(angle);
+      row[half + i] = std::sin(angle);
+    }
+  });
+  rotations_ready_ = true;
+}
+
+void CpuBackend::RotateAndStore(const AttentionShape& shape,
+                                const DeviceVector& inverse_frequencies,
+                                const KvCacheLayout& layout, int layer, DeviceBuffer& qkv,
+                                DeviceBuffer& cache) {
+  PrepareRotations(inverse_frequencies);
+  const int64_t head_dim = shape.head_dim;
+  const int64_t half = head_dim / 2;
+  const int64_t plane = layout.num_blocks * layout.num_kv_heads * layout.block_size * head_dim;
+  float* keys = Floats(cache) + 2 * layer * plane;
+  float* values = keys + plane;
+  const auto store = [&](int64_t token, const BlockId block, int64_t slot) {
+    float* row = Floats(qkv) + token * shape.qkv_width();
+    const float* cosines = rotations_.data() + token * head_dim;
+    const float* sines = cosines + half;
+    for (int64_t head = 0; head < shape.num_heads + shape.num_kv_heads; ++head) {
+      float* low = row + head * head_dim;
+      float* high = low + half;
+      for (int64_t i = 0; i < half; ++i) {
+        const float a = low[i];
+        const float b = high[i];
+        low[i] = a * cosines[i] - b * sines[i];
+        high[i] = b * cosines[i] + a * sines[i];
+      }
+    }
+    const float* k = row + shape.query_width();
+    const float* v = k + shape.key_width();
+    for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+      const int64_t start =
+          (int64_t{block} * layout.num_kv_heads + head) * layout.block_size * head_dim;
+      for (int64_t i = 0; i < head_dim; ++i) {
+        keys[start + i * layout.block_size + slot] = k[head * head_dim + i];
+      }
+      std::copy_n(v + head * head_dim, head_dim, values + start + slot * head_dim);
+    }
+  };
+  for (const AttentionSpan& span : step_.spans) {
+    pool_.ParallelFor(span.num_tokens, layout.block_size, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t position = span.num_cached + i;
+        store(span.first_token + i, span.blocks[static_cast<size_t>(position / layout.block_size)],
+              position % layout.block_size);
+      }
+    });
+  }
+}
+
+void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
+                           const DeviceBuffer& qkv, const DeviceBuffer& cache,
+                           const DeviceLinear& consumer, DeviceBuffer& prepared) {
+  const int64_t head_dim = shape.head_dim;
+  const int64_t heads_per_group = shape.num_heads / shape.num_kv_heads;
+  const int64_t plane = layout.num_blocks * layout.num_kv_heads * layout.block_size * head_dim;
+  const float* keys = Floats(cache) + 2 * layer * plane;
+  const int64_t width = shape.query_width();
+  attended_.resize(static_cast<size_t>(num_tokens() * width));
+
+  // A tile is the queries of one key head for a few neighbouring tokens: they share the keys.
+  struct Tile {
+    const AttentionSpan* span;
+    int64_t first;  // token within the span
+    int64_t count;
+    int64_t kv_head;
+    int64_t first_query;  // of the group
+    int64_t num_queries;  // per token
+  };
+  const int64_t queries_per_token = std::min(heads_per_group, AttentionTile::kMaxQueries);
+  const int64_t tokens_per_tile = AttentionTile::kMaxQueries / queries_per_token;
+  std::vector<Tile> tiles;
+  for (const AttentionSpan& span : step_.spans) {
+    for (int64_t first = 0; first < span.num_tokens; first += tokens_per_tile) {
+      const int64_t count = std::min(tokens_per_tile, span.num_tokens - first);
+      for (int64_t kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
+        for (int64_t query = 0; query < heads_per_group; query += queries_per_token) {
+          tiles.push_back({&span, first, count, kv_head, query,
+                           std::min(queries_per_token, heads_per_group - query)});
+        }
+      }
+    }
+  }
+
+  const auto attend = [&](const Tile& tile, int thread) {
+    const float* queries[AttentionTile::kMaxQueries];
+    float* outputs[AttentionTile::kMaxQueries];
+    int64_t num_keys[AttentionTile::kMaxQueries];
+    int64_t num_queries = 0;
+    for (int64_t i = 0; i < tile.count; ++i) {
+      const int64_t token = tile.span->first_token + tile.first + i;
+      for (int64_t query = 0; query < tile.num_queries; ++query) {
+        const int64_t offset =
+            (tile.kv_head * heads_per_group + tile.first_query + query) * head_dim;
+        queries[num_queries] = Floats(qkv) + token * shape.qkv_width() + offset;
+        outputs[num_queries] = attended_.data() + token * width + offset;
+        num_keys[num_queries] = tile.span->num_cached + tile.first + i + 1;
+        ++num_queries;
+      }
+    }
+    AttentionTile work;
+    work.keys = keys;
+    work.values = keys + plane;
+    work.blocks = tile.span->blocks.data();
+    work.num_kv_heads = layout.num_kv_heads;
+    work.kv_head = tile.kv_head;
+    work.block_size = layout.block_size;
+    work.head_dim = head_dim;
+    work.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    work.num_queries = num_queries;
+    work.queries = queries;
+    work.num_keys = num_keys;
+    work.outputs = outputs;
+    kernels_.attend(work, Scratch(thread, AttentionTile::kMaxQueries * kAttentionChunk));
+  };
+  // Later tiles have more keys: threads take them in turn, so that each gets some of all lengths.
+  const int64_t num_threads = pool_.num_threads();
+  const auto num_tiles = static_cast<int64_t>(tiles.size());
+  pool_.ParallelFor(std::min(num_threads, num_tiles), 1,
+                    [&](int64_t begin, int64_t end, int thread) {
+                      for (int64_t share = begin; share < end; ++share) {
+                        for (int64_t i = share; i < num_tiles; i += num_threads) {
+                          attend(tiles[static_cast<size_t>(i)], thread);
+                        }
+                      }
+                    });
+
+  const CpuLinear& linear = Unwrap(consumer);
+  US_CHECK(linear.cols() == width);
+  float* out = Floats(prepared);
+  ForEachToken([&](int64_t token, int) {
+    linear.PrepareInput(attended_.data() + token * width, out + token * linear.prepared_width());
+  });
+}
+
+void CpuBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_weight, float epsilon,
+                        const DeviceEmbedding& head, DeviceBuffer& logits) {
+  const auto num_rows = static_cast<int64_t>(step_.logit_tokens.size());
+  if (num_rows == 0) return;
+  const auto& table = static_cast<const CpuEmbedding&>(head);
+  const int64_t size = norm_weight.size();
+  attended_.resize(std::max(attended_.size(), static_cast<size_t>(num_rows * size)));
+  float* normed = attended_.data();
+  pool_.ParallelFor(num_rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t token = step_.logit_tokens[static_cast<size_t>(row)];
+      kernels_.rms_norm(Floats(hidden) + token * size, Unwrap(norm_weight), size, epsilon,
+                        normed + row * size);
+    }
+  });
+  pool_.ParallelFor(table.vocab_size(), 8, [&](int64_t begin, int64_t end, int) {
+    table.Multiply(normed, num_rows, begin, end, Floats(logits));
+  });
+}
+
+absl::Status CpuBackend::Sample(const DeviceBuffer& logits, int64_t vocab_size,
+                                absl::Span<const SampleRequest> requests,
+                                absl::Span<SampledToken> tokens) {
+  absl::Mutex mutex;
+  absl::Status first_error;
+  pool_.ParallelFor(static_cast<int64_t>(requests.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const SampleRequest& request = requests[static_cast<size_t>(i)];
+      absl::StatusOr<SampledToken> token =
+          SampleToken(absl::MakeConstSpan(Floats(logits) + request.logits_row * vocab_size,
+                                          static_cast<size_t>(vocab_size)),
+                      request);
+      if (token.ok()) {
+        tokens[static_cast<size_t>(i)] = *std::move(token);
+      } else {
+        absl::MutexLock lock(&mutex);
+        first_error.Update(token.status());
+      }
+    }
+  });
+  return first_error;
+}
+
+}  // namespace
+
+std::shared_ptr<Backend> CreateCpuBackend(const BackendOptions& options) {
+  return std::make_shared<CpuBackend>(options);
+}
+
+}  // namespace ultrasketch

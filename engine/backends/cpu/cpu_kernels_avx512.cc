@@ -1,0 +1,3 @@
+#include "engine/backends/cpu/cpu_kernels_impl.h"
+
+US_DEFINE_CPU_KERNELS(kAvx512CpuKernels, "avx512")

@@ -1,0 +1,91 @@
+// What the CPU backend holds for a model.
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CPU_CPU_MEMORY_H_
+#define ULTRASKETCH_ENGINE_BACKENDS_CPU_CPU_MEMORY_H_
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "engine/backends/backend.h"
+#include "engine/codecs/cpu_linear.h"
+#include "engine/codecs/dense/dense_kernels.h"
+
+namespace ultrasketch {
+
+// Anonymous memory: it becomes resident page by page as it is first written.
+class CpuBuffer final : public DeviceBuffer {
+ public:
+  // RESOURCE_EXHAUSTED with bytes needed and available.
+  static absl::StatusOr<std::unique_ptr<CpuBuffer>> Allocate(int64_t num_bytes);
+  ~CpuBuffer() override;
+  CpuBuffer(const CpuBuffer&) = delete;
+  CpuBuffer& operator=(const CpuBuffer&) = delete;
+
+  void* data() override { return data_; }
+  const void* data() const override { return data_; }
+  int64_t num_bytes() const override { return num_bytes_; }
+
+ private:
+  CpuBuffer(void* data, int64_t num_bytes) : data_(data), num_bytes_(num_bytes) {}
+
+  void* data_;
+  int64_t num_bytes_;
+};
+
+class CpuDeviceLinear final : public DeviceLinear {
+ public:
+  CpuDeviceLinear(std::unique_ptr<CpuLinear> linear, std::vector<float> bias)
+      : linear_(std::move(linear)), bias_(std::move(bias)) {}
+
+  int64_t rows() const override { return linear_->rows(); }
+  int64_t prepared_width() const override { return linear_->prepared_width(); }
+  int64_t resident_bytes() const override {
+    return linear_->resident_bytes() + static_cast<int64_t>(bias_.size() * sizeof(float));
+  }
+
+  const CpuLinear& linear() const { return *linear_; }
+  const std::vector<float>& bias() const { return bias_; }  // [rows] or empty
+
+ private:
+  std::unique_ptr<CpuLinear> linear_;
+  std::vector<float> bias_;
+};
+
+class CpuVector final : public DeviceVector {
+ public:
+  explicit CpuVector(std::vector<float> values) : values_(std::move(values)) {}
+  int64_t size() const override { return static_cast<int64_t>(values_.size()); }
+  int64_t resident_bytes() const override {
+    return static_cast<int64_t>(values_.size() * sizeof(float));
+  }
+  const float* data() const { return values_.data(); }
+
+ private:
+  std::vector<float> values_;
+};
+
+// Refers to the mapped table.
+class CpuEmbedding final : public DeviceEmbedding {
+ public:
+  // `table` [vocab_size, hidden_size], F32, BF16 or F16.
+  explicit CpuEmbedding(TensorView table);
+  int64_t resident_bytes() const override { return table_.num_bytes(); }
+
+  int64_t vocab_size() const { return table_.shape[0]; }
+  int64_t hidden_size() const { return table_.shape[1]; }
+  void CopyRow(int64_t row, float* out) const;
+  // logits[t][v] = table[v] . x[t] for v in [first_row, last_row).
+  void Multiply(const float* x, int64_t num_tokens, int64_t first_row, int64_t last_row,
+                float* logits) const;
+
+ private:
+  TensorView table_;
+  DenseMultiply multiply_;
+};
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CPU_CPU_MEMORY_H_

@@ -1,0 +1,187 @@
+#include "engine/models/llama.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/check.h"
+#include "engine/base/status.h"
+#include "engine/models/decoder_layer.h"
+#include "engine/models/step_layout.h"
+
+namespace ultrasketch {
+namespace {
+
+class Llama final : public Model {
+ public:
+  Llama(std::shared_ptr<const Checkpoint> checkpoint, std::shared_ptr<Backend> backend,
+        const ModelOptions& options)
+      : checkpoint_(std::move(checkpoint)),
+        backend_(std::move(backend)),
+        options_(options),
+        shape_(checkpoint_->config()) {}
+
+  absl::Status Load();
+
+  const ModelConfig& config() const override { return checkpoint_->config(); }
+  const ModelOptions& options() const override { return options_; }
+  const KvCacheLayout& cache_layout() const override { return attention_.layout; }
+  MemoryUsage memory_usage() const override;
+
+  absl::Status Forward(absl::Span<const SequenceStep> sequences) override;
+  int64_t num_logits() const override { return num_logits_; }
+  absl::Status Sample(absl::Span<const SampleRequest> requests,
+                      absl::Span<SampledToken> tokens) override;
+  absl::Status CopyLogits(int64_t row, absl::Span<float> logits) override;
+
+ private:
+  absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadTable(const std::string& name);
+  absl::Status AllocateCache();
+  absl::Status CheckLogitsRow(int64_t row) const;
+
+  // In the order in which they depend on each other: destroyed from the last.
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  std::shared_ptr<Backend> backend_;
+  ModelOptions options_;
+  DecoderShape shape_;
+  std::unique_ptr<DeviceEmbedding> embedding_;
+  std::unique_ptr<DeviceEmbedding> untied_head_;  // null: the embedding is the head
+  std::unique_ptr<DeviceVector> final_norm_;
+  std::vector<DecoderLayer> layers_;
+  AttentionState attention_;
+  LayerBuffers buffers_;
+  std::unique_ptr<DeviceBuffer> logits_;  // [max_step_logits, vocab_size]
+  StepLayout step_;
+  int64_t num_logits_ = 0;
+};
+
+absl::StatusOr<std::unique_ptr<DeviceEmbedding>> Llama::LoadTable(const std::string& name) {
+  US_ASSIGN_OR_RETURN(const TensorView table,
+                      GetTensor(*checkpoint_, name, {DType::kBF16, DType::kF16, DType::kF32},
+                                {config().vocab_size, config().hidden_size}));
+  US_RETURN_IF_ERROR(CheckFinite(*checkpoint_, name, table));
+  return backend_->LoadEmbedding(table);
+}
+
+absl::Status Llama::AllocateCache() {
+  const int granularity = backend_->cache_block_granularity();
+  if (options_.block_size < 1 || options_.block_size % granularity != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("block_size: expected a multiple of ",
+                                                   granularity, ", found ", options_.block_size));
+  }
+  KvCacheLayout& layout = attention_.layout;
+  layout.num_layers = config().num_layers;
+  layout.num_kv_heads = config().num_kv_heads;
+  layout.head_dim = config().head_dim;
+  layout.block_size = options_.block_size;
+  layout.element_bytes = backend_->cache_element_bytes();
+  layout.num_blocks = layout.BlocksForTokens(options_.kv_cache_tokens);
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> cache = backend_->Allocate(layout.total_bytes());
+  if (!cache.ok()) {
+    return Annotate(cache.status(),
+                    absl::StrCat("KV cache of ", options_.kv_cache_tokens, " tokens"));
+  }
+  attention_.cache = *std::move(cache);
+  return absl::OkStatus();
+}
+
+absl::Status Llama::Load() {
+  for (const auto& [name, value] : {std::pair{"max_step_tokens", options_.max_step_tokens},
+                                    std::pair{"max_step_logits", options_.max_step_logits},
+                                    std::pair{"kv_cache_tokens", options_.kv_cache_tokens}}) {
+    if (value < 1 || value > (int64_t{1} << 40)) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": expected 1 to 2^40, found ", value));
+    }
+  }
+  US_ASSIGN_OR_RETURN(embedding_, LoadTable("model.embed_tokens.weight"));
+  if (!config().tie_word_embeddings) {
+    US_ASSIGN_OR_RETURN(untied_head_, LoadTable("lm_head.weight"));
+  }
+  const std::string norm = "model.norm.weight";
+  US_ASSIGN_OR_RETURN(const TensorView norm_view,
+                      GetTensor(*checkpoint_, norm, {}, {config().hidden_size}));
+  US_RETURN_IF_ERROR(CheckFinite(*checkpoint_, norm, norm_view));
+  US_ASSIGN_OR_RETURN(final_norm_, backend_->LoadVector(norm_view));
+
+  int64_t prepared_width = 0;
+  for (int layer = 0; layer < config().num_layers; ++layer) {
+    US_ASSIGN_OR_RETURN(DecoderLayer loaded, LoadDecoderLayer(*checkpoint_, layer, *backend_));
+    prepared_width = std::max(prepared_width, loaded.prepared_width());
+    layers_.push_back(std::move(loaded));
+  }
+
+  const std::vector<float> frequencies = RopeInverseFrequencies(config());
+  US_ASSIGN_OR_RETURN(attention_.inverse_frequencies,
+                      backend_->LoadVector({DType::kF32,
+                                            {static_cast<int64_t>(frequencies.size())},
+                                            reinterpret_cast<const uint8_t*>(frequencies.data())}));
+  US_RETURN_IF_ERROR(AllocateCache());
+  US_ASSIGN_OR_RETURN(buffers_, LayerBuffers::Allocate(config(), options_.max_step_tokens,
+                                                       prepared_width, *backend_));
+  US_ASSIGN_OR_RETURN(logits_, backend_->Allocate(options_.max_step_logits * config().vocab_size *
+                                                  static_cast<int64_t>(sizeof(float))));
+  return absl::OkStatus();
+}
+
+MemoryUsage Llama::memory_usage() const {
+  MemoryUsage usage;
+  for (const DecoderLayer& layer : layers_) usage.weights += layer.resident_bytes();
+  usage.weights += final_norm_->resident_bytes();
+  usage.embedding = embedding_->resident_bytes();
+  if (untied_head_ != nullptr) usage.embedding += untied_head_->resident_bytes();
+  usage.kv_cache = attention_.cache->num_bytes();
+  usage.workspace = buffers_.num_bytes() + logits_->num_bytes();
+  return usage;
+}
+
+absl::Status Llama::Forward(absl::Span<const SequenceStep> sequences) {
+  num_logits_ = 0;
+  US_RETURN_IF_ERROR(step_.Build(sequences, config(), options_, attention_.layout));
+  Backend& backend = *backend_;
+  US_RETURN_IF_ERROR(backend.BeginStep(step_.input()));
+  backend.Embed(*embedding_, *buffers_.hidden);
+  for (int layer = 0; layer < config().num_layers; ++layer) {
+    RunDecoderLayer(shape_, layers_[static_cast<size_t>(layer)], layer, attention_, buffers_,
+                    backend);
+  }
+  backend.Logits(*buffers_.hidden, *final_norm_, shape_.epsilon,
+                 untied_head_ != nullptr ? *untied_head_ : *embedding_, *logits_);
+  US_RETURN_IF_ERROR(backend.EndStep());
+  num_logits_ = static_cast<int64_t>(step_.input().logit_tokens.size());
+  return absl::OkStatus();
+}
+
+absl::Status Llama::CheckLogitsRow(int64_t row) const {
+  if (row >= 0 && row < num_logits_) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("logits row ", row, ": the last step computed ", num_logits_, " rows"));
+}
+
+absl::Status Llama::Sample(absl::Span<const SampleRequest> requests,
+                           absl::Span<SampledToken> tokens) {
+  US_CHECK(requests.size() == tokens.size());
+  for (const SampleRequest& request : requests) {
+    US_RETURN_IF_ERROR(CheckLogitsRow(request.logits_row));
+  }
+  return backend_->Sample(*logits_, config().vocab_size, requests, tokens);
+}
+
+absl::Status Llama::CopyLogits(int64_t row, absl::Span<float> logits) {
+  US_CHECK(static_cast<int64_t>(logits.size()) == config().vocab_size);
+  US_RETURN_IF_ERROR(CheckLogitsRow(row));
+  return backend_->CopyLogits(*logits_, config().vocab_size, row, logits);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> LoadLlama(std::shared_ptr<const Checkpoint> checkpoint,
+                                                 std::shared_ptr<Backend> backend,
+                                                 const ModelOptions& options) {
+  auto model = std::make_unique<Llama>(std::move(checkpoint), std::move(backend), options);
+  US_RETURN_IF_ERROR(model->Load());
+  return model;
+}
+
+}  // namespace ultrasketch
