@@ -100,6 +100,7 @@ absl::StatusOr<std::vector<std::unique_ptr<SafetensorsFile>>> OpenShards(
     }
   }
   std::vector<std::unique_ptr<SafetensorsFile>> files;
+  files.reserve(shards.size());
   for (auto& [shard, file] : shards) files.push_back(std::move(file));
   return files;
 }
