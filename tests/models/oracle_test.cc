@@ -1,0 +1,147 @@
+// Against the answers of Hugging Face's transformers (float32 on the same bfloat16 weights).
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+#include "engine/base/file.h"
+#include "engine/models/model.h"
+
+namespace ultrasketch {
+namespace {
+
+struct OracleCase {
+  std::string prompt;
+  std::vector<int32_t> ids;
+  double sum_nll;
+  std::vector<int32_t> top_ids;
+  std::vector<float> top_logits;
+  std::vector<int32_t> greedy_ids;
+};
+
+std::vector<OracleCase> ReadOracle() {
+  const auto text = ReadFile(TEST_DATA_DIR "/logits-classics-6m.json");
+  EXPECT_TRUE(text.ok()) << text.status();
+  std::vector<OracleCase> cases;
+  const nlohmann::json oracle = nlohmann::json::parse(*text);
+  for (const nlohmann::json& entry : oracle.at("cases")) {
+    cases.push_back({entry.at("prompt"), entry.at("ids"), entry.at("sum_nll"),
+                     entry.at("top_ids"), entry.at("top_logits"), entry.at("greedy_ids")});
+  }
+  return cases;
+}
+
+std::unique_ptr<Model> LoadSample(int num_threads) {
+  auto checkpoint = Checkpoint::Open(SAMPLE_MODEL_DIR);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  auto backend = CreateBackend("cpu", {num_threads});
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  auto model = LoadModel(*checkpoint, *backend, {});
+  EXPECT_TRUE(model.ok()) << model.status();
+  return *std::move(model);
+}
+
+std::vector<BlockId> Blocks(int64_t first, int64_t count) {
+  std::vector<BlockId> blocks;
+  for (int64_t i = 0; i < count; ++i) blocks.push_back(static_cast<BlockId>(first + i));
+  return blocks;
+}
+
+std::vector<float> Row(Model& model, int64_t row) {
+  std::vector<float> logits(static_cast<size_t>(model.config().vocab_size));
+  EXPECT_TRUE(model.CopyLogits(row, absl::MakeSpan(logits)).ok());
+  return logits;
+}
+
+int32_t Greedy(Model& model, int64_t row) {
+  const std::vector<float> logits = Row(model, row);
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+TEST(OracleTest, LogLikelihoodsAndTopLogitsMatch) {
+  const auto model = LoadSample(2);
+  const std::vector<OracleCase> cases = ReadOracle();
+  ASSERT_FALSE(cases.empty());
+  for (const OracleCase& oracle : cases) {
+    const auto count = static_cast<int64_t>(oracle.ids.size());
+    const std::vector<BlockId> blocks = Blocks(3, (count + 15) / 16);
+    ASSERT_TRUE(model->Forward({{oracle.ids, 0, blocks, count}}).ok());
+    double sum_nll = 0;
+    for (int64_t i = 0; i + 1 < count; ++i) {
+      sum_nll -= LogProbability(Row(*model, i), oracle.ids[static_cast<size_t>(i + 1)]);
+    }
+    EXPECT_NEAR(sum_nll / static_cast<double>(std::max<int64_t>(1, count - 1)),
+                oracle.sum_nll / static_cast<double>(std::max<int64_t>(1, count - 1)), 1e-3)
+        << oracle.prompt;
+    const std::vector<float> last = Row(*model, count - 1);
+    for (size_t i = 0; i < oracle.top_ids.size(); ++i) {
+      EXPECT_NEAR(last[static_cast<size_t>(oracle.top_ids[i])], oracle.top_logits[i], 2e-3)
+          << oracle.prompt;
+    }
+  }
+}
+
+TEST(OracleTest, GreedyTokensMatchWhenAllPromptsAreDecodedTogether) {
+  const auto model = LoadSample(3);
+  const std::vector<OracleCase> cases = ReadOracle();
+  constexpr int64_t kBlocksEach = 8;
+  std::vector<std::vector<int32_t>> generated(cases.size());
+  std::vector<std::vector<BlockId>> blocks;
+  std::vector<SequenceStep> step;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    blocks.push_back(Blocks(static_cast<int64_t>(i) * kBlocksEach, kBlocksEach));
+    step.push_back({cases[i].ids, 0, blocks[i], 1});
+  }
+  for (size_t token = 0; token < cases[0].greedy_ids.size(); ++token) {
+    ASSERT_TRUE(model->Forward(step).ok());
+    for (size_t i = 0; i < cases.size(); ++i) {
+      generated[i].push_back(Greedy(*model, static_cast<int64_t>(i)));
+    }
+    for (size_t i = 0; i < cases.size(); ++i) {
+      const auto cached = static_cast<int64_t>(cases[i].ids.size() + token);
+      step[i] = {absl::MakeConstSpan(&generated[i].back(), 1), cached, blocks[i], 1};
+    }
+  }
+  for (size_t i = 0; i < cases.size(); ++i) {
+    EXPECT_EQ(generated[i], cases[i].greedy_ids) << cases[i].prompt;
+  }
+}
+
+// Every way of spreading a prompt over steps, beside whatever else, gives the same bits.
+TEST(OracleTest, LogitsDoNotDependOnChunksBatchOrThreads) {
+  std::vector<int32_t> ids;
+  for (const OracleCase& oracle : ReadOracle()) {
+    ids.insert(ids.end(), oracle.ids.begin(), oracle.ids.end());
+  }
+  while (ids.size() < 300) ids.insert(ids.end(), ids.begin(), ids.begin() + 20);
+  ids.resize(300);
+  const auto alone = LoadSample(1);
+  const std::vector<BlockId> blocks = Blocks(0, 19);
+  ASSERT_TRUE(alone->Forward({{ids, 0, blocks, 1}}).ok());
+  const std::vector<float> expected = Row(*alone, 0);
+
+  const std::vector<int32_t> neighbour = {5, 6, 7, 8, 9, 10, 11};
+  const std::vector<BlockId> neighbour_blocks = Blocks(100, 1);
+  for (const int num_threads : {1, 2, 3}) {
+    const auto model = LoadSample(num_threads);
+    for (const size_t chunk : {1, 2, 7, 64, 257}) {
+      const std::vector<BlockId> own = Blocks(static_cast<int64_t>(chunk), 19);
+      for (size_t first = 0; first < ids.size(); first += chunk) {
+        const size_t count = std::min(chunk, ids.size() - first);
+        const SequenceStep piece = {absl::MakeConstSpan(ids).subspan(first, count),
+                                    static_cast<int64_t>(first), own, 1};
+        const SequenceStep other = {neighbour, 0, neighbour_blocks, 2};
+        ASSERT_TRUE(model->Forward({other, piece}).ok());
+      }
+      EXPECT_EQ(Row(*model, 2), expected) << num_threads << " threads, chunks of " << chunk;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ultrasketch
