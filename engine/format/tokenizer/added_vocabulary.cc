@@ -7,6 +7,7 @@
 #include "unicode/uchar.h"
 
 #include "engine/base/status.h"
+#include "engine/format/tokenizer/unicode_additions.h"
 #include "engine/format/tokenizer/utf8.h"
 
 namespace ultrasketch::tokenizer_internal {
@@ -15,8 +16,10 @@ namespace {
 // Unicode's definition of \w (UTS #18, annex C).
 bool IsWordCharacter(uint32_t code_point) {
   const auto c = static_cast<UChar32>(code_point);
+  const std::string_view added = AddedCategory(code_point);
   return u_hasBinaryProperty(c, UCHAR_ALPHABETIC) || u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL) ||
-         (U_GET_GC_MASK(c) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0;
+         (U_GET_GC_MASK(c) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0 ||
+         added.starts_with('L') || added.starts_with('M') || added == "Nd";
 }
 
 bool EndsWithWord(std::string_view text) {

@@ -11,6 +11,7 @@
 #include "engine/format/tokenizer/metaspace.h"
 #include "engine/format/tokenizer/pattern.h"
 #include "engine/format/tokenizer/splitter.h"
+#include "engine/format/tokenizer/unicode_additions.h"
 #include "engine/format/tokenizer/utf8.h"
 
 namespace ultrasketch::tokenizer_internal {
@@ -134,35 +135,37 @@ class Metaspace : public PreTokenizer {
   Split split_;
 };
 
+// The categories Nd, Nl and No.
+bool IsNumber(uint32_t code_point) {
+  return (U_GET_GC_MASK(static_cast<UChar32>(code_point)) & U_GC_N_MASK) != 0 ||
+         AddedCategory(code_point).starts_with('N');
+}
+
+bool IsWhiteSpace(uint32_t code_point) { return u_isUWhiteSpace(static_cast<UChar32>(code_point)); }
+
 class Digits : public PreTokenizer {
  public:
-  explicit Digits(bool individual) : individual_(individual) {}
+  explicit Digits(bool individual)
+      : behavior_(individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous) {}
 
   absl::Status Apply(PieceList* list) const override {
-    return SplitPieces(list, individual_ ? SplitBehavior::kIsolated : SplitBehavior::kContiguous,
-                       false, [](std::string_view text, std::vector<TextRange>* matches) {
-                         return FindCharacters(
-                             text,
-                             [](uint32_t c) {
-                               return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0;
-                             },
-                             matches);
+    return SplitPieces(list, behavior_, /*invert=*/false,
+                       [](std::string_view text, std::vector<TextRange>* matches) {
+                         return FindCharacters(text, IsNumber, matches);
                        });
   }
 
  private:
-  bool individual_;
+  SplitBehavior behavior_;
 };
 
 class WhitespaceSplit : public PreTokenizer {
  public:
   absl::Status Apply(PieceList* list) const override {
-    return SplitPieces(
-        list, SplitBehavior::kRemoved, false,
-        [](std::string_view text, std::vector<TextRange>* matches) {
-          return FindCharacters(
-              text, [](uint32_t c) { return u_isUWhiteSpace(static_cast<UChar32>(c)); }, matches);
-        });
+    return SplitPieces(list, SplitBehavior::kRemoved, /*invert=*/false,
+                       [](std::string_view text, std::vector<TextRange>* matches) {
+                         return FindCharacters(text, IsWhiteSpace, matches);
+                       });
   }
 };
 

@@ -23,9 +23,13 @@ constexpr std::string_view kSpace =
 constexpr std::string_view kNotSpace =
     R"(\x{0}-\x{8}\x{e}-\x{1f}\x{21}-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff})"
     R"(\x{200b}-\x{2027}\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
-// PCRE2's \w has no marks and every number.
-constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
 constexpr std::string_view kHexDigit = "0-9A-Fa-f";
+
+// The contents of \w: PCRE2's has no marks, and every number.
+std::string WordContents() {
+  return absl::StrCat(R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})", AddedRanges("L"), AddedRanges("M"),
+                      AddedRanges("Nd"));
+}
 
 struct PosixClass {
   std::string_view name;
@@ -34,7 +38,7 @@ struct PosixClass {
 constexpr PosixClass kPosixClasses[] = {
     {"alpha", R"(\p{Alphabetic})"}, {"digit", R"(\p{Nd})"}, {"alnum", R"(\p{Alphabetic}\p{Nd})"},
     {"upper", R"(\p{Uppercase})"},  {"space", kSpace},      {"lower", R"(\p{Lowercase})"},
-    {"punct", R"(\p{P}\p{S})"},     {"word", kWord},        {"xdigit", kHexDigit},
+    {"punct", R"(\p{P}\p{S})"},     {"xdigit", kHexDigit},
 };
 
 // The general categories that go by a long name in tokenizer files.
@@ -254,16 +258,18 @@ class Translator {
       case 'S':
         return emit_class(kNotSpace, false);
       case 'w':
-        return emit_class(kWord, false);
+        return emit_class(WordContents(), false);
       case 'h':
         return emit_class(kHexDigit, false);
       case 'd':
         return emit_class(absl::StrCat(R"(\p{Nd})", AddedRanges("Nd")), false);
       case 'D':
-        return emit_class(R"(\P{Nd})", false);
+        // As in TranslateProperty: a class cannot take the added digits out.
+        if (in_class) return emit_class(R"(\P{Nd})", false);
+        return emit_class(absl::StrCat(R"(\p{Nd})", AddedRanges("Nd")), true);
       case 'W':
         if (in_class) return Unsupported("\\W in a character class");
-        return emit_class(kWord, true);
+        return emit_class(WordContents(), true);
       case 'H':
         if (in_class) return Unsupported("\\H in a character class");
         return emit_class(kHexDigit, true);
@@ -316,15 +322,16 @@ class Translator {
       // A class cannot take the added characters out of a negated property: they stay in.
       absl::StrAppend(&out_, negated ? "\\P{" : "\\p{", property, "}");
     } else {
-      absl::StrAppend(&out_, in_class ? "" : negated ? "[^" : "[", "\\p{", property, "}", added,
-                      in_class ? "" : "]");
+      const std::string contents = absl::StrCat("\\p{", property, "}", added);
+      absl::StrAppend(&out_,
+                      in_class ? contents : absl::StrCat(negated ? "[^" : "[", contents, "]"));
     }
     position_ = close + 1;
     return absl::OkStatus();
   }
 
   absl::Status TranslateWordBoundary(bool boundary) {
-    const std::string word = absl::StrCat("[", A(kWord), "]");
+    const std::string word = absl::StrCat("[", WordContents(), "]");
     absl::StrAppend(&out_, "(?:(?<=", word, ")(?", boundary ? "!" : "=", word, ")|(?<!", word,
                     ")(?", boundary ? "=" : "!", word, "))");
     position_ += 2;

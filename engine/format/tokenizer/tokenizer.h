@@ -7,9 +7,9 @@
 // tokens. Anything else is refused by name at load.
 //
 // Ids and text agree with the `tokenizers` library (0.23), with these exceptions. "truncation" and
-// "padding" are ignored. An added token has the id that the file gives it, where the library numbers
-// tokens outside the model's vocabulary anew. An added token that a normalizer changes decodes to
-// its spelling in the file, as in the library before 0.23.
+// "padding" are ignored. An added token has the id that the file gives it, where the library
+// numbers tokens outside the model's vocabulary anew. An added token that a normalizer changes
+// decodes to its spelling in the file, as in the library before 0.23.
 #ifndef ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
 #define ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
 
