@@ -10,6 +10,10 @@
 
 #include <cstdint>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace ultrasketch {
 namespace {
 
@@ -49,23 +53,40 @@ inline To BitCast(From value) {
 
 [[maybe_unused]] inline Float16 Broadcast(float value) { return Float16{} + value; }
 
+// Lane i of the result is lane i ^ distance.
+#define US_SWAP_LANES(v, distance)                                                              \
+  __builtin_shufflevector(v, v, 0 ^ (distance), 1 ^ (distance), 2 ^ (distance), 3 ^ (distance), \
+                          4 ^ (distance), 5 ^ (distance), 6 ^ (distance), 7 ^ (distance),       \
+                          8 ^ (distance), 9 ^ (distance), 10 ^ (distance), 11 ^ (distance),     \
+                          12 ^ (distance), 13 ^ (distance), 14 ^ (distance), 15 ^ (distance))
+
 // Lanes are added in one fixed order: a tree of halves.
 [[maybe_unused]] inline float Sum(Float16 v) {
-  float s[16];
-  Store(v, s);
-  for (int width = 8; width >= 1; width /= 2) {
-    for (int i = 0; i < width; ++i) s[i] += s[i + width];
-  }
-  return s[0];
+  v += US_SWAP_LANES(v, 8);
+  v += US_SWAP_LANES(v, 4);
+  v += US_SWAP_LANES(v, 2);
+  v += US_SWAP_LANES(v, 1);
+  return v[0];
 }
 
+[[maybe_unused]] inline Float16 Larger(Float16 a, Float16 b) { return a > b ? a : b; }
+
 [[maybe_unused]] inline float Maximum(Float16 v) {
-  float s[16];
-  Store(v, s);
-  for (int width = 8; width >= 1; width /= 2) {
-    for (int i = 0; i < width; ++i) s[i] = s[i] > s[i + width] ? s[i] : s[i + width];
-  }
-  return s[0];
+  v = Larger(v, US_SWAP_LANES(v, 8));
+  v = Larger(v, US_SWAP_LANES(v, 4));
+  v = Larger(v, US_SWAP_LANES(v, 2));
+  return Larger(v, US_SWAP_LANES(v, 1))[0];
+}
+
+#undef US_SWAP_LANES
+
+[[maybe_unused]] inline Uint16 Widen(Short16 v) {
+#if defined(__AVX512F__)
+  // gcc 12 takes eight instructions for what is one.
+  return BitCast<Uint16>(_mm512_cvtepu16_epi32(BitCast<__m256i>(v)));
+#else
+  return __builtin_convertvector(v, Uint16);
+#endif
 }
 
 // Stored elements to floats. F16 is exact for all finite values.
@@ -83,7 +104,7 @@ struct Bf16Elements {
   static Float16 LoadAsFloat(const uint8_t* data) {
     Short16 stored;
     __builtin_memcpy(&stored, data, sizeof(stored));
-    const Uint16 bits = __builtin_convertvector(stored, Uint16) << 16;
+    const Uint16 bits = Widen(stored) << 16;
     return BitCast<Float16>(bits);
   }
 };
@@ -93,7 +114,7 @@ struct F16Elements {
   static Float16 LoadAsFloat(const uint8_t* data) {
     Short16 stored;
     __builtin_memcpy(&stored, data, sizeof(stored));
-    const Uint16 bits = __builtin_convertvector(stored, Uint16);
+    const Uint16 bits = Widen(stored);
     // Exponent and mantissa in place, the exponent's bias put right by a multiplication, which also
     // makes subnormals come out exactly.
     const Uint16 magnitude = (bits & 0x7fffu) << 13;
