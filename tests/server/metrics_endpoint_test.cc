@@ -1,0 +1,100 @@
+// Metrics as a scraper sees them.
+#include "server/metrics_endpoint.h"
+
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "engine/base/strings.h"
+#include "tests/server/test_server.h"
+
+namespace ultrasketch {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+TEST(MetricsEndpointTest, CountsWhatHappened) {
+  TestServer server;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(GenerateStream(server, Request("prompt", 10)).status.ok());
+  }
+  v1::GenerateRequest bad = Request("prompt");
+  bad.set_max_tokens(0);
+  ASSERT_FALSE(GenerateStream(server, bad).status.ok());
+  const auto value = [&](const std::string& sample) { return server.Metric(sample).value_or(-1); };
+  EXPECT_EQ(value(R"(ultrasketch_requests_total{code="OK",model="small"})"), 3);
+  EXPECT_EQ(value(R"(ultrasketch_requests_total{code="INVALID_ARGUMENT",model="small"})"), 1);
+  EXPECT_EQ(
+      value(R"(ultrasketch_rejected_requests_total{model="small",reason="invalid_argument"})"), 1);
+  EXPECT_EQ(value(R"(ultrasketch_prompt_tokens_total{model="small"})"), 3 * 6);
+  EXPECT_EQ(value(R"(ultrasketch_generated_tokens_total{model="small"})"), 3 * 10);
+  EXPECT_EQ(value(R"(ultrasketch_time_to_first_token_seconds_count{model="small"})"), 3);
+  EXPECT_EQ(value(R"(ultrasketch_inter_token_latency_seconds_count{model="small"})"), 3 * 9);
+  EXPECT_EQ(value(R"(ultrasketch_queue_duration_seconds_count{model="small"})"), 3);
+  EXPECT_EQ(value(R"(ultrasketch_request_duration_seconds_count{model="small"})"), 4);
+  EXPECT_EQ(value(R"(ultrasketch_step_duration_seconds_count{model="small",phase="prefill"})"), 3);
+  EXPECT_EQ(value(R"(ultrasketch_step_duration_seconds_count{model="small",phase="decode"})"),
+            3 * 9);
+}
+
+TEST(MetricsEndpointTest, ShowsTheStateOfTheModels) {
+  TestServer server;
+  const auto value = [&](const std::string& sample) { return server.Metric(sample).value_or(-1); };
+  EXPECT_EQ(value(R"(ultrasketch_requests_running{model="small"})"), 0);
+  EXPECT_EQ(value(R"(ultrasketch_requests_waiting{model="small"})"), 0);
+  EXPECT_EQ(value(R"(ultrasketch_kv_blocks{model="small",state="free"})"), 256);
+  EXPECT_EQ(value(R"(ultrasketch_kv_blocks{model="small",state="used"})"), 0);
+  EXPECT_EQ(value(R"(ultrasketch_memory_bytes{model="small",kind="weights"})"), 1000);
+  EXPECT_EQ(value(R"(ultrasketch_memory_bytes{model="small",kind="embedding"})"), 200);
+  EXPECT_EQ(value(R"(ultrasketch_bits_per_weight{model="small",scope="linear"})"), 16);
+  EXPECT_EQ(value(R"(ultrasketch_bits_per_weight{model="small",scope="file"})"), 17.5);
+  EXPECT_EQ(value(R"(ultrasketch_bits_per_weight{model="small",scope="resident"})"), 9.6);
+  EXPECT_GT(value(R"(ultrasketch_memory_bytes{model="",kind="other"})"), 1 << 20);
+  EXPECT_GT(value("process_resident_memory_bytes"), 1 << 20);
+  EXPECT_GT(value("process_open_fds"), 0);
+  EXPECT_THAT(server.Scrape(), HasSubstr("ultrasketch_build_info{"));
+}
+
+TEST(MetricsEndpointTest, KindsOfMemoryAddUpToTheProcess) {
+  TestServer server;
+  const std::string scrape = server.Scrape();
+  double sum = 0;
+  double resident = 0;
+  size_t begin = 0;
+  while (begin < scrape.size()) {
+    const size_t end = std::min(scrape.find('\n', begin), scrape.size());
+    const std::string line = scrape.substr(begin, end - begin);
+    begin = end + 1;
+    const double last = std::strtod(line.c_str() + line.rfind(' ') + 1, nullptr);
+    if (line.rfind("ultrasketch_memory_bytes{", 0) == 0) sum += last;
+    if (line.rfind("process_resident_memory_bytes ", 0) == 0) resident = last;
+  }
+  EXPECT_EQ(sum, resident);
+  EXPECT_GT(resident, 0);
+}
+
+TEST(MetricsEndpointTest, ClientsNamesNeverBecomeLabels) {
+  TestServer server;
+  for (int i = 0; i < 5; ++i) {
+    v1::GenerateRequest request = Request("x");
+    request.set_model("name" + std::to_string(i));
+    GenerateStream(server, request);
+  }
+  const std::string scrape = server.Scrape();
+  EXPECT_EQ(scrape.find("name0"), std::string::npos);
+  EXPECT_EQ(
+      server.Metric(R"(ultrasketch_rejected_requests_total{model="",reason="unknown_model"})"), 5);
+}
+
+TEST(MetricsEndpointTest, ATakenPortIsAnError) {
+  TestServer server;
+  const auto endpoint = MetricsEndpoint::Start(server.server().address(), {});
+  ASSERT_FALSE(endpoint.ok());
+  EXPECT_THAT(S(endpoint.status().message()), StartsWith("cannot listen on"));
+  EXPECT_THAT(S(endpoint.status().message()), HasSubstr("in use"));
+}
+
+}  // namespace
+}  // namespace ultrasketch

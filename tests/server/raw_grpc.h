@@ -1,0 +1,50 @@
+// Talking to a server below the level of generated stubs.
+#ifndef ULTRASKETCH_TESTS_SERVER_RAW_GRPC_H_
+#define ULTRASKETCH_TESTS_SERVER_RAW_GRPC_H_
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <grpcpp/channel.h>
+#include <grpcpp/support/status.h>
+
+namespace ultrasketch {
+
+// A connected TCP socket to 127.0.0.1. Closed on destruction.
+class RawConnection {
+ public:
+  explicit RawConnection(int port);
+  ~RawConnection();
+  RawConnection(const RawConnection&) = delete;
+  RawConnection& operator=(const RawConnection&) = delete;
+
+  // Sends what the peer takes. False when it has closed the connection.
+  bool Send(std::string_view bytes);
+  // Everything up to the end of the stream, or until the peer is silent for 5 seconds.
+  std::string ReceiveAll();
+  // Closes with a reset rather than an end of stream.
+  void Reset();
+
+ private:
+  int descriptor_ = -1;
+};
+
+// Sends `request` and returns all that comes back until the peer closes.
+std::string ExchangeBytes(int port, std::string_view request);
+
+// A call with serialized messages: unary, or the first answer of a bidirectional stream whose
+// client sends one message.
+struct RawAnswer {
+  grpc::Status status;
+  std::string message;
+};
+RawAnswer CallRaw(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                  std::string_view request);
+
+// grpc.health.v1.Health.Check: "SERVING", "NOT_SERVING", ... or the error's code, "NOT_FOUND".
+std::string CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service);
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_TESTS_SERVER_RAW_GRPC_H_

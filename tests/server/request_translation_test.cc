@@ -1,0 +1,240 @@
+#include "server/request_translation.h"
+
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "engine/base/strings.h"
+#include "tests/server/engine_loop/testing.h"
+#include "tests/server/test_server.h"
+
+namespace ultrasketch {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+class RequestTranslationTest : public ::testing::Test {
+ protected:
+  RequestTranslationTest() {
+    TestModel options;
+    options.eos_token_ids = {kEndToken};
+    model_ = HostTestModel(options, metrics_);
+  }
+
+  absl::StatusOr<GenerationRequest> Translate(const v1::GenerateRequest& message) {
+    return TranslateGenerateRequest(message, *model_, absl::InfiniteFuture());
+  }
+
+  // The message of the INVALID_ARGUMENT that a request is answered with.
+  std::string ErrorOf(const v1::GenerateRequest& message) {
+    const auto request = Translate(message);
+    EXPECT_TRUE(absl::IsInvalidArgument(request.status())) << request.status();
+    return std::string(request.status().message());
+  }
+
+  static v1::GenerateRequest Hello() {
+    v1::GenerateRequest message;
+    message.set_text("hello");
+    return message;
+  }
+
+  Metrics metrics_{"cpu"};
+  std::shared_ptr<HostedModel> model_;
+};
+
+TEST_F(RequestTranslationTest, UnsetIsNeutral) {
+  const auto request = Translate(Hello());
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->prompt_ids, Bytes("hello"));
+  EXPECT_EQ(request->max_tokens, 256 - 5) << "what the context leaves";
+  EXPECT_EQ(request->min_tokens, 0);
+  EXPECT_EQ(request->sampling.temperature, 1);
+  EXPECT_EQ(request->sampling.top_p, 1);
+  EXPECT_EQ(request->sampling.top_k, 0);
+  EXPECT_EQ(request->sampling.min_p, 0);
+  EXPECT_EQ(request->sampling.repetition_penalty, 1);
+  EXPECT_EQ(request->sampling.presence_penalty, 0);
+  EXPECT_EQ(request->sampling.frequency_penalty, 0);
+  EXPECT_EQ(request->sampling.num_logprobs, -1);
+  EXPECT_EQ(request->prompt_logprobs, -1);
+  EXPECT_EQ(request->num_completions, 1);
+  EXPECT_EQ(request->priority, 0);
+  EXPECT_THAT(request->eos_token_ids, ElementsAre(kEndToken));
+  EXPECT_TRUE(request->skip_special_tokens);
+  EXPECT_FALSE(request->include_stop_in_output);
+  EXPECT_EQ(request->deadline, absl::InfiniteFuture());
+}
+
+TEST_F(RequestTranslationTest, UnsetTakesTheModelsDefaults) {
+  GenerationConfig& defaults = model_->generation_config;
+  defaults.temperature = 0.6f;
+  defaults.top_k = 40;
+  defaults.top_p = 0.9f;
+  defaults.min_p = 0.05f;
+  defaults.repetition_penalty = 1.1f;
+  auto request = Translate(Hello());
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->sampling.temperature, 0.6f);
+  EXPECT_EQ(request->sampling.top_k, 40);
+  EXPECT_EQ(request->sampling.top_p, 0.9f);
+  EXPECT_EQ(request->sampling.min_p, 0.05f);
+  EXPECT_EQ(request->sampling.repetition_penalty, 1.1f);
+
+  v1::GenerateRequest message = Hello();
+  message.set_temperature(0);
+  message.set_top_k(0);
+  request = Translate(message);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->sampling.temperature, 0) << "set to zero is not unset";
+  EXPECT_EQ(request->sampling.top_k, 0);
+  EXPECT_EQ(request->sampling.top_p, 0.9f);
+}
+
+TEST_F(RequestTranslationTest, AModelThatDoesNotSampleIsGreedyByDefault) {
+  model_->generation_config.do_sample = false;
+  model_->generation_config.temperature = 0.6f;
+  EXPECT_EQ(Translate(Hello())->sampling.temperature, 0);
+  v1::GenerateRequest message = Hello();
+  message.set_temperature(0.5f);
+  EXPECT_EQ(Translate(message)->sampling.temperature, 0.5f);
+}
+
+TEST_F(RequestTranslationTest, SetValuesArrive) {
+  v1::GenerateRequest message;
+  for (const int id : {7, 8, 9}) message.mutable_token_ids()->add_ids(id);
+  message.set_max_tokens(20);
+  message.set_min_tokens(3);
+  message.set_temperature(0.7f);
+  message.set_top_p(0.8f);
+  message.set_top_k(5);
+  message.set_min_p(0.1f);
+  message.set_repetition_penalty(1.2f);
+  message.set_presence_penalty(-1);
+  message.set_frequency_penalty(2);
+  message.add_stop("\n");
+  message.add_stop_token_ids(11);
+  message.set_ignore_eos(true);
+  message.set_include_stop_in_output(true);
+  message.set_skip_special_tokens(false);
+  message.set_seed(0xFFFF'FFFF'FFFF'FFFFu);
+  message.set_n(2);
+  message.set_logprobs(0);
+  message.set_prompt_logprobs(4);
+  (*message.mutable_logit_bias())[9] = -100;
+  (*message.mutable_logit_bias())[3] = 1.5f;
+  message.set_priority(-2);
+  const auto request = Translate(message);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_THAT(request->prompt_ids, ElementsAre(7, 8, 9));
+  EXPECT_EQ(request->max_tokens, 20);
+  EXPECT_EQ(request->min_tokens, 3);
+  EXPECT_EQ(request->sampling.temperature, 0.7f);
+  EXPECT_EQ(request->sampling.top_p, 0.8f);
+  EXPECT_EQ(request->sampling.top_k, 5);
+  EXPECT_EQ(request->sampling.min_p, 0.1f);
+  EXPECT_EQ(request->sampling.repetition_penalty, 1.2f);
+  EXPECT_EQ(request->sampling.presence_penalty, -1);
+  EXPECT_EQ(request->sampling.frequency_penalty, 2);
+  EXPECT_THAT(request->stop, ElementsAre("\n"));
+  EXPECT_THAT(request->stop_token_ids, ElementsAre(11));
+  EXPECT_THAT(request->eos_token_ids, IsEmpty());
+  EXPECT_TRUE(request->include_stop_in_output);
+  EXPECT_FALSE(request->skip_special_tokens);
+  EXPECT_EQ(request->sampling.seed, 0xFFFF'FFFF'FFFF'FFFFu);
+  EXPECT_EQ(request->num_completions, 2);
+  EXPECT_EQ(request->sampling.num_logprobs, 0);
+  EXPECT_EQ(request->prompt_logprobs, 4);
+  EXPECT_THAT(request->sampling.logit_bias, ElementsAre(std::pair(3, 1.5f), std::pair(9, -100.0f)));
+  EXPECT_EQ(request->priority, -2);
+}
+
+TEST_F(RequestTranslationTest, UnsetSeedsDiffer) {
+  EXPECT_NE(Translate(Hello())->sampling.seed, Translate(Hello())->sampling.seed);
+}
+
+TEST_F(RequestTranslationTest, LengthsAreCutToTheContext) {
+  v1::GenerateRequest message = Hello();
+  message.set_max_tokens(1'000'000'000);
+  message.set_min_tokens(999'999'999);
+  const auto request = Translate(message);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->max_tokens, 251);
+  EXPECT_EQ(request->min_tokens, 251);
+}
+
+TEST_F(RequestTranslationTest, ThePromptMayFillAllButOneTokenOfTheContext) {
+  v1::GenerateRequest message;
+  message.set_text(std::string(255, 'a'));
+  ASSERT_TRUE(Translate(message).ok());
+  EXPECT_EQ(Translate(message)->max_tokens, 1);
+  message.set_text(std::string(256, 'a'));
+  EXPECT_THAT(ErrorOf(message), StartsWith("text: 256 tokens; at most 255 fit"));
+}
+
+TEST_F(RequestTranslationTest, TextsThatCannotFitAreNotTokenized) {
+  v1::GenerateRequest message;
+  message.set_text(std::string(10'000'000, 'a'));
+  EXPECT_THAT(ErrorOf(message), StartsWith("text: its 10000000 bytes are more than 1785"));
+}
+
+TEST_F(RequestTranslationTest, BadFieldsAreNamed) {
+  const auto error = [&](auto change) {
+    v1::GenerateRequest message = Hello();
+    change(message);
+    return ErrorOf(message);
+  };
+  using M = v1::GenerateRequest;
+  EXPECT_THAT(error([](M& m) { m.clear_text(); }), StartsWith("input: "));
+  EXPECT_THAT(error([](M& m) { m.set_text(""); }), StartsWith("text: "));
+  EXPECT_THAT(error([](M& m) { m.mutable_token_ids(); }), StartsWith("token_ids: "));
+  EXPECT_THAT(error([](M& m) { m.set_max_tokens(0); }), StartsWith("max_tokens: 0"));
+  EXPECT_THAT(error([](M& m) { m.set_max_tokens(-5); }), StartsWith("max_tokens: -5"));
+  EXPECT_THAT(error([](M& m) { m.set_min_tokens(-1); }), StartsWith("min_tokens: "));
+  EXPECT_THAT(error([](M& m) {
+                m.set_min_tokens(5);
+                m.set_max_tokens(4);
+              }),
+              StartsWith("min_tokens: "));
+  EXPECT_THAT(error([](M& m) { m.set_top_p(0); }), StartsWith("top_p: "));
+  EXPECT_THAT(error([](M& m) { m.set_repetition_penalty(2.5f); }),
+              StartsWith("repetition_penalty: "));
+  EXPECT_THAT(error([](M& m) { m.set_n(0); }), StartsWith("n: "));
+  EXPECT_THAT(error([](M& m) { m.set_n(2'000'000'000); }), StartsWith("n: "));
+  EXPECT_THAT(error([](M& m) { m.set_logprobs(-1); }), StartsWith("logprobs: "));
+  EXPECT_THAT(error([](M& m) { m.set_prompt_logprobs(-1); }), StartsWith("prompt_logprobs: "));
+  EXPECT_THAT(error([](M& m) { (*m.mutable_logit_bias())[1] = 101; }), StartsWith("logit_bias: "));
+  EXPECT_THAT(error([](M& m) { (*m.mutable_logit_bias())[1] = std::nanf(""); }),
+              StartsWith("logit_bias: "));
+  EXPECT_THAT(error([](M& m) {
+                for (int i = 0; i < 5000; ++i) m.add_stop("x");
+              }),
+              StartsWith("stop: 5000"));
+  EXPECT_THAT(error([](M& m) {
+                for (int i = 0; i < 5000; ++i) m.add_stop_token_ids(1);
+              }),
+              StartsWith("stop_token_ids: 5000"));
+}
+
+TEST_F(RequestTranslationTest, ScoringNeedsTwoTokensAndMayFillTheContext) {
+  v1::ScoreRequest message;
+  const auto translate = [&] {
+    return TranslateScoreRequest(message, *model_, absl::InfiniteFuture());
+  };
+  EXPECT_THAT(S(translate().status().message()), StartsWith("input: "));
+  message.set_text("a");
+  EXPECT_THAT(S(translate().status().message()), StartsWith("text: 1 token"));
+  message.set_text(std::string(256, 'a'));
+  EXPECT_TRUE(translate().ok());
+  message.set_text(std::string(257, 'a'));
+  EXPECT_THAT(S(translate().status().message()), StartsWith("text: 257 tokens"));
+  message.set_text("ab");
+  message.set_top_logprobs(-1);
+  EXPECT_THAT(S(translate().status().message()), StartsWith("top_logprobs: "));
+}
+
+}  // namespace
+}  // namespace ultrasketch

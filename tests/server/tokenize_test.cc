@@ -1,0 +1,97 @@
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/server/engine_loop/testing.h"
+#include "tests/server/test_server.h"
+
+namespace ultrasketch {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+grpc::Status Tokenize(TestServer& server, const v1::TokenizeRequest& request,
+                      v1::TokenizeResponse* response) {
+  grpc::ClientContext context;
+  return server.generation().Tokenize(&context, request, response);
+}
+
+grpc::Status Detokenize(TestServer& server, const v1::DetokenizeRequest& request,
+                        v1::DetokenizeResponse* response) {
+  grpc::ClientContext context;
+  return server.generation().Detokenize(&context, request, response);
+}
+
+TEST(TokenizeTest, GivesIdsAndSpellings) {
+  TestServer server;
+  v1::TokenizeRequest request;
+  request.set_text("a b<|end|>");
+  v1::TokenizeResponse response;
+  ASSERT_TRUE(Tokenize(server, request, &response).ok());
+  EXPECT_THAT(response.token_ids(), ElementsAre('a', ' ', 'b', kEndToken));
+  EXPECT_EQ(response.tokens_size(), 4);
+  EXPECT_EQ(response.tokens(0), "a");
+  EXPECT_EQ(response.tokens(3), "<|end|>");
+}
+
+TEST(TokenizeTest, AnEmptyTextHasNoTokens) {
+  TestServer server;
+  v1::TokenizeResponse response;
+  ASSERT_TRUE(Tokenize(server, {}, &response).ok());
+  EXPECT_THAT(response.token_ids(), IsEmpty());
+}
+
+TEST(TokenizeTest, LongTextsAreTokenized) {
+  TestServer server;
+  v1::TokenizeRequest request;
+  request.set_text(std::string(300'000, 'x'));
+  v1::TokenizeResponse response;
+  ASSERT_TRUE(Tokenize(server, request, &response).ok());
+  EXPECT_EQ(response.token_ids_size(), 300'000);
+}
+
+TEST(TokenizeTest, UnknownModelIsNotFound) {
+  TestServer server;
+  v1::TokenizeRequest request;
+  request.set_model("none");
+  v1::TokenizeResponse response;
+  EXPECT_EQ(Tokenize(server, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST(DetokenizeTest, IsTheInverse) {
+  TestServer server;
+  v1::DetokenizeRequest request;
+  for (const int32_t id : Bytes("a b")) request.add_token_ids(id);
+  request.add_token_ids(kEndToken);
+  v1::DetokenizeResponse response;
+  ASSERT_TRUE(Detokenize(server, request, &response).ok());
+  EXPECT_EQ(response.text(), "a b<|end|>");
+  request.set_skip_special_tokens(true);
+  ASSERT_TRUE(Detokenize(server, request, &response).ok());
+  EXPECT_EQ(response.text(), "a b");
+}
+
+TEST(DetokenizeTest, PartsOfCharactersBecomeReplacementCharacters) {
+  TestServer server;
+  v1::DetokenizeRequest request;
+  request.add_token_ids(0xC3);
+  v1::DetokenizeResponse response;
+  ASSERT_TRUE(Detokenize(server, request, &response).ok());
+  EXPECT_EQ(response.text(), "\xEF\xBF\xBD");
+}
+
+TEST(DetokenizeTest, IdsOutsideTheVocabularyAreNamed) {
+  TestServer server;
+  v1::DetokenizeRequest request;
+  request.add_token_ids(1);
+  request.add_token_ids(300);
+  v1::DetokenizeResponse response;
+  const grpc::Status status = Detokenize(server, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(DetailsOf(status).fields, ElementsAre("token_ids"));
+}
+
+}  // namespace
+}  // namespace ultrasketch
