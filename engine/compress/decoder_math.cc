@@ -1,61 +1,89 @@
 #include "engine/compress/decoder_math.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <numeric>
+#include <limits>
+
+#include "engine/compress/products.h"
 
 namespace ultrasketch {
 namespace {
 
 constexpr int64_t kTokensPerTask = 16;
 
-// `count` sums of products of `size` floats, with as many independent partial sums as vectorise.
+// Queries that go over the keys together.
+constexpr int64_t kQueriesPerTask = 96;
+
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define US_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#define US_VECTOR_CLONES \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define US_VECTOR_CLONES
 #endif
 
-// scores[j] = scale * q . k_j for j < count, k_j at keys + j * stride.
-US_VECTOR_CLONES void ScoreKeys(const float* query, const float* keys, int64_t stride, int64_t size,
-                                int64_t count, float scale, float* scores) {
-  constexpr int kLanes = 16;
-  for (int64_t j = 0; j < count; ++j) {
-    const float* key = keys + j * stride;
-    float partial[kLanes] = {};
-    int64_t i = 0;
-    for (; i + kLanes <= size; i += kLanes) {
-      for (int lane = 0; lane < kLanes; ++lane) partial[lane] += query[i + lane] * key[i + lane];
+// e^x for x <= 0, relative error below 1e-6; 0 below the smallest normal number.
+inline __attribute__((always_inline)) float Exp(float x) {
+  constexpr float kLog2E = 1.44269504f;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const float power = std::max(x * kLog2E, -126.0f);
+  const float shifted = power + kRound;
+  const float fraction = (power - (shifted - kRound)) * 0.693147181f;
+  const float polynomial =
+      1.0f +
+      fraction *
+          (1.0f +
+           fraction * (0.5f + fraction * (0.166666667f +
+                                          fraction * (0.0416666667f +
+                                                      fraction * (0.00833333333f +
+                                                                  fraction * 0.00138888889f)))));
+  const int32_t exponent = std::bit_cast<int32_t>(shifted) << 23;
+  const float value = std::bit_cast<float>(std::bit_cast<int32_t>(polynomial) + exponent);
+  return x * kLog2E < -126.0f ? 0.0f : value;
+}
+
+// Turns scores [num_keys, kQueriesPerTask] into weights, column by column: softmax of scale *
+// scores over keys 0 to first_query + column, 0 for later keys.
+US_VECTOR_CLONES void CausalSoftmax(float* scores, int64_t num_keys, int64_t first_query,
+                                    float scale) {
+  float maxima[kQueriesPerTask];
+  float sums[kQueriesPerTask];
+  for (int64_t query = 0; query < kQueriesPerTask; ++query) {
+    maxima[query] = -std::numeric_limits<float>::infinity();
+    sums[query] = 0.0f;
+  }
+  for (int64_t key = 0; key < num_keys; ++key) {
+    float* row = scores + key * kQueriesPerTask;
+    const auto first_column = static_cast<int32_t>(key - first_query);
+    for (int32_t query = 0; query < kQueriesPerTask; ++query) {
+      const float score =
+          query >= first_column ? row[query] * scale : -std::numeric_limits<float>::infinity();
+      row[query] = score;
+      maxima[query] = maxima[query] > score ? maxima[query] : score;
     }
-    float sum = 0.0f;
-    for (; i < size; ++i) sum += query[i] * key[i];
-    for (int width = kLanes / 2; width > 0; width /= 2) {
-      for (int lane = 0; lane < width; ++lane) partial[lane] += partial[lane + width];
+  }
+  for (int64_t key = 0; key < num_keys; ++key) {
+    float* row = scores + key * kQueriesPerTask;
+    for (int64_t query = 0; query < kQueriesPerTask; ++query) {
+      row[query] = Exp(row[query] - maxima[query]);
+      sums[query] += row[query];
     }
-    scores[j] = scale * (sum + partial[0]);
+  }
+  for (int64_t query = 0; query < kQueriesPerTask; ++query) sums[query] = 1.0f / sums[query];
+  for (int64_t key = 0; key < num_keys; ++key) {
+    float* row = scores + key * kQueriesPerTask;
+    for (int64_t query = 0; query < kQueriesPerTask; ++query) row[query] *= sums[query];
   }
 }
 
-// out [size] = sum over j of weights[j] * values_j.
-US_VECTOR_CLONES void SumValues(const float* weights, const float* values, int64_t stride,
-                                int64_t size, int64_t count, float* out) {
-  std::fill(out, out + size, 0.0f);
-  for (int64_t j = 0; j < count; ++j) {
-    const float weight = weights[j];
-    const float* value = values + j * stride;
-    for (int64_t i = 0; i < size; ++i) out[i] += weight * value[i];
+// silu(gate) * up
+US_VECTOR_CLONES void Gate(const float* gate, const float* up, int64_t width, float* out) {
+  for (int64_t i = 0; i < width; ++i) {
+    const float magnitude = std::abs(gate[i]);
+    const float small = Exp(-magnitude);
+    const float sigmoid = (gate[i] < 0.0f ? small : 1.0f) / (1.0f + small);
+    out[i] = gate[i] * sigmoid * up[i];
   }
-}
-
-void Softmax(float* scores, int64_t count) {
-  const float maximum = *std::max_element(scores, scores + count);
-  double sum = 0;
-  for (int64_t j = 0; j < count; ++j) {
-    scores[j] = std::exp(scores[j] - maximum);
-    sum += scores[j];
-  }
-  const auto inverse = static_cast<float>(1 / sum);
-  for (int64_t j = 0; j < count; ++j) scores[j] *= inverse;
 }
 
 void RotateHead(float* head, absl::Span<const float> cosines, absl::Span<const float> sines) {
@@ -94,24 +122,17 @@ void AttendWindows(const ModelConfig& config, absl::Span<const float> inverse_fr
   const int64_t query_width = config.query_width();
   const int64_t qkv_width = query_width + 2 * config.key_width();
 
-  struct Place {
-    int64_t first_token;  // of the window
-    int64_t position;
-  };
-  std::vector<Place> places;
+  std::vector<int64_t> positions;
   for (const int64_t count : window_tokens) {
-    const auto first_token = static_cast<int64_t>(places.size());
-    for (int64_t position = 0; position < count; ++position) {
-      places.push_back({first_token, position});
-    }
+    for (int64_t position = 0; position < count; ++position) positions.push_back(position);
   }
-  const auto num_tokens = static_cast<int64_t>(places.size());
+  const auto num_tokens = static_cast<int64_t>(positions.size());
 
   pool.ParallelFor(num_tokens, kTokensPerTask, [&](int64_t begin, int64_t end, int) {
     std::vector<float> cosines(inverse_frequencies.size());
     std::vector<float> sines(inverse_frequencies.size());
     for (int64_t token = begin; token < end; ++token) {
-      const auto position = static_cast<float>(places[static_cast<size_t>(token)].position);
+      const auto position = static_cast<float>(positions[static_cast<size_t>(token)]);
       for (size_t i = 0; i < cosines.size(); ++i) {
         cosines[i] = std::cos(position * inverse_frequencies[i]);
         sines[i] = std::sin(position * inverse_frequencies[i]);
@@ -122,25 +143,60 @@ void AttendWindows(const ModelConfig& config, absl::Span<const float> inverse_fr
     }
   });
 
-  // Later tokens attend to more: dealt out in turn, so that the threads get equal work.
-  const int64_t num_threads = pool.num_threads();
+  struct Task {
+    int64_t first_token;  // of the window
+    int64_t first_query;
+    int64_t num_queries;
+    int64_t head;
+  };
+  std::vector<Task> tasks;
+  int64_t first_token = 0;
+  for (const int64_t count : window_tokens) {
+    for (int64_t query = 0; query < count; query += kQueriesPerTask) {
+      for (int64_t head = 0; head < config.num_attention_heads; ++head) {
+        tasks.push_back({first_token, query, std::min(kQueriesPerTask, count - query), head});
+      }
+    }
+    first_token += count;
+  }
   const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
-  pool.ParallelFor(num_threads, 1, [&](int64_t begin, int64_t end, int) {
-    std::vector<float> scores;
-    for (int64_t share = begin; share < end; ++share) {
-      for (int64_t token = share; token < num_tokens; token += num_threads) {
-        const Place& place = places[static_cast<size_t>(token)];
-        const int64_t count = place.position + 1;
-        scores.resize(std::max(scores.size(), static_cast<size_t>(count)));
-        for (int64_t head = 0; head < config.num_attention_heads; ++head) {
-          const float* keys = qkv + place.first_token * qkv_width + query_width +
-                              head / heads_per_kv_head * head_dim;
-          ScoreKeys(qkv + token * qkv_width + head * head_dim, keys, qkv_width, head_dim, count,
-                    scale, scores.data());
-          Softmax(scores.data(), count);
-          SumValues(scores.data(), keys + config.key_width(), qkv_width, head_dim, count,
-                    out + token * query_width + head * head_dim);
+  pool.ParallelFor(static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end, int) {
+    thread_local std::vector<float> queries;  // [head_dim, kQueriesPerTask]
+    thread_local std::vector<float> keys;     // [head_dim, num_keys]
+    thread_local std::vector<float> values;   // [num_keys, head_dim]
+    thread_local std::vector<float> scores;   // [num_keys, kQueriesPerTask]
+    thread_local std::vector<float> results;  // [kQueriesPerTask, head_dim]
+    for (int64_t index = begin; index < end; ++index) {
+      const Task& task = tasks[static_cast<size_t>(index)];
+      const int64_t num_keys = task.first_query + task.num_queries;
+      queries.assign(static_cast<size_t>(head_dim * kQueriesPerTask), 0.0f);
+      keys.resize(static_cast<size_t>(head_dim * num_keys));
+      values.resize(static_cast<size_t>(num_keys * head_dim));
+      scores.resize(static_cast<size_t>(num_keys * kQueriesPerTask));
+      results.resize(static_cast<size_t>(kQueriesPerTask * head_dim));
+      const float* window = qkv + task.first_token * qkv_width;
+      const float* key_rows = window + query_width + task.head / heads_per_kv_head * head_dim;
+      for (int64_t key = 0; key < num_keys; ++key) {
+        const float* row = key_rows + key * qkv_width;
+        for (int64_t i = 0; i < head_dim; ++i)
+          keys[static_cast<size_t>(i * num_keys + key)] = row[i];
+        std::copy_n(row + config.key_width(), head_dim, values.data() + key * head_dim);
+      }
+      for (int64_t query = 0; query < task.num_queries; ++query) {
+        const float* row = window + (task.first_query + query) * qkv_width + task.head * head_dim;
+        for (int64_t i = 0; i < head_dim; ++i) {
+          queries[static_cast<size_t>(i * kQueriesPerTask + query)] = row[i];
         }
+      }
+      OuterProducts(keys.data(), num_keys, queries.data(), kQueriesPerTask, head_dim,
+                    scores.data());
+      CausalSoftmax(scores.data(), num_keys, task.first_query, scale);
+      OuterProducts(scores.data(), kQueriesPerTask, values.data(), head_dim, num_keys,
+                    results.data());
+      for (int64_t query = 0; query < task.num_queries; ++query) {
+        std::copy_n(results.data() + query * head_dim, head_dim,
+                    out + (task.first_token + task.first_query + query) * query_width +
+                        task.head * head_dim);
       }
     }
   });
@@ -151,10 +207,7 @@ void GateRows(const float* gate_up, int64_t width, int64_t num_tokens, float* ou
   pool.ParallelFor(num_tokens, kTokensPerTask, [&](int64_t begin, int64_t end, int) {
     for (int64_t token = begin; token < end; ++token) {
       const float* gate = gate_up + token * 2 * width;
-      const float* up = gate + width;
-      for (int64_t i = 0; i < width; ++i) {
-        out[token * width + i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
-      }
+      Gate(gate, gate + width, width, out + token * width);
     }
   });
 }

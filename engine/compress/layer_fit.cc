@@ -197,12 +197,13 @@ class LayerFitter {
     for (const Batch& batch : batches_) {
       const float* dense_x = Normed(dense_, batch, norm, dense_x_);
       const float* compressed_x = Normed(compressed_, batch, norm, compressed_x_);
-      AddOuterProducts(compressed_x, cols, compressed_x, cols, batch.num_tokens,
-                       moments.input.data(), pool_);
+      AddSelfProducts(compressed_x, cols, batch.num_tokens, moments.input.data(), pool_);
       AddOuterProducts(dense_x, cols, compressed_x, cols, batch.num_tokens, dense_cross.data(),
                        pool_);
-      AddOuterProducts(dense_x, cols, dense_x, cols, batch.num_tokens, dense_input.data(), pool_);
+      AddSelfProducts(dense_x, cols, batch.num_tokens, dense_input.data(), pool_);
     }
+    CompleteSymmetric(cols, moments.input.data());
+    CompleteSymmetric(cols, dense_input.data());
     SetOutputMoments(dense.site(), dense.weights(), dense_input, dense_cross, moments, pool_);
     return moments;
   }
@@ -232,7 +233,7 @@ class LayerFitter {
       moments.cross.setZero(hidden_size_, cols);
       moments.output.setZero(hidden_size_);
     }
-    std::vector<float> target(static_cast<size_t>(batch.num_tokens * hidden_size_));
+    target_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
     const float* dense_rows = Rows(dense_, batch);
     const float* compressed_rows = Rows(compressed_, batch);
     const std::vector<float>& bias = dense.bias();
@@ -241,12 +242,12 @@ class LayerFitter {
         const int64_t place = token * hidden_size_ + i;
         float value = dense_rows[place] - compressed_rows[place];
         if (!bias.empty()) value -= bias[static_cast<size_t>(i)];
-        target[static_cast<size_t>(place)] = value;
+        target_[static_cast<size_t>(place)] = value;
         moments.output(i) += static_cast<double>(value) * value;
       }
     }
-    AddOuterProducts(x, cols, x, cols, batch.num_tokens, moments.input.data(), pool_);
-    AddOuterProducts(target.data(), hidden_size_, x, cols, batch.num_tokens, moments.cross.data(),
+    AddSelfProducts(x, cols, batch.num_tokens, moments.input.data(), pool_);
+    AddOuterProducts(target_.data(), hidden_size_, x, cols, batch.num_tokens, moments.cross.data(),
                      pool_);
   }
 
@@ -281,6 +282,7 @@ class LayerFitter {
                     compressed_attention, pool_);
       AddResidualMoments(dense_output, batch, compressed_attention, moments);
     }
+    CompleteSymmetric(query_width, moments.input.data());
     CompressedSiteProduct compressed_output = FitSite(dense_output, moments);
     for (const Batch& batch : batches_) {
       update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
@@ -312,6 +314,7 @@ class LayerFitter {
       AddResidualMoments(dense_down, batch,
                          Activation(batch, norm, compressed_, compressed_gate_up), moments);
     }
+    CompleteSymmetric(config_.intermediate_size, moments.input.data());
     CompressedSiteProduct compressed_down = FitSite(dense_down, moments);
     for (const Batch& batch : batches_) {
       const float* activation = Activation(batch, norm, compressed_, compressed_gate_up);
@@ -406,6 +409,7 @@ class LayerFitter {
   std::vector<float> gate_up_;
   std::vector<float> activation_;
   std::vector<float> update_;
+  std::vector<float> target_;
 };
 
 }  // namespace

@@ -93,29 +93,43 @@ void PackColumns(const float* matrix, int64_t width, int64_t num_tokens, int64_t
   }
 }
 
-template <typename Output>
-void AddProducts(const float* a, int64_t a_width, const float* b, int64_t b_width,
-                 int64_t num_tokens, Output* out, ThreadPool& pool) {
-  const TileKernel& kernel = FastestTile();
-  const int64_t row_tiles = (a_width + kernel.rows - 1) / kernel.rows;
-  const int64_t column_tiles = (b_width + kernel.columns - 1) / kernel.columns;
-  // Column tiles are the outer loop: the packed tile of b is used for all tiles of a.
-  pool.ParallelFor(row_tiles * column_tiles, 1, [&](int64_t begin, int64_t end, int) {
-    std::vector<float> packed_a(static_cast<size_t>(num_tokens * kernel.rows));
-    std::vector<float> packed_b(static_cast<size_t>(num_tokens * kernel.columns));
-    std::vector<float> tile(static_cast<size_t>(kernel.rows * kernel.columns));
+// A matrix product cut into tiles of the fastest kernel, column by column.
+struct TileGrid {
+  const TileKernel& kernel;
+  const float* a;
+  int64_t a_width;
+  const float* b;
+  int64_t b_width;
+  int64_t num_tokens;
+  bool upper_triangle = false;  // leave out tiles below the diagonal
+
+  int64_t row_tiles() const { return (a_width + kernel.rows - 1) / kernel.rows; }
+  int64_t num_tiles() const {
+    return row_tiles() * ((b_width + kernel.columns - 1) / kernel.columns);
+  }
+
+  // Tiles [begin, end) added to `out`. A tile of b is packed once for all tiles of its column.
+  template <typename Output>
+  void AddTiles(int64_t begin, int64_t end, Output* out) const {
+    thread_local std::vector<float> packed_a;
+    thread_local std::vector<float> packed_b;
+    thread_local std::vector<float> tile;
+    packed_a.resize(static_cast<size_t>(num_tokens * kernel.rows));
+    packed_b.resize(static_cast<size_t>(num_tokens * kernel.columns));
+    tile.resize(static_cast<size_t>(kernel.rows * kernel.columns));
     int64_t packed_tile = -1;
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t column_tile = item / row_tiles;
+    for (int64_t index = begin; index < end; ++index) {
+      const int64_t column_tile = index / row_tiles();
       const int64_t first_column = column_tile * kernel.columns;
       const int64_t num_columns = std::min(kernel.columns, b_width - first_column);
+      const int64_t first_row = index % row_tiles() * kernel.rows;
+      const int64_t num_rows = std::min(kernel.rows, a_width - first_row);
+      if (upper_triangle && first_row >= first_column + num_columns) continue;
       if (column_tile != packed_tile) {
         PackColumns(b, b_width, num_tokens, first_column, num_columns, kernel.columns,
                     packed_b.data());
         packed_tile = column_tile;
       }
-      const int64_t first_row = item % row_tiles * kernel.rows;
-      const int64_t num_rows = std::min(kernel.rows, a_width - first_row);
       if (num_rows == kernel.rows) {
         kernel.function(a + first_row, a_width, packed_b.data(), num_tokens, tile.data());
       } else {
@@ -125,26 +139,55 @@ void AddProducts(const float* a, int64_t a_width, const float* b, int64_t b_widt
       for (int64_t row = 0; row < num_rows; ++row) {
         Output* out_row = out + (first_row + row) * b_width + first_column;
         const float* tile_row = tile.data() + row * kernel.columns;
-        for (int64_t column = 0; column < num_columns; ++column)
-          out_row[column] += tile_row[column];
+        for (int64_t column = 0; column < num_columns; ++column) {
+          out_row[column] += static_cast<Output>(tile_row[column]);
+        }
       }
     }
-  });
+  }
+};
+
+template <typename Output>
+void AddInParallel(const TileGrid& grid, Output* out, ThreadPool& pool) {
+  pool.ParallelFor(grid.num_tiles(), 1,
+                   [&](int64_t begin, int64_t end, int) { grid.AddTiles(begin, end, out); });
 }
 
 }  // namespace
 
 void AddOuterProducts(const float* a, int64_t a_width, const float* b, int64_t b_width,
                       int64_t num_tokens, double* out, ThreadPool& pool) {
-  AddProducts(a, a_width, b, b_width, num_tokens, out, pool);
+  AddInParallel({FastestTile(), a, a_width, b, b_width, num_tokens}, out, pool);
+}
+
+void AddSelfProducts(const float* a, int64_t width, int64_t num_tokens, double* out,
+                     ThreadPool& pool) {
+  AddInParallel({FastestTile(), a, width, a, width, num_tokens, true}, out, pool);
+}
+
+void CompleteSymmetric(int64_t width, double* matrix) {
+  for (int64_t row = 1; row < width; ++row) {
+    for (int64_t column = 0; column < row; ++column) {
+      matrix[row * width + column] = matrix[column * width + row];
+    }
+  }
+}
+
+void OuterProducts(const float* a, int64_t a_width, const float* b, int64_t b_width,
+                   int64_t num_tokens, float* out) {
+  std::fill(out, out + a_width * b_width, 0.0f);
+  const TileGrid grid = {FastestTile(), a, a_width, b, b_width, num_tokens};
+  grid.AddTiles(0, grid.num_tiles(), out);
 }
 
 void MultiplyTransposed(const float* x, const float* transposed_weights, int64_t num_tokens,
                         int64_t rows, int64_t cols, float* out, ThreadPool& pool) {
-  std::vector<float> transposed_x(static_cast<size_t>(num_tokens * cols));
+  thread_local std::vector<float> transposed_x;
+  transposed_x.resize(static_cast<size_t>(num_tokens * cols));
   Transpose(x, num_tokens, cols, transposed_x.data(), pool);
   std::fill(out, out + num_tokens * rows, 0.0f);
-  AddProducts(transposed_x.data(), num_tokens, transposed_weights, rows, cols, out, pool);
+  AddInParallel({FastestTile(), transposed_x.data(), num_tokens, transposed_weights, rows, cols},
+                out, pool);
 }
 
 void Transpose(const float* in, int64_t rows, int64_t cols, float* out, ThreadPool& pool) {
