@@ -148,7 +148,8 @@ absl::StatusOr<CalibrationText> ReadCalibration(const std::vector<std::string>& 
 absl::StatusOr<CalibrationText> SampleCalibration(Model& model,
                                                   absl::Span<const int32_t> eos_token_ids,
                                                   uint64_t seed, int64_t num_windows,
-                                                  int64_t window_tokens) {
+                                                  int64_t window_tokens,
+                                                  const std::atomic<bool>* cancelled) {
   const ModelConfig& config = model.config();
   const KvCacheLayout& layout = model.cache_layout();
   const int64_t blocks_per_window = layout.BlocksForTokens(window_tokens);
@@ -177,6 +178,9 @@ absl::StatusOr<CalibrationText> SampleCalibration(Model& model,
           config.bos_token_id.value_or(eos_token_ids.empty() ? random_id : eos_token_ids[0]));
     }
     for (int64_t position = 0; position + 1 < window_tokens; ++position) {
+      if (cancelled != nullptr && cancelled->load(std::memory_order_relaxed)) {
+        return absl::CancelledError("compression was cancelled");
+      }
       std::vector<SequenceStep> sequences;
       std::vector<SampleRequest> requests;
       for (int64_t index = 0; index < count; ++index) {

@@ -2,6 +2,7 @@
 #ifndef ULTRASKETCH_ENGINE_COMPRESS_CALIBRATION_H_
 #define ULTRASKETCH_ENGINE_COMPRESS_CALIBRATION_H_
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -34,11 +35,13 @@ absl::StatusOr<CalibrationText> ReadCalibration(const std::vector<std::string>& 
 
 // What the model itself writes at temperature 1, from its beginning-of-text token, or an end token
 // where it has none, or else a random one. A function of the model and the seed alone.
-// `model.options()` bounds how many windows are written at once.
+// `model.options()` bounds how many windows are written at once. CANCELLED soon after `*cancelled`
+// becomes true.
 absl::StatusOr<CalibrationText> SampleCalibration(Model& model,
                                                   absl::Span<const int32_t> eos_token_ids,
                                                   uint64_t seed, int64_t num_windows,
-                                                  int64_t window_tokens);
+                                                  int64_t window_tokens,
+                                                  const std::atomic<bool>* cancelled = nullptr);
 
 }  // namespace ultrasketch
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 
+#include "engine/backends/backend.h"
 #include "engine/base/status.h"
 #include "engine/base/thread_pool.h"
 #include "engine/compress/accounting.h"
@@ -18,6 +19,7 @@
 #include "engine/compress/layer_fit.h"
 #include "engine/compress/model_writer.h"
 #include "engine/models/linear_sites.h"
+#include "engine/models/model.h"
 
 namespace ultrasketch {
 namespace {
@@ -25,6 +27,9 @@ namespace {
 using nlohmann::json;
 
 constexpr int kFormatVersion = 1;
+
+// Calibration windows that the model writes together.
+constexpr int64_t kWindowsAtOnce = 128;
 
 absl::Status ValidateOptions(const Checkpoint& checkpoint, const CompressOptions& options) {
   if (options.codec != "fold") {
@@ -105,10 +110,33 @@ absl::StatusOr<EncodedSites> EncodeFromWeights(const Checkpoint& checkpoint,
   return result;
 }
 
+// What the dense model writes, in bfloat16 or whatever it is stored in, on the CPU.
+absl::StatusOr<CalibrationText> SampleFromModel(const std::shared_ptr<const Checkpoint>& checkpoint,
+                                                int64_t window_tokens,
+                                                const CompressOptions& options) {
+  BackendOptions backend_options;
+  backend_options.num_threads = options.num_threads;
+  US_ASSIGN_OR_RETURN(const std::shared_ptr<Backend> backend,
+                      CreateBackend("cpu", backend_options));
+  ModelOptions model_options;
+  const int64_t windows = std::min(options.calibration_windows, kWindowsAtOnce);
+  model_options.max_step_tokens = windows;
+  model_options.max_step_logits = windows;
+  const int64_t window_blocks =
+      (window_tokens + model_options.block_size - 1) / model_options.block_size;
+  model_options.kv_cache_tokens = windows * window_blocks * model_options.block_size;
+  US_ASSIGN_OR_RETURN(const auto model, LoadModel(checkpoint, backend, model_options));
+  return SampleCalibration(*model, checkpoint->eos_token_ids(), options.seed,
+                           options.calibration_windows, window_tokens, options.cancelled);
+}
+
 absl::StatusOr<CalibrationText> MakeCalibration(const std::shared_ptr<const Checkpoint>& checkpoint,
                                                 const CompressOptions& options) {
   const int64_t window_tokens =
       std::min(options.calibration_window_tokens, checkpoint->config().max_position_embeddings);
+  if (options.calibration_files.empty()) {
+    return SampleFromModel(checkpoint, window_tokens, options);
+  }
   US_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(checkpoint->tokenizer_path()));
   US_ASSIGN_OR_RETURN(CalibrationText text,
                       ReadCalibration(options.calibration_files, *tokenizer,
@@ -163,7 +191,7 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
     report.calibration_source = "none";
     US_ASSIGN_OR_RETURN(encoded, EncodeFromWeights(*checkpoint, sites, options, pool));
   } else {
-    report.calibration_source = "files";
+    report.calibration_source = options.calibration_files.empty() ? "self-generated" : "files";
     Report(options, "calibration text", 0.0);
     US_ASSIGN_OR_RETURN(const CalibrationText text, MakeCalibration(checkpoint, options));
     report.calibration_tokens = text.num_tokens();
