@@ -22,16 +22,13 @@ constexpr size_t kMaxIdleScratch = 16;
 // A scratch that has seen a long text is not kept: it would pin that memory.
 constexpr size_t kMaxIdleNodes = 1 << 16;
 
-uint64_t PairKey(uint32_t left, uint32_t right) { return uint64_t{left} << 32 | right; }
-
 }  // namespace
 
 Bpe::Bpe() = default;
 Bpe::~Bpe() = default;
 
 const Bpe::Merge* Bpe::FindMerge(int32_t left, int32_t right) const {
-  const auto found =
-      merges_.find(PairKey(static_cast<uint32_t>(left), static_cast<uint32_t>(right)));
+  const auto found = merges_.find(PairKey(left, right));
   return found == merges_.end() ? nullptr : &found->second;
 }
 

@@ -65,6 +65,9 @@ class Bpe {
 
   Bpe();
 
+  // A pair of ids or of code points as a key; neither is negative.
+  static uint64_t PairKey(uint32_t left, uint32_t right) { return uint64_t{left} << 32 | right; }
+
   absl::Status ReadVocabulary(const JsonValue& json);
   absl::Status ReadOptions(const JsonValue& json);
   absl::Status ReadMerges(const JsonValue& json);

@@ -4,29 +4,34 @@
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/status.h"
+#include "engine/format/json.h"
 #include "engine/format/tokenizer/bpe.h"
 #include "engine/format/tokenizer/utf8.h"
 
 namespace ultrasketch::tokenizer_internal {
 namespace {
 
-// The two tokens of a merge: ["a", "b"] or "a b".
-absl::StatusOr<std::pair<std::string, std::string>> MergeFromJson(const JsonValue& json) {
-  if (json.raw().is_array()) {
-    if (json.raw().size() != 2) {
-      return json.DataLoss(absl::StrCat("expected two tokens, found ", json.raw().size()));
+struct TokenPair {
+  std::string_view left;
+  std::string_view right;
+};
+
+// The two tokens of a merge, ["a", "b"] or "a b"; nullopt for anything else. Files have hundreds of
+// thousands of merges: no copies, no path for a message.
+std::optional<TokenPair> MergeFromJson(const nlohmann::json& json) {
+  if (const auto* text = json.get_ptr<const std::string*>()) {
+    const size_t space = text->find(' ');
+    if (space == std::string::npos || text->find(' ', space + 1) != std::string::npos) {
+      return std::nullopt;
     }
-    US_ASSIGN_OR_RETURN(std::string left, json.Element(0).String());
-    US_ASSIGN_OR_RETURN(std::string right, json.Element(1).String());
-    return std::make_pair(std::move(left), std::move(right));
+    const std::string_view view = *text;
+    return TokenPair{view.substr(0, space), view.substr(space + 1)};
   }
-  US_ASSIGN_OR_RETURN(const std::string text, json.String());
-  const size_t space = text.find(' ');
-  if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-    return json.DataLoss(
-        absl::StrCat("expected two tokens with a space between them, found ", Quoted(text)));
-  }
-  return std::make_pair(text.substr(0, space), text.substr(space + 1));
+  if (!json.is_array() || json.size() != 2) return std::nullopt;
+  const auto* left = json[0].get_ptr<const std::string*>();
+  const auto* right = json[1].get_ptr<const std::string*>();
+  if (left == nullptr || right == nullptr) return std::nullopt;
+  return TokenPair{*left, *right};
 }
 
 // The string member `key`, nullopt when absent, null or (as some files have it) empty.
@@ -129,27 +134,29 @@ absl::Status Bpe::ReadMerges(const JsonValue& json) {
   small_joints_.resize(kNumSmallCodePoints * kNumSmallCodePoints);
   merges_.reserve(merges.raw().size());
   int32_t rank = 0;
+  std::string merged;
   for (size_t i = 0; i < merges.raw().size(); ++i) {
-    const JsonValue merge_json = merges.Element(i);
-    const auto* text = merge_json.raw().get_ptr<const std::string*>();
+    const nlohmann::json& json_of_merge = merges.raw()[i];
+    const auto* text = json_of_merge.get_ptr<const std::string*>();
     if (text != nullptr && text->starts_with("#version")) continue;
-    US_ASSIGN_OR_RETURN(const auto merge, MergeFromJson(merge_json));
-    const auto& [left, right] = merge;
+    const std::optional<TokenPair> merge = MergeFromJson(json_of_merge);
+    if (!merge.has_value() || merge->left.empty() || merge->right.empty()) {
+      return merges.Element(i).DataLoss(absl::StrCat(
+          "expected two tokens, [\"a\", \"b\"] or \"a b\", found ", DescribeJson(&json_of_merge)));
+    }
+    merged.assign(merge->left).append(merge->right);
     int32_t ids[3];
-    const std::string spellings[3] = {left, right, left + right};
+    const std::string_view spellings[3] = {merge->left, merge->right, merged};
     for (int part = 0; part < 3; ++part) {
       const std::optional<int32_t> id = vocabulary_.Find(spellings[part]);
       if (!id.has_value()) {
-        return merge_json.DataLoss(
+        return merges.Element(i).DataLoss(
             absl::StrCat("token ", Quoted(spellings[part]), " is not in the vocabulary"));
       }
       ids[part] = *id;
     }
-    if (left.empty() || right.empty()) return merge_json.DataLoss("empty token");
-    const uint64_t key =
-        uint64_t{static_cast<uint32_t>(ids[0])} << 32 | static_cast<uint32_t>(ids[1]);
-    merges_[key] = {rank++, ids[2]};
-    AddJoint(left, right);
+    merges_[PairKey(ids[0], ids[1])] = {rank++, ids[2]};
+    AddJoint(merge->left, merge->right);
   }
   return absl::OkStatus();
 }
@@ -161,7 +168,7 @@ void Bpe::AddJoint(std::string_view left, std::string_view right) {
   if (left_character < kNumSmallCodePoints && right_character < kNumSmallCodePoints) {
     small_joints_[left_character * kNumSmallCodePoints + right_character] = true;
   } else {
-    joints_.insert(uint64_t{left_character} << 32 | right_character);
+    joints_.insert(PairKey(left_character, right_character));
   }
 }
 
