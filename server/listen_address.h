@@ -28,6 +28,9 @@ absl::StatusOr<ListenAddress> ResolveListenAddress(const ListenAddress& address)
 // in use"). Binds it for a moment.
 absl::Status CheckCanListen(const ListenAddress& address);
 
+// Opens a connection to the address and closes it. Failing is no error.
+void ConnectOnce(const ListenAddress& address);
+
 }  // namespace ultrasketch
 
 #endif  // ULTRASKETCH_SERVER_LISTEN_ADDRESS_H_

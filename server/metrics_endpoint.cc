@@ -1,7 +1,10 @@
 #include "server/metrics_endpoint.h"
 
+#include <atomic>
+#include <chrono>
 #include <exception>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -45,6 +48,19 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
   return endpoint;
 }
 
-MetricsEndpoint::~MetricsEndpoint() = default;
+MetricsEndpoint::~MetricsEndpoint() {
+  if (exposer_ == nullptr) return;
+  // civetweb notices that it should stop every two seconds, or when a connection arrives.
+  std::atomic<bool> is_stopped = false;
+  std::thread waker([this, &is_stopped] {
+    while (!is_stopped) {
+      ConnectOnce(address_);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  });
+  exposer_.reset();
+  is_stopped = true;
+  waker.join();
+}
 
 }  // namespace ultrasketch

@@ -103,9 +103,13 @@ TEST(LifecycleTest, AClientThatDoesNotReadHoldsUpNobody) {
   TestServer server({model});
   constexpr int kManyTokens = 30'000;
   v1::GenerateRequest request = Request("slow", kManyTokens);
-  request.set_logprobs(3);  // more than fits into gRPC's flow control window
+  request.set_logprobs(3);  // more than fits into the connection's window
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // and the window does not grow
+  const auto stub = v1::GenerationService::NewStub(
+      grpc::CreateCustomChannel(server.address(), grpc::InsecureChannelCredentials(), arguments));
   grpc::ClientContext slow_context;
-  const Reader slow = server.generation().GenerateStream(&slow_context, request);
+  const Reader slow = stub->GenerateStream(&slow_context, request);
   // The engine finishes while nobody reads.
   v1::GenerateStreamResponse first;
   ASSERT_TRUE(slow->Read(&first));

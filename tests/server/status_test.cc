@@ -78,7 +78,7 @@ TEST(StatusTest, MessagesThatAreNotUtf8AreEscaped) {
   const grpc::Status status =
       ToGrpcStatus(absl::InternalError("a\xFF"
                                        "b"));
-  EXPECT_EQ(status.error_message(), "\"a\\xFFb\"");
+  EXPECT_EQ(status.error_message(), "\"a\\xffb\"");
 }
 
 }  // namespace
