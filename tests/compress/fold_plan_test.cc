@@ -1,0 +1,92 @@
+#include "engine/compress/fold_plan.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "engine/codecs/fold/fold_linear.h"
+
+namespace ultrasketch {
+namespace {
+
+std::vector<LinearSite> SitesOf(int num_layers, int64_t hidden, int64_t qkv, int64_t intermediate) {
+  std::vector<LinearSite> sites;
+  for (int layer = 0; layer < num_layers; ++layer) {
+    for (const auto& [rows, cols] : {std::pair{qkv, hidden},
+                                     {hidden, hidden},
+                                     {2 * intermediate, hidden},
+                                     {hidden, intermediate}}) {
+      LinearSite site;
+      site.layer = layer;
+      site.rows = rows;
+      site.cols = cols;
+      sites.push_back(site);
+    }
+  }
+  return sites;
+}
+
+double BitsOf(const std::vector<LinearSite>& sites, const std::vector<FoldShape>& shapes) {
+  int64_t bytes = 0;
+  int64_t weights = 0;
+  for (size_t i = 0; i < sites.size(); ++i) {
+    bytes += FoldStoredBytes(sites[i].rows, sites[i].cols, shapes[i].buckets, shapes[i].num_classes,
+                             shapes[i].ranked);
+    weights += sites[i].num_weights();
+  }
+  return 8.0 * static_cast<double>(bytes) / static_cast<double>(weights);
+}
+
+TEST(FoldPlanTest, MeetsEveryTargetFromBelowAndClosely) {
+  const std::vector<LinearSite> sites = SitesOf(4, 384, 640, 1152);
+  for (const bool ranked : {false, true}) {
+    for (const double target : {0.1, 0.2, 0.25, 1.0 / 3, 0.5, 0.535, 0.7, 0.9, 1.0}) {
+      const auto shapes = PlanFold(sites, target, ranked);
+      ASSERT_TRUE(shapes.ok()) << shapes.status();
+      ASSERT_EQ(shapes->size(), sites.size());
+      EXPECT_LE(BitsOf(sites, *shapes), target);
+      EXPECT_GT(BitsOf(sites, *shapes), 0.99 * target);
+    }
+  }
+}
+
+TEST(FoldPlanTest, TreatsSitesAlike) {
+  const std::vector<LinearSite> sites = SitesOf(4, 384, 640, 1152);
+  const auto shapes = PlanFold(sites, 0.5, true);
+  ASSERT_TRUE(shapes.ok());
+  for (size_t i = 0; i < sites.size(); ++i) {
+    const double share =
+        static_cast<double>((*shapes)[i].buckets) / static_cast<double>(sites[i].cols);
+    EXPECT_NEAR(share, 0.47, 0.03) << i;
+  }
+}
+
+TEST(FoldPlanTest, WorksForAwkwardExtents) {
+  for (const int64_t hidden : {1, 3, 7, 65, 100}) {
+    const std::vector<LinearSite> sites = SitesOf(2, hidden, hidden + 2, 2 * hidden + 1);
+    for (double target = 0.05; target < 40; target *= 1.3) {
+      const auto shapes = PlanFold(sites, target, false);
+      if (!shapes.ok()) {
+        EXPECT_EQ(shapes.status().code(), absl::StatusCode::kInvalidArgument);
+        continue;
+      }
+      EXPECT_LE(BitsOf(sites, *shapes), target);
+      for (size_t i = 0; i < sites.size(); ++i) {
+        EXPECT_LE((*shapes)[i].buckets, sites[i].cols);
+        EXPECT_GE((*shapes)[i].buckets * kMaxColumnsPerBucket, sites[i].cols);
+      }
+    }
+  }
+}
+
+TEST(FoldPlanTest, NamesTheRangeOfTargets) {
+  const std::vector<LinearSite> sites = SitesOf(1, 384, 640, 1152);
+  for (const double target : {0.001, 1.5, 4.0}) {
+    const auto shapes = PlanFold(sites, target, false);
+    ASSERT_FALSE(shapes.ok());
+    EXPECT_THAT(std::string(shapes.status().message()),
+                testing::AllOf(testing::HasSubstr("expected 0.0"), testing::HasSubstr("found")));
+  }
+}
+
+}  // namespace
+}  // namespace ultrasketch
