@@ -1,0 +1,264 @@
+// Compressing the sample checkpoint: the folder that comes out, and what does not.
+#include "engine/compress/compressor.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+#include "engine/base/file.h"
+#include "engine/compress/accounting.h"
+#include "engine/format/json.h"
+
+namespace ultrasketch {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::UnorderedElementsAre;
+
+class CompressorTest : public testing::Test {
+ protected:
+  CompressorTest()
+      : folder_(fs::temp_directory_path() /
+                absl::StrCat("compressor_test_", getpid(), "_",
+                             testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  ~CompressorTest() override { fs::remove_all(folder_); }
+
+  std::string Path(const std::string& name) const { return (folder_ / name).string(); }
+
+  std::string WriteText(const std::string& name, const std::string& text) {
+    std::ofstream(Path(name)) << text;
+    return Path(name);
+  }
+
+  // Some varied sentences.
+  std::string CalibrationFile() {
+    std::ostringstream text;
+    const char* subjects[] = {"The captain", "My sister", "An old man", "Nobody", "The horse"};
+    const char* verbs[] = {"remembered", "crossed", "sold", "painted", "feared"};
+    const char* objects[] = {"the river", "a letter", "his garden", "the long winter", "her song"};
+    for (int i = 0; i < 125; ++i) {
+      text << subjects[i % 5] << " " << verbs[i / 5 % 5] << " " << objects[i / 25 % 5]
+           << (i % 3 == 0 ? ", and was silent.\n" : ". ");
+    }
+    return WriteText("text.txt", text.str());
+  }
+
+  CompressOptions QuickOptions() {
+    CompressOptions options;
+    options.calibration_files = {CalibrationFile()};
+    options.calibration_windows = 6;
+    options.calibration_window_tokens = 64;
+    options.num_threads = 2;
+    return options;
+  }
+
+  static std::shared_ptr<const Checkpoint> Sample() {
+    auto checkpoint = Checkpoint::Open(SAMPLE_MODEL_DIR);
+    return checkpoint.ok() ? *checkpoint : nullptr;
+  }
+
+  std::vector<std::string> FolderNames() const {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(folder_)) {
+      if (entry.path().extension() != ".txt") names.push_back(entry.path().filename().string());
+    }
+    return names;
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(CompressorTest, WritesAModelWithinTheTarget) {
+  const auto report = CompressCheckpoint(Sample(), Path("out"), QuickOptions());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_LE(report->bits_per_weight_linear, 0.5);
+  EXPECT_GT(report->bits_per_weight_linear, 0.495);
+  EXPECT_EQ(report->calibration_source, "files");
+  EXPECT_GT(report->calibration_tokens, 100);
+  EXPECT_EQ(report->sites.size(), 20u);
+  for (const CompressedSite& site : report->sites) {
+    EXPECT_GT(site.relative_output_error, 0.0) << site.name;
+    EXPECT_LT(site.relative_output_error, 1.0) << site.name;
+  }
+  EXPECT_THAT(FolderNames(), UnorderedElementsAre("out"));
+
+  const auto written = Checkpoint::Open(Path("out"));
+  ASSERT_TRUE(written.ok()) << written.status();
+  const auto size = MeasureModel(**written);
+  ASSERT_TRUE(size.ok()) << size.status();
+  EXPECT_EQ(size->bits_per_weight_linear, report->bits_per_weight_linear);
+  EXPECT_EQ(size->bits_per_weight_file, report->bits_per_weight_file);
+  EXPECT_EQ(size->file_bytes, report->bytes);
+  int64_t file_bytes = 0;
+  for (const auto& entry : fs::directory_iterator(Path("out"))) {
+    file_bytes += static_cast<int64_t>(entry.file_size());
+  }
+  EXPECT_EQ(report->bytes, file_bytes);
+  const auto codec = CheckpointCodec(**written);
+  ASSERT_TRUE(codec.ok());
+  EXPECT_EQ(*codec, "fold");
+  for (const char* name : {"tokenizer.json", "generation_config.json"}) {
+    EXPECT_EQ(*ReadFile(Path(absl::StrCat("out/", name))),
+              *ReadFile(absl::StrCat(SAMPLE_MODEL_DIR, "/", name)));
+  }
+}
+
+TEST_F(CompressorTest, DependsOnTheSeedAndNotOnTheThreads) {
+  CompressOptions options = QuickOptions();
+  options.num_threads = 1;
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("one"), options).ok());
+  options.num_threads = 3;
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("three"), options).ok());
+  options.seed = 1;
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("other"), options).ok());
+  const std::string one = *ReadFile(Path("one/model.safetensors"));
+  EXPECT_TRUE(one == *ReadFile(Path("three/model.safetensors")));
+  EXPECT_FALSE(one == *ReadFile(Path("other/model.safetensors")));
+}
+
+TEST_F(CompressorTest, WritesItsOwnCalibrationTextWhereThereIsNone) {
+  CompressOptions options = QuickOptions();
+  options.calibration_files.clear();
+  options.calibration_windows = 3;
+  options.calibration_window_tokens = 20;
+  const auto report = CompressCheckpoint(Sample(), Path("out"), options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->calibration_source, "self-generated");
+  EXPECT_EQ(report->calibration_tokens, 60);
+}
+
+TEST_F(CompressorTest, FitsToTheWeightsAloneWithoutWindows) {
+  CompressOptions options = QuickOptions();
+  options.calibration_windows = 0;
+  options.bits_per_weight = 0.25;
+  const auto report = CompressCheckpoint(Sample(), Path("out"), options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->calibration_source, "none");
+  EXPECT_EQ(report->calibration_tokens, 0);
+  EXPECT_LE(report->bits_per_weight_linear, 0.25);
+  // A sign for n random weights with random signs keeps about 2 / (pi n) of them.
+  for (const CompressedSite& site : report->sites) {
+    EXPECT_GT(site.relative_weight_error, 0.7) << site.name;
+    EXPECT_LT(site.relative_weight_error, 0.95) << site.name;
+  }
+  EXPECT_TRUE(ToJson(*report)["sites"][0]["relative_output_error"].is_null());
+}
+
+TEST_F(CompressorTest, ADenseModelHasSixteenBits) {
+  const auto size = MeasureModel(*Sample());
+  ASSERT_TRUE(size.ok()) << size.status();
+  EXPECT_EQ(size->bits_per_weight_linear, 16.0);
+  EXPECT_EQ(size->linear_bytes, 2 * size->linear_weights);
+  EXPECT_GT(size->bits_per_weight_file, 16.0);
+  EXPECT_LT(size->bits_per_weight_file, 17.0);
+}
+
+TEST_F(CompressorTest, ReplacesAFolderOnlyWhenToldTo) {
+  CompressOptions options = QuickOptions();
+  options.calibration_windows = 0;
+  fs::create_directory(Path("out"));
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("out"), options).ok());  // empty: fine
+  WriteText("out/notes.txt", "mine");
+
+  const auto refused = CompressCheckpoint(Sample(), Path("out"), options);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_TRUE(fs::exists(Path("out/notes.txt")));
+
+  options.overwrite = true;
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("out"), options).ok());
+  EXPECT_FALSE(fs::exists(Path("out/notes.txt")));
+  EXPECT_THAT(FolderNames(), UnorderedElementsAre("out"));
+}
+
+TEST_F(CompressorTest, NeverReplacesTheModelThatItReads) {
+  fs::create_directories(Path("models"));
+  fs::copy(SAMPLE_MODEL_DIR, Path("models/dense"));
+  const auto checkpoint = Checkpoint::Open(Path("models/dense"));
+  ASSERT_TRUE(checkpoint.ok());
+  CompressOptions options = QuickOptions();
+  options.calibration_windows = 0;
+  options.overwrite = true;
+  for (const char* name : {"models/dense", "models/dense/", "models", "models/../models/dense"}) {
+    EXPECT_EQ(CompressCheckpoint(*checkpoint, Path(name), options).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << name;
+  }
+  EXPECT_TRUE(fs::exists(Path("models/dense/model.safetensors")));
+}
+
+TEST_F(CompressorTest, CancellingLeavesNothingBehind) {
+  std::atomic<bool> cancelled = false;
+  CompressOptions options = QuickOptions();
+  options.cancelled = &cancelled;
+  options.progress = [&](const CompressProgress& progress) {
+    if (progress.fraction > 0.3) cancelled = true;
+  };
+  EXPECT_EQ(CompressCheckpoint(Sample(), Path("out"), options).status().code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_THAT(FolderNames(), IsEmpty());
+}
+
+TEST_F(CompressorTest, ProgressNeverFalls) {
+  double last = 0;
+  int num_reports = 0;
+  CompressOptions options = QuickOptions();
+  options.progress = [&](const CompressProgress& progress) {
+    EXPECT_FALSE(progress.stage.empty());
+    EXPECT_GE(progress.fraction, last);
+    EXPECT_LE(progress.fraction, 1.0);
+    last = progress.fraction;
+    ++num_reports;
+  };
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("out"), options).ok());
+  EXPECT_GT(num_reports, 20);
+}
+
+TEST_F(CompressorTest, RefusesWhatMakesNoSense) {
+  const auto code = [&](const CompressOptions& options) {
+    return CompressCheckpoint(Sample(), Path("out"), options).status().code();
+  };
+  CompressOptions options = QuickOptions();
+  options.codec = "dense";
+  EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument);
+  for (const double bits : {0.0, -1.0, 0.001, 17.0, std::nan("")}) {
+    options = QuickOptions();
+    options.bits_per_weight = bits;
+    EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument) << bits;
+  }
+  options = QuickOptions();
+  options.calibration_files = {Path("absent.txt")};
+  EXPECT_EQ(code(options), absl::StatusCode::kNotFound);
+  options.calibration_files = {WriteText("empty.txt", "")};
+  EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument);
+  options.calibration_files = {WriteText("latin1.txt", "caf\xe9 na\xefve")};
+  EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument);
+  options.calibration_files = {WriteText("text.xz", "this is no archive")};
+  EXPECT_EQ(code(options), absl::StatusCode::kDataLoss);
+  EXPECT_FALSE(fs::exists(Path("out")));
+}
+
+TEST_F(CompressorTest, RefusesACompressedModel) {
+  CompressOptions options = QuickOptions();
+  options.calibration_windows = 0;
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("once"), options).ok());
+  const auto once = Checkpoint::Open(Path("once"));
+  ASSERT_TRUE(once.ok()) << once.status();
+  const auto twice = CompressCheckpoint(*once, Path("twice"), options);
+  EXPECT_EQ(twice.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(twice.status().message()), HasSubstr("uncompressed"));
+}
+
+}  // namespace
+}  // namespace ultrasketch
