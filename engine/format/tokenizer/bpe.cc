@@ -176,7 +176,7 @@ absl::Status Bpe::EncodeChunk(std::string_view chunk, BpeScratch* scratch,
 
 std::unique_ptr<BpeScratch> Bpe::BorrowScratch() const {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     if (!idle_scratch_.empty()) {
       std::unique_ptr<BpeScratch> scratch = std::move(idle_scratch_.back());
       idle_scratch_.pop_back();
@@ -192,7 +192,7 @@ void Bpe::ReturnScratch(std::unique_ptr<BpeScratch> scratch) const {
     scratch->nodes = {};
     scratch->queue = {};
   }
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   if (idle_scratch_.size() < kMaxIdleScratch) idle_scratch_.push_back(std::move(scratch));
 }
 

@@ -17,8 +17,8 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 
+#include "engine/base/mutex.h"
 #include "engine/format/tokenizer/json_value.h"
 #include "engine/format/tokenizer/vocabulary.h"
 
@@ -108,7 +108,7 @@ class Bpe {
   absl::flat_hash_set<uint64_t> joints_;
   std::vector<bool> small_joints_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   mutable std::vector<std::unique_ptr<BpeScratch>> idle_scratch_ ABSL_GUARDED_BY(mutex_);
 };
 
