@@ -86,6 +86,26 @@ US_VECTOR_CLONES void Gate(const float* gate, const float* up, int64_t width, fl
   }
 }
 
+// Of up to kExpBlock logits, in float.
+constexpr int64_t kExpBlock = 1024;
+constexpr int kExpLanes = 16;
+US_VECTOR_CLONES void BlockOfExp(const float* logits, float maximum, float scale,
+                                 const float* values, int64_t count, float* sums,
+                                 float* weighted_sums) {
+  for (int64_t i = 0; i + kExpLanes <= count; i += kExpLanes) {
+    for (int lane = 0; lane < kExpLanes; ++lane) {
+      const float value = Exp((logits[i + lane] - maximum) * scale);
+      sums[lane] += value;
+      weighted_sums[lane] += value * values[i + lane];
+    }
+  }
+  for (int64_t i = count / kExpLanes * kExpLanes; i < count; ++i) {
+    const float value = Exp((logits[i] - maximum) * scale);
+    sums[0] += value;
+    weighted_sums[0] += value * values[i];
+  }
+}
+
 void RotateHead(float* head, absl::Span<const float> cosines, absl::Span<const float> sines) {
   const size_t half = cosines.size();
   for (size_t i = 0; i < half; ++i) {
@@ -200,6 +220,23 @@ void AttendWindows(const ModelConfig& config, absl::Span<const float> inverse_fr
       }
     }
   });
+}
+
+double SumOfExp(const float* logits, float maximum, float scale, const float* values, int64_t count,
+                double& weighted) {
+  double sum = 0;
+  weighted = 0;
+  for (int64_t first = 0; first < count; first += kExpBlock) {
+    float sums[kExpLanes] = {};
+    float weighted_sums[kExpLanes] = {};
+    BlockOfExp(logits + first, maximum, scale, values + first, std::min(kExpBlock, count - first),
+               sums, weighted_sums);
+    for (int lane = 0; lane < kExpLanes; ++lane) {
+      sum += sums[lane];
+      weighted += weighted_sums[lane];
+    }
+  }
+  return sum;
 }
 
 void GateRows(const float* gate_up, int64_t width, int64_t num_tokens, float* out,

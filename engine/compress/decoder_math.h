@@ -31,6 +31,11 @@ void AttendWindows(const ModelConfig& config, absl::Span<const float> inverse_fr
 void GateRows(const float* gate_up, int64_t width, int64_t num_tokens, float* out,
               ThreadPool& pool);
 
+// Sum over i < count of e_i = exp(scale * (logits[i] - maximum)), for logits of at most `maximum`
+// and a positive scale; `weighted` is the sum of e_i * values[i].
+double SumOfExp(const float* logits, float maximum, float scale, const float* values, int64_t count,
+                double& weighted);
+
 }  // namespace ultrasketch
 
 #endif  // ULTRASKETCH_ENGINE_COMPRESS_DECODER_MATH_H_

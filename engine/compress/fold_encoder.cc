@@ -15,7 +15,7 @@ constexpr int64_t kRowsPerTask = 64;
 
 // Weight of the prior that inputs are uncorrelated, relative to the mean energy of an input. It
 // decides where the calibration text says nothing.
-constexpr double kRelativePrior = 1e-2;
+constexpr double kRelativePrior = 3e-2;
 
 // Adds `weight` tokens' worth of uncorrelated inputs of unit variance for which y = W x.
 void AddPrior(const LinearSite& site, absl::Span<const float> weights, double weight,

@@ -33,7 +33,7 @@ struct FoldFit {
 
 struct FoldFitOptions {
   // Added to H's diagonal, relative to its mean: H need not be regular.
-  double relative_damping = 1e-3;
+  double relative_damping = 1e-6;
   // Passes of bit flips, at most.
   int num_flip_passes = 8;
 };

@@ -12,6 +12,7 @@
 #include "engine/base/status.h"
 #include "engine/compress/decoder_math.h"
 #include "engine/compress/fold_encoder.h"
+#include "engine/compress/logit_scale.h"
 #include "engine/compress/products.h"
 
 namespace ultrasketch {
@@ -19,6 +20,9 @@ namespace {
 
 // Tokens that go through a site together.
 constexpr int64_t kBatchTokens = 2048;
+
+// Tokens whose logits decide how sure the compressed model should be.
+constexpr int64_t kLogitTokens = 4096;
 
 // Whole windows, consecutive in the text.
 struct Batch {
@@ -337,30 +341,55 @@ class LayerFitter {
     return activation_.data();
   }
 
-  // The least-squares weight of each channel, which also shrinks what the compressed stream is not
-  // sure of: without it the logits are too confident.
+  // The last norm's weights, by least squares for each channel and then all scaled so that the
+  // logits are as sure as they should be. This costs no bits.
   absl::Status RefitLastNorm() {
     const std::string name = "model.norm.weight";
     US_ASSIGN_OR_RETURN(const TensorView view, GetTensor(checkpoint_, name, {}, {hidden_size_}));
-    US_ASSIGN_OR_RETURN(const std::vector<float> norm, ReadVector(checkpoint_, name, hidden_size_));
+    US_ASSIGN_OR_RETURN(std::vector<float> norm, ReadVector(checkpoint_, name, hidden_size_));
+    const std::string head_name =
+        config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+    US_ASSIGN_OR_RETURN(const TensorView head,
+                        GetTensor(checkpoint_, head_name, {}, {config_.vocab_size, hidden_size_}));
+
     std::vector<double> cross(norm.size(), 0.0);
     std::vector<double> energy(norm.size(), 0.0);
+    // Tokens for the second step, spread over the text.
+    const int64_t stride = std::max<int64_t>(1, num_tokens_ / kLogitTokens);
+    std::vector<float> dense_sample;
+    std::vector<float> compressed_sample;
     for (const Batch& batch : batches_) {
       const float* dense_x = Normed(dense_, batch, norm, dense_x_);
       const float* compressed_x = Normed(compressed_, batch, norm, compressed_x_);
       for (int64_t token = 0; token < batch.num_tokens; ++token) {
+        const float* dense_row = dense_x + token * hidden_size_;
+        const float* compressed_row = compressed_x + token * hidden_size_;
         for (size_t i = 0; i < norm.size(); ++i) {
-          const auto place = static_cast<size_t>(token * hidden_size_) + i;
-          cross[i] += static_cast<double>(dense_x[place]) * compressed_x[place];
-          energy[i] += static_cast<double>(compressed_x[place]) * compressed_x[place];
+          cross[i] += static_cast<double>(dense_row[i]) * compressed_row[i];
+          energy[i] += static_cast<double>(compressed_row[i]) * compressed_row[i];
+        }
+        if ((batch.first_token + token) % stride == 0) {
+          dense_sample.insert(dense_sample.end(), dense_row, dense_row + hidden_size_);
+          compressed_sample.insert(compressed_sample.end(), compressed_row,
+                                   compressed_row + hidden_size_);
         }
       }
     }
+    std::vector<float> factors(norm.size(), 1.0f);
+    for (size_t i = 0; i < norm.size(); ++i) {
+      if (energy[i] > 0) factors[i] = static_cast<float>(std::max(0.0, cross[i] / energy[i]));
+    }
+    for (size_t i = 0; i < compressed_sample.size(); ++i) {
+      compressed_sample[i] *= factors[i % norm.size()];
+    }
+    const double scale =
+        BestLogitScale(head, dense_sample.data(), compressed_sample.data(),
+                       static_cast<int64_t>(dense_sample.size()) / hidden_size_, pool_);
+
     ReplacedTensor replaced = {name, view.dtype, view.shape, {}};
     replaced.bytes.resize(static_cast<size_t>(view.num_bytes()));
     for (size_t i = 0; i < norm.size(); ++i) {
-      const double factor = energy[i] > 0 ? cross[i] / energy[i] : 1.0;
-      StoreFloat(static_cast<float>(norm[i] * factor), view.dtype,
+      StoreFloat(static_cast<float>(norm[i] * factors[i] * scale), view.dtype,
                  replaced.bytes.data() + i * static_cast<size_t>(ElementBytes(view.dtype)));
     }
     fit_.replaced.push_back(std::move(replaced));
