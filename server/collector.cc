@@ -1,8 +1,11 @@
 #include "server/collector.h"
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <utility>
+
+#include "absl/strings/str_join.h"
 
 #include "server/process_stats.h"
 
@@ -13,6 +16,12 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 
 using Labels = std::vector<prometheus::ClientMetric::Label>;
+
+#if defined(__clang__)
+constexpr char kCompiler[] = "clang " __clang_version__;
+#else
+constexpr char kCompiler[] = "gcc " __VERSION__;
+#endif
 
 MetricFamily NewFamily(MetricType type, const char* name, const char* help) {
   MetricFamily family;
@@ -78,6 +87,7 @@ std::vector<MetricFamily> StateCollector::Collect() const {
                 "of all weights in memory.");
 
   const ProcessStats process = ReadProcessStats();
+  std::set<std::string> devices;
   int64_t other_bytes = process.resident_bytes;
   for (const ModelHost::Listing& listing : host_.List()) {
     const HostedModel& model = *listing.model;
@@ -85,6 +95,7 @@ std::vector<MetricFamily> StateCollector::Collect() const {
       more.insert(more.begin(), {"model", model.name});
       return more;
     };
+    devices.insert(model.device);
     const EngineLoopStats stats = model.engine_loop->stats();
     AddValue(running, labels(), stats.num_running);
     AddValue(waiting, labels(), stats.num_waiting);
@@ -110,7 +121,15 @@ std::vector<MetricFamily> StateCollector::Collect() const {
   AddValue(memory, {{"model", ""}, {"kind", "other"}},
            static_cast<double>(std::max<int64_t>(other_bytes, 0)));
 
-  std::vector<MetricFamily> families = {running,     waiting, kv_blocks,
+  MetricFamily build_info = NewFamily(MetricType::Gauge, "ultrasketch_build_info",
+                                      "Always 1: the labels say what runs, and on what.");
+  AddValue(build_info,
+           {{"version", ULTRASKETCH_VERSION},
+            {"compiler", kCompiler},
+            {"backend", absl::StrJoin(devices, ",")}},
+           1);
+
+  std::vector<MetricFamily> families = {build_info,  running, waiting,        kv_blocks,
                                         preemptions, memory,  bits_per_weight};
   CollectProcess(process, families);
   return families;

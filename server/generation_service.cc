@@ -69,7 +69,8 @@ absl::Status Detokenize(const ModelHost& host, const v1::DetokenizeRequest& requ
 }  // namespace
 
 GenerationService::GenerationService(const ModelHost& host, Metrics& metrics)
-    : environment_{host, metrics}, long_inputs_(kNumLongInputThreads, kMaxQueuedLongInputs) {}
+    : environment_{host, metrics, std::make_shared<OpenCalls>()},
+      long_inputs_(kNumLongInputThreads, kMaxQueuedLongInputs) {}
 
 absl::Status GenerationService::Run(size_t input_bytes, std::function<void()> work) {
   if (input_bytes <= kShortInputBytes) {

@@ -19,6 +19,9 @@ class GenerationService final : public v1::GenerationService::CallbackService {
   // Both must outlive the service.
   GenerationService(const ModelHost& host, Metrics& metrics);
 
+  // Waits until no generation or scoring call is open. False when the deadline came first.
+  bool AwaitNoCalls(absl::Time deadline) { return environment_.open_calls->AwaitNone(deadline); }
+
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
                                      const v1::GenerateRequest* request,
                                      v1::GenerateResponse* response) override;

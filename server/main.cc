@@ -16,6 +16,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include <CLI/CLI.hpp>
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 
 #include "engine/base/status.h"
@@ -49,7 +50,8 @@ struct Options {
 void Declare(CLI::App& app, Options& options) {
   app.description("Serves models over gRPC.");
   app.set_version_flag("--version", "ultrasketchd " ULTRASKETCH_VERSION);
-  app.set_config("--config", "", "Read options from a TOML file: keys are the options' names");
+  app.set_config("--config", "", "Read options from a TOML file: keys are the options' names")
+      ->type_name("FILE");
   app.add_option("--model-repository", options.model_repository,
                  "Serve every subfolder that has a config.json, under the subfolder's name")
       ->type_name("DIR");
@@ -179,7 +181,7 @@ class Daemon {
       US_ASSIGN_OR_RETURN(const auto found, FindModels(options.model_repository));
       plan.sources.insert(plan.sources.end(), found.begin(), found.end());
     }
-    Metrics metrics(options.load.device);
+    Metrics metrics;
     US_RETURN_IF_ERROR(LoadModels(plan.sources, options.load, metrics, host_));
 
     std::unique_ptr<MetricsEndpoint> endpoint;
@@ -227,7 +229,7 @@ class Daemon {
     server.SetNotServing();
     host_.Drain(deadline);
     // The engine is done; what is left is for clients to read. Those that were cancelled just now
-    // should still learn it.
+    // should still learn of it.
     const absl::Time grace = absl::Now() + absl::Seconds(1);
     server.Shutdown(stop_at_once_ ? grace : std::max(deadline, grace));
     LogEvent(
@@ -248,6 +250,14 @@ void LogFromGrpc(gpr_log_func_args* args) {
   LogEvent(LogLevel::kWarning, "grpc", {{"message", args->message}});
 }
 
+// What peers send that is no UTF-8 or no message is answered, and not worth a line each.
+void IgnoreFromProtobuf(google::protobuf::LogLevel level, const char*, int,
+                        const std::string& message) {
+  if (level == google::protobuf::LOGLEVEL_FATAL) {
+    LogEvent(LogLevel::kError, "protobuf", {{"message", message}});
+  }
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("", "ultrasketchd");
   Options options;
@@ -264,6 +274,7 @@ int Main(int argc, char** argv) {
     return kExitUsage;
   }
   gpr_set_log_function(LogFromGrpc);
+  google::protobuf::SetLogHandler(IgnoreFromProtobuf);
   Daemon daemon;
   if (const absl::Status status = daemon.Run(options, *std::move(plan)); !status.ok()) {
     LogEvent(LogLevel::kError, "failed", {{"error", status.ToString()}});

@@ -13,13 +13,14 @@ using Buckets = Histogram::BucketBoundaries;
 
 // Steps of about 1.5, with 1, 2, 5, 10, 20, 50 ... exact.
 Buckets LatencyBuckets() {
-  return {0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05,
-          0.07,   0.1,    0.15,  0.2,    0.3,   0.5,   0.7,   1,     1.5,  2,     3,    5};
+  return {0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01,
+          0.015,  0.02,    0.03,  0.05,   0.075, 0.1,   0.15,  0.2,    0.3,
+          0.5,    0.75,    1,     1.5,    2,     3,     5};
 }
 
 Buckets TimeToFirstTokenBuckets() {
   Buckets buckets = LatencyBuckets();
-  for (const double bound : {7.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0}) buckets.push_back(bound);
+  for (const double bound : {7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0}) buckets.push_back(bound);
   return buckets;
 }
 
@@ -28,12 +29,6 @@ Buckets RequestDurationBuckets() {
   for (const double bound : {90.0, 120.0, 180.0, 300.0, 450.0, 600.0}) buckets.push_back(bound);
   return buckets;
 }
-
-#if defined(__clang__)
-constexpr char kCompiler[] = "clang " __clang_version__;
-#else
-constexpr char kCompiler[] = "gcc " __VERSION__;
-#endif
 
 }  // namespace
 
@@ -151,17 +146,10 @@ void ModelMetrics::OnGeneratedTokens(int64_t num_tokens) {
   generated_tokens_.Increment(static_cast<double>(num_tokens));
 }
 
-Metrics::Metrics(const std::string& backend)
+Metrics::Metrics()
     : registry_(std::make_shared<prometheus::Registry>()),
       families_(std::make_shared<MetricFamilies>(registry_)),
-      unattributed_(families_, "") {
-  prometheus::BuildGauge()
-      .Name("ultrasketch_build_info")
-      .Help("Always 1: the labels say what runs.")
-      .Register(*registry_)
-      .Add({{"version", ULTRASKETCH_VERSION}, {"compiler", kCompiler}, {"backend", backend}})
-      .Set(1);
-}
+      unattributed_(families_, "") {}
 
 std::shared_ptr<ModelMetrics> Metrics::ForModel(const std::string& name) {
   return std::make_shared<ModelMetrics>(families_, name);

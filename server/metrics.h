@@ -83,8 +83,7 @@ class ModelMetrics final : public EngineObserver {
 // The registry and its families. Thread-safe.
 class Metrics {
  public:
-  // `backend`: what the models run on, for build_info ("cpu").
-  explicit Metrics(const std::string& backend);
+  Metrics();
 
   // A new model's metrics; they may outlive this object. Each name once.
   std::shared_ptr<ModelMetrics> ForModel(const std::string& name);

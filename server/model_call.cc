@@ -42,7 +42,9 @@ bool IsServerFault(const absl::Status& status) {
 }  // namespace
 
 ModelCall::ModelCall(const CallEnvironment& environment, absl::Time deadline)
-    : environment_(environment), arrival_(absl::Now()), deadline_(deadline) {}
+    : environment_(environment), arrival_(absl::Now()), deadline_(deadline) {
+  environment_.open_calls->Add();
+}
 
 absl::Status ModelCall::Open(const std::string& name) {
   US_ASSIGN_OR_RETURN(auto model, environment_.host.FindReady(name));
@@ -74,27 +76,36 @@ void ModelCall::CountDelta(const GenerationDelta& delta, int64_t num_prompt_toke
 }
 
 grpc::Status ModelCall::Close(absl::Status status) {
-  absl::MutexLock lock(&mutex_);
-  if (absl::IsCancelled(status)) {
-    status = !client_status_.ok() ? client_status_
-                                  : absl::UnavailableError("the model is shutting down");
-  }
-  if (absl::IsResourceExhausted(status)) {
-    status = WithReason(WithRetryDelay(std::move(status), kRetryDelay), "QUEUE_FULL");
-  } else if (absl::IsUnavailable(status)) {
-    status = WithReason(std::move(status), "DRAINING");
-  }
-
-  RequestMetrics& requests =
-      model_ != nullptr ? model_->metrics->requests() : environment_.metrics.unattributed();
-  requests.OnAnswers(status.code(), 1);
-  if (!status.ok() && !request_id_.has_value()) requests.OnRejected(RejectionReason(status));
+  status = ForClient(std::move(status));
+  requests().OnAnswers(status.code(), 1);
   if (model_ != nullptr) model_->metrics->OnRequestDuration(absl::Now() - arrival_);
   if (IsServerFault(status)) {
     LogEvent(LogLevel::kError, "request_failed",
              {{"model", model_ != nullptr ? model_->name : ""}, {"error", status.ToString()}});
   }
   return ToGrpcStatus(status);
+}
+
+grpc::Status ModelCall::Reject(absl::Status status) {
+  requests().OnRejected(RejectionReason(status));
+  return Close(std::move(status));
+}
+
+absl::Status ModelCall::ForClient(absl::Status status) {
+  if (absl::IsCancelled(status)) {
+    absl::MutexLock lock(&mutex_);
+    status = !client_status_.ok() ? client_status_
+                                  : absl::UnavailableError("the model is shutting down");
+  }
+  if (absl::IsResourceExhausted(status)) {
+    return WithReason(WithRetryDelay(std::move(status), kRetryDelay), "QUEUE_FULL");
+  }
+  if (absl::IsUnavailable(status)) return WithReason(std::move(status), "DRAINING");
+  return status;
+}
+
+RequestMetrics& ModelCall::requests() const {
+  return model_ != nullptr ? model_->metrics->requests() : environment_.metrics.unattributed();
 }
 
 }  // namespace ultrasketch

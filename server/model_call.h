@@ -16,13 +16,15 @@
 #include "server/engine_loop/engine_loop.h"
 #include "server/metrics.h"
 #include "server/model_host.h"
+#include "server/open_calls.h"
 
 namespace ultrasketch {
 
-// What calls need of the server. Outlives them.
+// What calls need of the server.
 struct CallEnvironment {
-  const ModelHost& host;
+  const ModelHost& host;  // outlives the calls, as does `metrics`
   Metrics& metrics;
+  std::shared_ptr<OpenCalls> open_calls;
 };
 
 // One call. Thread-safe, except where noted.
@@ -50,9 +52,20 @@ class ModelCall {
 
   // Ends the books with the call's outcome and gives what to answer. Once. A cancellation that the
   // client did not ask for is the server's: UNAVAILABLE.
-  grpc::Status Close(absl::Status status);
+  grpc::Status Close(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Close for a call that never reached the engine.
+  grpc::Status Reject(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // gRPC is done with the call.
+  void OnDone() { environment_.open_calls->Remove(); }
 
  private:
+  // What the client is told of an error inside the server.
+  absl::Status ForClient(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The counts of the model, or of no model.
+  RequestMetrics& requests() const;
+
   const CallEnvironment environment_;
   const absl::Time arrival_;
   const absl::Time deadline_;

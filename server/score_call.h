@@ -26,10 +26,13 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   // Validates, tokenizes and submits. Takes as long as tokenizing does.
   void Begin();
   // Ends the call before it has begun.
-  void Reject(const absl::Status& status) { Finish(call_.Close(status)); }
+  void Reject(const absl::Status& status) { Finish(call_.Reject(status)); }
 
   void OnCancel() override { call_.OnClientGone(); }
-  void OnDone() override { self_.reset(); }
+  void OnDone() override {
+    call_.OnDone();
+    self_.reset();
+  }
 
  private:
   ScoreCall(const CallEnvironment& environment, absl::Time deadline,

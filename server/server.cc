@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -22,6 +23,8 @@ constexpr int kKeepaliveTimeMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
 // Clients may ping this often.
 constexpr int kMinPingIntervalMs = 10'000;
+// For calls that are answered at once, and may just be about to be.
+constexpr absl::Duration kShortCallsGrace = absl::Milliseconds(100);
 constexpr int kMaxConcurrentStreams = 1000;  // in one connection
 
 void Configure(const ServerOptions& options, grpc::ServerBuilder& builder) {
@@ -87,7 +90,9 @@ void Server::SetServing(const std::string& name, bool is_serving) {
 void Server::SetNotServing() { impl_->server->GetHealthCheckService()->Shutdown(); }
 
 void Server::Shutdown(absl::Time deadline) {
-  impl_->server->Shutdown(absl::ToChronoTime(deadline));
+  const bool all_done = impl_->generation.AwaitNoCalls(deadline);
+  const absl::Time now = absl::Now();
+  impl_->server->Shutdown(absl::ToChronoTime(all_done ? now + kShortCallsGrace : now));
 }
 
 }  // namespace ultrasketch

@@ -39,7 +39,9 @@ class Server {
   // Health answers NOT_SERVING for every name, for good.
   void SetNotServing();
 
-  // Takes no more calls, waits for those in flight until the deadline and then cancels them.
+  // Waits until no generation or scoring call is open, or for the deadline, and ends the server;
+  // what is still open is cancelled. Calls that come meanwhile are the host's to refuse. A client
+  // that watches health, or keeps a connection, is not waited for.
   void Shutdown(absl::Time deadline);
 
  private:

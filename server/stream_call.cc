@@ -22,9 +22,8 @@ void StreamCall::Begin() {
 
 void StreamCall::Reject(const absl::Status& status) {
   absl::MutexLock lock(&mutex_);
-  status_ = status;
-  num_unfinished_ = 0;
-  Advance();
+  is_finished_ = true;
+  Finish(call_.Reject(status));
 }
 
 absl::Status StreamCall::Submit() {

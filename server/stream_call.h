@@ -40,7 +40,10 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
 
   void OnWriteDone(bool ok) override ABSL_LOCKS_EXCLUDED(mutex_);
   void OnCancel() override ABSL_LOCKS_EXCLUDED(mutex_);
-  void OnDone() override { self_.reset(); }
+  void OnDone() override {
+    call_.OnDone();
+    self_.reset();
+  }
 
  private:
   StreamCall(const CallEnvironment& environment, absl::Time deadline,

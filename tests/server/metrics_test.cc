@@ -37,7 +37,7 @@ std::optional<ClientMetric> Find(const Metrics& metrics, const std::string& name
 }
 
 TEST(MetricsTest, LatencyBucketsHoldTheRoundNumbers) {
-  Metrics metrics("cpu");
+  Metrics metrics;
   metrics.ForModel("m");
   const auto metric = Find(metrics, "ultrasketch_inter_token_latency_seconds", {{"model", "m"}});
   ASSERT_TRUE(metric.has_value());
@@ -56,7 +56,7 @@ TEST(MetricsTest, LatencyBucketsHoldTheRoundNumbers) {
 }
 
 TEST(MetricsTest, TimeToFirstTokenReachesAMinute) {
-  Metrics metrics("cpu");
+  Metrics metrics;
   metrics.ForModel("m");
   const auto metric = Find(metrics, "ultrasketch_time_to_first_token_seconds", {{"model", "m"}});
   ASSERT_TRUE(metric.has_value());
@@ -65,7 +65,7 @@ TEST(MetricsTest, TimeToFirstTokenReachesAMinute) {
 }
 
 TEST(MetricsTest, StepsAreTimedByPhase) {
-  Metrics metrics("cpu");
+  Metrics metrics;
   const auto model = metrics.ForModel("m");
   model->OnStep({.duration = absl::Milliseconds(3), .num_prefill_tokens = 5});
   model->OnStep({.duration = absl::Milliseconds(2), .num_decode_tokens = 1});
@@ -82,7 +82,7 @@ TEST(MetricsTest, StepsAreTimedByPhase) {
 }
 
 TEST(MetricsTest, AnswersAreCountedByCode) {
-  Metrics metrics("cpu");
+  Metrics metrics;
   const auto model = metrics.ForModel("m");
   model->requests().OnAnswers(absl::StatusCode::kOk, 1);
   model->requests().OnAnswers(absl::StatusCode::kOk, 1);
@@ -102,7 +102,7 @@ TEST(MetricsTest, AnswersAreCountedByCode) {
 TEST(MetricsTest, ModelsOutliveTheRegistrysOwner) {
   std::shared_ptr<ModelMetrics> model;
   {
-    Metrics metrics("cpu");
+    Metrics metrics;
     model = metrics.ForModel("m");
   }
   model->OnGeneratedTokens(3);

@@ -22,7 +22,7 @@ class ModelHostTest : public ::testing::Test {
     return host_.Add(HostTestModel(model, metrics_));
   }
 
-  Metrics metrics_{"cpu"};
+  Metrics metrics_;
   ModelHost host_;
 };
 

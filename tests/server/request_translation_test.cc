@@ -42,7 +42,7 @@ class RequestTranslationTest : public ::testing::Test {
     return message;
   }
 
-  Metrics metrics_{"cpu"};
+  Metrics metrics_;
   std::shared_ptr<HostedModel> model_;
 };
 

@@ -47,7 +47,7 @@ TEST(ServerTest, ReflectionListsTheServices) {
 TEST(ServerTest, ATakenPortIsAnError) {
   TestServer server;
   ModelHost host;
-  Metrics metrics("cpu");
+  Metrics metrics;
   ServerOptions options;
   options.listen = server.server().address();
   const auto second = Server::Start(options, host, metrics);

@@ -71,8 +71,7 @@ std::shared_ptr<HostedModel> HostTestModel(const TestModel& options, Metrics& me
   return hosted;
 }
 
-TestServer::TestServer(const std::vector<TestModel>& models, ServerOptions options)
-    : metrics_("cpu") {
+TestServer::TestServer(const std::vector<TestModel>& models, ServerOptions options) {
   for (const TestModel& model : models) {
     const absl::Status status = host_.Add(HostTestModel(model, metrics_));
     EXPECT_TRUE(status.ok()) << status;

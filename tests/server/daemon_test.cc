@@ -1,0 +1,269 @@
+// The executable: start, serve, errors before serving, stop.
+#include <fcntl.h>
+#include <spawn.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include <grpcpp/grpcpp.h>
+#include <sys/wait.h>
+
+#include "engine/base/check.h"
+#include "tests/server/raw_grpc.h"
+#include "tests/server/test_server.h"
+#include "ultrasketch/v1/generation.grpc.pb.h"
+
+extern char** environ;
+
+namespace ultrasketch {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr char kSampleModel[] = "small=" SAMPLE_MODEL_DIR;
+
+// A running ultrasketchd. Killed, if it still runs, and waited for on destruction.
+class Daemon {
+ public:
+  // Addresses are added: free ports.
+  explicit Daemon(std::vector<std::string> arguments, bool pick_ports = true) {
+    arguments.insert(arguments.begin(), ULTRASKETCHD_PATH);
+    if (pick_ports) {
+      for (const char* argument :
+           {"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--threads", "1"}) {
+        arguments.emplace_back(argument);
+      }
+    }
+    int pipe_ends[2];
+    US_CHECK(pipe2(pipe_ends, O_CLOEXEC) == 0);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, pipe_ends[1], STDERR_FILENO);
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    US_CHECK(posix_spawn(&process_, ULTRASKETCHD_PATH, &actions, nullptr, argv.data(), environ) ==
+             0);
+    posix_spawn_file_actions_destroy(&actions);
+    close(pipe_ends[1]);
+    stderr_ = pipe_ends[0];
+  }
+
+  ~Daemon() {
+    if (process_ != 0) {
+      kill(process_, SIGKILL);
+      Wait();
+    }
+    close(stderr_);
+  }
+
+  // Reads standard error up to a line that contains `text`, and returns that line; "" when the
+  // process ended without one.
+  std::string AwaitLine(const std::string& text) {
+    std::string line;
+    char c = 0;
+    while (read(stderr_, &c, 1) == 1) {
+      output_ += c;
+      if (c != '\n') {
+        line += c;
+      } else if (line.find(text) != std::string::npos) {
+        return line;
+      } else {
+        line.clear();
+      }
+    }
+    return "";
+  }
+
+  // The exit code, or minus the signal that killed the process.
+  int Wait() {
+    int status = 0;
+    US_CHECK(waitpid(process_, &status, 0) == process_);
+    process_ = 0;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+
+  // Reads standard error to its end, and waits.
+  int WaitForEnd() {
+    AwaitLine("\n");
+    return Wait();
+  }
+
+  void Signal(int signal) { kill(process_, signal); }
+
+  // Waits until it serves.
+  void AwaitServing() {
+    const std::string line = AwaitLine("event=serving");
+    ASSERT_NE(line, "") << output_;
+    listen_ = ValueOf(line, "listen");
+    metrics_port_ = std::stoi(ValueOf(line, "metrics").substr(std::string("127.0.0.1:").size()));
+    stub_ = v1::GenerationService::NewStub(
+        grpc::CreateChannel("ipv4:" + listen_, grpc::InsecureChannelCredentials()));
+  }
+
+  static std::string ValueOf(const std::string& line, const std::string& key) {
+    const size_t begin = line.find(" " + key + "=");
+    if (begin == std::string::npos) return "";
+    const size_t value = begin + key.size() + 2;
+    return line.substr(value, line.find(' ', value) - value);
+  }
+
+  const std::string& output() const { return output_; }
+  const std::string& listen() const { return listen_; }
+  int metrics_port() const { return metrics_port_; }
+  v1::GenerationService::Stub& stub() { return *stub_; }
+
+ private:
+  pid_t process_ = 0;
+  int stderr_ = -1;
+  std::string output_;
+  std::string listen_;
+  int metrics_port_ = 0;
+  std::unique_ptr<v1::GenerationService::Stub> stub_;
+};
+
+// What a daemon that does not come up says and exits with.
+void ExpectFailure(std::vector<std::string> arguments, int exit_code, const std::string& message,
+                   bool pick_ports = true) {
+  Daemon daemon(std::move(arguments), pick_ports);
+  EXPECT_EQ(daemon.WaitForEnd(), exit_code);
+  EXPECT_THAT(daemon.output(), HasSubstr(message));
+  EXPECT_THAT(daemon.output(), Not(HasSubstr("event=serving")));
+}
+
+TEST(DaemonTest, ServesARepositoryAndStopsWhenAsked) {
+  const std::string repository = std::filesystem::path(SAMPLE_MODEL_DIR).parent_path();
+  Daemon daemon({"--model-repository", repository});
+  const std::string loaded = daemon.AwaitLine("event=model_loaded model=classics-6m");
+  EXPECT_EQ(Daemon::ValueOf(loaded, "codec"), "dense");
+  EXPECT_EQ(Daemon::ValueOf(loaded, "bits_per_weight_linear"), "16.000");
+  EXPECT_EQ(Daemon::ValueOf(loaded, "context_tokens"), "1024");
+  EXPECT_NE(Daemon::ValueOf(loaded, "load_seconds"), "");
+  daemon.AwaitServing();
+
+  grpc::ClientContext context;
+  v1::GenerateRequest request = Request("It was a dark and", 10);
+  request.set_model("classics-6m");
+  const StreamOutput output = ReadAll(*daemon.stub().GenerateStream(&context, request));
+  EXPECT_TRUE(output.status.ok()) << output.status.error_message();
+  EXPECT_EQ(output.token_ids.at(0).size(), 10u);
+  EXPECT_THAT(ExchangeBytes(daemon.metrics_port(),
+                            "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+              HasSubstr(R"(ultrasketch_generated_tokens_total{model="classics-6m"} 10)"));
+
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.WaitForEnd(), 0);
+  EXPECT_THAT(daemon.output(), AllOf(HasSubstr("event=draining"), HasSubstr("event=stopped")));
+}
+
+TEST(DaemonTest, DrainsBeforeItStops) {
+  Daemon daemon({"--model", kSampleModel, "--drain-seconds", "60"});
+  daemon.AwaitServing();
+  grpc::ClientContext context;
+  v1::GenerateRequest request = Request("A long story", 300);
+  request.set_ignore_eos(true);
+  const auto reader = daemon.stub().GenerateStream(&context, request);
+  v1::GenerateStreamResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  const size_t num_before = static_cast<size_t>(message.delta().token_ids_size());
+  daemon.Signal(SIGTERM);
+  ASSERT_NE(daemon.AwaitLine("event=draining"), "");
+  const StreamOutput output = ReadAll(*reader);
+  EXPECT_TRUE(output.status.ok()) << output.status.error_message();
+  EXPECT_EQ(output.token_ids.at(0).size() + num_before, 300u);
+  EXPECT_EQ(daemon.WaitForEnd(), 0);
+}
+
+TEST(DaemonTest, ASecondSignalStopsAtOnce) {
+  Daemon daemon({"--model", kSampleModel, "--drain-seconds", "3600"});
+  daemon.AwaitServing();
+  // More than can end by itself soon.
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>>> readers;
+  for (int i = 0; i < 64; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    v1::GenerateRequest request = Request("A very long story", 1000);
+    request.set_ignore_eos(true);
+    readers.push_back(daemon.stub().GenerateStream(contexts.back().get(), request));
+  }
+  v1::GenerateStreamResponse message;
+  ASSERT_TRUE(readers[0]->Read(&message));
+  daemon.Signal(SIGINT);
+  ASSERT_NE(daemon.AwaitLine("event=draining"), "");
+  daemon.Signal(SIGINT);
+  int num_unavailable = 0;
+  for (auto& reader : readers) {
+    if (ReadAll(*reader).status.error_code() == grpc::StatusCode::UNAVAILABLE) ++num_unavailable;
+  }
+  EXPECT_GT(num_unavailable, 0);
+  EXPECT_EQ(daemon.WaitForEnd(), 0);
+}
+
+TEST(DaemonTest, TakenPortsAreErrorsBeforeAnythingIsLoaded) {
+  Daemon first({"--model", kSampleModel});
+  first.AwaitServing();
+  const std::string metrics = "127.0.0.1:" + std::to_string(first.metrics_port());
+  ExpectFailure({"--model", kSampleModel, "--listen", first.listen(), "--metrics-listen", "none"},
+                1, "cannot listen on " + first.listen() + ": Address already in use", false);
+  ExpectFailure({"--model", kSampleModel, "--listen", "127.0.0.1:0", "--metrics-listen", metrics},
+                1, "cannot listen on " + metrics + ": Address already in use", false);
+  grpc::ClientContext context;
+  EXPECT_TRUE(
+      ReadAll(*first.stub().GenerateStream(&context, Request("still here", 2))).status.ok());
+}
+
+TEST(DaemonTest, ModelsThatCannotBeLoadedAreErrors) {
+  ExpectFailure({"--model", "a=/nonexistent/folder"}, 1, "/nonexistent/folder");
+  ExpectFailure({"--model-repository", "/nonexistent/folder"}, 1, "/nonexistent/folder");
+  ExpectFailure({"--model", kSampleModel, "--model", kSampleModel}, 1, "hosted already");
+
+  const std::filesystem::path broken =
+      std::filesystem::path(::testing::TempDir()) / ("broken-" + std::to_string(getpid()));
+  std::filesystem::copy(SAMPLE_MODEL_DIR, broken);
+  const std::filesystem::path weights = broken / "model.safetensors";
+  std::filesystem::resize_file(weights, std::filesystem::file_size(weights) / 2);
+  ExpectFailure({"--model", kSampleModel, "--model", "b=" + broken.string()}, 1,
+                "model.safetensors");
+  std::filesystem::remove_all(broken);
+}
+
+TEST(DaemonTest, WrongUseIsExitCodeTwo) {
+  ExpectFailure({}, 2, "--model", false);
+  ExpectFailure({"--no-such-option"}, 2, "--no-such-option", false);
+  ExpectFailure({"--model", "no-equals-sign"}, 2, "NAME=DIR", false);
+  ExpectFailure({"--model", kSampleModel, "--listen", "8001"}, 2, "HOST:PORT", false);
+  ExpectFailure({"--model", kSampleModel, "--threads", "-1"}, 2, "--threads", false);
+}
+
+TEST(DaemonTest, HelpAndVersionAreFine) {
+  EXPECT_EQ(Daemon({"--help"}, false).WaitForEnd(), 0);
+  EXPECT_EQ(Daemon({"--version"}, false).WaitForEnd(), 0);
+}
+
+TEST(DaemonTest, ReadsAConfigFile) {
+  const std::filesystem::path config = std::filesystem::path(::testing::TempDir()) /
+                                       ("config-" + std::to_string(getpid()) + ".toml");
+  std::ofstream(config) << "model = [\"first=" << SAMPLE_MODEL_DIR
+                        << "\", \"second=" << SAMPLE_MODEL_DIR << "\"]\n"
+                        << "listen = \"127.0.0.1:0\"\nmetrics-listen = \"127.0.0.1:0\"\n"
+                        << "threads = 1\nkv-cache-tokens = 512\n";
+  Daemon daemon({"--config", config.string()}, false);
+  EXPECT_EQ(Daemon::ValueOf(daemon.AwaitLine("model=first"), "context_tokens"), "512");
+  EXPECT_NE(daemon.AwaitLine("model=second"), "");
+  daemon.AwaitServing();
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.WaitForEnd(), 0);
+  std::filesystem::remove(config);
+}
+
+}  // namespace
+}  // namespace ultrasketch
