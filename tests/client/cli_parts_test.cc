@@ -117,12 +117,12 @@ TEST(InterruptGuardDeathTest, SecondSignalEndsTheProcess) {
         InterruptGuard guard;
         absl::Notification stopped;
         const std::stop_callback on_stop(guard.stop(), [&] { stopped.Notify(); });
-        kill(getpid(), SIGINT);
+        kill(getpid(), SIGTERM);
         stopped.WaitForNotification();
-        kill(getpid(), SIGINT);
+        kill(getpid(), SIGTERM);
         pause();
       },
-      ::testing::ExitedWithCode(128 + SIGINT), "");
+      ::testing::ExitedWithCode(128 + SIGTERM), "");
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstdlib>
+
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -63,6 +65,9 @@ TestServer::TestServer(const std::vector<std::string>& models,
 int TestServer::port() const { return PortOf(address_); }
 
 std::unique_ptr<client::Client> TestServer::Connect() const {
+  // An idle client notices that a server goes away when it polls, every five seconds unless told
+  // otherwise, and the server waits for it.
+  setenv("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "50", /*overwrite=*/1);
   return *client::Client::Create(address_);
 }
 
