@@ -18,7 +18,8 @@ namespace {
 // Of civetweb, which serves for the exposer. The timeout ends connections that send nothing, or
 // very slowly; the threads are how many of those it takes to keep a scrape waiting.
 std::vector<std::string> ServerOptions(const ListenAddress& resolved) {
-  return {"listening_ports", resolved.ToString(), "num_threads", "8", "request_timeout_ms", "5000"};
+  return {
+      "listening_ports", resolved.ToString(), "num_threads", "16", "request_timeout_ms", "2000"};
 }
 
 }  // namespace

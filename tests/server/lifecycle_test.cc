@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "tests/server/raw_grpc.h"
 #include "tests/server/test_server.h"
 
 namespace ultrasketch {
@@ -143,19 +144,23 @@ TEST(LifecycleTest, AClientThatNeverReadsCanVanish) {
 
 TEST(LifecycleTest, ConnectionsThatBreakReturnTheirBlocks) {
   TestServer server({EndlessModel()});
-  {
-    const auto channel = server.NewChannel();
-    const auto stub = v1::GenerationService::NewStub(channel);
-    std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
-    for (int i = 0; i < 4; ++i) {
-      contexts.push_back(std::make_unique<grpc::ClientContext>());
-      const Reader reader = stub->GenerateStream(contexts.back().get(), Request("go", kEndless));
-      v1::GenerateStreamResponse message;
-      ASSERT_TRUE(reader->Read(&message));
-      contexts.back()->TryCancel();
-    }
+  BreakableProxy proxy(server.server().address().port);
+  const auto stub = v1::GenerationService::NewStub(grpc::CreateChannel(
+      "ipv4:127.0.0.1:" + std::to_string(proxy.port()), grpc::InsecureChannelCredentials()));
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<Reader> readers;
+  for (int i = 0; i < 4; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    readers.push_back(stub->GenerateStream(contexts.back().get(), Request("go", kEndless)));
+    v1::GenerateStreamResponse message;
+    ASSERT_TRUE(readers.back()->Read(&message));
   }
+  EXPECT_GT(server.engine_loop().stats().kv_blocks_used, 0);
+  proxy.Break();
   server.WaitUntilIdle();
+  for (const Reader& reader : readers) {
+    EXPECT_EQ(ReadAll(*reader).status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  }
 }
 
 TEST(LifecycleTest, SurvivesClientsThatVanishInAnyPhase) {
@@ -239,6 +244,15 @@ TEST(LifecycleTest, TheEndOfDrainingIsUnavailableForThoseLeft) {
   EXPECT_EQ(output.status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(DetailsOf(output.status).reason, "DRAINING");
   drain.join();
+}
+
+TEST(LifecycleTest, AWatchOfTheHealthIsNotWaitedFor) {
+  TestServer server;
+  const auto channel = server.NewChannel();
+  const HealthWatch watch(channel);
+  server.server().SetNotServing();
+  server.host().Drain(absl::InfiniteFuture());
+  server.server().Shutdown(absl::InfiniteFuture());
 }
 
 TEST(LifecycleTest, ASecondDrainCutsTheFirstShort) {

@@ -1,7 +1,9 @@
 #include "tests/server/raw_grpc.h"
 
+#include <poll.h>
 #include <unistd.h>
 
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +27,10 @@ RawConnection::RawConnection(int port) : descriptor_(socket(AF_INET, SOCK_STREAM
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_EQ(connect(descriptor_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+}
+
+RawConnection::RawConnection(int descriptor, Adopt) : descriptor_(descriptor) {
+  US_CHECK(descriptor_ >= 0);
 }
 
 RawConnection::~RawConnection() {
@@ -55,6 +61,58 @@ void RawConnection::Reset() {
   setsockopt(descriptor_, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
   close(descriptor_);
   descriptor_ = -1;
+}
+
+BreakableProxy::BreakableProxy(int server_port) : listener_(socket(AF_INET, SOCK_STREAM, 0)) {
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  US_CHECK(bind(listener_, reinterpret_cast<const sockaddr*>(&address), size) == 0);
+  US_CHECK(listen(listener_, 1) == 0);
+  US_CHECK(getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  port_ = ntohs(address.sin_port);
+  US_CHECK(pipe(stop_pipe_) == 0);
+  thread_ = std::thread([this, server_port] { ThreadMain(server_port); });
+}
+
+BreakableProxy::~BreakableProxy() {
+  Break();
+  close(listener_);
+  close(stop_pipe_[0]);
+}
+
+void BreakableProxy::Break() {
+  if (!thread_.joinable()) return;
+  close(stop_pipe_[1]);
+  thread_.join();
+}
+
+void BreakableProxy::ThreadMain(int server_port) {
+  pollfd accepting[] = {{listener_, POLLIN, 0}, {stop_pipe_[0], POLLIN, 0}};
+  poll(accepting, 2, -1);
+  if (accepting[1].revents != 0) return;
+  RawConnection client(accept(listener_, nullptr, nullptr), RawConnection::Adopt());
+  RawConnection server(server_port);
+  while (true) {
+    pollfd events[] = {{client.descriptor(), POLLIN, 0},
+                       {server.descriptor(), POLLIN, 0},
+                       {stop_pipe_[0], POLLIN, 0}};
+    poll(events, 3, -1);
+    if (events[2].revents != 0) break;
+    char buffer[4096];
+    bool is_open = true;
+    for (const auto& [from, to, event] :
+         {std::tuple(&client, &server, events[0]), std::tuple(&server, &client, events[1])}) {
+      if (event.revents == 0) continue;
+      const ssize_t num_bytes = recv(from->descriptor(), buffer, sizeof(buffer), 0);
+      is_open = is_open && num_bytes > 0 &&
+                to->Send(std::string_view(buffer, static_cast<size_t>(num_bytes)));
+    }
+    if (!is_open) break;
+  }
+  client.Reset();
+  server.Reset();
 }
 
 std::string ExchangeBytes(int port, std::string_view request) {
@@ -96,6 +154,44 @@ RawAnswer CallRaw(const std::shared_ptr<grpc::Channel>& channel, const std::stri
   while (wait()) {
   }
   return answer;
+}
+
+struct HealthWatch::Impl {
+  explicit Impl(const std::shared_ptr<grpc::Channel>& channel)
+      : stub(channel), call(stub.PrepareCall(&context, "/grpc.health.v1.Health/Watch", &queue)) {}
+
+  bool Wait() {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  }
+
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  grpc::GenericStub stub;
+  grpc::ByteBuffer answer;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call;
+};
+
+HealthWatch::HealthWatch(const std::shared_ptr<grpc::Channel>& channel)
+    : impl_(std::make_unique<Impl>(channel)) {
+  impl_->call->StartCall(nullptr);
+  US_CHECK(impl_->Wait());
+  const grpc::Slice empty;
+  impl_->call->WriteLast(grpc::ByteBuffer(&empty, 1), grpc::WriteOptions(), nullptr);
+  impl_->Wait();
+  impl_->call->Read(&impl_->answer, nullptr);
+  EXPECT_TRUE(impl_->Wait()) << "the first answer";
+}
+
+HealthWatch::~HealthWatch() {
+  impl_->context.TryCancel();
+  grpc::Status status;
+  impl_->call->Finish(&status, nullptr);
+  impl_->Wait();
+  impl_->queue.Shutdown();
+  while (impl_->Wait()) {
+  }
 }
 
 std::string CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include <grpcpp/channel.h>
 #include <grpcpp/support/status.h>
@@ -15,6 +16,9 @@ namespace ultrasketch {
 class RawConnection {
  public:
   explicit RawConnection(int port);
+  // Takes over a connected socket.
+  struct Adopt {};
+  RawConnection(int descriptor, Adopt);
   ~RawConnection();
   RawConnection(const RawConnection&) = delete;
   RawConnection& operator=(const RawConnection&) = delete;
@@ -26,8 +30,31 @@ class RawConnection {
   // Closes with a reset rather than an end of stream.
   void Reset();
 
+  int descriptor() const { return descriptor_; }
+
  private:
   int descriptor_ = -1;
+};
+
+// Passes the bytes of one TCP connection on to a server, both ways, until it is broken.
+class BreakableProxy {
+ public:
+  explicit BreakableProxy(int server_port);
+  ~BreakableProxy();
+
+  // Where it takes the connection.
+  int port() const { return port_; }
+
+  // Resets both sides, as when the client's machine loses power and its network says so.
+  void Break();
+
+ private:
+  void ThreadMain(int server_port);
+
+  int port_ = 0;
+  int listener_ = -1;
+  int stop_pipe_[2] = {-1, -1};
+  std::thread thread_;
 };
 
 // Sends `request` and returns all that comes back until the peer closes.
@@ -41,6 +68,17 @@ struct RawAnswer {
 };
 RawAnswer CallRaw(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
                   std::string_view request);
+
+// grpc.health.v1.Health.Watch of the server, open until destruction.
+class HealthWatch {
+ public:
+  explicit HealthWatch(const std::shared_ptr<grpc::Channel>& channel);
+  ~HealthWatch();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 // grpc.health.v1.Health.Check: "SERVING", "NOT_SERVING", ... or the error's code, "NOT_FOUND".
 std::string CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service);
