@@ -1,8 +1,9 @@
 // From a dense checkpoint to a compressed one.
 //
-// Every linear site is re-encoded by a codec; all other tensors (embedding, norms, biases, output
-// head) are copied as they are. The sites are fitted in order of execution on a calibration text,
-// each to the inputs that the already compressed part of the model gives it (fit.h has the method).
+// Every linear site is re-encoded by a codec. The sites are fitted in order of execution on a
+// calibration text, each to the inputs that the already compressed part of the model gives it
+// (layer_fit.h has the method). The last norm's weight is refitted after them; all other tensors
+// (embedding, other norms, biases, output head) are copied as they are.
 #ifndef ULTRASKETCH_ENGINE_COMPRESS_COMPRESSOR_H_
 #define ULTRASKETCH_ENGINE_COMPRESS_COMPRESSOR_H_
 

@@ -14,7 +14,6 @@ namespace {
 
 using Eigen::VectorXd;
 
-constexpr int kScaleRefits = 2;
 // Rows that share one sweep over the factor, which may be larger than a cache.
 constexpr int64_t kRowsPerSweep = 16;
 
@@ -83,27 +82,12 @@ class RowFitter {
   void Fit(const RowMajorMatrix& cross, const RowMajorMatrix& theta, RowMajorMatrix& signs,
            VectorXd& scales) const {
     scales = theta.cwiseAbs().rowwise().mean();
-    RowMajorMatrix best_signs;
-    VectorXd best_scales = VectorXd::Zero(theta.rows());
-    VectorXd best_gains = VectorXd::Constant(theta.rows(), -1.0);
-    best_signs.setOnes(theta.rows(), size_);
-    for (int refit = 0; refit < kScaleRefits; ++refit) {
-      Round(theta, scales, signs);
-      for (int64_t row = 0; row < theta.rows(); ++row) {
-        VectorXd row_signs = signs.row(row).transpose();
-        const VectorXd row_cross = cross.row(row).transpose();
-        double scale = scales(row);
-        const double gain = Flip(row_cross, row_signs, scale);
-        scales(row) = scale;
-        if (gain > best_gains(row)) {
-          best_gains(row) = gain;
-          best_signs.row(row) = row_signs.transpose();
-          best_scales(row) = scale;
-        }
-      }
+    Round(theta, scales, signs);
+    for (int64_t row = 0; row < theta.rows(); ++row) {
+      VectorXd row_signs = signs.row(row).transpose();
+      scales(row) = FlipSigns(cross.row(row).transpose(), row_signs);
+      signs.row(row) = row_signs.transpose();
     }
-    signs = best_signs;
-    scales = best_scales;
   }
 
  private:
@@ -123,14 +107,14 @@ class RowFitter {
     }
   }
 
-  // Coordinate descent on the signs, the scale refitted between passes. Returns by how much the
-  // squared error is below that of a zero row.
-  double Flip(const VectorXd& cross, VectorXd& signs, double& scale) const {
+  // Coordinate descent on the signs, the scale refitted between passes. Returns the scale.
+  double FlipSigns(const VectorXd& cross, VectorXd& signs) const {
     VectorXd product = system_.input * signs;
-    scale = BestScale(cross, signs, product);
+    double scale = BestScale(cross, signs, product);
     for (int pass = 0; pass < options_.num_flip_passes; ++pass) {
       int64_t num_flips = 0;
       for (int64_t k = 0; k < size_; ++k) {
+        // A quarter of the change of the squared error, over the scale.
         const double change =
             scale * system_.input(k, k) + signs(k) * (cross(k) - scale * product(k));
         if (change >= 0) continue;
@@ -141,7 +125,7 @@ class RowFitter {
       scale = BestScale(cross, signs, product);
       if (num_flips == 0) break;
     }
-    return scale * signs.dot(cross);
+    return scale;
   }
 
   const System& system_;

@@ -43,8 +43,8 @@ struct FoldFitOptions {
 // the number of threads.
 FoldFit FitFold(const FoldMoments& moments, const FoldFitOptions& options, ThreadPool& pool);
 
-// Mean over rows of |y' - y|^2 / |y|^2, the sums taken over all rows: what is left of the output by
-// these bits and scales (as given, not as rounded for storage). NaN when y is zero.
+// |y' - y|^2 / |y|^2 over all tokens and rows, y' being what these bits and scales give (the scales
+// as they are here, not rounded for storage). NaN when y is zero.
 double RelativeOutputError(const FoldMoments& moments, const FoldFit& fit);
 
 }  // namespace ultrasketch
