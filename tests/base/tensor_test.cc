@@ -118,6 +118,42 @@ TEST(CheckFiniteTest, FindsTheFirstBadElement) {
   EXPECT_TRUE(CheckFinite(source, "w", ViewOf({}, {0})).ok());
 }
 
+// Every pattern of 16 bits, at an odd address, in whole chunks and in what is left of one.
+TEST(CheckFiniteTest, TellsEveryPatternOf16Bits) {
+  const MapSource source;
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    std::vector<uint8_t> bytes(2 * 4100 + 1);
+    for (uint32_t pattern = 0; pattern < 65536; ++pattern) {
+      const auto bits = static_cast<uint16_t>(pattern);
+      const size_t at = pattern % 4100;
+      std::memcpy(bytes.data() + 1 + 2 * at, &bits, 2);
+      const float value = dtype == DType::kF16 ? HalfToFloat(bits) : Bf16ToFloat(bits);
+      const absl::Status status = CheckFinite(source, "w", {dtype, {4100}, bytes.data() + 1});
+      ASSERT_EQ(status.ok(), std::isfinite(value)) << DTypeName(dtype) << " " << pattern;
+      if (!status.ok()) {
+        ASSERT_THAT(std::string(status.message()),
+                    HasSubstr("element " + std::to_string(at) + " is " +
+                              (std::isnan(value) ? "NaN" : "infinite")));
+      }
+      bytes[1 + 2 * at] = bytes[2 + 2 * at] = 0;
+    }
+  }
+}
+
+TEST(CheckFiniteTest, TakesDoublesThatFitAFloat) {
+  const MapSource source;
+  const auto check = [&](double value) {
+    std::vector<double> values(5000, 1.0);
+    values[4999] = value;
+    return CheckFinite(source, "w",
+                       {DType::kF64, {5000}, reinterpret_cast<const uint8_t*>(values.data())});
+  };
+  EXPECT_TRUE(check(-3e38).ok());
+  EXPECT_TRUE(check(1e-300).ok());
+  EXPECT_EQ(check(1e39).code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(check(std::nan("")).message()), HasSubstr("element 4999 is NaN"));
+}
+
 TEST(CheckDeathTest, NamesTheCondition) {
   EXPECT_DEATH(US_CHECK(1 + 1 == 3), "tensor_test.cc:.*check failed: 1 \\+ 1 == 3");
   US_CHECK(true);
