@@ -94,7 +94,8 @@ void RequestMetrics::OnRejected(std::string_view reason) {
       .Increment();
 }
 
-ModelMetrics::ModelMetrics(std::shared_ptr<MetricFamilies> families, const std::string& model)
+ModelMetrics::ModelMetrics(const std::shared_ptr<MetricFamilies>& families,
+                           const std::string& model)
     : requests_(families, model),
       time_to_first_token_(
           families->time_to_first_token.Add({{"model", model}}, TimeToFirstTokenBuckets())),

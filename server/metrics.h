@@ -51,7 +51,7 @@ class RequestMetrics {
 // One model's metrics. Thread-safe.
 class ModelMetrics final : public EngineObserver {
  public:
-  ModelMetrics(std::shared_ptr<MetricFamilies> families, const std::string& model);
+  ModelMetrics(const std::shared_ptr<MetricFamilies>& families, const std::string& model);
 
   void OnStep(const StepReport& report) override;
   void OnFirstToken(absl::Duration since_arrival) override;

@@ -81,6 +81,7 @@ void ModelHost::Drain(absl::Time deadline) {
   }
   // Together: a loop that is waited for must not keep the next from refusing and finishing.
   std::vector<std::thread> threads;
+  threads.reserve(models.size());
   for (const auto& model : models) {
     threads.emplace_back([&model, deadline] { model->engine_loop->Drain(deadline); });
   }

@@ -1,45 +1,51 @@
 #include "server/shutdown_signals.h"
 
+#include <poll.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include <csignal>
+#include <cstdint>
 #include <utility>
 
-namespace ultrasketch {
-namespace {
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
 
-sigset_t HandledSignals() {
+#include "engine/base/check.h"
+
+namespace ultrasketch {
+
+ShutdownSignals::ShutdownSignals(std::function<void(int, int)> on_signal)
+    : on_signal_(std::move(on_signal)) {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
-  return signals;
-}
-
-}  // namespace
-
-ShutdownSignals::ShutdownSignals(std::function<void(int, int)> on_signal)
-    : on_signal_(std::move(on_signal)) {
-  const sigset_t signals = HandledSignals();
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  US_CHECK(pthread_sigmask(SIG_BLOCK, &signals, nullptr) == 0);
   std::signal(SIGPIPE, SIG_IGN);
+  signal_descriptor_ = signalfd(-1, &signals, SFD_CLOEXEC);
+  stop_descriptor_ = eventfd(0, EFD_CLOEXEC);
+  US_CHECK(signal_descriptor_ >= 0 && stop_descriptor_ >= 0);
   thread_ = std::thread([this] { ThreadMain(); });
 }
 
 ShutdownSignals::~ShutdownSignals() {
-  stopping_ = true;
-  pthread_kill(thread_.native_handle(), SIGTERM);
+  const uint64_t one = 1;
+  US_CHECK(write(stop_descriptor_, &one, sizeof(one)) == sizeof(one));
   thread_.join();
+  close(signal_descriptor_);
+  close(stop_descriptor_);
 }
 
 void ShutdownSignals::ThreadMain() {
-  const sigset_t signals = HandledSignals();
   int count = 0;
   while (true) {
-    int signal = 0;
-    if (sigwait(&signals, &signal) != 0) continue;
-    if (stopping_) return;
-    on_signal_(++count, signal);
+    pollfd events[] = {{signal_descriptor_, POLLIN, 0}, {stop_descriptor_, POLLIN, 0}};
+    if (poll(events, 2, -1) < 0) continue;
+    if (events[1].revents != 0) return;
+    signalfd_siginfo info = {};
+    if (read(signal_descriptor_, &info, sizeof(info)) != sizeof(info)) continue;
+    on_signal_(++count, static_cast<int>(info.ssi_signo));
   }
 }
 

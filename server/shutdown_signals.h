@@ -2,7 +2,6 @@
 #ifndef ULTRASKETCH_SERVER_SHUTDOWN_SIGNALS_H_
 #define ULTRASKETCH_SERVER_SHUTDOWN_SIGNALS_H_
 
-#include <atomic>
 #include <functional>
 #include <thread>
 
@@ -25,7 +24,8 @@ class ShutdownSignals {
   void ThreadMain();
 
   const std::function<void(int, int)> on_signal_;
-  std::atomic<bool> stopping_ = false;
+  int signal_descriptor_ = -1;
+  int stop_descriptor_ = -1;
   std::thread thread_;
 };
 
