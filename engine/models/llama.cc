@@ -1,6 +1,7 @@
 #include "engine/models/llama.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -13,6 +14,8 @@
 
 namespace ultrasketch {
 namespace {
+
+constexpr int kMaxBlockSize = 4096;
 
 class Llama final : public Model {
  public:
@@ -38,6 +41,8 @@ class Llama final : public Model {
 
  private:
   absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadTable(const std::string& name);
+  absl::Status CheckOptions() const;
+  absl::Status PlanCache();
   absl::Status AllocateCache();
   absl::Status CheckLogitsRow(int64_t row) const;
 
@@ -65,12 +70,34 @@ absl::StatusOr<std::unique_ptr<DeviceEmbedding>> Llama::LoadTable(const std::str
   return backend_->LoadEmbedding(table);
 }
 
-absl::Status Llama::AllocateCache() {
-  const int granularity = backend_->cache_block_granularity();
-  if (options_.block_size < 1 || options_.block_size % granularity != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("block_size: expected a multiple of ",
-                                                   granularity, ", found ", options_.block_size));
+absl::Status Llama::CheckOptions() const {
+  // Far beyond any step or cache. Within them the bytes of the workspace fit an int64 for every
+  // config, and the ids of the blocks a BlockId.
+  struct Limit {
+    const char* name;
+    int64_t value;
+    int64_t most;
+  };
+  for (const Limit& limit :
+       {Limit{"max_step_tokens", options_.max_step_tokens, 1 << 28},
+        Limit{"max_step_logits", options_.max_step_logits, 1 << 28},
+        Limit{"kv_cache_tokens", options_.kv_cache_tokens, int64_t{1} << 34}}) {
+    if (limit.value < 1 || limit.value > limit.most) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(limit.name, ": expected 1 to ", limit.most, ", found ", limit.value));
+    }
   }
+  const int granularity = backend_->cache_block_granularity();
+  if (options_.block_size < 1 || options_.block_size > kMaxBlockSize ||
+      options_.block_size % granularity != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("block_size: expected a multiple of ",
+                                                   granularity, " up to ", kMaxBlockSize,
+                                                   ", found ", options_.block_size));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Llama::PlanCache() {
   KvCacheLayout& layout = attention_.layout;
   layout.num_layers = config().num_layers;
   layout.num_kv_heads = config().num_kv_heads;
@@ -78,7 +105,17 @@ absl::Status Llama::AllocateCache() {
   layout.block_size = options_.block_size;
   layout.element_bytes = backend_->cache_element_bytes();
   layout.num_blocks = layout.BlocksForTokens(options_.kv_cache_tokens);
-  absl::StatusOr<std::unique_ptr<DeviceBuffer>> cache = backend_->Allocate(layout.total_bytes());
+  if (layout.num_blocks > std::numeric_limits<int64_t>::max() / layout.block_bytes()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("KV cache of ", options_.kv_cache_tokens, " tokens: ", layout.num_blocks,
+                     " blocks of ", layout.block_bytes(), " bytes needed, more than 2^63 bytes"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Llama::AllocateCache() {
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> cache =
+      backend_->Allocate(attention_.layout.total_bytes());
   if (!cache.ok()) {
     return Annotate(cache.status(),
                     absl::StrCat("KV cache of ", options_.kv_cache_tokens, " tokens"));
@@ -88,13 +125,8 @@ absl::Status Llama::AllocateCache() {
 }
 
 absl::Status Llama::Load() {
-  for (const auto& [name, value] : {std::pair{"max_step_tokens", options_.max_step_tokens},
-                                    std::pair{"max_step_logits", options_.max_step_logits},
-                                    std::pair{"kv_cache_tokens", options_.kv_cache_tokens}}) {
-    if (value < 1 || value > (int64_t{1} << 40)) {
-      return absl::InvalidArgumentError(absl::StrCat(name, ": expected 1 to 2^40, found ", value));
-    }
-  }
+  US_RETURN_IF_ERROR(CheckOptions());
+  US_RETURN_IF_ERROR(PlanCache());
   US_ASSIGN_OR_RETURN(embedding_, LoadTable("model.embed_tokens.weight"));
   if (!config().tie_word_embeddings) {
     US_ASSIGN_OR_RETURN(untied_head_, LoadTable("lm_head.weight"));

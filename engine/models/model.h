@@ -47,7 +47,8 @@ struct ModelOptions {
   // Most rows of logits in one step.
   int64_t max_step_logits = 256;
 
-  // Capacity of the KV cache in tokens (rounded up to whole blocks) and tokens in a block.
+  // Capacity of the KV cache in tokens (rounded up to whole blocks) and tokens in a block: a
+  // multiple of the backend's cache_block_granularity(), at most 4096.
   int64_t kv_cache_tokens = 16384;
   int block_size = 16;
 };

@@ -93,6 +93,12 @@ void TinyModel::Write(const std::string& folder, int num_shards) const {
     shards[shard].emplace_back(name, TensorView{tensor.dtype, tensor.shape, bytes.back().data()});
     weight_map[name] = shard_name(shard);
   }
+  for (const auto& site : sites) {
+    for (const NamedTensor& tensor : site->StoredTensors()) {
+      shards[0].emplace_back(tensor.name, tensor.view);
+      weight_map[tensor.name] = shard_name(0);
+    }
+  }
   for (size_t shard = 0; shard < shards.size(); ++shard) {
     const absl::Status status = WriteSafetensors(
         (std::filesystem::path(folder) / shard_name(shard)).string(), shards[shard]);

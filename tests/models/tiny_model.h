@@ -11,6 +11,7 @@
 #include "nlohmann/json.hpp"
 
 #include "engine/base/dtype.h"
+#include "engine/codecs/codec.h"
 #include "engine/format/checkpoint.h"
 #include "engine/format/model_config.h"
 #include "engine/models/model.h"
@@ -27,6 +28,7 @@ struct TinyTensor {
 struct TinyModel {
   nlohmann::json config;
   std::map<std::string, TinyTensor> tensors;
+  std::vector<std::shared_ptr<const EncodedLinear>> sites;  // stored beside the tensors
 
   ModelConfig Parsed() const;
   TinyTensor& tensor(const std::string& name) { return tensors.at(name); }
