@@ -14,6 +14,12 @@
 #include <immintrin.h>
 #endif
 
+// How vectors wider than a register are passed does not matter: nothing here is called from another
+// object file.
+#if defined(__clang__)
+#pragma clang diagnostic ignored "-Wpsabi"
+#endif
+
 namespace ultrasketch {
 namespace {
 
