@@ -1,10 +1,11 @@
 # us_instruction_sets(): compile <name>_avx512.cc, <name>_avx2.cc and <name>_portable.cc of the
 # current folder for the instruction set that they are named after. Which one runs is decided at run
-# time. Contracting a * b + c to one rounding is wanted in all of them.
+# time. Where a * b + c is to be rounded once the kernels say so themselves: left to the compiler, it
+# would depend on the code around it.
 function(us_instruction_sets)
   foreach(name ${ARGN})
     foreach(set avx512 avx2 portable)
-      set(options -ffp-contract=fast -fno-trapping-math -fno-math-errno)
+      set(options -ffp-contract=off -fno-trapping-math -fno-math-errno)
       if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
         list(APPEND options -Wno-psabi -Wno-maybe-uninitialized)
       endif()

@@ -10,8 +10,10 @@
 
 #include <cstdint>
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 // How vectors wider than a register are passed does not matter: nothing here is called from another
@@ -23,10 +25,21 @@
 namespace ultrasketch {
 namespace {
 
-typedef float Float16 __attribute__((vector_size(64)));
-typedef uint32_t Uint16 __attribute__((vector_size(64)));
-typedef int32_t Int16 __attribute__((vector_size(64)));
-typedef uint16_t Short16 __attribute__((vector_size(32)));
+// Sixteen lanes are as many registers as they need. Compilers take a vector that is wider than the
+// registers apart lane by lane, so the parts are spelled out.
+#if defined(__AVX512F__)
+constexpr int kParts = 1;
+#elif defined(__AVX2__)
+constexpr int kParts = 2;
+#else
+constexpr int kParts = 4;
+#endif
+constexpr int kPartLanes = 16 / kParts;
+
+typedef float FloatPart __attribute__((vector_size(4 * kPartLanes)));
+typedef uint32_t UintPart __attribute__((vector_size(4 * kPartLanes)));
+typedef int32_t IntPart __attribute__((vector_size(4 * kPartLanes)));
+typedef uint16_t ShortPart __attribute__((vector_size(2 * kPartLanes)));
 
 template <typename To, typename From>
 inline To BitCast(From value) {
@@ -36,14 +49,116 @@ inline To BitCast(From value) {
   return result;
 }
 
-[[maybe_unused]] inline Float16 Load(const float* data) {
-  Float16 value;
+// One member a part rather than an array: gcc 12 keeps members in registers.
+struct Float16 {
+  Float16() = default;
+  Float16(float value) : a(FloatPart{} + value) {  // in all lanes
+#if !defined(__AVX512F__)
+    b = a;
+#if !defined(__AVX2__)
+    c = d = a;
+#endif
+#endif
+  }
+
+  FloatPart a;
+#if !defined(__AVX512F__)
+  FloatPart b;
+#if !defined(__AVX2__)
+  FloatPart c, d;
+#endif
+#endif
+};
+
+// Applies `function` to the parts of the values in turn.
+template <typename Function, typename... Values>
+inline Float16 ForParts(Function function, const Values&... values) {
+  Float16 result;
+  result.a = function(values.a...);
+#if !defined(__AVX512F__)
+  result.b = function(values.b...);
+#if !defined(__AVX2__)
+  result.c = function(values.c...);
+  result.d = function(values.d...);
+#endif
+#endif
+  return result;
+}
+
+[[maybe_unused]] inline Float16 operator+(const Float16& x, const Float16& y) {
+  return ForParts([](FloatPart a, FloatPart b) { return a + b; }, x, y);
+}
+[[maybe_unused]] inline Float16 operator-(const Float16& x, const Float16& y) {
+  return ForParts([](FloatPart a, FloatPart b) { return a - b; }, x, y);
+}
+[[maybe_unused]] inline Float16 operator*(const Float16& x, const Float16& y) {
+  return ForParts([](FloatPart a, FloatPart b) { return a * b; }, x, y);
+}
+[[maybe_unused]] inline Float16 operator/(const Float16& x, const Float16& y) {
+  return ForParts([](FloatPart a, FloatPart b) { return a / b; }, x, y);
+}
+[[maybe_unused]] inline Float16 operator-(const Float16& x) {
+  return ForParts([](FloatPart a) { return -a; }, x);
+}
+[[maybe_unused]] inline void operator+=(Float16& x, const Float16& y) { x = x + y; }
+
+// The larger in each lane, y where one is NaN.
+[[maybe_unused]] inline Float16 Larger(const Float16& x, const Float16& y) {
+  return ForParts([](FloatPart a, FloatPart b) { return a > b ? a : b; }, x, y);
+}
+
+// a * b + c, rounded once where the instruction set can. Written out, because a compiler's own
+// choice of the products to contract depends on the code around them, and so would the bits of a
+// sum.
+[[maybe_unused]] inline FloatPart MultiplyAddPart(FloatPart a, FloatPart b, FloatPart c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return BitCast<FloatPart>(
+      vfmaq_f32(BitCast<float32x4_t>(c), BitCast<float32x4_t>(a), BitCast<float32x4_t>(b)));
+#else
+  return a * b + c;
+#endif
+}
+
+[[maybe_unused]] inline Float16 MultiplyAdd(const Float16& x, const Float16& y, const Float16& z) {
+  return ForParts(MultiplyAddPart, x, y, z);
+}
+
+// Bytes of each part of sixteen elements.
+struct PartPointers {
+  PartPointers(const void* data, int64_t part_bytes)
+      : a(static_cast<const uint8_t*>(data)),
+        b(a + part_bytes),
+        c(b + part_bytes),
+        d(c + part_bytes) {}
+  const uint8_t* a;
+  const uint8_t* b;
+  const uint8_t* c;
+  const uint8_t* d;
+};
+
+[[maybe_unused]] inline FloatPart LoadPart(const uint8_t* data) {
+  FloatPart value;
   __builtin_memcpy(&value, data, sizeof(value));
   return value;
 }
 
-[[maybe_unused]] inline void Store(Float16 value, float* data) {
-  __builtin_memcpy(data, &value, sizeof(value));
+[[maybe_unused]] inline Float16 Load(const float* data) {
+  return ForParts(LoadPart, PartPointers(data, sizeof(FloatPart)));
+}
+
+[[maybe_unused]] inline void Store(const Float16& value, float* data) {
+  __builtin_memcpy(data, &value.a, sizeof(FloatPart));
+#if !defined(__AVX512F__)
+  __builtin_memcpy(data + kPartLanes, &value.b, sizeof(FloatPart));
+#if !defined(__AVX2__)
+  __builtin_memcpy(data + 2 * kPartLanes, &value.c, sizeof(FloatPart));
+  __builtin_memcpy(data + 3 * kPartLanes, &value.d, sizeof(FloatPart));
+#endif
+#endif
 }
 
 // The first `count` < 16 floats, zeros after them.
@@ -53,103 +168,126 @@ inline To BitCast(From value) {
   return Load(buffer);
 }
 
-[[maybe_unused]] inline void StorePartial(Float16 value, int64_t count, float* data) {
-  for (int64_t i = 0; i < count; ++i) data[i] = value[i];
+[[maybe_unused]] inline void StorePartial(const Float16& value, int64_t count, float* data) {
+  float buffer[16];
+  Store(value, buffer);
+  for (int64_t i = 0; i < count; ++i) data[i] = buffer[i];
 }
 
-[[maybe_unused]] inline Float16 Broadcast(float value) { return Float16{} + value; }
-
-// Lane i of the result is lane i ^ distance.
-#define US_SWAP_LANES(v, distance)                                                              \
-  __builtin_shufflevector(v, v, 0 ^ (distance), 1 ^ (distance), 2 ^ (distance), 3 ^ (distance), \
+// Combines all lanes by `combine`, in one fixed order: a tree of halves, lane i with i + 8, then
+// with i + 4, i + 2, i + 1.
+template <typename Combine>
+inline float Reduce(const Float16& v, Combine combine) {
+#if defined(__AVX512F__)
+  FloatPart x = v.a;
+#define US_SWAP_LANES(distance)                                                                 \
+  __builtin_shufflevector(x, x, 0 ^ (distance), 1 ^ (distance), 2 ^ (distance), 3 ^ (distance), \
                           4 ^ (distance), 5 ^ (distance), 6 ^ (distance), 7 ^ (distance),       \
                           8 ^ (distance), 9 ^ (distance), 10 ^ (distance), 11 ^ (distance),     \
                           12 ^ (distance), 13 ^ (distance), 14 ^ (distance), 15 ^ (distance))
-
-// Lanes are added in one fixed order: a tree of halves.
-[[maybe_unused]] inline float Sum(Float16 v) {
-  v += US_SWAP_LANES(v, 8);
-  v += US_SWAP_LANES(v, 4);
-  v += US_SWAP_LANES(v, 2);
-  v += US_SWAP_LANES(v, 1);
-  return v[0];
-}
-
-[[maybe_unused]] inline Float16 Larger(Float16 a, Float16 b) { return a > b ? a : b; }
-
-[[maybe_unused]] inline float Maximum(Float16 v) {
-  v = Larger(v, US_SWAP_LANES(v, 8));
-  v = Larger(v, US_SWAP_LANES(v, 4));
-  v = Larger(v, US_SWAP_LANES(v, 2));
-  return Larger(v, US_SWAP_LANES(v, 1))[0];
-}
-
+  x = combine(x, US_SWAP_LANES(8));
+  x = combine(x, US_SWAP_LANES(4));
+#elif defined(__AVX2__)
+  FloatPart x = combine(v.a, v.b);
+#define US_SWAP_LANES(distance)                                                                 \
+  __builtin_shufflevector(x, x, 0 ^ (distance), 1 ^ (distance), 2 ^ (distance), 3 ^ (distance), \
+                          4 ^ (distance), 5 ^ (distance), 6 ^ (distance), 7 ^ (distance))
+  x = combine(x, US_SWAP_LANES(4));
+#else
+  FloatPart x = combine(combine(v.a, v.c), combine(v.b, v.d));
+#define US_SWAP_LANES(distance) \
+  __builtin_shufflevector(x, x, 0 ^ (distance), 1 ^ (distance), 2 ^ (distance), 3 ^ (distance))
+#endif
+  x = combine(x, US_SWAP_LANES(2));
+  x = combine(x, US_SWAP_LANES(1));
 #undef US_SWAP_LANES
+  return x[0];
+}
 
-[[maybe_unused]] inline Uint16 Widen(Short16 v) {
+[[maybe_unused]] inline float Sum(const Float16& v) {
+  return Reduce(v, [](FloatPart a, FloatPart b) { return a + b; });
+}
+
+[[maybe_unused]] inline float Maximum(const Float16& v) {
+  return Reduce(v, [](FloatPart a, FloatPart b) { return a > b ? a : b; });
+}
+
+[[maybe_unused]] inline UintPart Widen(ShortPart v) {
 #if defined(__AVX512F__)
   // gcc 12 takes eight instructions for what is one.
-  return BitCast<Uint16>(_mm512_cvtepu16_epi32(BitCast<__m256i>(v)));
+  return BitCast<UintPart>(_mm512_cvtepu16_epi32(BitCast<__m256i>(v)));
+#elif defined(__AVX2__)
+  return BitCast<UintPart>(_mm256_cvtepu16_epi32(BitCast<__m128i>(v)));
 #else
-  return __builtin_convertvector(v, Uint16);
+  return __builtin_convertvector(v, UintPart);
 #endif
+}
+
+// Sixteen stored numbers of 16 bits, each part widened to 32 and then through `convert`.
+template <typename Convert>
+inline Float16 LoadWidened(const uint8_t* data, Convert convert) {
+  const auto load = [&](const uint8_t* part) {
+    ShortPart stored;
+    __builtin_memcpy(&stored, part, sizeof(stored));
+    return convert(Widen(stored));
+  };
+  return ForParts(load, PartPointers(data, sizeof(ShortPart)));
 }
 
 // Stored elements to floats. F16 is exact for all finite values.
 struct F32Elements {
   static constexpr int64_t kBytes = 4;
   static Float16 LoadAsFloat(const uint8_t* data) {
-    Float16 value;
-    __builtin_memcpy(&value, data, sizeof(value));
-    return value;
+    return ForParts(LoadPart, PartPointers(data, sizeof(FloatPart)));
   }
 };
 
 struct Bf16Elements {
   static constexpr int64_t kBytes = 2;
   static Float16 LoadAsFloat(const uint8_t* data) {
-    Short16 stored;
-    __builtin_memcpy(&stored, data, sizeof(stored));
-    const Uint16 bits = Widen(stored) << 16;
-    return BitCast<Float16>(bits);
+    return LoadWidened(data, [](UintPart bits) { return BitCast<FloatPart>(bits << 16); });
   }
 };
 
 struct F16Elements {
   static constexpr int64_t kBytes = 2;
   static Float16 LoadAsFloat(const uint8_t* data) {
-    Short16 stored;
-    __builtin_memcpy(&stored, data, sizeof(stored));
-    const Uint16 bits = Widen(stored);
-    // Exponent and mantissa in place, the exponent's bias put right by a multiplication, which also
-    // makes subnormals come out exactly.
-    const Uint16 magnitude = (bits & 0x7fffu) << 13;
-    const Float16 scaled = BitCast<Float16>(magnitude) * 0x1p112f;
-    const Uint16 result = BitCast<Uint16>(scaled) | ((bits & 0x8000u) << 16);
-    return BitCast<Float16>(result);
+    return LoadWidened(data, [](UintPart bits) {
+      // Exponent and mantissa in place, the exponent's bias put right by a multiplication, which
+      // also makes subnormals come out exactly.
+      const UintPart magnitude = (bits & 0x7fffu) << 13;
+      const FloatPart scaled = BitCast<FloatPart>(magnitude) * 0x1p112f;
+      return BitCast<FloatPart>(BitCast<UintPart>(scaled) | ((bits & 0x8000u) << 16));
+    });
   }
 };
 
 // e^x, relative error below 3e-7; 0 for x < -87, e^88 for x > 88. Cody and Waite's reduction and a
 // polynomial of degree 6.
-[[maybe_unused]] inline Float16 Exp(Float16 x) {
-  const Float16 clamped_low = x < -87.0f ? Broadcast(-87.0f) : x;
-  const Float16 clamped = clamped_low > 88.0f ? Broadcast(88.0f) : clamped_low;
-  const Float16 magic = Broadcast(12582912.0f);  // 1.5 * 2^23: the sum's last place is a unit
-  const Float16 shifted = clamped * 1.44269504f + magic;
-  const Float16 n = shifted - magic;
-  const Float16 r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  Float16 p = Broadcast(1.3888889e-3f);
-  p = p * r + 8.3333333e-3f;
-  p = p * r + 4.1666667e-2f;
-  p = p * r + 1.6666667e-1f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const Int16 exponent = (BitCast<Int16>(shifted) - BitCast<Int16>(magic)) << 23;
-  const Int16 bits = BitCast<Int16>(p) + exponent;
-  return x < -87.0f ? Float16{} : BitCast<Float16>(bits);
+[[maybe_unused]] inline FloatPart ExpPart(FloatPart x) {
+  const FloatPart zero = {};
+  const FloatPart low = zero - 87.0f;
+  const FloatPart high = zero + 88.0f;
+  const FloatPart not_low = x < low ? low : x;
+  const FloatPart clamped = not_low > high ? high : not_low;
+  const FloatPart magic = zero + 12582912.0f;  // 1.5 * 2^23: the sum's last place is a unit
+  const FloatPart shifted = MultiplyAddPart(clamped, zero + 1.44269504f, magic);
+  const FloatPart n = shifted - magic;
+  FloatPart r = MultiplyAddPart(n, zero - 0.693359375f, clamped);
+  r = MultiplyAddPart(n, zero + 2.12194440e-4f, r);
+  FloatPart p = zero + 1.3888889e-3f;
+  p = MultiplyAddPart(p, r, zero + 8.3333333e-3f);
+  p = MultiplyAddPart(p, r, zero + 4.1666667e-2f);
+  p = MultiplyAddPart(p, r, zero + 1.6666667e-1f);
+  p = MultiplyAddPart(p, r, zero + 0.5f);
+  p = MultiplyAddPart(p, r, zero + 1.0f);
+  p = MultiplyAddPart(p, r, zero + 1.0f);
+  const IntPart exponent = (BitCast<IntPart>(shifted) - BitCast<IntPart>(magic)) << 23;
+  const FloatPart power = BitCast<FloatPart>(BitCast<IntPart>(p) + exponent);
+  return x < low ? zero : power;
 }
+
+[[maybe_unused]] inline Float16 Exp(const Float16& x) { return ForParts(ExpPart, x); }
 
 }  // namespace
 }  // namespace ultrasketch

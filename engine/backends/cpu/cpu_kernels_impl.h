@@ -13,11 +13,11 @@ void RmsNorm(const float* x, const float* weight, int64_t size, float epsilon, f
   int64_t i = 0;
   for (; i + 16 <= size; i += 16) {
     const Float16 v = Load(x + i);
-    squares += v * v;
+    squares = MultiplyAdd(v, v, squares);
   }
   if (i < size) {
     const Float16 v = LoadPartial(x + i, size - i);
-    squares += v * v;
+    squares = MultiplyAdd(v, v, squares);
   }
   const float scale = 1.0f / __builtin_sqrtf(Sum(squares) / static_cast<float>(size) + epsilon);
   for (i = 0; i + 16 <= size; i += 16) Store(Load(x + i) * scale * Load(weight + i), output + i);
@@ -49,7 +49,9 @@ void ScoreLanes(const AttentionTile& tile, int64_t first_query, const float* key
   for (int64_t d = 0; d < tile.head_dim; ++d) {
     const Float16 k = Load(keys + d * tile.block_size);
 #pragma GCC unroll 4
-    for (int q = 0; q < kQueries; ++q) sums[q] += tile.queries[first_query + q][d] * k;
+    for (int q = 0; q < kQueries; ++q) {
+      sums[q] = MultiplyAdd(Float16(tile.queries[first_query + q][d]), k, sums[q]);
+    }
   }
   for (int q = 0; q < kQueries; ++q) {
     Store(sums[q] * tile.scale, scores + (first_query + q) * kAttentionChunk);
@@ -86,10 +88,10 @@ void WeighValues(const AttentionTile& tile, const float* weights, int64_t first,
     int64_t count = tile.block_size - slot;
     if (count > last - position) count = last - position;
     for (int64_t i = 0; i < count; ++i) {
-      const float weight = weights[position - first + i];
+      const Float16 weight = weights[position - first + i];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        sums[v] += weight * Load(values + i * tile.head_dim + 16 * v);
+        sums[v] = MultiplyAdd(weight, Load(values + i * tile.head_dim + 16 * v), sums[v]);
       }
     }
     position += count;
@@ -138,12 +140,12 @@ void Attend(const AttentionTile& tile, float* scores) {
       Float16 largest = Load(row);
       for (int64_t i = 16; i < whole; i += 16) {
         const Float16 s = Load(row + i);
-        largest = s > largest ? s : largest;
+        largest = Larger(s, largest);
       }
       const float chunk_maximum = Maximum(largest);
       const float new_maximum = chunk_maximum > maximum[query] ? chunk_maximum : maximum[query];
       if (new_maximum > maximum[query] && first > 0) {
-        const float correction = Exp(Broadcast(maximum[query] - new_maximum))[0];
+        const float correction = Maximum(Exp(maximum[query] - new_maximum));
         total[query] *= correction;
         for (int64_t d = 0; d < tile.head_dim; ++d) tile.outputs[query][d] *= correction;
       }

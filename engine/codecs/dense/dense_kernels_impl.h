@@ -45,7 +45,9 @@ void MultiplyTile(const uint8_t* weights, int64_t cols, const float* x, int64_t 
     for (int token = 0; token < kTokens; ++token) {
       const Float16 values = Load(x + token * x_stride + k);
 #pragma GCC unroll 8
-      for (int row = 0; row < kRows; ++row) sums[token][row] += w[row] * values;
+      for (int row = 0; row < kRows; ++row) {
+        sums[token][row] = MultiplyAdd(w[row], values, sums[token][row]);
+      }
     }
   }
   if (k < cols) {
@@ -57,7 +59,7 @@ void MultiplyTile(const uint8_t* weights, int64_t cols, const float* x, int64_t 
     for (int token = 0; token < kTokens; ++token) {
       const Float16 values = LoadPartial(x + token * x_stride + k, cols - k);
       for (int row = 0; row < kRows; ++row) {
-        sums[token][row] += Elements::LoadAsFloat(tails[row]) * values;
+        sums[token][row] = MultiplyAdd(Elements::LoadAsFloat(tails[row]), values, sums[token][row]);
       }
     }
   }
