@@ -15,7 +15,7 @@ absl::StatusOr<std::unique_ptr<CpuBuffer>> CpuBuffer::Allocate(int64_t num_bytes
   void* data = MAP_FAILED;
   if (num_bytes <= available) {
     data = mmap(nullptr, static_cast<size_t>(num_bytes == 0 ? 1 : num_bytes),
-                PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   }
   if (data == MAP_FAILED) {
     return absl::ResourceExhaustedError(absl::StrCat(

@@ -15,7 +15,8 @@
 
 namespace ultrasketch {
 
-// Anonymous memory: it becomes resident page by page as it is first written.
+// Anonymous memory, resident from the start: what a model is said to hold is what it holds, and a
+// step never waits for pages.
 class CpuBuffer final : public DeviceBuffer {
  public:
   // RESOURCE_EXHAUSTED with bytes needed and available.
