@@ -26,6 +26,21 @@ constexpr int kTileRows = 2;
 constexpr int kTileTokens = 3;
 #endif
 
+// One token and short rows: the processor's own prefetching starts anew with every row and comes
+// too late, so the weights are asked for this far ahead, in the order in which they lie. Of long
+// rows it keeps up by itself.
+constexpr int64_t kShortRowBytes = 4096;
+constexpr int64_t kBytesAhead = 16384;
+
+// For the step at byte `offset` of the rows of a tile, `step_bytes` of each.
+template <int kRows>
+inline void PrefetchAhead(const uint8_t* weights, int64_t offset, int64_t step_bytes) {
+  const uint8_t* ahead = weights + kRows * offset + kBytesAhead;
+  for (int64_t byte = 0; byte < kRows * step_bytes; byte += 64) {
+    __builtin_prefetch(ahead + byte, /*rw=*/0, /*locality=*/2);
+  }
+}
+
 // Floats of x that a block of tokens may have: 512 KiB.
 constexpr int64_t kBlockFloats = 128 * 1024;
 
@@ -37,6 +52,11 @@ void MultiplyTile(const uint8_t* weights, int64_t cols, const float* x, int64_t 
   int64_t k = 0;
   for (; k + 16 <= cols; k += 16) {
     Float16 w[kRows];
+    if constexpr (kTokens == 1 && kRows == kVectorRows) {
+      if (row_bytes < kShortRowBytes) {
+        PrefetchAhead<kRows>(weights, k * Elements::kBytes, 16 * Elements::kBytes);
+      }
+    }
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
       w[row] = Elements::LoadAsFloat(weights + row * row_bytes + k * Elements::kBytes);
