@@ -26,8 +26,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kFormatVersion = 1;
-
 // Calibration windows that the model writes together.
 constexpr int64_t kWindowsAtOnce = 128;
 
@@ -201,7 +199,7 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
 
   Report(options, "writing", 1.0);
   const json quantization_config = {{"quant_method", kQuantMethod},
-                                    {"version", kFormatVersion},
+                                    {"version", kQuantVersion},
                                     {"codec", options.codec},
                                     {"seed", options.seed},
                                     {"bits", options.bits_per_weight}};

@@ -16,24 +16,32 @@ std::optional<int64_t> ReadNumber(const std::string& path) {
   return std::nullopt;  // absent, or "max"
 }
 
+// The number after `key` at the start of a line.
+std::optional<int64_t> FindNumber(const std::string& path, const std::string& key) {
+  std::ifstream file(path);
+  std::string word;
+  while (file >> word) {
+    int64_t number = 0;
+    if (word == key && file >> number) return number;
+    file.clear();
+    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 int64_t AvailableMemoryBytes() {
   int64_t available = std::numeric_limits<int64_t>::max();
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key;
-  int64_t kilobytes = 0;
-  while (meminfo >> key >> kilobytes) {
-    if (key == "MemAvailable:") {
-      available = kilobytes * 1024;
-      break;
-    }
-    meminfo.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  if (const std::optional<int64_t> kilobytes = FindNumber("/proc/meminfo", "MemAvailable:")) {
+    available = *kilobytes * 1024;
   }
   const std::optional<int64_t> limit = ReadNumber("/sys/fs/cgroup/memory.max");
   const std::optional<int64_t> current = ReadNumber("/sys/fs/cgroup/memory.current");
   if (limit.has_value() && current.has_value()) {
-    available = std::min(available, std::max<int64_t>(0, *limit - *current));
+    // Cached files, mapped weights among them, give way where memory is needed.
+    const int64_t cached = FindNumber("/sys/fs/cgroup/memory.stat", "file").value_or(0);
+    available = std::min(available, std::max<int64_t>(0, *limit - (*current - cached)));
   }
   return available;
 }

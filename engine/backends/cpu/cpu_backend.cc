@@ -6,13 +6,12 @@
 #include <string>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 
 #include "engine/backends/cpu/cpu_kernels.h"
 #include "engine/backends/cpu/cpu_memory.h"
 #include "engine/base/check.h"
+#include "engine/base/mutex.h"
 #include "engine/base/status.h"
 #include "engine/base/thread_pool.h"
 
@@ -251,15 +250,16 @@ void CpuBackend::RotateAndStore(const AttentionShape& shape,
       std::copy_n(v + head * head_dim, head_dim, values + start + slot * head_dim);
     }
   };
-  for (const AttentionSpan& span : step_.spans) {
-    pool_.ParallelFor(span.num_tokens, layout.block_size, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t position = span.num_cached + i;
-        store(span.first_token + i, span.blocks[static_cast<size_t>(position / layout.block_size)],
-              position % layout.block_size);
-      }
-    });
-  }
+  ForEachToken([&](int64_t token, int) {
+    // The last span that begins at or before the token.
+    const auto next = std::upper_bound(
+        step_.spans.begin(), step_.spans.end(), token,
+        [](int64_t value, const AttentionSpan& span) { return value < span.first_token; });
+    const AttentionSpan& span = *(next - 1);
+    const int64_t position = span.num_cached + token - span.first_token;
+    store(token, span.blocks[static_cast<size_t>(position / layout.block_size)],
+          position % layout.block_size);
+  });
 }
 
 void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
@@ -370,7 +370,7 @@ void CpuBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_wei
 absl::Status CpuBackend::Sample(const DeviceBuffer& logits, int64_t vocab_size,
                                 absl::Span<const SampleRequest> requests,
                                 absl::Span<SampledToken> tokens) {
-  absl::Mutex mutex;
+  Mutex mutex;
   absl::Status first_error;
   pool_.ParallelFor(static_cast<int64_t>(requests.size()), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
@@ -382,7 +382,7 @@ absl::Status CpuBackend::Sample(const DeviceBuffer& logits, int64_t vocab_size,
       if (token.ok()) {
         tokens[static_cast<size_t>(i)] = *std::move(token);
       } else {
-        absl::MutexLock lock(&mutex);
+        MutexLock lock(mutex);
         first_error.Update(token.status());
       }
     }
