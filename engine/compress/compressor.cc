@@ -18,6 +18,7 @@
 #include "engine/compress/fold_encoder.h"
 #include "engine/compress/layer_fit.h"
 #include "engine/compress/model_writer.h"
+#include "engine/compress/site_moments.h"
 #include "engine/models/linear_sites.h"
 #include "engine/models/model.h"
 
@@ -84,23 +85,31 @@ CompressedSite SiteReport(const EncodedLinear& encoded) {
   report.cols = site.cols;
   report.bits_per_weight =
       8.0 * static_cast<double>(encoded.stored_bytes()) / static_cast<double>(site.num_weights());
+  report.bytes = encoded.stored_bytes();
   report.relative_output_error = std::numeric_limits<double>::quiet_NaN();
+  report.relative_residual_error = std::numeric_limits<double>::quiet_NaN();
   return report;
+}
+
+// An encoder with the budget of bits spread over the sites already.
+absl::StatusOr<std::unique_ptr<SiteEncoder>> MakeEncoder(absl::Span<const LinearSite> sites,
+                                                         const CompressOptions& options) {
+  US_ASSIGN_OR_RETURN(std::vector<FoldShape> shapes,
+                      PlanFold(sites, options.bits_per_weight,
+                               /*ranked=*/options.calibration_windows > 0));
+  return std::make_unique<FoldEncoder>(sites, std::move(shapes), options.seed);
 }
 
 absl::StatusOr<EncodedSites> EncodeFromWeights(const Checkpoint& checkpoint,
                                                absl::Span<const LinearSite> sites,
+                                               const SiteEncoder& encoder,
                                                const CompressOptions& options, ThreadPool& pool) {
-  US_ASSIGN_OR_RETURN(const std::vector<FoldShape> shapes,
-                      PlanFold(sites, options.bits_per_weight, /*ranked=*/false));
   EncodedSites result;
   for (size_t index = 0; index < sites.size(); ++index) {
     US_RETURN_IF_ERROR(StartSite(sites, index, options));
     const LinearSite& site = sites[index];
     US_ASSIGN_OR_RETURN(const std::vector<float> weights, ReadSiteWeights(site, checkpoint));
-    double error = 0;
-    result.sites.push_back(FitFoldSite(site, shapes[index], options.seed, weights,
-                                       WeightMoments(site, weights), pool, error));
+    result.sites.push_back(encoder.Encode(index, weights, WeightMoments(site, weights), pool));
     result.reports.push_back(SiteReport(*result.sites.back()));
     result.reports.back().relative_weight_error =
         RelativeWeightError(*result.sites.back(), weights, pool);
@@ -150,23 +159,19 @@ absl::StatusOr<CalibrationText> MakeCalibration(const std::shared_ptr<const Chec
   return text;
 }
 
-absl::StatusOr<EncodedSites> EncodeFromCalibration(const Checkpoint& checkpoint,
-                                                   absl::Span<const LinearSite> sites,
-                                                   const CalibrationText& text,
-                                                   const CompressOptions& options,
-                                                   ThreadPool& pool) {
-  US_ASSIGN_OR_RETURN(const std::vector<FoldShape> shapes,
-                      PlanFold(sites, options.bits_per_weight, /*ranked=*/true));
+absl::StatusOr<EncodedSites> EncodeFromCalibration(
+    const Checkpoint& checkpoint, absl::Span<const LinearSite> sites, const SiteEncoder& encoder,
+    const CalibrationText& text, const CompressOptions& options, ThreadPool& pool) {
   LayerFitOptions fit_options;
-  fit_options.seed = options.seed;
   fit_options.on_site = [&](size_t index) { return StartSite(sites, index, options); };
-  US_ASSIGN_OR_RETURN(LayerFit fit, FitLayers(checkpoint, sites, shapes, text, fit_options, pool));
+  US_ASSIGN_OR_RETURN(LayerFit fit, FitLayers(checkpoint, sites, encoder, text, fit_options, pool));
   EncodedSites result;
   result.replaced = std::move(fit.replaced);
   for (FittedSite& site : fit.sites) {
     result.reports.push_back(SiteReport(*site.encoded));
     result.reports.back().relative_weight_error = site.relative_weight_error;
     result.reports.back().relative_output_error = site.relative_output_error;
+    result.reports.back().relative_residual_error = site.relative_residual_error;
     result.sites.push_back(std::move(site.encoded));
   }
   return result;
@@ -182,27 +187,29 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
   US_RETURN_IF_ERROR(CheckOutputFolder(*checkpoint, out_folder, options.overwrite));
   const std::vector<LinearSite> sites = LinearSites(checkpoint->config());
   ThreadPool pool(options.num_threads);
+  US_ASSIGN_OR_RETURN(const std::unique_ptr<SiteEncoder> encoder, MakeEncoder(sites, options));
 
   CompressionReport report;
   EncodedSites encoded;
   if (options.calibration_windows == 0) {
     report.calibration_source = "none";
-    US_ASSIGN_OR_RETURN(encoded, EncodeFromWeights(*checkpoint, sites, options, pool));
+    US_ASSIGN_OR_RETURN(encoded, EncodeFromWeights(*checkpoint, sites, *encoder, options, pool));
   } else {
     report.calibration_source = options.calibration_files.empty() ? "self-generated" : "files";
     Report(options, "calibration text", 0.0);
     US_ASSIGN_OR_RETURN(const CalibrationText text, MakeCalibration(checkpoint, options));
     report.calibration_tokens = text.num_tokens();
-    US_ASSIGN_OR_RETURN(encoded, EncodeFromCalibration(*checkpoint, sites, text, options, pool));
+    US_ASSIGN_OR_RETURN(encoded,
+                        EncodeFromCalibration(*checkpoint, sites, *encoder, text, options, pool));
   }
   if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
 
   Report(options, "writing", 1.0);
-  const json quantization_config = {{"quant_method", kQuantMethod},
-                                    {"version", kQuantVersion},
-                                    {"codec", options.codec},
-                                    {"seed", options.seed},
-                                    {"bits", options.bits_per_weight}};
+  json quantization_config = {{"quant_method", kQuantMethod},
+                              {"version", kQuantVersion},
+                              {"codec", options.codec},
+                              {"bits", options.bits_per_weight}};
+  quantization_config.update(encoder->Parameters());
   US_RETURN_IF_ERROR(WriteCompressedModel(*checkpoint, encoded.sites, encoded.replaced,
                                           quantization_config, out_folder, options.overwrite));
   // What was written is measured as anybody else would read it.
@@ -225,9 +232,11 @@ json ToJson(const CompressionReport& report) {
     sites.push_back({{"name", site.name},
                      {"rows", site.rows},
                      {"cols", site.cols},
+                     {"bytes", site.bytes},
                      {"bits_per_weight", site.bits_per_weight},
                      {"relative_weight_error", number(site.relative_weight_error)},
-                     {"relative_output_error", number(site.relative_output_error)}});
+                     {"relative_output_error", number(site.relative_output_error)},
+                     {"relative_residual_error", number(site.relative_residual_error)}});
   }
   return {{"bits_per_weight_linear", report.bits_per_weight_linear},
           {"bits_per_weight_file", report.bits_per_weight_file},

@@ -2,8 +2,8 @@
 //
 // Every linear site is re-encoded by a codec. The sites are fitted in order of execution on a
 // calibration text, each to the inputs that the already compressed part of the model gives it
-// (layer_fit.h has the method). The last norm's weight is refitted after them; all other tensors
-// (embedding, other norms, biases, output head) are copied as they are.
+// (layer_fit.h has the method). The norms' weights are refitted with them; all other tensors
+// (embedding, biases, output head) are copied as they are.
 #ifndef ULTRASKETCH_ENGINE_COMPRESS_COMPRESSOR_H_
 #define ULTRASKETCH_ENGINE_COMPRESS_COMPRESSOR_H_
 
@@ -66,12 +66,16 @@ struct CompressedSite {
   std::string name;
   int64_t rows = 0;
   int64_t cols = 0;
+  int64_t bytes = 0;  // of all tensors that stand in for the weights
   double bits_per_weight = 0;
   // |W' - W|^2 / |W|^2 over the site's weights.
   double relative_weight_error = 0;
   // |y' - y|^2 / |y|^2 over the calibration tokens: y is what the site was fitted to, y' what the
   // compressed site gives. NaN when it was fitted to the weights alone.
   double relative_output_error = 0;
+  // |h' - h|^2 / |h|^2 of the residual stream after the site, compressed and dense. NaN for sites
+  // that do not write to it, and when there was no calibration text.
+  double relative_residual_error = 0;
 };
 
 struct CompressionReport {

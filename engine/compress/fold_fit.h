@@ -14,10 +14,9 @@
 #include "Eigen/Core"
 
 #include "engine/base/thread_pool.h"
+#include "engine/compress/site_moments.h"
 
 namespace ultrasketch {
-
-using RowMajorMatrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 // Sums over tokens of a sketch z [buckets] and the output y [rows] that it should give.
 struct FoldMoments {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -11,9 +12,10 @@
 #include "engine/base/check.h"
 #include "engine/base/status.h"
 #include "engine/compress/decoder_math.h"
-#include "engine/compress/fold_encoder.h"
 #include "engine/compress/logit_scale.h"
+#include "engine/compress/norm_refit.h"
 #include "engine/compress/products.h"
+#include "engine/compress/site_moments.h"
 
 namespace ultrasketch {
 namespace {
@@ -126,12 +128,12 @@ void AddInPlace(const std::vector<float>& values, int64_t count, float* out) {
 class LayerFitter {
  public:
   LayerFitter(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites,
-              absl::Span<const FoldShape> shapes, const CalibrationText& text,
+              const SiteEncoder& encoder, const CalibrationText& text,
               const LayerFitOptions& options, ThreadPool& pool)
       : checkpoint_(checkpoint),
         config_(checkpoint.config()),
         sites_(sites),
-        shapes_(shapes),
+        encoder_(encoder),
         text_(text),
         options_(options),
         pool_(pool),
@@ -184,8 +186,8 @@ class LayerFitter {
   // Fits the next site and makes its product.
   CompressedSiteProduct FitSite(const DenseSite& dense, const SiteMoments& moments) {
     FittedSite fitted;
-    fitted.encoded = FitFoldSite(dense.site(), shapes_[fit_.sites.size()], options_.seed,
-                                 dense.weights(), moments, pool_, fitted.relative_output_error);
+    fitted.encoded = encoder_.Encode(fit_.sites.size(), dense.weights(), moments, pool_);
+    fitted.relative_output_error = RelativeOutputError(*fitted.encoded, moments, pool_);
     fitted.relative_weight_error = RelativeWeightError(*fitted.encoded, dense.weights(), pool_);
     fit_.sites.push_back(std::move(fitted));
     return CompressedSiteProduct(*fit_.sites.back().encoded, dense.bias());
@@ -256,12 +258,16 @@ class LayerFitter {
   }
 
   absl::Status FitAttention(int layer) {
-    const std::string prefix = absl::StrCat("model.layers.", layer, ".");
+    const std::string norm_name = absl::StrCat("model.layers.", layer, ".input_layernorm.weight");
     US_ASSIGN_OR_RETURN(const std::vector<float> norm,
-                        ReadVector(checkpoint_, prefix + "input_layernorm.weight", hidden_size_));
+                        ReadVector(checkpoint_, norm_name, hidden_size_));
     US_RETURN_IF_ERROR(StartSite());
     US_ASSIGN_OR_RETURN(const DenseSite dense_qkv, ReadDense(layer, SiteKind::kAttentionInput));
-    CompressedSiteProduct compressed_qkv = FitSite(dense_qkv, NormedMoments(dense_qkv, norm));
+    SiteMoments qkv_moments = NormedMoments(dense_qkv, norm);
+    CompressedSiteProduct compressed_qkv = FitSite(dense_qkv, qkv_moments);
+    US_ASSIGN_OR_RETURN(const std::vector<float> compressed_norm,
+                        RefitNorm(norm_name, norm, qkv_moments));
+    qkv_moments = {};
 
     US_RETURN_IF_ERROR(StartSite());
     US_ASSIGN_OR_RETURN(const DenseSite dense_output, ReadDense(layer, SiteKind::kAttentionOutput));
@@ -280,8 +286,8 @@ class LayerFitter {
       AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(dense_, batch));
 
       float* compressed_attention = attended.data() + batch.first_token * query_width;
-      compressed_qkv.Apply(Normed(compressed_, batch, norm, compressed_x_), batch.num_tokens,
-                           qkv_.data(), pool_);
+      compressed_qkv.Apply(Normed(compressed_, batch, compressed_norm, compressed_x_),
+                           batch.num_tokens, qkv_.data(), pool_);
       AttendWindows(config_, inverse_frequencies_, batch.window_tokens, qkv_.data(),
                     compressed_attention, pool_);
       AddResidualMoments(dense_output, batch, compressed_attention, moments);
@@ -294,18 +300,22 @@ class LayerFitter {
                               update_.data(), pool_);
       AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(compressed_, batch));
     }
+    fit_.sites.back().relative_residual_error = RelativeResidualError();
     return absl::OkStatus();
   }
 
   absl::Status FitMlp(int layer) {
-    const std::string prefix = absl::StrCat("model.layers.", layer, ".");
-    US_ASSIGN_OR_RETURN(
-        const std::vector<float> norm,
-        ReadVector(checkpoint_, prefix + "post_attention_layernorm.weight", hidden_size_));
+    const std::string norm_name =
+        absl::StrCat("model.layers.", layer, ".post_attention_layernorm.weight");
+    US_ASSIGN_OR_RETURN(const std::vector<float> norm,
+                        ReadVector(checkpoint_, norm_name, hidden_size_));
     US_RETURN_IF_ERROR(StartSite());
     US_ASSIGN_OR_RETURN(const DenseSite dense_gate_up, ReadDense(layer, SiteKind::kMlpInput));
-    CompressedSiteProduct compressed_gate_up =
-        FitSite(dense_gate_up, NormedMoments(dense_gate_up, norm));
+    SiteMoments gate_up_moments = NormedMoments(dense_gate_up, norm);
+    CompressedSiteProduct compressed_gate_up = FitSite(dense_gate_up, gate_up_moments);
+    US_ASSIGN_OR_RETURN(const std::vector<float> compressed_norm,
+                        RefitNorm(norm_name, norm, gate_up_moments));
+    gate_up_moments = {};
 
     US_RETURN_IF_ERROR(StartSite());
     US_ASSIGN_OR_RETURN(const DenseSite dense_down, ReadDense(layer, SiteKind::kMlpOutput));
@@ -316,17 +326,30 @@ class LayerFitter {
       dense_down.Apply(activation, batch.num_tokens, update_.data(), pool_);
       AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(dense_, batch));
       AddResidualMoments(dense_down, batch,
-                         Activation(batch, norm, compressed_, compressed_gate_up), moments);
+                         Activation(batch, compressed_norm, compressed_, compressed_gate_up),
+                         moments);
     }
     CompleteSymmetric(config_.intermediate_size, moments.input.data());
     CompressedSiteProduct compressed_down = FitSite(dense_down, moments);
     for (const Batch& batch : batches_) {
-      const float* activation = Activation(batch, norm, compressed_, compressed_gate_up);
+      const float* activation = Activation(batch, compressed_norm, compressed_, compressed_gate_up);
       update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
       compressed_down.Apply(activation, batch.num_tokens, update_.data(), pool_);
       AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(compressed_, batch));
     }
+    fit_.sites.back().relative_residual_error = RelativeResidualError();
     return absl::OkStatus();
+  }
+
+  double RelativeResidualError() const {
+    double error = 0;
+    double energy = 0;
+    for (size_t i = 0; i < dense_.size(); ++i) {
+      const double difference = static_cast<double>(compressed_[i]) - dense_[i];
+      error += difference * difference;
+      energy += static_cast<double>(dense_[i]) * dense_[i];
+    }
+    return energy > 0 ? error / energy : std::numeric_limits<double>::quiet_NaN();
   }
 
   // The input of the mlp_output site, from a residual stream before the MLP.
@@ -341,11 +364,39 @@ class LayerFitter {
     return activation_.data();
   }
 
+  // The weight of the norm that the site fitted last reads, multiplied by the factors that suit the
+  // compressed site best; the result as it is stored.
+  absl::StatusOr<std::vector<float>> RefitNorm(const std::string& name,
+                                               const std::vector<float>& norm,
+                                               const SiteMoments& moments) {
+    const std::vector<double> factors =
+        FitChannelFactors(*fit_.sites.back().encoded, moments, pool_);
+    std::vector<float> refitted(norm.size());
+    for (size_t i = 0; i < norm.size(); ++i) {
+      refitted[i] = static_cast<float>(norm[i] * factors[i]);
+    }
+    return ReplaceNorm(name, refitted);
+  }
+
+  // Has a norm's weight stored as `values` in the checkpoint's type; returns them as rounded to it.
+  absl::StatusOr<std::vector<float>> ReplaceNorm(const std::string& name,
+                                                 const std::vector<float>& values) {
+    US_ASSIGN_OR_RETURN(const TensorView view, GetTensor(checkpoint_, name, {}, {hidden_size_}));
+    ReplacedTensor replaced = {name, view.dtype, view.shape, {}};
+    replaced.bytes.resize(static_cast<size_t>(view.num_bytes()));
+    const auto element_bytes = static_cast<size_t>(ElementBytes(view.dtype));
+    for (size_t i = 0; i < values.size(); ++i) {
+      StoreFloat(values[i], view.dtype, replaced.bytes.data() + i * element_bytes);
+    }
+    std::vector<float> rounded = ToFloatVector({view.dtype, view.shape, replaced.bytes.data()});
+    fit_.replaced.push_back(std::move(replaced));
+    return rounded;
+  }
+
   // The last norm's weights, by least squares for each channel and then all scaled so that the
   // logits are as sure as they should be. This costs no bits.
   absl::Status RefitLastNorm() {
     const std::string name = "model.norm.weight";
-    US_ASSIGN_OR_RETURN(const TensorView view, GetTensor(checkpoint_, name, {}, {hidden_size_}));
     US_ASSIGN_OR_RETURN(std::vector<float> norm, ReadVector(checkpoint_, name, hidden_size_));
     const std::string head_name =
         config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
@@ -386,14 +437,10 @@ class LayerFitter {
         BestLogitScale(head, dense_sample.data(), compressed_sample.data(),
                        static_cast<int64_t>(dense_sample.size()) / hidden_size_, pool_);
 
-    ReplacedTensor replaced = {name, view.dtype, view.shape, {}};
-    replaced.bytes.resize(static_cast<size_t>(view.num_bytes()));
     for (size_t i = 0; i < norm.size(); ++i) {
-      StoreFloat(static_cast<float>(norm[i] * factors[i] * scale), view.dtype,
-                 replaced.bytes.data() + i * static_cast<size_t>(ElementBytes(view.dtype)));
+      norm[i] = static_cast<float>(norm[i] * factors[i] * scale);
     }
-    fit_.replaced.push_back(std::move(replaced));
-    return absl::OkStatus();
+    return ReplaceNorm(name, norm).status();
   }
 
   static void StoreFloat(float value, DType dtype, uint8_t* out) {
@@ -415,7 +462,7 @@ class LayerFitter {
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
   const absl::Span<const LinearSite> sites_;
-  const absl::Span<const FoldShape> shapes_;
+  const SiteEncoder& encoder_;
   const CalibrationText& text_;
   const LayerFitOptions& options_;
   ThreadPool& pool_;
@@ -444,9 +491,9 @@ class LayerFitter {
 }  // namespace
 
 absl::StatusOr<LayerFit> FitLayers(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites,
-                                   absl::Span<const FoldShape> shapes, const CalibrationText& text,
+                                   const SiteEncoder& encoder, const CalibrationText& text,
                                    const LayerFitOptions& options, ThreadPool& pool) {
-  return LayerFitter(checkpoint, sites, shapes, text, options, pool).Run();
+  return LayerFitter(checkpoint, sites, encoder, text, options, pool).Run();
 }
 
 }  // namespace ultrasketch

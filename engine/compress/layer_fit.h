@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -20,14 +21,13 @@
 #include "engine/base/thread_pool.h"
 #include "engine/codecs/codec.h"
 #include "engine/compress/calibration.h"
-#include "engine/compress/fold_plan.h"
 #include "engine/compress/model_writer.h"
+#include "engine/compress/site_encoder.h"
 #include "engine/format/checkpoint.h"
 
 namespace ultrasketch {
 
 struct LayerFitOptions {
-  uint64_t seed = 0;
   // Called before each site with its index; an error ends the fit.
   std::function<absl::Status(size_t site)> on_site;
 };
@@ -36,19 +36,22 @@ struct FittedSite {
   std::unique_ptr<EncodedLinear> encoded;
   double relative_weight_error = 0;
   double relative_output_error = 0;
+  // |h' - h|^2 / |h|^2 of the residual streams after the site; NaN where it does not write to them.
+  double relative_residual_error = std::numeric_limits<double>::quiet_NaN();
 };
 
 struct LayerFit {
   std::vector<FittedSite> sites;  // parallel to the sites asked for
-  // The last norm's weight, refitted so that its outputs are closest to the dense model's.
+  // The weights of all norms, refitted to the compressed sites that read them, and the last one so
+  // that its outputs are closest to the dense model's.
   std::vector<ReplacedTensor> replaced;
 };
 
-// Fits `sites` (all of the checkpoint's, in order of execution) with the shapes planned for them.
+// Fits `sites` (all of the checkpoint's, in order of execution), for which `encoder` was made.
 // Holds two activations of hidden_size floats for every calibration token, and one layer's dense
 // weights.
 absl::StatusOr<LayerFit> FitLayers(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites,
-                                   absl::Span<const FoldShape> shapes, const CalibrationText& text,
+                                   const SiteEncoder& encoder, const CalibrationText& text,
                                    const LayerFitOptions& options, ThreadPool& pool);
 
 }  // namespace ultrasketch
