@@ -32,13 +32,13 @@ std::vector<double> ColumnImportance(const LinearSite& site, absl::Span<const fl
   return importance;
 }
 
-// Columns of `in` [n, cols] folded to [n, buckets].
+// Columns of `in` [n, cols] folded to [n, groups].
 RowMajorMatrix FoldColumns(const FoldLayout& layout, const RowMajorMatrix& in) {
-  RowMajorMatrix out = RowMajorMatrix::Zero(in.rows(), layout.buckets());
+  RowMajorMatrix out = RowMajorMatrix::Zero(in.rows(), layout.groups());
   for (int64_t row = 0; row < in.rows(); ++row) {
     for (int64_t column = 0; column < in.cols(); ++column) {
       const auto index = static_cast<size_t>(column);
-      out(row, layout.bucket_of_column()[index]) +=
+      out(row, layout.group_of_column()[index]) +=
           static_cast<double>(layout.sign_of_column()[index]) * in(row, column);
     }
   }
@@ -51,6 +51,39 @@ FoldMoments FoldTheMoments(const FoldLayout& layout, const SiteMoments& moments)
   folded.cross = FoldColumns(layout, moments.cross);
   folded.output = moments.output;
   return folded;
+}
+
+// [groups]
+std::vector<uint8_t> PlanesOfGroups(const FoldLayout& layout) {
+  std::vector<uint8_t> planes;
+  for (const FoldClass& fold_class : layout.classes()) {
+    planes.insert(planes.end(), static_cast<size_t>(fold_class.num_groups()),
+                  static_cast<uint8_t>(fold_class.planes));
+  }
+  return planes;
+}
+
+// The levels' bits as they are stored: [rows, ceil(buckets / 8)].
+std::vector<uint8_t> BitsOf(const FoldLayout& layout, const FoldFit& fit, int64_t rows) {
+  const int64_t row_bytes = (layout.buckets() + 7) / 8;
+  std::vector<uint8_t> bits(static_cast<size_t>(rows * row_bytes), 0);
+  const int16_t* level = fit.levels.data();
+  for (int64_t row = 0; row < rows; ++row) {
+    uint8_t* row_bits = bits.data() + row * row_bytes;
+    int64_t first_bucket = 0;
+    for (const FoldClass& fold_class : layout.classes()) {
+      for (int64_t group = 0; group < fold_class.num_groups(); ++group, ++level) {
+        const int code = (*level + (1 << fold_class.planes) - 1) / 2;
+        for (int64_t plane = 0; plane < fold_class.planes; ++plane) {
+          const int64_t bucket = first_bucket + plane * fold_class.num_groups() + group;
+          const int bit = code >> (fold_class.planes - 1 - plane) & 1;
+          row_bits[bucket / 8] |= static_cast<uint8_t>(bit << (bucket % 8));
+        }
+      }
+      first_bucket += fold_class.num_buckets();
+    }
+  }
+  return bits;
 }
 
 }  // namespace
@@ -85,8 +118,9 @@ std::unique_ptr<FoldLinear> FitFoldSite(const LinearSite& site, const FoldShape&
            damped);
   FoldLayout layout =
       ChooseFoldLayout(site, shape, seed, ColumnImportance(site, weights, damped.input));
-  const FoldFit fit = FitFold(FoldTheMoments(layout, damped), {}, pool);
-  return FoldLinear::FromParts(site, std::move(layout), fit.bits, fit.scales);
+  const FoldFit fit = FitFold(FoldTheMoments(layout, damped), PlanesOfGroups(layout), {}, pool);
+  std::vector<uint8_t> bits = BitsOf(layout, fit, site.rows);
+  return FoldLinear::FromParts(site, std::move(layout), std::move(bits), fit.scales);
 }
 
 FoldEncoder::FoldEncoder(absl::Span<const LinearSite> sites, std::vector<FoldShape> shapes,

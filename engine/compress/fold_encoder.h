@@ -17,7 +17,8 @@
 namespace ultrasketch {
 
 // The classes of a site's columns for a shape: exactly shape.buckets buckets. `column_importance`
-// [cols] is looked at where shape.ranked: the more important class has fewer columns to a bucket.
+// [cols] is looked at where shape.ranked: the more important class has fewer columns to a group, or
+// more planes.
 FoldLayout ChooseFoldLayout(const LinearSite& site, const FoldShape& shape, uint64_t seed,
                             absl::Span<const double> column_importance);
 

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numeric>
 
 #include "Eigen/Cholesky"
 
 #include "engine/base/check.h"
+#include "engine/codecs/fold/fold_layout.h"
 
 namespace ultrasketch {
 namespace {
@@ -17,15 +17,17 @@ using Eigen::VectorXd;
 // Rows that share one sweep over the factor, which may be larger than a cache.
 constexpr int64_t kRowsPerSweep = 16;
 
-// H with its buckets in the order in which they are rounded, damped so that it is well regular.
+// H with its groups in the order in which they are rounded, damped so that it is well regular.
 struct System {
-  std::vector<int64_t> order;         // order[position] = bucket
+  std::vector<int64_t> order;         // order[position] = group
+  VectorXd units;                     // what a level of the group weighs
+  VectorXd limits;                    // the group's largest level
   RowMajorMatrix input;               // permuted and damped H
   RowMajorMatrix inverse_factor;      // upper U with H^-1 = U^T U
   Eigen::LLT<RowMajorMatrix> factor;  // of `input`
 };
 
-// Loud buckets first: the quiet ones make up for their errors at little cost.
+// Loud groups first: the quiet ones make up for their errors at little cost.
 std::vector<int64_t> RoundingOrder(const RowMajorMatrix& input) {
   std::vector<int64_t> order(static_cast<size_t>(input.rows()));
   std::iota(order.begin(), order.end(), 0);
@@ -35,11 +37,20 @@ std::vector<int64_t> RoundingOrder(const RowMajorMatrix& input) {
 }
 
 // False when there is nothing to fit: no input energy at all.
-bool MakeSystem(const RowMajorMatrix& input, double relative_damping, System& system) {
+bool MakeSystem(const RowMajorMatrix& input, absl::Span<const uint8_t> planes,
+                double relative_damping, System& system) {
   const int64_t size = input.rows();
   const double mean = input.trace() / static_cast<double>(size);
   if (!(mean > 0) || !std::isfinite(mean)) return false;
   system.order = RoundingOrder(input);
+  system.units.resize(size);
+  system.limits.resize(size);
+  for (int64_t position = 0; position < size; ++position) {
+    const int group_planes =
+        planes[static_cast<size_t>(system.order[static_cast<size_t>(position)])];
+    system.units(position) = static_cast<double>(FoldUnit(group_planes));
+    system.limits(position) = (1 << group_planes) - 1;
+  }
   system.input.resize(size, size);
   for (int64_t row = 0; row < size; ++row) {
     for (int64_t column = 0; column < size; ++column) {
@@ -66,10 +77,15 @@ bool MakeSystem(const RowMajorMatrix& input, double relative_damping, System& sy
   return false;
 }
 
-// The scale that minimizes |theta - scale * signs|_H, not negative.
-double BestScale(const VectorXd& cross, const VectorXd& signs, const VectorXd& product) {
-  const double norm = signs.dot(product);
-  return norm > 0 ? std::max(0.0, signs.dot(cross) / norm) : 0.0;
+// The scale that minimizes |theta - scale * weights|_H, not negative.
+double BestScale(const VectorXd& cross, const VectorXd& weights, const VectorXd& product) {
+  const double norm = weights.dot(product);
+  return norm > 0 ? std::max(0.0, weights.dot(cross) / norm) : 0.0;
+}
+
+// The odd number nearest to `value`, at most `limit` in magnitude.
+double NearestLevel(double value, double limit) {
+  return std::clamp(2 * std::floor(value / 2) + 1, -limit, limit);
 }
 
 class RowFitter {
@@ -77,53 +93,58 @@ class RowFitter {
   RowFitter(const System& system, const FoldFitOptions& options)
       : system_(system), options_(options), size_(system.input.rows()) {}
 
-  // `cross` [num_rows, size] and `theta`, in the order of rounding. Signs to `signs`, scales to
+  // `cross` [num_rows, size] and `theta`, in the order of rounding. Levels to `levels`, scales to
   // `scales`.
-  void Fit(const RowMajorMatrix& cross, const RowMajorMatrix& theta, RowMajorMatrix& signs,
+  void Fit(const RowMajorMatrix& cross, const RowMajorMatrix& theta, RowMajorMatrix& levels,
            VectorXd& scales) const {
     scales = theta.cwiseAbs().rowwise().mean();
-    Round(theta, scales, signs);
+    Round(theta, scales, levels);
     for (int64_t row = 0; row < theta.rows(); ++row) {
-      VectorXd row_signs = signs.row(row).transpose();
-      scales(row) = FlipSigns(cross.row(row).transpose(), row_signs);
-      signs.row(row) = row_signs.transpose();
+      VectorXd row_levels = levels.row(row).transpose();
+      scales(row) = Improve(cross.row(row).transpose(), row_levels);
+      levels.row(row) = row_levels.transpose();
     }
   }
 
  private:
-  void Round(const RowMajorMatrix& theta, const VectorXd& scales, RowMajorMatrix& signs) const {
+  void Round(const RowMajorMatrix& theta, const VectorXd& scales, RowMajorMatrix& levels) const {
     RowMajorMatrix left = theta;
-    signs.resize(theta.rows(), size_);
+    levels.resize(theta.rows(), size_);
     for (int64_t position = 0; position < size_; ++position) {
       const auto factor_row = system_.inverse_factor.row(position).tail(size_ - position - 1);
       const double diagonal = system_.inverse_factor(position, position);
       for (int64_t row = 0; row < theta.rows(); ++row) {
         const double value = left(row, position);
-        const double sign = value < 0 ? -1.0 : 1.0;
-        signs(row, position) = sign;
-        const double error = (value - scales(row) * sign) / diagonal;
+        const double step = scales(row) * system_.units(position);
+        const double level =
+            NearestLevel(step > 0 ? value / step : value, system_.limits(position));
+        levels(row, position) = level;
+        const double error = (value - step * level) / diagonal;
         left.row(row).tail(size_ - position - 1) -= error * factor_row;
       }
     }
   }
 
-  // Coordinate descent on the signs, the scale refitted between passes. Returns the scale.
-  double FlipSigns(const VectorXd& cross, VectorXd& signs) const {
-    VectorXd product = system_.input * signs;
-    double scale = BestScale(cross, signs, product);
-    for (int pass = 0; pass < options_.num_flip_passes; ++pass) {
-      int64_t num_flips = 0;
+  // Coordinate descent on the levels, the scale refitted between passes. Returns the scale.
+  double Improve(const VectorXd& cross, VectorXd& levels) const {
+    VectorXd weights = levels.cwiseProduct(system_.units);
+    VectorXd product = system_.input * weights;
+    double scale = BestScale(cross, weights, product);
+    for (int pass = 0; pass < options_.num_passes && scale > 0; ++pass) {
+      int64_t num_changes = 0;
       for (int64_t k = 0; k < size_; ++k) {
-        // A quarter of the change of the squared error, over the scale.
-        const double change =
-            scale * system_.input(k, k) + signs(k) * (cross(k) - scale * product(k));
-        if (change >= 0) continue;
-        product -= 2 * signs(k) * system_.input.row(k).transpose();
-        signs(k) = -signs(k);
-        ++num_flips;
+        const double unit = system_.units(k);
+        const double best =
+            levels(k) + (cross(k) / scale - product(k)) / (unit * system_.input(k, k));
+        const double level = NearestLevel(best, system_.limits(k));
+        if (level == levels(k) || std::abs(level - best) >= std::abs(levels(k) - best)) continue;
+        product += (level - levels(k)) * unit * system_.input.row(k).transpose();
+        levels(k) = level;
+        ++num_changes;
       }
-      scale = BestScale(cross, signs, product);
-      if (num_flips == 0) break;
+      weights = levels.cwiseProduct(system_.units);
+      scale = BestScale(cross, weights, product);
+      if (num_changes == 0) break;
     }
     return scale;
   }
@@ -135,16 +156,17 @@ class RowFitter {
 
 }  // namespace
 
-FoldFit FitFold(const FoldMoments& moments, const FoldFitOptions& options, ThreadPool& pool) {
+FoldFit FitFold(const FoldMoments& moments, absl::Span<const uint8_t> planes,
+                const FoldFitOptions& options, ThreadPool& pool) {
   const int64_t size = moments.input.rows();
   const int64_t rows = moments.cross.rows();
   US_CHECK(moments.input.cols() == size && moments.cross.cols() == size);
-  const int64_t row_bytes = (size + 7) / 8;
+  US_CHECK(static_cast<int64_t>(planes.size()) == size);
   FoldFit fit;
-  fit.bits.resize(static_cast<size_t>(rows * row_bytes), 0);
+  fit.levels.resize(static_cast<size_t>(rows * size), -1);
   fit.scales.resize(static_cast<size_t>(rows), 0.0f);
   System system;
-  if (!MakeSystem(moments.input, options.relative_damping, system)) return fit;
+  if (!MakeSystem(moments.input, planes, options.relative_damping, system)) return fit;
 
   const RowFitter fitter(system, options);
   pool.ParallelFor(rows, kRowsPerSweep, [&](int64_t begin, int64_t end, int) {
@@ -156,15 +178,14 @@ FoldFit FitFold(const FoldMoments& moments, const FoldFitOptions& options, Threa
             moments.cross.block(first, system.order[static_cast<size_t>(position)], num_rows, 1);
       }
       const RowMajorMatrix theta = system.factor.solve(cross.transpose()).transpose();
-      RowMajorMatrix signs;
+      RowMajorMatrix levels;
       VectorXd scales;
-      fitter.Fit(cross, theta, signs, scales);
+      fitter.Fit(cross, theta, levels, scales);
       for (int64_t row = 0; row < num_rows; ++row) {
-        uint8_t* row_bits = fit.bits.data() + (first + row) * row_bytes;
+        int16_t* row_levels = fit.levels.data() + (first + row) * size;
         for (int64_t position = 0; position < size; ++position) {
-          if (signs(row, position) < 0) continue;
-          const int64_t bucket = system.order[static_cast<size_t>(position)];
-          row_bits[bucket / 8] |= static_cast<uint8_t>(1 << (bucket % 8));
+          row_levels[system.order[static_cast<size_t>(position)]] =
+              static_cast<int16_t>(levels(row, position));
         }
         const auto scale = static_cast<float>(scales(row));
         fit.scales[static_cast<size_t>(first + row)] = std::isfinite(scale) ? scale : 0.0f;
@@ -172,23 +193,6 @@ FoldFit FitFold(const FoldMoments& moments, const FoldFitOptions& options, Threa
     }
   });
   return fit;
-}
-
-double RelativeOutputError(const FoldMoments& moments, const FoldFit& fit) {
-  const int64_t size = moments.input.rows();
-  const int64_t row_bytes = (size + 7) / 8;
-  double error = moments.output.sum();
-  for (int64_t row = 0; row < moments.cross.rows(); ++row) {
-    VectorXd weights(size);
-    const double scale = fit.scales[static_cast<size_t>(row)];
-    for (int64_t bucket = 0; bucket < size; ++bucket) {
-      const uint8_t byte = fit.bits[static_cast<size_t>(row * row_bytes + bucket / 8)];
-      weights(bucket) = (byte >> (bucket % 8) & 1) != 0 ? scale : -scale;
-    }
-    error += weights.dot(moments.input * weights) - 2 * moments.cross.row(row).dot(weights);
-  }
-  const double total = moments.output.sum();
-  return total > 0 ? std::max(0.0, error) / total : std::numeric_limits<double>::quiet_NaN();
 }
 
 }  // namespace ultrasketch

@@ -23,7 +23,8 @@ std::unique_ptr<FoldLinear> WithImportance(int64_t rows) {
   std::vector<uint8_t> column_classes(27, 2);
   for (const size_t column : {0u, 5u, 26u}) column_classes[column] = 0;
   for (const size_t column : {1u, 2u, 3u, 7u, 12u, 20u}) column_classes[column] = 1;
-  return ExampleFold(site, FoldLayout(42, site.name, {{3, 1}, {6, 2}, {18, 3}}, column_classes));
+  return ExampleFold(site,
+                     FoldLayout(42, site.name, {{3, 1, 2}, {6, 2, 1}, {18, 3, 1}}, column_classes));
 }
 
 MemorySource SourceOf(const EncodedLinear& linear) {
@@ -43,7 +44,8 @@ TEST(FoldTest, DecodesToScaleTimesBitTimesSign) {
       const std::vector<float> scales = linear->Scales();
       for (int64_t row = 0; row < rows; ++row) {
         for (int64_t column = 0; column < cols; ++column) {
-          const int64_t bucket = layout.bucket_of_column()[static_cast<size_t>(column)];
+          // One plane: group and bucket are the same.
+          const int64_t bucket = layout.group_of_column()[static_cast<size_t>(column)];
           const uint8_t byte = linear->bits()[row * linear->row_bytes() + bucket / 8];
           const float bit = (byte >> (bucket % 8) & 1) != 0 ? 1.0f : -1.0f;
           ASSERT_EQ(decoded[static_cast<size_t>(row * cols + column)],
@@ -58,8 +60,25 @@ TEST(FoldTest, DecodesToScaleTimesBitTimesSign) {
   }
 }
 
+TEST(FoldTest, DecodesTheLevelsOfSeveralPlanes) {
+  const LinearSite site = ExampleSite(1, 4);
+  const FoldLayout layout(42, site.name, {{2, 1, 3}, {2, 1, 1}}, {0, 0, 1, 1});
+  // Group 0: +, -, + is level 4 - 2 + 1; group 1: -, -, - is -7; groups 2 and 3: +, -.
+  // Buckets: planes 0, 1, 2 of groups 0 and 1, then groups 2 and 3.
+  const std::vector<float> scales = {2.0f};
+  const auto linear = FoldLinear::FromParts(site, layout, {0b01010001}, scales);
+  std::vector<float> decoded(4);
+  linear->DecodeRows(0, 1, decoded.data());
+  const std::vector<float> by_group = {2 * 3 * 47.0f / 128, 2 * -7 * 47.0f / 128, 2, -2};
+  for (size_t place = 0; place < 4; ++place) {
+    const auto column = static_cast<size_t>(layout.columns_by_group()[place]);
+    EXPECT_FLOAT_EQ(decoded[column], by_group[place] * layout.sign_of_column()[column]) << place;
+  }
+}
+
 TEST(FoldTest, LoadsWhatItStores) {
-  for (const auto& linear : {ExampleFold(5, 33, 14), ExampleFold(1, 3, 2), WithImportance(4)}) {
+  for (const auto& linear :
+       {ExampleFold(5, 33, 14), ExampleFold(1, 3, 2), ExampleFold(3, 11, 29), WithImportance(4)}) {
     const LinearSite& site = linear->site();
     const MemorySource source = SourceOf(*linear);
     const auto loaded = GetFoldCodec().Load(site, source, kParameters);
@@ -78,12 +97,12 @@ TEST(FoldTest, PredictsItsSize) {
   const auto even = ExampleFold(7, 100, 42);
   EXPECT_EQ(even->stored_bytes(), FoldStoredBytes(7, 100, 42, 2, false));
   const auto ranked = WithImportance(4);
-  EXPECT_EQ(ranked->stored_bytes(), FoldStoredBytes(4, 27, 12, 3, true));
+  EXPECT_EQ(ranked->stored_bytes(), FoldStoredBytes(4, 27, 15, 3, true));
 }
 
 TEST(FoldTest, KeepsScalesOutsideTheRangeOfHalfPrecision) {
   const LinearSite site = ExampleSite(2, 8);
-  const FoldLayout layout(42, site.name, {{8, 2}}, {});
+  const FoldLayout layout(42, site.name, {{8, 2, 1}}, {});
   const std::vector<float> scales = {1e-7f, 3.0f};
   const auto linear = FoldLinear::FromParts(site, layout, {0, 15}, scales);
   EXPECT_NEAR(linear->Scales()[0], 1e-7f, 1e-9f);
@@ -137,7 +156,7 @@ INSTANTIATE_TEST_SUITE_P(
                 },
                 {".bits", "[4, 2]", "[3, 2]"}},
         Refusal{"BitAfterTheLastBucket",
-                [](MemorySource& s) { s.bytes(kPrefix + ".bits")[5] |= 0x10; },
+                [](MemorySource& s) { s.bytes(kPrefix + ".bits")[5] |= 0x80; },
                 {".bits", "row 2"}},
         Refusal{"ScaleIsNaN",
                 [](MemorySource& s) { s.bytes(kPrefix + ".scale")[3] = 0x7e; },
@@ -149,25 +168,25 @@ INSTANTIATE_TEST_SUITE_P(
                 [](MemorySource& s) { s.view(kPrefix + ".scale").shape = {3}; },
                 {".scale", "[4]", "[3]"}},
         Refusal{"ClassesDoNotCoverTheColumns",
-                [](MemorySource& s) { s.bytes(kPrefix + ".classes")[16] = 15; },
+                [](MemorySource& s) { s.bytes(kPrefix + ".classes")[24] = 15; },
                 {".classes", "27 columns in all, found 24"}},
         Refusal{"ClassOfNoColumns",
                 [](MemorySource& s) { s.bytes(kPrefix + ".classes")[0] = 0; },
                 {".classes", "class 0"}},
         Refusal{"ClassOfHugeBuckets",
                 [](MemorySource& s) { s.bytes(kPrefix + ".classes")[7] = 0xff; },
-                {".classes", "class 0", "columns a bucket"}},
+                {".classes", "class 0", "columns a group"}},
         Refusal{"ClassOfHugeExtent",
-                [](MemorySource& s) { s.bytes(kPrefix + ".classes")[11] = 0xff; },
+                [](MemorySource& s) { s.bytes(kPrefix + ".classes")[15] = 0xff; },
                 {".classes", "class 1"}},
         Refusal{"NoClassAtAll",
                 [](MemorySource& s) {
-                  s.view(kPrefix + ".classes").shape = {0, 2};
+                  s.view(kPrefix + ".classes").shape = {0, 3};
                 },
                 {".classes", "found 0"}},
         Refusal{"TooManyClasses",
                 [](MemorySource& s) {
-                  s.Set(kPrefix + ".classes", DType::kU32, {300, 2}, std::vector<uint32_t>(600, 1));
+                  s.Set(kPrefix + ".classes", DType::kU32, {300, 3}, std::vector<uint32_t>(900, 1));
                 },
                 {".classes", "found 300"}},
         Refusal{"ColumnClassesTooShort",

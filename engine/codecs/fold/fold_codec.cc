@@ -36,7 +36,7 @@ absl::StatusOr<uint64_t> ReadSeed(const LinearSite& site, const nlohmann::json& 
 absl::StatusOr<std::vector<FoldClass>> ReadClasses(const LinearSite& site,
                                                    const TensorSource& source) {
   const std::string name = site.name + ".classes";
-  US_ASSIGN_OR_RETURN(const TensorView view, GetTensor(source, name, {DType::kU32}, {-1, 2}));
+  US_ASSIGN_OR_RETURN(const TensorView view, GetTensor(source, name, {DType::kU32}, {-1, 3}));
   if (view.shape[0] > kMaxFoldClasses) {
     return DataLoss(
         source, name,
@@ -44,9 +44,9 @@ absl::StatusOr<std::vector<FoldClass>> ReadClasses(const LinearSite& site,
   }
   std::vector<FoldClass> classes;
   for (int64_t index = 0; index < view.shape[0]; ++index) {
-    uint32_t entry[2];
+    uint32_t entry[3];
     std::memcpy(entry, view.data + index * static_cast<int64_t>(sizeof(entry)), sizeof(entry));
-    classes.push_back({entry[0], entry[1]});
+    classes.push_back({entry[0], entry[1], entry[2]});
   }
   if (const absl::Status status = ValidateFoldClasses(site.cols, classes); !status.ok()) {
     return DataLoss(source, name, S(status.message()));

@@ -31,6 +31,14 @@ FoldHash HashColumnOfStream(uint64_t seed, uint64_t stream, uint64_t column) {
 
 }  // namespace
 
+float FoldUnit(int64_t planes) {
+  US_CHECK(planes >= 1 && planes <= kMaxFoldPlanes);
+  // Few binary digits, so that a decoded weight is rounded once.
+  constexpr float kUnits[kMaxFoldPlanes] = {1.0f,        5.0f / 8,     47.0f / 128,  27.0f / 128,
+                                            15.0f / 128, 67.0f / 1024, 73.0f / 2048, 79.0f / 4096};
+  return kUnits[planes - 1];
+}
+
 absl::Status ValidateFoldClasses(int64_t cols, absl::Span<const FoldClass> classes) {
   const auto num_classes = static_cast<int64_t>(classes.size());
   if (num_classes < 1 || num_classes > kMaxFoldClasses) {
@@ -44,11 +52,16 @@ absl::Status ValidateFoldClasses(int64_t cols, absl::Span<const FoldClass> class
   int64_t total = 0;
   for (int64_t index = 0; index < num_classes; ++index) {
     const FoldClass& fold_class = classes[static_cast<size_t>(index)];
-    const int64_t width = fold_class.columns_per_bucket;
-    if (width < 1 || width > kMaxColumnsPerBucket) {
+    const int64_t width = fold_class.columns_per_group;
+    if (width < 1 || width > kMaxColumnsPerGroup) {
       return absl::InvalidArgumentError(absl::StrCat("class ", index, ": expected 1 to ",
-                                                     kMaxColumnsPerBucket,
-                                                     " columns a bucket, found ", width));
+                                                     kMaxColumnsPerGroup,
+                                                     " columns a group, found ", width));
+    }
+    if (fold_class.planes < 1 || fold_class.planes > kMaxFoldPlanes) {
+      return absl::InvalidArgumentError(absl::StrCat("class ", index, ": expected 1 to ",
+                                                     kMaxFoldPlanes, " bit planes, found ",
+                                                     fold_class.planes));
     }
     if (fold_class.num_columns < 1 || fold_class.num_columns > cols - total) {
       return absl::InvalidArgumentError(absl::StrCat("class ", index, ": expected 1 to ",
@@ -91,11 +104,18 @@ absl::Status ValidateColumnClasses(absl::Span<const FoldClass> classes,
 }
 
 std::vector<FoldClass> EvenFoldClasses(int64_t cols, int64_t buckets) {
-  US_CHECK(buckets >= 1 && buckets <= cols && cols <= buckets * kMaxColumnsPerBucket);
+  US_CHECK(buckets >= 1 && buckets <= cols * kMaxFoldPlanes &&
+           cols <= buckets * kMaxColumnsPerGroup);
+  if (buckets > cols) {
+    const int64_t planes = buckets / cols;
+    const int64_t num_finer = buckets % cols;
+    if (num_finer == 0) return {{cols, 1, planes}};
+    return {{num_finer, 1, planes + 1}, {cols - num_finer, 1, planes}};
+  }
   const int64_t width = cols / buckets;
   const int64_t num_wide = cols % buckets;
-  std::vector<FoldClass> classes = {{(buckets - num_wide) * width, width}};
-  if (num_wide > 0) classes.push_back({num_wide * (width + 1), width + 1});
+  std::vector<FoldClass> classes = {{(buckets - num_wide) * width, width, 1}};
+  if (num_wide > 0) classes.push_back({num_wide * (width + 1), width + 1, 1});
   return classes;
 }
 
@@ -131,33 +151,42 @@ FoldLayout::FoldLayout(uint64_t seed, std::string_view site_name, std::vector<Fo
   }
   std::sort(places.begin(), places.end());
 
-  bucket_of_column_.resize(static_cast<size_t>(cols));
+  group_of_column_.resize(static_cast<size_t>(cols));
   size_t place = 0;
   for (const FoldClass& fold_class : classes_) {
     for (int64_t index = 0; index < fold_class.num_columns; ++index, ++place) {
       const int32_t column = places[place].column;
-      bucket_of_column_[static_cast<size_t>(column)] =
-          static_cast<int32_t>(buckets_ + index / fold_class.columns_per_bucket);
-      columns_by_bucket_.push_back(column);
-      signs_by_bucket_.push_back(sign_of_column_[static_cast<size_t>(column)]);
+      group_of_column_[static_cast<size_t>(column)] =
+          static_cast<int32_t>(groups_ + index / fold_class.columns_per_group);
+      columns_by_group_.push_back(column);
+      signs_by_group_.push_back(sign_of_column_[static_cast<size_t>(column)]);
     }
+    groups_ += fold_class.num_groups();
     buckets_ += fold_class.num_buckets();
   }
 }
 
 void FoldLayout::Fold(const float* x, float* z) const {
-  const int32_t* column = columns_by_bucket_.data();
-  const float* sign = signs_by_bucket_.data();
+  const int32_t* column = columns_by_group_.data();
+  const float* sign = signs_by_group_.data();
   for (const FoldClass& fold_class : classes_) {
-    const int64_t width = fold_class.columns_per_bucket;
-    const int64_t num_buckets = fold_class.num_buckets();
-    for (int64_t bucket = 0; bucket < num_buckets; ++bucket) {
+    const int64_t width = fold_class.columns_per_group;
+    const int64_t num_groups = fold_class.num_groups();
+    float* least = z + (fold_class.planes - 1) * num_groups;
+    const float unit = FoldUnit(fold_class.planes);
+    for (int64_t group = 0; group < num_groups; ++group) {
       float sum = 0.0f;
       for (int64_t i = 0; i < width; ++i) sum += sign[i] * x[column[i]];
-      *z++ = sum;
+      least[group] = unit * sum;
       column += width;
       sign += width;
     }
+    for (float* plane = least; plane != z; plane -= num_groups) {
+      for (int64_t group = 0; group < num_groups; ++group) {
+        plane[group - num_groups] = 2 * plane[group];
+      }
+    }
+    z += fold_class.num_buckets();
   }
 }
 

@@ -24,7 +24,8 @@ FoldLinear::FoldLinear(LinearSite site, FoldLayout layout)
   US_CHECK(layout_.cols() == site_.cols);
   for (const FoldClass& fold_class : layout_.classes()) {
     packed_classes_.push_back(static_cast<uint32_t>(fold_class.num_columns));
-    packed_classes_.push_back(static_cast<uint32_t>(fold_class.columns_per_bucket));
+    packed_classes_.push_back(static_cast<uint32_t>(fold_class.columns_per_group));
+    packed_classes_.push_back(static_cast<uint32_t>(fold_class.planes));
   }
   const std::vector<uint8_t>& column_classes = layout_.column_classes();
   if (column_classes.empty()) return;
@@ -60,14 +61,28 @@ std::unique_ptr<FoldLinear> FoldLinear::FromParts(const LinearSite& site, FoldLa
 
 void FoldLinear::DecodeRows(int64_t first_row, int64_t num_rows, float* out) const {
   US_CHECK(first_row >= 0 && num_rows >= 0 && first_row + num_rows <= site_.rows);
-  const std::vector<int32_t>& bucket_of_column = layout_.bucket_of_column();
+  const std::vector<int32_t>& group_of_column = layout_.group_of_column();
   const std::vector<float>& sign_of_column = layout_.sign_of_column();
+  std::vector<float> weights(static_cast<size_t>(layout_.groups()));
   for (int64_t row = first_row; row < first_row + num_rows; ++row) {
     float scale = 0.0f;
     CopyToFloat(scale_, row, 1, &scale);
-    for (size_t column = 0; column < bucket_of_column.size(); ++column) {
-      const float signed_scale = bit(row, bucket_of_column[column]) ? scale : -scale;
-      *out++ = signed_scale * sign_of_column[column];
+    float* weight = weights.data();
+    int64_t bucket = 0;
+    for (const FoldClass& fold_class : layout_.classes()) {
+      const int64_t num_groups = fold_class.num_groups();
+      const float unit = FoldUnit(fold_class.planes);
+      for (int64_t group = 0; group < num_groups; ++group) {
+        int level = 0;
+        for (int64_t plane = 0; plane < fold_class.planes; ++plane) {
+          level = 2 * level + (bit(row, bucket + plane * num_groups + group) ? 1 : -1);
+        }
+        *weight++ = scale * (unit * static_cast<float>(level));
+      }
+      bucket += fold_class.num_buckets();
+    }
+    for (size_t column = 0; column < group_of_column.size(); ++column) {
+      *out++ = weights[static_cast<size_t>(group_of_column[column])] * sign_of_column[column];
     }
   }
 }
@@ -77,7 +92,7 @@ std::vector<NamedTensor> FoldLinear::StoredTensors() const {
                                       {site_.name + ".scale", scale_}};
   tensors.push_back({site_.name + ".classes",
                      {DType::kU32,
-                      {static_cast<int64_t>(layout_.classes().size()), 2},
+                      {static_cast<int64_t>(layout_.classes().size()), 3},
                       reinterpret_cast<const uint8_t*>(packed_classes_.data())}});
   if (!packed_column_classes_.empty()) {
     tensors.push_back({site_.name + ".column_class",
@@ -102,7 +117,7 @@ int ColumnClassBits(int64_t num_classes) {
 int64_t FoldStoredBytes(int64_t rows, int64_t cols, int64_t buckets, int64_t num_classes,
                         bool has_column_classes) {
   constexpr int64_t kScaleBytes = 2;
-  constexpr int64_t kClassBytes = 2 * sizeof(uint32_t);
+  constexpr int64_t kClassBytes = 3 * sizeof(uint32_t);
   int64_t bytes = rows * ((buckets + 7) / 8 + kScaleBytes) + num_classes * kClassBytes;
   if (has_column_classes) bytes += (cols * ColumnClassBits(num_classes) + 7) / 8;
   return bytes;

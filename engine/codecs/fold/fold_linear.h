@@ -14,7 +14,8 @@
 
 namespace ultrasketch {
 
-// W'[r][i] = scale[r] * bit[r][bucket(i)] * sign(i). What device plug-ins pack from. Thread-safe.
+// W'[r][i] = scale[r] * sign(i) * sum over the buckets k of i's group of weight(k) * bit[r][k].
+// What device plug-ins pack from. Thread-safe.
 class FoldLinear : public EncodedLinear {
  public:
   // From an encoder. `bits` is [rows, row_bytes]: bucket k of a row is bit k % 8 (0 the least
