@@ -1,28 +1,45 @@
+#include <optional>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 #include "engine/backends/backend.h"
 #include "engine/backends/cpu/cpu_backend.h"
-#include "engine/base/strings.h"
+#include "engine/backends/cuda/cuda_plugin.h"
+#include "engine/base/status.h"
 
 namespace ultrasketch {
 namespace {
 
-bool IsCudaDevice(std::string_view device) {
-  if (device == "cuda") return true;
+// The ordinal of "cuda" or "cuda:N".
+std::optional<int> CudaOrdinal(std::string_view device) {
+  if (device == "cuda") return 0;
   int32_t ordinal = 0;
-  return device.substr(0, 5) == "cuda:" && absl::SimpleAtoi(A(device.substr(5)), &ordinal) &&
-         ordinal >= 0;
+  if (device.substr(0, 5) == "cuda:" && absl::SimpleAtoi(A(device.substr(5)), &ordinal) &&
+      ordinal >= 0) {
+    return ordinal;
+  }
+  return std::nullopt;
 }
 
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Backend>> CreateBackend(std::string_view device,
                                                        const BackendOptions& options) {
-  if (device == "cpu" || device == "auto") return CreateCpuBackend(options);
-  if (IsCudaDevice(device)) {
-    return absl::UnavailableError(absl::StrCat(
-        "device ", Quoted(device), " is not available: this build has no CUDA plug-in"));
+  if (device == "cpu") return CreateCpuBackend(options);
+  if (device == "auto") {
+    auto backend = CreateCudaBackendFromPlugin(0, options);
+    // No device, or none that this build can use. One that is there but full is an error: a model
+    // would be served at a fraction of the speed, and nobody told.
+    if (absl::IsUnavailable(backend.status())) return CreateCpuBackend(options);
+    return backend;
+  }
+  if (const std::optional<int> ordinal = CudaOrdinal(device); ordinal.has_value()) {
+    auto backend = CreateCudaBackendFromPlugin(*ordinal, options);
+    if (!backend.ok()) {
+      return Annotate(backend.status(), absl::StrCat("device ", Quoted(device)));
+    }
+    return backend;
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "device ", Quoted(device), ": expected \"auto\", \"cpu\", \"cuda\" or \"cuda:N\""));

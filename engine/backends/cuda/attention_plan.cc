@@ -1,0 +1,76 @@
+#include "engine/backends/cuda/attention_plan.h"
+
+#include <algorithm>
+
+#include "engine/base/check.h"
+
+namespace ultrasketch::cuda {
+namespace {
+
+int64_t NumChunks(int64_t num_keys) { return (num_keys + kAttentionChunk - 1) / kAttentionChunk; }
+
+}  // namespace
+
+void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSpan> spans,
+                   int64_t max_slots, int64_t max_attended_tokens, AttentionPlan& plan) {
+  US_CHECK(max_slots >= 1 && max_attended_tokens >= kAttentionRows);
+  plan.items.clear();
+  plan.tokens.clear();
+  plan.slabs.clear();
+  AttentionSlab slab;
+  int64_t slots = 0;
+  const auto finish_slab = [&] {
+    if (slab.num_tokens > 0) plan.slabs.push_back(slab);
+    slab = {slab.first_item + slab.num_items, 0, slab.first_token + slab.num_tokens, 0};
+    slots = 0;
+  };
+  const int64_t tile_tokens = geometry.tokens_per_tile();
+  for (const PlannedSpan& span : spans) {
+    for (int64_t first = 0; first < span.num_tokens; first += tile_tokens) {
+      const int64_t count = std::min(tile_tokens, span.num_tokens - first);
+      const int64_t num_chunks = NumChunks(span.num_cached + first + count);
+      const bool side_by_side =
+          span.num_tokens <= tile_tokens && num_chunks > 1 && num_chunks <= max_slots;
+      if (slab.num_tokens + count > max_attended_tokens ||
+          (side_by_side && slots + num_chunks > max_slots)) {
+        finish_slab();
+      }
+      AttentionItem item;
+      item.first_token = static_cast<int32_t>(span.first_token + first);
+      item.num_tokens = static_cast<int32_t>(count);
+      item.num_keys = static_cast<int32_t>(span.num_cached + first + 1);
+      item.first_block = static_cast<int32_t>(span.first_block);
+      item.chunk = -1;
+      item.slot = 0;
+      AttentionToken token = {static_cast<int32_t>(slots), 0, 0};
+      if (side_by_side) {
+        token.num_chunks = static_cast<int32_t>(num_chunks);
+        for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
+          item.chunk = static_cast<int32_t>(chunk);
+          item.slot = static_cast<int32_t>(slots++);
+          plan.items.push_back(item);
+        }
+        slab.num_items += num_chunks;
+      } else {
+        plan.items.push_back(item);
+        ++slab.num_items;
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        token.tile_token = static_cast<int32_t>(i);
+        plan.tokens.push_back(token);
+      }
+      slab.num_tokens += count;
+    }
+  }
+  finish_slab();
+}
+
+int64_t MostAttentionItems(absl::Span<const PlannedSpan> spans) {
+  int64_t most = 0;
+  for (const PlannedSpan& span : spans) {
+    most += span.num_tokens + NumChunks(span.num_cached + span.num_tokens);
+  }
+  return most;
+}
+
+}  // namespace ultrasketch::cuda

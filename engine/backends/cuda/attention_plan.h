@@ -1,0 +1,47 @@
+// How the attention of a step is cut into blocks of work. Plain data, no device.
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_PLAN_H_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_PLAN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+
+#include "engine/backends/cuda/kernels.h"
+
+namespace ultrasketch::cuda {
+
+// A sequence's share of a step.
+struct PlannedSpan {
+  int64_t first_token = 0;
+  int64_t num_tokens = 0;
+  int64_t num_cached = 0;
+  int64_t first_block = 0;  // in the step's block table
+};
+
+// Consecutive tokens whose intermediate results fit the workspace together.
+struct AttentionSlab {
+  int64_t first_item = 0;
+  int64_t num_items = 0;
+  int64_t first_token = 0;
+  int64_t num_tokens = 0;
+};
+
+struct AttentionPlan {
+  std::vector<AttentionItem> items;
+  std::vector<AttentionToken> tokens;  // [num_tokens]
+  std::vector<AttentionSlab> slabs;    // cover items and tokens in order
+};
+
+// At least 1 slot and kAttentionRows tokens of workspace. A sequence with no more new tokens than
+// one tile holds has its chunks computed side by side, as far as the slots go; the tiles of the
+// others go through their chunks one after the other. Results do not depend on which.
+void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSpan> spans,
+                   int64_t max_slots, int64_t max_attended_tokens, AttentionPlan& plan);
+
+// No plan for these spans has more items, whatever the geometry.
+int64_t MostAttentionItems(absl::Span<const PlannedSpan> spans);
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_PLAN_H_

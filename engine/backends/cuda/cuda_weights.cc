@@ -1,0 +1,202 @@
+#include "engine/backends/cuda/cuda_weights.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/backends/cuda/kernels.h"
+#include "engine/base/check.h"
+#include "engine/base/status.h"
+#include "engine/codecs/cuda/tile_layout.h"
+#include "engine/codecs/fold/cuda/fold_sketch.h"
+#include "engine/codecs/fold/fold_linear.h"
+
+namespace ultrasketch::cuda {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+// Parts of one allocation, each aligned.
+class MemoryPlan {
+ public:
+  // Offset of a part of this size.
+  int64_t Add(int64_t num_bytes) {
+    const int64_t offset = total_bytes_;
+    total_bytes_ += (num_bytes + kAlignment - 1) / kAlignment * kAlignment;
+    return offset;
+  }
+  int64_t total_bytes() const { return total_bytes_; }
+
+ private:
+  int64_t total_bytes_ = 0;
+};
+
+int64_t FloatBytes(int64_t count) { return count * static_cast<int64_t>(sizeof(float)); }
+
+}  // namespace
+
+int64_t CudaLinear::prepared_width() const {
+  constexpr int64_t kActivationBytes = sizeof(float);
+  return (PreparedRowBytes(matrix_.num_steps) + kActivationBytes - 1) / kActivationBytes;
+}
+
+absl::Status WeightLoader::CheckColumns(int64_t cols) const {
+  const int64_t most = MaxInputColumns(device_.max_shared_bytes());
+  if (cols <= most) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("expected at most ", most, " columns on ", device_.name(), ", found ", cols));
+}
+
+absl::StatusOr<int64_t> WeightLoader::StagedRows(int64_t row_bytes) const {
+  const int64_t rows = staging_.num_bytes() / row_bytes / kTileRows * kTileRows;
+  if (rows > 0) return rows;
+  return absl::UnimplementedError(absl::StrCat(
+      "expected rows of at most ", staging_.num_bytes() / kTileRows, " bytes, found ", row_bytes));
+}
+
+absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadLinear(const EncodedLinear& encoded,
+                                                                     absl::Span<const float> bias) {
+  const LinearSite& site = encoded.site();
+  US_CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == site.rows);
+  absl::StatusOr<std::unique_ptr<CudaLinear>> linear;
+  if (const absl::Status status = CheckColumns(site.cols); !status.ok()) {
+    linear = status;
+  } else if (encoded.codec_name() == "fold") {
+    linear = LoadFold(encoded, bias);
+  } else if (encoded.codec_name() == "dense") {
+    linear = LoadDense(site.rows, site.cols, bias, [&](int64_t first, int64_t count, float* out) {
+      encoded.DecodeRows(first, count, out);
+    });
+  } else {
+    linear = absl::UnimplementedError(
+        absl::StrCat("codec ", Quoted(encoded.codec_name()), " has no CUDA kernels"));
+  }
+  if (!linear.ok()) return Annotate(linear.status(), site.name);
+  return linear;
+}
+
+absl::StatusOr<std::unique_ptr<CudaEmbedding>> WeightLoader::LoadEmbedding(
+    const TensorView& table) {
+  US_CHECK(table.shape.size() == 2);
+  const int64_t cols = table.shape[1];
+  US_RETURN_IF_ERROR(CheckColumns(cols));
+  US_ASSIGN_OR_RETURN(auto linear, LoadDense(table.shape[0], cols, {},
+                                             [&](int64_t first, int64_t count, float* out) {
+                                               CopyToFloat(table, first * cols, count * cols, out);
+                                             }));
+  return std::make_unique<CudaEmbedding>(std::move(linear), cols);
+}
+
+absl::StatusOr<std::unique_ptr<CudaVector>> WeightLoader::LoadVector(const TensorView& values) {
+  const std::vector<float> floats = ToFloatVector(values);
+  const auto size = static_cast<int64_t>(floats.size());
+  US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(device_, FloatBytes(size)));
+  if (size > 0) US_RETURN_IF_ERROR(device_.Upload(floats.data(), FloatBytes(size), memory.data()));
+  return std::make_unique<CudaVector>(std::move(memory), size);
+}
+
+// `read_rows(first, count, out)` writes rows as floats; it is called from several threads.
+template <typename ReadRows>
+absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadDense(int64_t rows, int64_t cols,
+                                                                    absl::Span<const float> bias,
+                                                                    const ReadRows& read_rows) {
+  PackedMatrix matrix;
+  matrix.rows = rows;
+  matrix.num_steps = NumSteps(cols);
+  MemoryPlan plan;
+  const int64_t tiles = plan.Add(NumRowTiles(rows) * matrix.num_steps * kDenseStepBytes);
+  const int64_t scales = plan.Add(FloatBytes(rows));
+  const int64_t biases = plan.Add(FloatBytes(static_cast<int64_t>(bias.size())));
+  US_ASSIGN_OR_RETURN(const int64_t staged_rows, StagedRows(FloatBytes(cols)));
+  US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(device_, plan.total_bytes()));
+  matrix.tiles = memory.bytes() + tiles;
+  matrix.row_scales = reinterpret_cast<float*>(memory.bytes() + scales);
+  if (!bias.empty()) {
+    US_RETURN_IF_ERROR(device_.Upload(bias.data(), FloatBytes(static_cast<int64_t>(bias.size())),
+                                      memory.bytes() + biases));
+    matrix.bias = reinterpret_cast<float*>(memory.bytes() + biases);
+  }
+
+  // Some rows at a time, so that the host's copy stays small.
+  constexpr int64_t kHostFloats = int64_t{4} << 20;
+  const int64_t rows_at_once =
+      std::clamp(kHostFloats / std::max<int64_t>(cols, 1) / kTileRows * kTileRows,
+                 int64_t{kTileRows}, staged_rows);
+  std::vector<float> host(static_cast<size_t>(std::min(rows_at_once, rows) * cols));
+  for (int64_t first = 0; first < rows; first += rows_at_once) {
+    const int64_t count = std::min(rows_at_once, rows - first);
+    pool_.ParallelFor(count, 1, [&](int64_t begin, int64_t end, int) {
+      if (begin < end) read_rows(first + begin, end - begin, host.data() + begin * cols);
+    });
+    US_RETURN_IF_ERROR(device_.Upload(host.data(), FloatBytes(count * cols), staging_.data()));
+    device_.Check(
+        LaunchPackDense(static_cast<const float*>(staging_.data()), cols, first, count,
+                        matrix.num_steps, memory.bytes() + tiles,
+                        reinterpret_cast<float*>(memory.bytes() + scales), device_.stream()),
+        "packing dense weights");
+    US_RETURN_IF_ERROR(device_.Finish("packing dense weights"));
+  }
+  InputSketch sketch;
+  sketch.cols = cols;
+  sketch.num_steps = matrix.num_steps;
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchDenseProduct);
+}
+
+absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const EncodedLinear& encoded,
+                                                                   absl::Span<const float> bias) {
+  const auto& fold = static_cast<const FoldLinear&>(encoded);
+  const FoldSketch fold_sketch = MakeFoldSketch(fold.layout());
+  const std::vector<float> row_scales = fold.Scales();
+  const auto num_groups = static_cast<int64_t>(fold_sketch.groups.size());
+  const auto column_bytes = static_cast<int64_t>(fold_sketch.columns.size());
+
+  PackedMatrix matrix;
+  matrix.rows = fold.site().rows;
+  matrix.num_steps = NumSteps(fold.layout().buckets());
+  MemoryPlan plan;
+  const int64_t tiles = plan.Add(NumRowTiles(matrix.rows) * matrix.num_steps * kFoldStepBytes);
+  const int64_t scales = plan.Add(FloatBytes(matrix.rows));
+  const int64_t biases = plan.Add(FloatBytes(static_cast<int64_t>(bias.size())));
+  const int64_t columns = plan.Add(column_bytes);
+  const int64_t group_bytes = num_groups * static_cast<int64_t>(sizeof(SketchGroup));
+  const int64_t groups = plan.Add(group_bytes);
+  US_ASSIGN_OR_RETURN(const int64_t staged_rows, StagedRows(fold.row_bytes()));
+  US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(device_, plan.total_bytes()));
+  matrix.tiles = memory.bytes() + tiles;
+  matrix.row_scales = reinterpret_cast<float*>(memory.bytes() + scales);
+  US_RETURN_IF_ERROR(
+      device_.Upload(row_scales.data(), FloatBytes(matrix.rows), memory.bytes() + scales));
+  if (!bias.empty()) {
+    US_RETURN_IF_ERROR(
+        device_.Upload(bias.data(), FloatBytes(matrix.rows), memory.bytes() + biases));
+    matrix.bias = reinterpret_cast<float*>(memory.bytes() + biases);
+  }
+  US_RETURN_IF_ERROR(
+      device_.Upload(fold_sketch.columns.data(), column_bytes, memory.bytes() + columns));
+  US_RETURN_IF_ERROR(
+      device_.Upload(fold_sketch.groups.data(), group_bytes, memory.bytes() + groups));
+  for (int64_t first = 0; first < matrix.rows; first += staged_rows) {
+    const int64_t count = std::min(staged_rows, matrix.rows - first);
+    US_RETURN_IF_ERROR(device_.Upload(fold.bits() + first * fold.row_bytes(),
+                                      count * fold.row_bytes(), staging_.data()));
+    device_.Check(
+        LaunchPackFold(static_cast<const uint8_t*>(staging_.data()), fold.row_bytes(), first, count,
+                       matrix.num_steps, memory.bytes() + tiles, device_.stream()),
+        "packing folded weights");
+    US_RETURN_IF_ERROR(device_.Finish("packing folded weights"));
+  }
+
+  InputSketch sketch;
+  sketch.groups = reinterpret_cast<const SketchGroup*>(memory.bytes() + groups);
+  sketch.columns = memory.bytes() + columns;
+  sketch.num_groups = static_cast<int>(num_groups);
+  sketch.column_bytes = fold_sketch.column_bytes;
+  sketch.cols = fold.layout().cols();
+  sketch.num_steps = matrix.num_steps;
+  sketch.max_gain = fold_sketch.max_gain;
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchFoldProduct);
+}
+
+}  // namespace ultrasketch::cuda

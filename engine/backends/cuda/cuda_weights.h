@@ -1,0 +1,111 @@
+// What the CUDA backend holds for a model.
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_CUDA_WEIGHTS_H_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_CUDA_WEIGHTS_H_
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+#include "engine/backends/backend.h"
+#include "engine/backends/cuda/cuda_device.h"
+#include "engine/base/thread_pool.h"
+#include "engine/codecs/cuda/product.h"
+#include "engine/codecs/cuda/sketch.h"
+
+namespace ultrasketch::cuda {
+
+class CudaBuffer final : public DeviceBuffer {
+ public:
+  explicit CudaBuffer(CudaMemory memory) : memory_(std::move(memory)) {}
+  void* data() override { return memory_.data(); }
+  const void* data() const override { return memory_.data(); }
+  int64_t num_bytes() const override { return memory_.num_bytes(); }
+
+ private:
+  CudaMemory memory_;
+};
+
+class CudaVector final : public DeviceVector {
+ public:
+  CudaVector(CudaMemory memory, int64_t size) : memory_(std::move(memory)), size_(size) {}
+  int64_t size() const override { return size_; }
+  int64_t resident_bytes() const override { return memory_.num_bytes(); }
+  const float* data() const { return static_cast<const float*>(memory_.data()); }
+
+ private:
+  CudaMemory memory_;
+  int64_t size_;
+};
+
+// Packed weights, how to multiply with them, and the sketch of their inputs.
+class CudaLinear final : public DeviceLinear {
+ public:
+  CudaLinear(CudaMemory memory, const PackedMatrix& matrix, const InputSketch& sketch,
+             LaunchProduct launch_product)
+      : memory_(std::move(memory)), matrix_(matrix), sketch_(sketch), launch_(launch_product) {}
+
+  int64_t rows() const override { return matrix_.rows; }
+  // In units of activation_bytes(), rounded up.
+  int64_t prepared_width() const override;
+  int64_t resident_bytes() const override { return memory_.num_bytes(); }
+
+  const PackedMatrix& matrix() const { return matrix_; }
+  const InputSketch& sketch() const { return sketch_; }
+  LaunchProduct launch() const { return launch_; }
+
+ private:
+  CudaMemory memory_;
+  PackedMatrix matrix_;
+  InputSketch sketch_;
+  LaunchProduct launch_;
+};
+
+// A table packed as dense weights: it serves as an output head too.
+class CudaEmbedding final : public DeviceEmbedding {
+ public:
+  CudaEmbedding(std::unique_ptr<CudaLinear> table, int64_t hidden_size)
+      : table_(std::move(table)), hidden_size_(hidden_size) {}
+  int64_t resident_bytes() const override { return table_->resident_bytes(); }
+  int64_t hidden_size() const { return hidden_size_; }
+  const CudaLinear& table() const { return *table_; }
+
+ private:
+  std::unique_ptr<CudaLinear> table_;
+  int64_t hidden_size_;
+};
+
+// Loads weights: reads them on the host, packs them on the device. Waits until they are there.
+class WeightLoader {
+ public:
+  // `staging` is device memory that is free while weights are loaded: at least 16 rows of floats.
+  WeightLoader(CudaDevice& device, const CudaMemory& staging, ThreadPool& pool)
+      : device_(device), staging_(staging), pool_(pool) {}
+
+  // UNIMPLEMENTED for a codec without CUDA kernels or more columns than a block can hold.
+  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadLinear(const EncodedLinear& encoded,
+                                                         absl::Span<const float> bias);
+  absl::StatusOr<std::unique_ptr<CudaEmbedding>> LoadEmbedding(const TensorView& table);
+  absl::StatusOr<std::unique_ptr<CudaVector>> LoadVector(const TensorView& values);
+
+ private:
+  template <typename ReadRows>
+  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadDense(int64_t rows, int64_t cols,
+                                                        absl::Span<const float> bias,
+                                                        const ReadRows& read_rows);
+  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadFold(const EncodedLinear& encoded,
+                                                       absl::Span<const float> bias);
+  absl::Status CheckColumns(int64_t cols) const;
+  // Rows of `row_bytes` that the staging memory holds: whole tiles.
+  absl::StatusOr<int64_t> StagedRows(int64_t row_bytes) const;
+
+  CudaDevice& device_;
+  const CudaMemory& staging_;
+  ThreadPool& pool_;
+};
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_CUDA_WEIGHTS_H_

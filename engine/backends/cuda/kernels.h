@@ -1,0 +1,146 @@
+// The kernels of a step other than products: plain launch functions on device pointers. Each
+// returns the launch's error and does not wait. `num_multiprocessors` decides only how work is
+// spread, never a result.
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_KERNELS_H_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_KERNELS_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "engine/codecs/cuda/product.h"
+#include "engine/codecs/cuda/sketch.h"
+#include "engine/codecs/cuda/tile_layout.h"
+
+namespace ultrasketch::cuda {
+
+// A token of a step.
+struct TokenInput {
+  int32_t id;
+  int32_t position;        // for the rotary embedding
+  int32_t cache_position;  // in its sequence
+  int32_t first_block;     // of its sequence, in the step's block table
+};
+
+// Most columns of a site: a token's input is held in a block's shared memory.
+int64_t MaxInputColumns(int max_shared_bytes);
+
+// hidden [num_tokens, hidden_size] = rows of the table (packed as dense weights).
+cudaError_t LaunchEmbed(const PackedMatrix& table, int64_t hidden_size, const TokenInput* tokens,
+                        int64_t num_tokens, float* hidden, cudaStream_t stream);
+
+// prepared[i] = sketch(hidden[row] / rms(hidden[row]) * weight), row = rows[i], or i when `rows` is
+// null.
+cudaError_t LaunchRmsNorm(const float* hidden, const int32_t* rows, int64_t num_rows,
+                          const float* weight, float epsilon, const InputSketch& sketch,
+                          int num_multiprocessors, void* prepared, cudaStream_t stream);
+
+// prepared = sketch(silu(gate) * up) of gate_up [num_tokens, 2 * sketch.cols].
+cudaError_t LaunchSwiGlu(const float* gate_up, int64_t num_tokens, const InputSketch& sketch,
+                         int num_multiprocessors, void* prepared, cudaStream_t stream);
+
+// --- Attention ---
+//
+// Keys lie in the cache as [block][kv head][slot][head_dim], values as [block][kv head][head_dim]
+// [slot], both binary16 (larger values saturate): so a lane reads runs of either as the tensor
+// cores take them.
+
+// Positions are attended to in chunks of this many, counted from 0, and a chunk in pieces, one a
+// warp. A query's result is the merge of its chunks in ascending order, whoever computes them.
+inline constexpr int kAttentionPiece = 64;
+inline constexpr int kAttentionWarps = 4;
+inline constexpr int kAttentionChunk = kAttentionPiece * kAttentionWarps;
+
+// Queries that a block attends with: rows of one instruction.
+inline constexpr int kAttentionRows = 16;
+
+struct AttentionGeometry {
+  int num_heads = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  int block_size = 0;
+
+  US_HOST_DEVICE int heads_per_group() const { return num_heads / num_kv_heads; }
+  // Query heads of a block, tokens of a block, and blocks for all query heads of a key head.
+  US_HOST_DEVICE int heads_per_tile() const {
+    return heads_per_group() < kAttentionRows ? heads_per_group() : kAttentionRows;
+  }
+  US_HOST_DEVICE int tokens_per_tile() const { return kAttentionRows / heads_per_tile(); }
+  US_HOST_DEVICE int tiles_per_group() const {
+    return (heads_per_group() + heads_per_tile() - 1) / heads_per_tile();
+  }
+  US_HOST_DEVICE int64_t query_width() const { return int64_t{num_heads} * head_dim; }
+  US_HOST_DEVICE int64_t qkv_width() const {
+    return (int64_t{num_heads} + 2 * num_kv_heads) * head_dim;
+  }
+  // Floats of a chunk's partial result for all heads of a tile of tokens: for each query its
+  // maximum, its sum and head_dim weighted values.
+  US_HOST_DEVICE int64_t partial_floats() const {
+    return int64_t{num_kv_heads} * tiles_per_group() * kAttentionRows * (head_dim + 2);
+  }
+  friend bool operator==(const AttentionGeometry&, const AttentionGeometry&) = default;
+};
+
+// A layer's part of the cache.
+struct CacheView {
+  void* keys = nullptr;
+  void* values = nullptr;
+};
+
+// Rotates q and k of qkv in place and stores k and v.
+cudaError_t LaunchRotateAndStore(const AttentionGeometry& geometry, const float* frequencies,
+                                 const TokenInput* tokens, int64_t num_tokens,
+                                 const int32_t* block_table, CacheView cache, float* qkv,
+                                 cudaStream_t stream);
+
+// Some neighbouring tokens of a sequence, against all of their keys or against one chunk of them.
+struct AttentionItem {
+  int32_t first_token;
+  int32_t num_tokens;
+  int32_t num_keys;     // that the first token sees; each next sees one more
+  int32_t first_block;  // in the step's block table
+  int32_t chunk;        // or -1: all
+  int32_t slot;         // where a chunk's partial result goes
+};
+
+// How a token's result comes about: its tile's chunks are in `num_chunks` slots from first_slot on,
+// in row `tile_token` * heads_per_tile and following; with num_chunks 0 it is in `attended`.
+struct AttentionToken {
+  int32_t first_slot;
+  int32_t num_chunks;
+  int32_t tile_token;
+};
+
+struct AttentionArguments {
+  AttentionGeometry geometry;
+  const float* qkv = nullptr;  // rotated
+  CacheView cache;
+  const int32_t* block_table = nullptr;
+  const AttentionItem* items = nullptr;
+  int64_t num_items = 0;
+  float* partials = nullptr;  // [slot][geometry.partial_floats()]
+  float* attended = nullptr;  // [token - first_token][query_width]
+  int64_t first_token = 0;
+};
+
+cudaError_t LaunchAttention(const AttentionArguments& arguments, cudaStream_t stream);
+
+// prepared[t] = sketch(attention of token t) for tokens [first_token, first_token + num_tokens) of
+// the step; `tokens` and `prepared` are those of the whole step.
+cudaError_t LaunchFinishAttention(const AttentionArguments& arguments, const AttentionToken* tokens,
+                                  int64_t num_tokens, const InputSketch& sketch,
+                                  int num_multiprocessors, void* prepared, cudaStream_t stream);
+
+// --- Sampling ---
+
+// The most likely token of a row, ties to the lowest id.
+struct RowMaximum {
+  int32_t id;
+  int32_t usable;  // 0: a logit is NaN or +infinity, or all are -infinity
+};
+cudaError_t LaunchRowMaxima(const float* logits, int64_t vocab_size, const int32_t* rows,
+                            int64_t num_rows, RowMaximum* maxima, cudaStream_t stream);
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_KERNELS_H_

@@ -1,0 +1,56 @@
+// Launching kernels that produce prepared inputs: one block a token, or several where tokens are
+// few.
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_LAUNCH_CUH_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_LAUNCH_CUH_
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "engine/codecs/cuda/sketch.cuh"
+
+namespace ultrasketch::cuda {
+
+inline constexpr int kProducerThreads = 512;
+
+__device__ inline Share ThisShare() {
+  return {static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y)};
+}
+
+// Blocks that share a token: no more than find room at once, nor than have a bucket for each
+// thread.
+inline int NumShares(int64_t num_tokens, const InputSketch& sketch, int num_multiprocessors) {
+  constexpr int64_t kMostShares = 8;
+  const int64_t room = num_multiprocessors / std::max<int64_t>(num_tokens, 1);
+  const int64_t useful = sketch.num_steps * kStepColumns / kProducerThreads;
+  return static_cast<int>(std::max<int64_t>(1, std::min({kMostShares, room, useful})));
+}
+
+// Allows `kernel` more shared memory than every kernel may have.
+template <typename Kernel>
+cudaError_t AllowSharedMemory(Kernel kernel, int64_t num_bytes) {
+  constexpr int64_t kAlwaysAllowed = 48 * 1024 - 1024;  // but for what kernels declare statically
+  if (num_bytes <= kAlwaysAllowed) return cudaSuccess;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(num_bytes));
+}
+
+// `kernel` with cols floats of shared memory, grid (tokens, shares).
+template <typename Kernel, typename... Arguments>
+cudaError_t LaunchProducer(Kernel kernel, int64_t num_tokens, const InputSketch& sketch,
+                           int num_multiprocessors, cudaStream_t stream,
+                           const Arguments&... arguments) {
+  const int64_t shared_bytes = sketch.cols * static_cast<int64_t>(sizeof(float));
+  if (const cudaError_t error = AllowSharedMemory(kernel, shared_bytes); error != cudaSuccess) {
+    return error;
+  }
+  const dim3 grid(static_cast<unsigned>(num_tokens),
+                  static_cast<unsigned>(NumShares(num_tokens, sketch, num_multiprocessors)));
+  kernel<<<grid, kProducerThreads, static_cast<size_t>(shared_bytes), stream>>>(arguments...);
+  return cudaGetLastError();
+}
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_LAUNCH_CUH_

@@ -1,0 +1,96 @@
+// Kernels that produce the inputs of linear sites, and the rows of the embedding.
+//
+// A block holds one token's input in shared memory and sketches it there. Bound by latency: one
+// pass over the row, one reduction, one pass over the buckets.
+#include <cuda_fp16.h>
+
+#include <algorithm>
+
+#include "engine/backends/cuda/kernels.h"
+#include "engine/backends/cuda/launch.cuh"
+#include "engine/codecs/cuda/device_code.cuh"
+#include "engine/codecs/cuda/sketch.cuh"
+
+namespace ultrasketch::cuda {
+namespace {
+
+__global__ void __launch_bounds__(kProducerThreads)
+    Embed(const __grid_constant__ PackedMatrix table, int64_t hidden_size, const TokenInput* tokens,
+          float* hidden) {
+  const int64_t token = blockIdx.x;
+  const int64_t row = tokens[token].id;
+  const auto* values = static_cast<const __half*>(table.tiles);
+  const float scale = table.row_scales[row];
+  for (int64_t i = threadIdx.x; i < hidden_size; i += kProducerThreads) {
+    hidden[token * hidden_size + i] =
+        __half2float(values[DenseOffset(row, i, table.num_steps)]) * scale;
+  }
+}
+
+__global__ void __launch_bounds__(kProducerThreads)
+    RmsNorm(const float* hidden, const int32_t* rows, const float* weight, float epsilon,
+            const __grid_constant__ InputSketch sketch, uint8_t* prepared) {
+  extern __shared__ float x[];
+  const int64_t index = blockIdx.x;
+  const float* source = hidden + (rows != nullptr ? rows[index] : index) * sketch.cols;
+  float squares = 0.0f;
+  float maximum = 0.0f;
+  for (int64_t i = threadIdx.x; i < sketch.cols; i += kProducerThreads) {
+    const float value = source[i];
+    const float weighted = value * weight[i];
+    squares = __fmaf_rn(value, value, squares);
+    maximum = fmaxf(maximum, fabsf(weighted));
+    x[i] = weighted;
+  }
+  // Its barrier makes x complete, too.
+  const SumAndMax row = BlockSumAndMax<kProducerThreads>(squares, maximum);
+  const float gain = 1.0f / sqrtf(row.sum / static_cast<float>(sketch.cols) + epsilon);
+  WritePrepared<kProducerThreads>(x, gain, row.maximum, sketch, ThisShare(),
+                                  prepared + index * PreparedRowBytes(sketch.num_steps));
+}
+
+__global__ void __launch_bounds__(kProducerThreads)
+    SwiGlu(const float* gate_up, const __grid_constant__ InputSketch sketch, uint8_t* prepared) {
+  extern __shared__ float x[];
+  const int64_t token = blockIdx.x;
+  const float* gate = gate_up + token * 2 * sketch.cols;
+  const float* up = gate + sketch.cols;
+  float maximum = 0.0f;
+  for (int64_t i = threadIdx.x; i < sketch.cols; i += kProducerThreads) {
+    const float value = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+    maximum = fmaxf(maximum, fabsf(value));
+    x[i] = value;
+  }
+  maximum = BlockSumAndMax<kProducerThreads>(0.0f, maximum).maximum;
+  WritePrepared<kProducerThreads>(x, 1.0f, maximum, sketch, ThisShare(),
+                                  prepared + token * PreparedRowBytes(sketch.num_steps));
+}
+
+}  // namespace
+
+int64_t MaxInputColumns(int max_shared_bytes) {
+  constexpr int kReductionBytes = 1024;
+  return (max_shared_bytes - kReductionBytes) / static_cast<int64_t>(sizeof(float));
+}
+
+cudaError_t LaunchEmbed(const PackedMatrix& table, int64_t hidden_size, const TokenInput* tokens,
+                        int64_t num_tokens, float* hidden, cudaStream_t stream) {
+  Embed<<<static_cast<unsigned>(num_tokens), kProducerThreads, 0, stream>>>(table, hidden_size,
+                                                                            tokens, hidden);
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchRmsNorm(const float* hidden, const int32_t* rows, int64_t num_rows,
+                          const float* weight, float epsilon, const InputSketch& sketch,
+                          int num_multiprocessors, void* prepared, cudaStream_t stream) {
+  return LaunchProducer(RmsNorm, num_rows, sketch, num_multiprocessors, stream, hidden, rows,
+                        weight, epsilon, sketch, static_cast<uint8_t*>(prepared));
+}
+
+cudaError_t LaunchSwiGlu(const float* gate_up, int64_t num_tokens, const InputSketch& sketch,
+                         int num_multiprocessors, void* prepared, cudaStream_t stream) {
+  return LaunchProducer(SwiGlu, num_tokens, sketch, num_multiprocessors, stream, gate_up, sketch,
+                        static_cast<uint8_t*>(prepared));
+}
+
+}  // namespace ultrasketch::cuda

@@ -1,0 +1,91 @@
+#include "engine/backends/cuda/step_input.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/base/status.h"
+
+namespace ultrasketch::cuda {
+
+absl::Status DeviceStep::Begin(const StepInput& step) {
+  num_tokens_ = static_cast<int64_t>(step.token_ids.size());
+  num_logit_tokens_ = static_cast<int64_t>(step.logit_tokens.size());
+  planned_.reset();
+  spans_.clear();
+  int64_t num_blocks = 0;
+  for (const AttentionSpan& span : step.spans) {
+    spans_.push_back({span.first_token, span.num_tokens, span.num_cached, num_blocks});
+    num_blocks += static_cast<int64_t>(span.blocks.size());
+  }
+
+  int64_t num_bytes = 0;
+  const auto place = [&](int64_t count, size_t element_bytes) {
+    const int64_t offset = num_bytes;
+    num_bytes += (count * static_cast<int64_t>(element_bytes) + 255) / 256 * 256;
+    return offset;
+  };
+  tokens_ = place(num_tokens_, sizeof(TokenInput));
+  logit_tokens_ = place(num_logit_tokens_, sizeof(int32_t));
+  block_table_ = place(num_blocks, sizeof(int32_t));
+  // Filled by PlanFor.
+  const int64_t copied_bytes = num_bytes;
+  attention_tokens_ = place(num_tokens_, sizeof(AttentionToken));
+  items_ = place(MostAttentionItems(spans_), sizeof(AttentionItem));
+  US_RETURN_IF_ERROR(Reserve(num_bytes));
+
+  auto* tokens = reinterpret_cast<TokenInput*>(host_.bytes() + tokens_);
+  auto* blocks = reinterpret_cast<int32_t*>(host_.bytes() + block_table_);
+  for (size_t index = 0; index < spans_.size(); ++index) {
+    const PlannedSpan& span = spans_[index];
+    for (int64_t i = 0; i < span.num_tokens; ++i) {
+      const auto token = static_cast<size_t>(span.first_token + i);
+      tokens[token] = {step.token_ids[token], step.positions[token],
+                       static_cast<int32_t>(span.num_cached + i),
+                       static_cast<int32_t>(span.first_block)};
+    }
+    std::copy(step.spans[index].blocks.begin(), step.spans[index].blocks.end(),
+              blocks + span.first_block);
+  }
+  std::copy(step.logit_tokens.begin(), step.logit_tokens.end(),
+            reinterpret_cast<int32_t*>(host_.bytes() + logit_tokens_));
+  Copy(0, copied_bytes);
+  return absl::OkStatus();
+}
+
+const AttentionPlan& DeviceStep::PlanFor(const AttentionGeometry& geometry, int64_t max_slots,
+                                         int64_t max_attended_tokens) {
+  if (planned_ == geometry) return plan_;
+  if (planned_.has_value()) {
+    device_.Check(cudaStreamSynchronize(device_.stream()), "cudaStreamSynchronize");
+  }
+  PlanAttention(geometry, spans_, max_slots, max_attended_tokens, plan_);
+  planned_ = geometry;
+  std::copy(plan_.tokens.begin(), plan_.tokens.end(),
+            reinterpret_cast<AttentionToken*>(host_.bytes() + attention_tokens_));
+  std::copy(plan_.items.begin(), plan_.items.end(),
+            reinterpret_cast<AttentionItem*>(host_.bytes() + items_));
+  const auto item_bytes = static_cast<int64_t>(plan_.items.size() * sizeof(AttentionItem));
+  Copy(attention_tokens_, items_ - attention_tokens_ + item_bytes);
+  return plan_;
+}
+
+absl::Status DeviceStep::Reserve(int64_t num_bytes) {
+  if (num_bytes <= memory_.num_bytes()) return absl::OkStatus();
+  constexpr int64_t kLeastBytes = int64_t{1} << 20;
+  const int64_t capacity = std::max({kLeastBytes, num_bytes, 2 * memory_.num_bytes()});
+  US_ASSIGN_OR_RETURN(PinnedMemory host, PinnedMemory::Allocate(device_, capacity));
+  US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(device_, capacity));
+  host_ = std::move(host);
+  memory_ = std::move(memory);
+  return absl::OkStatus();
+}
+
+void DeviceStep::Copy(int64_t offset, int64_t num_bytes) {
+  if (num_bytes == 0) return;
+  device_.Check(
+      cudaMemcpyAsync(memory_.bytes() + offset, host_.bytes() + offset,
+                      static_cast<size_t>(num_bytes), cudaMemcpyHostToDevice, device_.stream()),
+      "copying the step's input");
+}
+
+}  // namespace ultrasketch::cuda

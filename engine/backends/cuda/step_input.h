@@ -1,0 +1,68 @@
+// The input of a step on the device: one page-locked buffer, one copy.
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_STEP_INPUT_H_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_STEP_INPUT_H_
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+
+#include "engine/backends/backend.h"
+#include "engine/backends/cuda/attention_plan.h"
+#include "engine/backends/cuda/cuda_device.h"
+#include "engine/backends/cuda/kernels.h"
+
+namespace ultrasketch::cuda {
+
+// One thread at a time. The buffers grow to the largest step seen.
+class DeviceStep {
+ public:
+  explicit DeviceStep(CudaDevice& device) : device_(device) {}
+
+  // Begins the copy of `step`, whose spans are copied from. The step before it must be finished.
+  absl::Status Begin(const StepInput& step);
+
+  int64_t num_tokens() const { return num_tokens_; }
+  int64_t num_logit_tokens() const { return num_logit_tokens_; }
+
+  // Device memory.
+  const TokenInput* tokens() const { return At<TokenInput>(tokens_); }
+  const int32_t* logit_tokens() const { return At<int32_t>(logit_tokens_); }
+  const int32_t* block_table() const { return At<int32_t>(block_table_); }
+  const AttentionItem* attention_items() const { return At<AttentionItem>(items_); }
+  const AttentionToken* attention_tokens() const { return At<AttentionToken>(attention_tokens_); }
+
+  // The step's attention, cut into work for this geometry and workspace. Planned and copied when
+  // the first layer asks; a second geometry within a step waits for what uses the first.
+  const AttentionPlan& PlanFor(const AttentionGeometry& geometry, int64_t max_slots,
+                               int64_t max_attended_tokens);
+
+ private:
+  template <typename T>
+  const T* At(int64_t offset) const {
+    return reinterpret_cast<const T*>(memory_.bytes() + offset);
+  }
+  absl::Status Reserve(int64_t num_bytes);
+  void Copy(int64_t offset, int64_t num_bytes);
+
+  CudaDevice& device_;
+  PinnedMemory host_;
+  CudaMemory memory_;
+  int64_t num_tokens_ = 0;
+  int64_t num_logit_tokens_ = 0;
+  // Offsets of both buffers.
+  int64_t tokens_ = 0;
+  int64_t logit_tokens_ = 0;
+  int64_t block_table_ = 0;
+  int64_t attention_tokens_ = 0;
+  int64_t items_ = 0;
+
+  std::vector<PlannedSpan> spans_;
+  std::optional<AttentionGeometry> planned_;
+  AttentionPlan plan_;
+};
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_STEP_INPUT_H_

@@ -1,0 +1,107 @@
+// Instructions that CUDA C++ has no name for, and reductions over a block.
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_DEVICE_CODE_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_DEVICE_CODE_CUH_
+
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace ultrasketch::cuda {
+
+// sums += a * b: mma.sync.m16n8k16, binary16 inputs, float sums. Lane l holds rows l / 4 (sums 0
+// and 1) and l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
+__device__ inline void MultiplyAccumulate(const uint32_t (&a)[4], uint2 b, float (&sums)[4]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+
+// 16 bytes from global to shared memory, asynchronously, past the first-level cache.
+__device__ inline void CopyAsync16(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
+__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Returns when all but the last kPending committed groups of this thread have arrived.
+template <int kPending>
+__device__ inline void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+__device__ inline float WarpSum(float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, distance);
+  }
+  return value;
+}
+
+__device__ inline float WarpMax(float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  }
+  return value;
+}
+
+struct SumAndMax {
+  float sum;
+  float maximum;
+};
+
+// Of all threads of the block, to all threads, in an order that only kThreads decides. Every thread
+// of the block calls it, once in a kernel.
+template <int kThreads>
+__device__ inline SumAndMax BlockSumAndMax(float sum, float maximum) {
+  __shared__ float sums[kThreads / 32];
+  __shared__ float maxima[kThreads / 32];
+  sum = WarpSum(sum);
+  maximum = WarpMax(maximum);
+  if (threadIdx.x % 32 == 0) {
+    sums[threadIdx.x / 32] = sum;
+    maxima[threadIdx.x / 32] = maximum;
+  }
+  __syncthreads();
+  SumAndMax result = {0.0f, 0.0f};
+#pragma unroll
+  for (int warp = 0; warp < kThreads / 32; ++warp) {
+    result.sum += sums[warp];
+    result.maximum = fmaxf(result.maximum, maxima[warp]);
+  }
+  return result;
+}
+
+// A power of two and its inverse.
+struct PowerOfTwo {
+  float factor;
+  float inverse;
+};
+
+// `bound` times the factor is in [2^14, 2^15): as large as binary16 holds, with room for rounding.
+// 1 for bounds that are 0 or not finite.
+__device__ inline PowerOfTwo ScaleToHalfRange(float bound) {
+  if (!(bound > 0.0f) || bound > 3.4e38f) return {1.0f, 1.0f};
+  const int exponent = static_cast<int>(__float_as_uint(bound) >> 23) - 127;
+  const int shift = min(14 - exponent, 100);  // leaves room for a gain
+  return {__int_as_float((shift + 127) << 23), __int_as_float((127 - shift) << 23)};
+}
+
+// The largest finite binary16 number of its sign instead of infinity; a NaN stays one.
+__device__ inline __half SaturateToHalf(float value) {
+  if (value > 65504.0f) return __float2half_rn(65504.0f);
+  if (value < -65504.0f) return __float2half_rn(-65504.0f);
+  return __float2half_rn(value);
+}
+
+__device__ inline uint32_t PackHalves(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_DEVICE_CODE_CUH_

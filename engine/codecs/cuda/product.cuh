@@ -1,0 +1,396 @@
+// Products of packed weights with prepared inputs, for any codec whose weights expand to binary16.
+//
+// A codec's `Weights` says how many bytes a step of a row tile has, and turns what a lane holds of
+// it into the four registers of an instruction:
+//
+//   struct Weights {
+//     static constexpr int kStepBytes;                 // of a row tile
+//     struct Lane;                                     // what a lane holds of a step, in registers
+//     static __device__ Lane Load(const uint8_t* step, int lane);   // from global or shared memory
+//     static __device__ void Expand(const Lane&, int instruction, uint32_t (&a)[4]);
+//   };
+//
+// Few tokens (SkinnyProduct), bound by reading weights and by the latency of what is left:
+//
+//            chunk 0   chunk 1  ...  chunk 7          a block: kRowTiles row tiles, 8 warps
+//   16 rows [ warp 0 ][ warp 1 ]    [ warp 7 ]        each warp: one chunk of columns, all tokens
+//            sums of the chunks meet in shared memory
+//
+// Weights go from device memory to registers, inputs from the second-level cache to registers:
+// nothing is read twice in a block, so shared memory would only be a detour.
+//
+// Many tokens (TiledProduct), bound by the tensor cores:
+//
+//                 kTokens tokens
+//   128 rows  [ 4 x 2 warps of 32 rows x kTokens / 2 ]   both operands through shared memory, four
+//                                                        stages of one step each
+//
+// A chunk's sums are added to the totals when it is done: the same additions in the same order.
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_PRODUCT_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_PRODUCT_CUH_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "engine/codecs/cuda/device_code.cuh"
+#include "engine/codecs/cuda/product.h"
+#include "engine/codecs/cuda/tile_layout.h"
+
+namespace ultrasketch::cuda {
+
+inline constexpr int kProductThreads = 256;
+
+// A sum of one output, finished. Powers of two are exact, so that the order of the factors does not
+// matter; the rest is written out, so that all kernels round alike.
+__device__ inline float FinishSum(float sum, float token_scale, float row_scale, float bias) {
+  return __fmaf_rn(sum * token_scale, row_scale, bias);
+}
+
+__device__ inline void StoreOutput(const ProductArguments& arguments, int64_t token, int64_t row,
+                                   float sum) {
+  const PackedMatrix& matrix = arguments.matrix;
+  const auto* input =
+      static_cast<const uint8_t*>(arguments.prepared) + token * PreparedRowBytes(matrix.num_steps);
+  const float token_scale =
+      *reinterpret_cast<const float*>(input + PreparedScaleOffset(matrix.num_steps));
+  const float bias = matrix.bias != nullptr ? matrix.bias[row] : 0.0f;
+  const float value = FinishSum(sum, token_scale, matrix.row_scales[row], bias);
+  float* out = arguments.y + token * matrix.rows + row;
+  *out = arguments.accumulate ? __fadd_rn(*out, value) : value;
+}
+
+// A lane's 16 columns of a token: two registers for each instruction.
+struct LaneInput {
+  uint4 low;   // instructions 0 and 1
+  uint4 high;  // 2 and 3
+};
+
+__device__ inline uint2 InstructionInput(const LaneInput& input, int instruction) {
+  switch (instruction) {
+    case 0:
+      return {input.low.x, input.low.y};
+    case 1:
+      return {input.low.z, input.low.w};
+    case 2:
+      return {input.high.x, input.high.y};
+    default:
+      return {input.high.z, input.high.w};
+  }
+}
+
+// ---- Few tokens ----
+
+template <typename Weights, int kRowTiles, int kTokenTiles>
+struct SkinnyStep {
+  typename Weights::Lane weights[kRowTiles];
+  LaneInput input[kTokenTiles];
+};
+
+// Grid: (blocks of kRowTiles row tiles, blocks of 8 * kTokenTiles tokens).
+template <typename Weights, int kRowTiles, int kTokenTiles, int kUnroll>
+__global__ void __launch_bounds__(kProductThreads)
+    SkinnyProduct(const __grid_constant__ ProductArguments arguments) {
+  constexpr int kRows = kRowTiles * kTileRows;
+  constexpr int kTokens = kTokenTiles * 8;
+  constexpr int kStride = kRows + 4;  // spreads the lanes' stores over all banks
+  __shared__ float partial[kNumChunks][kTokens][kStride];
+
+  const PackedMatrix& matrix = arguments.matrix;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int chunk = static_cast<int>(threadIdx.x) / 32;
+  const int64_t num_steps = matrix.num_steps;
+  const int64_t last_tile = NumRowTiles(matrix.rows) - 1;
+  const int64_t first_tile = int64_t{blockIdx.x} * kRowTiles;
+  const int64_t first_token = int64_t{blockIdx.y} * kTokens;
+
+  // Tiles past the end repeat the last one; their sums are dropped.
+  const uint8_t* weights[kRowTiles];
+#pragma unroll
+  for (int tile = 0; tile < kRowTiles; ++tile) {
+    const int64_t index = min(first_tile + tile, last_tile);
+    weights[tile] =
+        static_cast<const uint8_t*>(matrix.tiles) + index * num_steps * Weights::kStepBytes;
+  }
+  // Likewise for tokens.
+  const uint8_t* inputs[kTokenTiles];
+#pragma unroll
+  for (int tile = 0; tile < kTokenTiles; ++tile) {
+    const int64_t token = min(first_token + tile * 8 + lane / 4, arguments.num_tokens - 1);
+    inputs[tile] = static_cast<const uint8_t*>(arguments.prepared) +
+                   token * PreparedRowBytes(num_steps) + lane % 4 * 32;
+  }
+
+  using Step = SkinnyStep<Weights, kRowTiles, kTokenTiles>;
+  const auto load = [&](int64_t step, Step& out) {
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+      out.weights[tile] = Weights::Load(weights[tile] + step * Weights::kStepBytes, lane);
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+      const auto* source = reinterpret_cast<const uint4*>(inputs[tile] + step * 128);
+      out.input[tile] = {source[0], source[1]};
+    }
+  };
+  float sums[kRowTiles][kTokenTiles][4] = {};
+  const auto multiply = [&](const Step& step) {
+#pragma unroll
+    for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
+#pragma unroll
+      for (int row = 0; row < kRowTiles; ++row) {
+        uint32_t a[4];
+        Weights::Expand(step.weights[row], instruction, a);
+#pragma unroll
+        for (int token = 0; token < kTokenTiles; ++token) {
+          MultiplyAccumulate(a, InstructionInput(step.input[token], instruction), sums[row][token]);
+        }
+      }
+    }
+  };
+
+  int64_t step = ChunkBegin(chunk, num_steps);
+  const int64_t end = ChunkBegin(chunk + 1, num_steps);
+  for (; step + kUnroll <= end; step += kUnroll) {
+    Step steps[kUnroll];
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) load(step + i, steps[i]);
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) multiply(steps[i]);
+  }
+  for (; step < end; ++step) {
+    Step one;
+    load(step, one);
+    multiply(one);
+  }
+
+#pragma unroll
+  for (int row = 0; row < kRowTiles; ++row) {
+#pragma unroll
+    for (int token = 0; token < kTokenTiles; ++token) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        partial[chunk][token * 8 + lane % 4 * 2 + i % 2][row * kTileRows + lane / 4 + i / 2 * 8] =
+            sums[row][token][i];
+      }
+    }
+  }
+  __syncthreads();
+  for (int index = static_cast<int>(threadIdx.x); index < kRows * kTokens;
+       index += kProductThreads) {
+    const int64_t row = first_tile * kTileRows + index % kRows;
+    const int64_t token = first_token + index / kRows;
+    if (row >= matrix.rows || token >= arguments.num_tokens) continue;
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kNumChunks; ++i) {
+      sum = __fadd_rn(sum, partial[i][index / kRows][index % kRows]);
+    }
+    StoreOutput(arguments, token, row, sum);
+  }
+}
+
+// ---- Many tokens ----
+
+inline constexpr int kTiledRowTiles = 8;
+inline constexpr int kTiledRows = kTiledRowTiles * kTileRows;
+inline constexpr int kTiledStages = 4;
+
+template <typename Weights, int kTokens>
+constexpr int TiledSharedBytes() {
+  return kTiledStages * (kTiledRowTiles * Weights::kStepBytes + kTokens * 128);
+}
+
+// Grid: (blocks of kTiledRows rows, blocks of kTokens tokens). Blocks that follow each other share
+// their tokens and so their inputs, which are larger than the weights.
+template <typename Weights, int kTokens>
+__global__ void __launch_bounds__(kProductThreads, 1)
+    TiledProduct(const __grid_constant__ ProductArguments arguments) {
+  constexpr int kWarpTokenTiles = kTokens / 16;
+  constexpr int kWarpRowTiles = 2;
+  constexpr int kWeightBytes = kTiledRowTiles * Weights::kStepBytes;
+  constexpr int kStageBytes = kWeightBytes + kTokens * 128;
+  extern __shared__ __align__(128) uint8_t stages[];
+
+  const PackedMatrix& matrix = arguments.matrix;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int warp_row = thread / 32 / 2;
+  const int warp_token = thread / 32 % 2;
+  const int64_t num_steps = matrix.num_steps;
+  const int64_t last_tile = NumRowTiles(matrix.rows) - 1;
+  const int64_t first_tile = int64_t{blockIdx.x} * kTiledRowTiles;
+  const int64_t first_token = int64_t{blockIdx.y} * kTokens;
+
+  // Tiles and tokens past the end repeat the last one; their sums are dropped.
+  const auto fetch = [&](int64_t step) {
+    uint8_t* stage = stages + step % kTiledStages * kStageBytes;
+    constexpr int kPiecesPerTile = Weights::kStepBytes / 16;
+#pragma unroll
+    for (int first = 0; first < kTiledRowTiles * kPiecesPerTile; first += kProductThreads) {
+      const int piece = first + thread;
+      if (kTiledRowTiles * kPiecesPerTile < kProductThreads &&
+          piece >= kTiledRowTiles * kPiecesPerTile) {
+        break;
+      }
+      const int64_t tile = min(first_tile + piece / kPiecesPerTile, last_tile);
+      CopyAsync16(stage + piece * 16, static_cast<const uint8_t*>(matrix.tiles) +
+                                          (tile * num_steps + step) * Weights::kStepBytes +
+                                          piece % kPiecesPerTile * 16);
+    }
+#pragma unroll
+    for (int first = 0; first < kTokens * 8; first += kProductThreads) {
+      const int piece = (first + thread) % 8;
+      const int row = (first + thread) / 8;
+      const int64_t token = min(first_token + row, arguments.num_tokens - 1);
+      // Swizzled, so that the eight 16-byte pieces that lanes read at a time are in eight places.
+      CopyAsync16(stage + kWeightBytes + row * 128 + (piece ^ (row % 8)) * 16,
+                  static_cast<const uint8_t*>(arguments.prepared) +
+                      token * PreparedRowBytes(num_steps) + step * 128 + piece * 16);
+    }
+  };
+
+  float sums[kWarpRowTiles][kWarpTokenTiles][4] = {};
+  float totals[kWarpRowTiles][kWarpTokenTiles][4] = {};
+  const auto multiply = [&](int64_t step) {
+    const uint8_t* stage = stages + step % kTiledStages * kStageBytes;
+    typename Weights::Lane weights[kWarpRowTiles];
+#pragma unroll
+    for (int row = 0; row < kWarpRowTiles; ++row) {
+      weights[row] =
+          Weights::Load(stage + (warp_row * kWarpRowTiles + row) * Weights::kStepBytes, lane);
+    }
+    uint32_t a[kWarpRowTiles][kInstructionsPerStep][4];
+#pragma unroll
+    for (int row = 0; row < kWarpRowTiles; ++row) {
+#pragma unroll
+      for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
+        Weights::Expand(weights[row], instruction, a[row][instruction]);
+      }
+    }
+#pragma unroll
+    for (int token = 0; token < kWarpTokenTiles; ++token) {
+      const int row_of_stage = (warp_token * kWarpTokenTiles + token) * 8 + lane / 4;
+      const uint8_t* source = stage + kWeightBytes + row_of_stage * 128;
+      const int piece = lane % 4 * 2;
+      const int swizzle = row_of_stage % 8;
+      const LaneInput input = {
+          *reinterpret_cast<const uint4*>(source + (piece ^ swizzle) * 16),
+          *reinterpret_cast<const uint4*>(source + ((piece + 1) ^ swizzle) * 16)};
+#pragma unroll
+      for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
+#pragma unroll
+        for (int row = 0; row < kWarpRowTiles; ++row) {
+          MultiplyAccumulate(a[row][instruction], InstructionInput(input, instruction),
+                             sums[row][token]);
+        }
+      }
+    }
+  };
+  const auto finish_chunk = [&] {
+#pragma unroll
+    for (int row = 0; row < kWarpRowTiles; ++row) {
+#pragma unroll
+      for (int token = 0; token < kWarpTokenTiles; ++token) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          totals[row][token][i] = __fadd_rn(totals[row][token][i], sums[row][token][i]);
+          sums[row][token][i] = 0.0f;
+        }
+      }
+    }
+  };
+
+#pragma unroll
+  for (int step = 0; step < kTiledStages - 1; ++step) {
+    if (step < num_steps) fetch(step);
+    CommitCopies();
+  }
+  int chunk = 0;
+  for (int64_t step = 0; step < num_steps; ++step) {
+    WaitForCopies<kTiledStages - 2>();
+    __syncthreads();
+    // Into the stage that all warps left before the barrier.
+    if (step + kTiledStages - 1 < num_steps) fetch(step + kTiledStages - 1);
+    CommitCopies();
+    multiply(step);
+    bool chunk_ends = false;
+    while (chunk < kNumChunks && ChunkBegin(chunk + 1, num_steps) <= step + 1) {
+      ++chunk;
+      chunk_ends = true;
+    }
+    if (chunk_ends) finish_chunk();
+  }
+
+#pragma unroll
+  for (int row = 0; row < kWarpRowTiles; ++row) {
+#pragma unroll
+    for (int token = 0; token < kWarpTokenTiles; ++token) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int64_t out_row =
+            (first_tile + warp_row * kWarpRowTiles + row) * kTileRows + lane / 4 + i / 2 * 8;
+        const int64_t out_token =
+            first_token + (warp_token * kWarpTokenTiles + token) * 8 + lane % 4 * 2 + i % 2;
+        if (out_row < matrix.rows && out_token < arguments.num_tokens) {
+          StoreOutput(arguments, out_token, out_row, totals[row][token][i]);
+        }
+      }
+    }
+  }
+}
+
+// ---- Which of them ----
+
+template <typename Weights, int kRowTiles, int kTokenTiles, int kUnroll>
+cudaError_t LaunchSkinny(const ProductArguments& arguments, cudaStream_t stream) {
+  const dim3 grid(
+      static_cast<unsigned>((NumRowTiles(arguments.matrix.rows) + kRowTiles - 1) / kRowTiles),
+      static_cast<unsigned>((arguments.num_tokens + 8 * kTokenTiles - 1) / (8 * kTokenTiles)));
+  SkinnyProduct<Weights, kRowTiles, kTokenTiles, kUnroll>
+      <<<grid, kProductThreads, 0, stream>>>(arguments);
+  return cudaGetLastError();
+}
+
+template <typename Weights, int kTokens>
+cudaError_t LaunchTiled(const ProductArguments& arguments, cudaStream_t stream) {
+  constexpr int kSharedBytes = TiledSharedBytes<Weights, kTokens>();
+  const cudaError_t error = cudaFuncSetAttribute(
+      TiledProduct<Weights, kTokens>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (error != cudaSuccess) return error;
+  const dim3 grid(static_cast<unsigned>((arguments.matrix.rows + kTiledRows - 1) / kTiledRows),
+                  static_cast<unsigned>((arguments.num_tokens + kTokens - 1) / kTokens));
+  TiledProduct<Weights, kTokens><<<grid, kProductThreads, kSharedBytes, stream>>>(arguments);
+  return cudaGetLastError();
+}
+
+// Row tiles a block: as many as leave two blocks for every multiprocessor, since each block reads
+// all of the input.
+template <typename Weights>
+cudaError_t LaunchProductOf(const ProductArguments& arguments, cudaStream_t stream) {
+  const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
+  const int64_t enough_blocks = 2 * int64_t{arguments.num_multiprocessors};
+  const bool two_tiles = num_tiles >= 2 * enough_blocks;
+  constexpr int kUnroll = Weights::kUnroll;
+  constexpr int kHalfUnroll = kUnroll > 1 ? kUnroll / 2 : 1;
+  if (arguments.num_tokens <= 8) {
+    return two_tiles ? LaunchSkinny<Weights, 2, 1, kHalfUnroll>(arguments, stream)
+                     : LaunchSkinny<Weights, 1, 1, kUnroll>(arguments, stream);
+  }
+  if (arguments.num_tokens <= 16) {
+    return two_tiles ? LaunchSkinny<Weights, 2, 2, kHalfUnroll>(arguments, stream)
+                     : LaunchSkinny<Weights, 1, 2, kHalfUnroll>(arguments, stream);
+  }
+  if (arguments.num_tokens <= 32) {
+    return two_tiles ? LaunchSkinny<Weights, 2, 4, 1>(arguments, stream)
+                     : LaunchSkinny<Weights, 1, 4, 1>(arguments, stream);
+  }
+  const int64_t wide_blocks =
+      (num_tiles + kTiledRowTiles - 1) / kTiledRowTiles * ((arguments.num_tokens + 127) / 128);
+  return wide_blocks >= enough_blocks ? LaunchTiled<Weights, 128>(arguments, stream)
+                                      : LaunchTiled<Weights, 64>(arguments, stream);
+}
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_PRODUCT_CUH_

@@ -1,0 +1,39 @@
+// The sketch of a linear site's inputs, as device code computes it right where an input is
+// produced.
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_SKETCH_H_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_SKETCH_H_
+
+#include <cstdint>
+
+namespace ultrasketch::cuda {
+
+// Buckets [first_bucket, first_bucket + num_buckets), each the signed sum of the next
+// columns_per_bucket entries of the columns' table from first_column on, times `weight`: a bit
+// plane of a class of the folding sketch. Several planes sum the same columns.
+struct SketchGroup {
+  int32_t first_bucket = 0;
+  int32_t num_buckets = 0;
+  int32_t columns_per_bucket = 1;
+  int32_t first_column = 0;
+  float weight = 1.0f;
+};
+
+// Entries of the columns' table: the column, and the topmost bit for a sign of -1. Sites of up to
+// 2^15 columns have entries of two bytes.
+inline constexpr int64_t kMaxNarrowColumns = 32768;
+
+// How inputs [cols] become prepared inputs of `num_steps` steps (tile_layout.h). Pointers are to
+// device memory. Without groups the prepared input is the input itself.
+struct InputSketch {
+  const SketchGroup* groups = nullptr;
+  const void* columns = nullptr;
+  int num_groups = 0;
+  int column_bytes = 2;  // 2 or 4
+  int64_t cols = 0;
+  int64_t num_steps = 0;
+  float max_gain = 1.0f;  // most that a bucket can exceed the largest input
+};
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_SKETCH_H_

@@ -1,0 +1,69 @@
+// Uncompressed weights as binary16 fragments: what a lane reads is what the tensor cores take.
+#include "engine/codecs/cuda/product.cuh"
+
+namespace ultrasketch::cuda {
+namespace {
+
+struct DenseWeights {
+  static constexpr int kStepBytes = kDenseStepBytes;
+  static constexpr int kUnroll = 2;
+
+  struct Lane {
+    uint4 fragments[kInstructionsPerStep];
+  };
+
+  static __device__ Lane Load(const uint8_t* step, int lane) {
+    Lane result;
+#pragma unroll
+    for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
+      result.fragments[instruction] = reinterpret_cast<const uint4*>(step)[instruction * 32 + lane];
+    }
+    return result;
+  }
+
+  static __device__ void Expand(const Lane& weights, int instruction, uint32_t (&a)[4]) {
+    const uint4 fragment = weights.fragments[instruction];
+    a[0] = fragment.x;
+    a[1] = fragment.y;
+    a[2] = fragment.z;
+    a[3] = fragment.w;
+  }
+};
+
+constexpr int kPackThreads = 256;
+
+// One block a row of the tiles, those past the last row included.
+__global__ void PackDense(const float* values, int64_t cols, int64_t first_row, int64_t num_rows,
+                          int64_t num_steps, __half* tiles, float* row_scales) {
+  const int64_t row = blockIdx.x;
+  const float* source = values + row * cols;
+  float maximum = 0.0f;
+  if (row < num_rows) {
+    for (int64_t column = threadIdx.x; column < cols; column += kPackThreads) {
+      maximum = fmaxf(maximum, fabsf(source[column]));
+    }
+  }
+  maximum = BlockSumAndMax<kPackThreads>(0.0f, maximum).maximum;
+  const PowerOfTwo scale = ScaleToHalfRange(maximum);
+  if (row < num_rows && threadIdx.x == 0) row_scales[first_row + row] = scale.inverse;
+  for (int64_t column = threadIdx.x; column < num_steps * kStepColumns; column += kPackThreads) {
+    const float value = row < num_rows && column < cols ? source[column] * scale.factor : 0.0f;
+    tiles[DenseOffset(first_row + row, column, num_steps)] = __float2half_rn(value);
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchDenseProduct(const ProductArguments& arguments, cudaStream_t stream) {
+  return LaunchProductOf<DenseWeights>(arguments, stream);
+}
+
+cudaError_t LaunchPackDense(const float* values, int64_t cols, int64_t first_row, int64_t num_rows,
+                            int64_t num_steps, void* tiles, float* row_scales,
+                            cudaStream_t stream) {
+  PackDense<<<static_cast<unsigned>(NumRowTiles(num_rows) * kTileRows), kPackThreads, 0, stream>>>(
+      values, cols, first_row, num_rows, num_steps, static_cast<__half*>(tiles), row_scales);
+  return cudaGetLastError();
+}
+
+}  // namespace ultrasketch::cuda
