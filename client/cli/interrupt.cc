@@ -4,30 +4,51 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cerrno>
+
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 
 #include "engine/base/check.h"
 
 namespace ultrasketch::cli {
 namespace {
 
-sigset_t WatchedSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
-  return signals;
+constexpr int kWatchedSignals[] = {SIGINT, SIGTERM};
+
+// What the handler writes to. A handler and not a blocked signal with a signalfd: libraries have
+// threads of their own from before main, whose signal masks are not ours to set.
+std::atomic<int> interrupted_event = -1;
+std::atomic<int> last_signal = 0;
+
+void OnSignal(int signal) {
+  const int saved_errno = errno;
+  last_signal.store(signal);
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(interrupted_event.load(), &one, sizeof(one));
+  errno = saved_errno;
+}
+
+void SetHandler(void (*handler)(int)) {
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;
+  for (const int signal : kWatchedSignals) {
+    struct sigaction before = {};
+    US_CHECK(sigaction(signal, nullptr, &before) == 0);
+    if (before.sa_handler == SIG_IGN) continue;
+    US_CHECK(sigaction(signal, &action, nullptr) == 0);
+  }
 }
 
 }  // namespace
 
 InterruptGuard::InterruptGuard() {
-  const sigset_t signals = WatchedSignals();
-  US_CHECK(pthread_sigmask(SIG_BLOCK, &signals, nullptr) == 0);
-  signals_ = signalfd(-1, &signals, SFD_CLOEXEC);
+  interrupted_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   finished_ = eventfd(0, EFD_CLOEXEC);
-  US_CHECK(signals_ >= 0 && finished_ >= 0);
+  US_CHECK(interrupted_ >= 0 && finished_ >= 0);
+  US_CHECK(interrupted_event.exchange(interrupted_) == -1);
+  SetHandler(OnSignal);
   watcher_ = std::thread([this] { Watch(); });
 }
 
@@ -35,20 +56,21 @@ InterruptGuard::~InterruptGuard() {
   const uint64_t one = 1;
   US_CHECK(write(finished_, &one, sizeof(one)) == sizeof(one));
   watcher_.join();
-  const sigset_t signals = WatchedSignals();
-  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-  close(signals_);
+  SetHandler(SIG_DFL);
+  interrupted_event.store(-1);
+  close(interrupted_);
   close(finished_);
 }
 
 void InterruptGuard::Watch() {
   while (true) {
-    pollfd descriptors[] = {{signals_, POLLIN, 0}, {finished_, POLLIN, 0}};
+    pollfd descriptors[] = {{interrupted_, POLLIN, 0}, {finished_, POLLIN, 0}};
     if (poll(descriptors, 2, -1) < 0) continue;
     if (descriptors[1].revents != 0) return;
-    signalfd_siginfo info;
-    if (read(signals_, &info, sizeof(info)) != sizeof(info)) continue;
-    if (!source_.request_stop()) _exit(128 + static_cast<int>(info.ssi_signo));
+    uint64_t count = 0;
+    if (read(interrupted_, &count, sizeof(count)) != sizeof(count)) continue;
+    // The second one does not wait.
+    if (!source_.request_stop() || count > 1) _exit(128 + last_signal.load());
   }
 }
 

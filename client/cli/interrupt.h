@@ -8,8 +8,7 @@
 namespace ultrasketch::cli {
 
 // While it lives, the first SIGINT or SIGTERM requests a stop and the second ends the process at
-// once. Make one, before any other thread: it blocks the two signals in the calling thread, and
-// threads inherit that. A signal that the parent set to be ignored stays ignored.
+// once. One at a time. A signal that the parent set to be ignored stays ignored.
 class InterruptGuard {
  public:
   InterruptGuard();
@@ -24,8 +23,8 @@ class InterruptGuard {
   void Watch();
 
   std::stop_source source_;
-  int signals_ = -1;   // signalfd
-  int finished_ = -1;  // eventfd: the guard is going away
+  int interrupted_ = -1;  // eventfd: a signal came
+  int finished_ = -1;     // eventfd: the guard is going away
   std::thread watcher_;
 };
 

@@ -18,6 +18,8 @@
 #include "engine/compress/fold_encoder.h"
 #include "engine/compress/layer_fit.h"
 #include "engine/compress/model_writer.h"
+#include "engine/compress/sensitivity.h"
+#include "engine/compress/site_importance.h"
 #include "engine/compress/site_moments.h"
 #include "engine/models/linear_sites.h"
 #include "engine/models/model.h"
@@ -29,6 +31,9 @@ using nlohmann::json;
 
 // Calibration windows that the model writes together.
 constexpr int64_t kWindowsAtOnce = 128;
+
+// The part of the time that measuring sensitivities takes.
+constexpr double kSensitivityShare = 0.15;
 
 absl::Status ValidateOptions(const Checkpoint& checkpoint, const CompressOptions& options) {
   if (options.codec != "fold") {
@@ -69,12 +74,16 @@ struct EncodedSites {
 };
 
 // Reports progress. CANCELLED when that is asked for.
+absl::Status Continue(const CompressOptions& options, std::string_view stage, double fraction) {
+  if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
+  Report(options, stage, fraction);
+  return absl::OkStatus();
+}
+
 absl::Status StartSite(absl::Span<const LinearSite> sites, size_t index,
                        const CompressOptions& options) {
-  if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
-  Report(options, sites[index].name,
-         static_cast<double>(index) / static_cast<double>(sites.size()));
-  return absl::OkStatus();
+  const double done = static_cast<double>(index) / static_cast<double>(sites.size());
+  return Continue(options, sites[index].name, kSensitivityShare + (1 - kSensitivityShare) * done);
 }
 
 CompressedSite SiteReport(const EncodedLinear& encoded) {
@@ -93,9 +102,10 @@ CompressedSite SiteReport(const EncodedLinear& encoded) {
 
 // An encoder with the budget of bits spread over the sites already.
 absl::StatusOr<std::unique_ptr<SiteEncoder>> MakeEncoder(absl::Span<const LinearSite> sites,
+                                                         absl::Span<const double> importance,
                                                          const CompressOptions& options) {
   US_ASSIGN_OR_RETURN(std::vector<FoldShape> shapes,
-                      PlanFold(sites, options.bits_per_weight,
+                      PlanFold(sites, importance, options.bits_per_weight,
                                /*ranked=*/options.calibration_windows > 0));
   return std::make_unique<FoldEncoder>(sites, std::move(shapes), options.seed);
 }
@@ -159,6 +169,21 @@ absl::StatusOr<CalibrationText> MakeCalibration(const std::shared_ptr<const Chec
   return text;
 }
 
+absl::StatusOr<std::vector<double>> MeasureImportance(const Checkpoint& checkpoint,
+                                                      absl::Span<const LinearSite> sites,
+                                                      const CalibrationText& text,
+                                                      const CompressOptions& options,
+                                                      ThreadPool& pool) {
+  SensitivityOptions sensitivity_options;
+  sensitivity_options.seed = options.seed;
+  sensitivity_options.progress = [&](double fraction) {
+    return Continue(options, "sensitivities", kSensitivityShare * fraction);
+  };
+  US_ASSIGN_OR_RETURN(const std::vector<double> sensitivities,
+                      MeasureSensitivities(checkpoint, sites, text, sensitivity_options, pool));
+  return ImportanceFromSensitivities(sites, sensitivities);
+}
+
 absl::StatusOr<EncodedSites> EncodeFromCalibration(
     const Checkpoint& checkpoint, absl::Span<const LinearSite> sites, const SiteEncoder& encoder,
     const CalibrationText& text, const CompressOptions& options, ThreadPool& pool) {
@@ -187,18 +212,22 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
   US_RETURN_IF_ERROR(CheckOutputFolder(*checkpoint, out_folder, options.overwrite));
   const std::vector<LinearSite> sites = LinearSites(checkpoint->config());
   ThreadPool pool(options.num_threads);
-  US_ASSIGN_OR_RETURN(const std::unique_ptr<SiteEncoder> encoder, MakeEncoder(sites, options));
 
   CompressionReport report;
   EncodedSites encoded;
+  std::unique_ptr<SiteEncoder> encoder;
   if (options.calibration_windows == 0) {
     report.calibration_source = "none";
+    US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, TypicalImportance(sites), options));
     US_ASSIGN_OR_RETURN(encoded, EncodeFromWeights(*checkpoint, sites, *encoder, options, pool));
   } else {
     report.calibration_source = options.calibration_files.empty() ? "self-generated" : "files";
     Report(options, "calibration text", 0.0);
     US_ASSIGN_OR_RETURN(const CalibrationText text, MakeCalibration(checkpoint, options));
     report.calibration_tokens = text.num_tokens();
+    US_ASSIGN_OR_RETURN(const std::vector<double> importance,
+                        MeasureImportance(*checkpoint, sites, text, options, pool));
+    US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, importance, options));
     US_ASSIGN_OR_RETURN(encoded,
                         EncodeFromCalibration(*checkpoint, sites, *encoder, text, options, pool));
   }

@@ -17,7 +17,7 @@ constexpr double kRelativePrior = 3e-2;
 
 // How much of the outputs a column carries: its energy times that of its weights.
 std::vector<double> ColumnImportance(const LinearSite& site, absl::Span<const float> weights,
-                                     const RowMajorMatrix& input) {
+                                     const RowMajorMatrix& input, double prior) {
   std::vector<double> importance(static_cast<size_t>(site.cols), 0.0);
   for (int64_t row = 0; row < site.rows; ++row) {
     const float* row_weights = weights.data() + row * site.cols;
@@ -27,29 +27,51 @@ std::vector<double> ColumnImportance(const LinearSite& site, absl::Span<const fl
     }
   }
   for (int64_t column = 0; column < site.cols; ++column) {
-    importance[static_cast<size_t>(column)] *= input(column, column);
+    importance[static_cast<size_t>(column)] *= input(column, column) + prior;
   }
   return importance;
 }
 
-// Columns of `in` [n, cols] folded to [n, groups].
-RowMajorMatrix FoldColumns(const FoldLayout& layout, const RowMajorMatrix& in) {
-  RowMajorMatrix out = RowMajorMatrix::Zero(in.rows(), layout.groups());
-  for (int64_t row = 0; row < in.rows(); ++row) {
-    for (int64_t column = 0; column < in.cols(); ++column) {
-      const auto index = static_cast<size_t>(column);
-      out(row, layout.group_of_column()[index]) +=
-          static_cast<double>(layout.sign_of_column()[index]) * in(row, column);
-    }
+// Adds row r of `in` [n, cols] folded to row r of `out` [n, groups].
+template <typename Value>
+void AddFolded(const FoldLayout& layout, const Value* in, double weight, double* out) {
+  for (int64_t column = 0; column < layout.cols(); ++column) {
+    const auto index = static_cast<size_t>(column);
+    out[layout.group_of_column()[index]] += weight *
+                                            static_cast<double>(layout.sign_of_column()[index]) *
+                                            static_cast<double>(in[column]);
   }
-  return out;
 }
 
-FoldMoments FoldTheMoments(const FoldLayout& layout, const SiteMoments& moments) {
+// The moments of the folded inputs, with `prior` tokens' worth of uncorrelated inputs of unit
+// variance for which y = W x.
+FoldMoments FoldTheMoments(const FoldLayout& layout, const SiteMoments& moments,
+                           absl::Span<const float> weights, double prior, ThreadPool& pool) {
+  const int64_t rows = moments.cross.rows();
+  const int64_t cols = layout.cols();
   FoldMoments folded;
-  folded.input = FoldColumns(layout, FoldColumns(layout, moments.input).transpose());
-  folded.cross = FoldColumns(layout, moments.cross);
   folded.output = moments.output;
+  folded.cross.setZero(rows, layout.groups());
+  pool.ParallelFor(rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      double* out = folded.cross.row(row).data();
+      AddFolded(layout, moments.cross.row(row).data(), 1.0, out);
+      AddFolded(layout, weights.data() + row * cols, prior, out);
+    }
+  });
+  folded.input.setZero(layout.groups(), layout.groups());
+  pool.ParallelFor(layout.groups(), 1, [&](int64_t begin, int64_t end, int) {
+    RowMajorMatrix sum(1, cols);
+    for (int64_t group = begin; group < end; ++group) {
+      sum.setZero();
+      for (const int32_t column : layout.ColumnsOf(group)) {
+        sum += static_cast<double>(layout.sign_of_column()[static_cast<size_t>(column)]) *
+               moments.input.row(column);
+        folded.input(group, group) += prior;
+      }
+      AddFolded(layout, sum.data(), 1.0, folded.input.row(group).data());
+    }
+  });
   return folded;
 }
 
@@ -113,12 +135,11 @@ FoldLayout ChooseFoldLayout(const LinearSite& site, const FoldShape& shape, uint
 std::unique_ptr<FoldLinear> FitFoldSite(const LinearSite& site, const FoldShape& shape,
                                         uint64_t seed, absl::Span<const float> weights,
                                         const SiteMoments& moments, ThreadPool& pool) {
-  SiteMoments damped = moments;
-  AddPrior(site, weights, kRelativePrior * moments.input.trace() / static_cast<double>(site.cols),
-           damped);
+  const double prior = kRelativePrior * moments.input.trace() / static_cast<double>(site.cols);
   FoldLayout layout =
-      ChooseFoldLayout(site, shape, seed, ColumnImportance(site, weights, damped.input));
-  const FoldFit fit = FitFold(FoldTheMoments(layout, damped), PlanesOfGroups(layout), {}, pool);
+      ChooseFoldLayout(site, shape, seed, ColumnImportance(site, weights, moments.input, prior));
+  const FoldFit fit = FitFold(FoldTheMoments(layout, moments, weights, prior, pool),
+                              PlanesOfGroups(layout), {}, pool);
   std::vector<uint8_t> bits = BitsOf(layout, fit, site.rows);
   return FoldLinear::FromParts(site, std::move(layout), std::move(bits), fit.scales);
 }

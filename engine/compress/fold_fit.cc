@@ -4,27 +4,28 @@
 #include <cmath>
 #include <numeric>
 
-#include "Eigen/Cholesky"
-
 #include "engine/base/check.h"
 #include "engine/codecs/fold/fold_layout.h"
+#include "engine/compress/dense_algebra.h"
 
 namespace ultrasketch {
 namespace {
 
 using Eigen::VectorXd;
 
-// Rows that share one sweep over the factor, which may be larger than a cache.
-constexpr int64_t kRowsPerSweep = 16;
+// Rows that share one sweep over the factor, which may be larger than a cache, and positions whose
+// rounding errors are spread together.
+constexpr int64_t kRowsPerSweep = 64;
+constexpr int64_t kPositionsPerBlock = 64;
 
 // H with its groups in the order in which they are rounded, damped so that it is well regular.
 struct System {
-  std::vector<int64_t> order;         // order[position] = group
-  VectorXd units;                     // what a level of the group weighs
-  VectorXd limits;                    // the group's largest level
-  RowMajorMatrix input;               // permuted and damped H
-  RowMajorMatrix inverse_factor;      // upper U with H^-1 = U^T U
-  Eigen::LLT<RowMajorMatrix> factor;  // of `input`
+  std::vector<int64_t> order;     // order[position] = group
+  VectorXd units;                 // what a level of the group weighs
+  VectorXd limits;                // the group's largest level
+  RowMajorMatrix input;           // permuted and damped H
+  RowMajorMatrix factor;          // upper U with H = U^T U
+  RowMajorMatrix inverse_factor;  // upper U with H^-1 = U^T U
 };
 
 // Loud groups first: the quiet ones make up for their errors at little cost.
@@ -59,19 +60,16 @@ bool MakeSystem(const RowMajorMatrix& input, absl::Span<const uint8_t> planes,
     }
   }
   // Rounding errors of a large, nearly singular H can exceed a small damping: raise it until both
-  // factorisations stand.
+  // factorizations stand.
   double damping = relative_damping * mean;
   for (int attempt = 0; attempt < 12; ++attempt, damping = std::max(damping, 1e-12 * mean) * 10) {
-    RowMajorMatrix damped = system.input;
-    damped.diagonal().array() += damping;
-    system.factor.compute(damped);
-    if (system.factor.info() != Eigen::Success) continue;
-    const RowMajorMatrix inverse = system.factor.solve(RowMajorMatrix::Identity(size, size));
-    const Eigen::LLT<RowMajorMatrix> inverse_factor(inverse);
-    if (inverse_factor.info() != Eigen::Success) continue;
-    system.inverse_factor = inverse_factor.matrixU();
-    if (!system.inverse_factor.allFinite()) continue;
-    system.input = std::move(damped);
+    system.factor = system.input;
+    system.factor.diagonal().array() += damping;
+    if (!Cholesky(system.factor)) continue;
+    system.inverse_factor = system.factor;
+    if (!InvertCholesky(system.inverse_factor) || !Cholesky(system.inverse_factor)) continue;
+    if (!system.inverse_factor.diagonal().allFinite()) continue;
+    system.input.diagonal().array() += damping;
     return true;
   }
   return false;
@@ -93,42 +91,60 @@ class RowFitter {
   RowFitter(const System& system, const FoldFitOptions& options)
       : system_(system), options_(options), size_(system.input.rows()) {}
 
-  // `cross` [num_rows, size] and `theta`, in the order of rounding. Levels to `levels`, scales to
-  // `scales`.
-  void Fit(const RowMajorMatrix& cross, const RowMajorMatrix& theta, RowMajorMatrix& levels,
-           VectorXd& scales) const {
+  // `cross` [num_rows, size], in the order of rounding. Levels to `levels`, scales to `scales`.
+  void Fit(const RowMajorMatrix& cross, RowMajorMatrix& levels, VectorXd& scales) const {
+    RowMajorMatrix theta = cross;
+    SolveCholesky(system_.factor, theta);
     scales = theta.cwiseAbs().rowwise().mean();
-    Round(theta, scales, levels);
+    levels.resize(theta.rows(), size_);
+    Round(scales, theta, levels);
+
+    RowMajorMatrix weights = levels * system_.units.asDiagonal();
+    RowMajorMatrix products(theta.rows(), size_);
+    MultiplyAdd(theta.rows(), size_, size_, 1.0, weights.data(), size_, system_.input.data(), size_,
+                0.0, products.data(), size_);
     for (int64_t row = 0; row < theta.rows(); ++row) {
       VectorXd row_levels = levels.row(row).transpose();
-      scales(row) = Improve(cross.row(row).transpose(), row_levels);
+      VectorXd product = products.row(row).transpose();
+      scales(row) = Improve(cross.row(row).transpose(), product, row_levels);
       levels.row(row) = row_levels.transpose();
     }
   }
 
  private:
-  void Round(const RowMajorMatrix& theta, const VectorXd& scales, RowMajorMatrix& levels) const {
-    RowMajorMatrix left = theta;
-    levels.resize(theta.rows(), size_);
-    for (int64_t position = 0; position < size_; ++position) {
-      const auto factor_row = system_.inverse_factor.row(position).tail(size_ - position - 1);
-      const double diagonal = system_.inverse_factor(position, position);
-      for (int64_t row = 0; row < theta.rows(); ++row) {
-        const double value = left(row, position);
-        const double step = scales(row) * system_.units(position);
-        const double level =
-            NearestLevel(step > 0 ? value / step : value, system_.limits(position));
-        levels(row, position) = level;
-        const double error = (value - step * level) / diagonal;
-        left.row(row).tail(size_ - position - 1) -= error * factor_row;
+  // Rounds `theta` position by position and spreads each error over the positions after it: at once
+  // within a block of positions, and all of a block's errors together over the positions behind it.
+  void Round(const VectorXd& scales, RowMajorMatrix& theta, RowMajorMatrix& levels) const {
+    const int64_t num_rows = theta.rows();
+    RowMajorMatrix errors(num_rows, kPositionsPerBlock);
+    for (int64_t first = 0; first < size_; first += kPositionsPerBlock) {
+      const int64_t last = std::min(first + kPositionsPerBlock, size_);
+      for (int64_t position = first; position < last; ++position) {
+        const int64_t num_left = last - position - 1;
+        const auto factor_row =
+            system_.inverse_factor.row(position).segment(position + 1, num_left);
+        const double diagonal = system_.inverse_factor(position, position);
+        for (int64_t row = 0; row < num_rows; ++row) {
+          const double value = theta(row, position);
+          const double step = scales(row) * system_.units(position);
+          const double level =
+              NearestLevel(step > 0 ? value / step : value, system_.limits(position));
+          levels(row, position) = level;
+          const double error = (value - step * level) / diagonal;
+          theta.row(row).segment(position + 1, num_left) -= error * factor_row;
+          errors(row, position - first) = error;
+        }
       }
+      MultiplyAdd(num_rows, size_ - last, last - first, -1.0, errors.data(), kPositionsPerBlock,
+                  system_.inverse_factor.data() + first * size_ + last, size_, 1.0,
+                  theta.data() + last, size_);
     }
   }
 
-  // Coordinate descent on the levels, the scale refitted between passes. Returns the scale.
-  double Improve(const VectorXd& cross, VectorXd& levels) const {
+  // Coordinate descent on a row's levels, the scale refitted between passes. `product` is H times
+  // the row's weights. Returns the scale.
+  double Improve(const VectorXd& cross, VectorXd& product, VectorXd& levels) const {
     VectorXd weights = levels.cwiseProduct(system_.units);
-    VectorXd product = system_.input * weights;
     double scale = BestScale(cross, weights, product);
     for (int pass = 0; pass < options_.num_passes && scale > 0; ++pass) {
       int64_t num_changes = 0;
@@ -177,10 +193,9 @@ FoldFit FitFold(const FoldMoments& moments, absl::Span<const uint8_t> planes,
         cross.col(position) =
             moments.cross.block(first, system.order[static_cast<size_t>(position)], num_rows, 1);
       }
-      const RowMajorMatrix theta = system.factor.solve(cross.transpose()).transpose();
       RowMajorMatrix levels;
       VectorXd scales;
-      fitter.Fit(cross, theta, levels, scales);
+      fitter.Fit(cross, levels, scales);
       for (int64_t row = 0; row < num_rows; ++row) {
         int16_t* row_levels = fit.levels.data() + (first + row) * size;
         for (int64_t position = 0; position < size; ++position) {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 
+#include "engine/base/check.h"
 #include "engine/codecs/fold/fold_linear.h"
 
 namespace ultrasketch {
@@ -16,31 +17,6 @@ constexpr int kPlannedClasses = 2;
 
 int64_t StoredBytes(const LinearSite& site, int64_t buckets, bool ranked) {
   return FoldStoredBytes(site.rows, site.cols, buckets, kPlannedClasses, ranked);
-}
-
-// What a site's first buckets are worth, for each column, relative to the others'. From a search
-// over the kinds of sites and the first and last layer for the least perplexity at half a bit per
-// weight: the first layer's error passes through all others, the last layer makes up for the
-// shortfall of all before it, and the layers between need their attention more than their gates.
-double Importance(const LinearSite& site, int num_layers) {
-  double importance = 1;
-  switch (site.kind) {
-    case SiteKind::kAttentionInput:
-      importance = 1.17;
-      break;
-    case SiteKind::kAttentionOutput:
-      importance = 1.09;
-      break;
-    case SiteKind::kMlpInput:
-      importance = 0.37;
-      break;
-    case SiteKind::kMlpOutput:
-      importance = 0.69;
-      break;
-  }
-  if (num_layers > 1 && site.layer == 0) importance *= 9.3;
-  if (num_layers > 1 && site.layer == num_layers - 1) importance *= 5.75;
-  return importance;
 }
 
 // What one more bucket is worth to a site that has `bits` buckets for each column already. Below
@@ -58,7 +34,9 @@ int64_t MostBuckets(const LinearSite& site) { return kMaxFoldPlanes * site.cols;
 }  // namespace
 
 absl::StatusOr<std::vector<FoldShape>> PlanFold(absl::Span<const LinearSite> sites,
+                                                absl::Span<const double> importance,
                                                 double bits_per_weight, bool ranked) {
+  US_CHECK(importance.size() == sites.size());
   int64_t num_weights = 0;
   int64_t used_bytes = 0;
   int64_t most_bytes = 0;
@@ -88,13 +66,11 @@ absl::StatusOr<std::vector<FoldShape>> PlanFold(absl::Span<const LinearSite> sit
       return gain != other.gain ? gain < other.gain : index > other.index;
     }
   };
-  int num_layers = 0;
-  for (const LinearSite& site : sites) num_layers = std::max(num_layers, site.layer + 1);
   std::priority_queue<Candidate> candidates;
   const auto push = [&](size_t index) {
     const LinearSite& site = sites[index];
     const double bits = static_cast<double>(shapes[index].buckets) / static_cast<double>(site.cols);
-    candidates.push({Importance(site, num_layers) * Gain(bits), index});
+    candidates.push({importance[index] * Gain(bits), index});
   };
   for (size_t index = 0; index < shapes.size(); ++index) push(index);
   while (!candidates.empty()) {

@@ -22,12 +22,13 @@ struct FoldShape {
 
 // Buckets for `sites` so that all their stored bytes together, side data and padding included, are
 // at most `bits_per_weight` bits for each of their weights, and as close to it as whole bytes of
-// buckets allow. The first and the last layer get most; of the others, attention gets more than the
-// MLP. `ranked` reserves room for the columns' classes.
+// buckets allow. They go to the sites of most importance for each weight (site_importance.h), with
+// diminishing returns. `ranked` reserves room for the columns' classes.
 //
 // INVALID_ARGUMENT naming the possible range when the target is below what the smallest sketch
 // takes, or above what the largest does.
 absl::StatusOr<std::vector<FoldShape>> PlanFold(absl::Span<const LinearSite> sites,
+                                                absl::Span<const double> importance,
                                                 double bits_per_weight, bool ranked);
 
 }  // namespace ultrasketch

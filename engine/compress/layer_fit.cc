@@ -12,6 +12,7 @@
 #include "engine/base/check.h"
 #include "engine/base/status.h"
 #include "engine/compress/decoder_math.h"
+#include "engine/compress/dense_site.h"
 #include "engine/compress/logit_scale.h"
 #include "engine/compress/norm_refit.h"
 #include "engine/compress/products.h"
@@ -48,54 +49,6 @@ std::vector<Batch> MakeBatches(const CalibrationText& text) {
   return batches;
 }
 
-absl::StatusOr<std::vector<float>> ReadVector(const Checkpoint& checkpoint, const std::string& name,
-                                              int64_t size) {
-  US_ASSIGN_OR_RETURN(const TensorView view, GetTensor(checkpoint, name, {}, {size}));
-  US_RETURN_IF_ERROR(CheckFinite(checkpoint, name, view));
-  return ToFloatVector(view);
-}
-
-// A site as the dense checkpoint has it.
-class DenseSite {
- public:
-  static absl::StatusOr<DenseSite> Read(const LinearSite& site, const Checkpoint& checkpoint,
-                                        ThreadPool& pool) {
-    DenseSite dense(site);
-    US_ASSIGN_OR_RETURN(dense.weights_, ReadSiteWeights(site, checkpoint));
-    US_ASSIGN_OR_RETURN(dense.bias_, LoadBias(site, checkpoint));
-    dense.transposed_.resize(dense.weights_.size());
-    Transpose(dense.weights_.data(), site.rows, site.cols, dense.transposed_.data(), pool);
-    return dense;
-  }
-
-  const LinearSite& site() const { return site_; }
-  const std::vector<float>& weights() const { return weights_; }
-  const std::vector<float>& bias() const { return bias_; }  // empty when there is none
-
-  // y = W x + bias
-  void Apply(const float* x, int64_t num_tokens, float* y, ThreadPool& pool) const {
-    MultiplyTransposed(x, transposed_.data(), num_tokens, site_.rows, site_.cols, y, pool);
-    AddBias(bias_, num_tokens, site_.rows, y);
-  }
-
-  static void AddBias(absl::Span<const float> bias, int64_t num_tokens, int64_t rows, float* y) {
-    if (bias.empty()) return;
-    for (int64_t token = 0; token < num_tokens; ++token) {
-      for (int64_t row = 0; row < rows; ++row) {
-        y[token * rows + row] += bias[static_cast<size_t>(row)];
-      }
-    }
-  }
-
- private:
-  explicit DenseSite(const LinearSite& site) : site_(site) {}
-
-  LinearSite site_;
-  std::vector<float> weights_;
-  std::vector<float> transposed_;
-  std::vector<float> bias_;
-};
-
 // A site as it is after compression.
 class CompressedSiteProduct {
  public:
@@ -112,7 +65,7 @@ class CompressedSiteProduct {
       }
     });
     linear_->Multiply(prepared_.data(), num_tokens, false, y, pool);
-    DenseSite::AddBias(bias_, num_tokens, linear_->rows(), y);
+    AddBias(bias_, num_tokens, linear_->rows(), y);
   }
 
  private:

@@ -34,18 +34,6 @@ absl::StatusOr<std::vector<float>> ReadSiteWeights(const LinearSite& site,
   return weights;
 }
 
-// Adds `weight` tokens' worth of uncorrelated inputs of unit variance for which y = W x.
-void AddPrior(const LinearSite& site, absl::Span<const float> weights, double weight,
-              SiteMoments& moments) {
-  moments.input.diagonal().array() += weight;
-  for (int64_t row = 0; row < site.rows; ++row) {
-    const float* row_weights = weights.data() + row * site.cols;
-    for (int64_t column = 0; column < site.cols; ++column) {
-      moments.cross(row, column) += weight * static_cast<double>(row_weights[column]);
-    }
-  }
-}
-
 void SetOutputMoments(const LinearSite& site, absl::Span<const float> weights,
                       const RowMajorMatrix& dense_input, const RowMajorMatrix& dense_cross,
                       SiteMoments& moments, ThreadPool& pool) {
@@ -56,18 +44,21 @@ void SetOutputMoments(const LinearSite& site, absl::Span<const float> weights,
     for (int64_t first = begin; first < end; first += kRowsPerTask) {
       const int64_t count = std::min(kRowsPerTask, end - first);
       const RowMajorMatrix rows = matrix.middleRows(first, count).cast<double>();
-      moments.cross.middleRows(first, count).noalias() = rows * dense_cross;
-      moments.output.segment(first, count) =
-          (rows * dense_input).cwiseProduct(rows).rowwise().sum();
+      MultiplyAdd(count, site.cols, site.cols, 1.0, rows.data(), site.cols, dense_cross.data(),
+                  site.cols, 0.0, moments.cross.data() + first * site.cols, site.cols);
+      RowMajorMatrix products(count, site.cols);
+      MultiplyAdd(count, site.cols, site.cols, 1.0, rows.data(), site.cols, dense_input.data(),
+                  site.cols, 0.0, products.data(), site.cols);
+      moments.output.segment(first, count) = products.cwiseProduct(rows).rowwise().sum();
     }
   });
 }
 
 SiteMoments WeightMoments(const LinearSite& site, absl::Span<const float> weights) {
+  const Eigen::Map<const FloatMatrix> matrix(weights.data(), site.rows, site.cols);
   SiteMoments moments;
-  moments.input.setZero(site.cols, site.cols);
-  moments.cross.setZero(site.rows, site.cols);
-  AddPrior(site, weights, 1.0, moments);
+  moments.input.setIdentity(site.cols, site.cols);
+  moments.cross = matrix.cast<double>();
   moments.output = moments.cross.rowwise().squaredNorm();
   return moments;
 }
@@ -114,11 +105,10 @@ double RelativeOutputError(const EncodedLinear& encoded, const SiteMoments& mome
       encoded.DecodeRows(first, count, decoded.data());
       const RowMajorMatrix weights =
           Eigen::Map<const FloatMatrix>(decoded.data(), count, cols).cast<double>();
-      changes.segment(first, count) =
-          (weights * moments.input - 2 * moments.cross.middleRows(first, count))
-              .cwiseProduct(weights)
-              .rowwise()
-              .sum();
+      RowMajorMatrix products = moments.cross.middleRows(first, count);
+      MultiplyAdd(count, cols, cols, 1.0, weights.data(), cols, moments.input.data(), cols, -2.0,
+                  products.data(), cols);
+      changes.segment(first, count) = products.cwiseProduct(weights).rowwise().sum();
     }
   });
   return std::max(0.0, total + changes.sum()) / total;

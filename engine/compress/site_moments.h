@@ -12,10 +12,9 @@
 #include "engine/base/thread_pool.h"
 #include "engine/codecs/codec.h"
 #include "engine/codecs/linear_site.h"
+#include "engine/compress/dense_algebra.h"
 
 namespace ultrasketch {
-
-using RowMajorMatrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 // Sums over calibration tokens of a site's compressed inputs x [cols] and the output y [rows] that
 // it should give.
@@ -39,10 +38,6 @@ void SetOutputMoments(const LinearSite& site, absl::Span<const float> weights,
 // The moments of inputs that are uncorrelated and of unit variance, y = W x: with nothing known
 // about a site's inputs, the weights decide alone.
 SiteMoments WeightMoments(const LinearSite& site, absl::Span<const float> weights);
-
-// Adds `weight` tokens' worth of such inputs.
-void AddPrior(const LinearSite& site, absl::Span<const float> weights, double weight,
-              SiteMoments& moments);
 
 // |W' - W|^2 / |W|^2. NaN when W is zero.
 double RelativeWeightError(const EncodedLinear& encoded, absl::Span<const float> weights,

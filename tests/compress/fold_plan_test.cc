@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/codecs/fold/fold_linear.h"
+#include "engine/compress/site_importance.h"
 
 namespace ultrasketch {
 namespace {
@@ -44,7 +45,7 @@ TEST(FoldPlanTest, MeetsEveryTargetFromBelowAndClosely) {
   for (const bool ranked : {false, true}) {
     for (const double target :
          {0.1, 0.2, 0.25, 1.0 / 3, 0.5, 0.535, 0.7, 0.9, 1.0, 1.7, 3.0, 4.0}) {
-      const auto shapes = PlanFold(sites, target, ranked);
+      const auto shapes = PlanFold(sites, TypicalImportance(sites), target, ranked);
       ASSERT_TRUE(shapes.ok()) << shapes.status();
       ASSERT_EQ(shapes->size(), sites.size());
       EXPECT_LE(BitsOf(sites, *shapes), target);
@@ -59,7 +60,7 @@ double ShareOf(const LinearSite& site, const FoldShape& shape) {
 
 TEST(FoldPlanTest, GivesTheFirstAndTheLastLayerMost) {
   const std::vector<LinearSite> sites = SitesOf(8, 384, 640, 1152);
-  const auto shapes = PlanFold(sites, 0.5, true);
+  const auto shapes = PlanFold(sites, TypicalImportance(sites), 0.5, true);
   ASSERT_TRUE(shapes.ok());
   for (size_t kind = 0; kind < 4; ++kind) {
     const double first = ShareOf(sites[kind], (*shapes)[kind]);
@@ -78,7 +79,7 @@ TEST(FoldPlanTest, GivesTheFirstAndTheLastLayerMost) {
 
 TEST(FoldPlanTest, GivesAModelOfOneLayerAllThereIs) {
   const std::vector<LinearSite> sites = SitesOf(1, 384, 640, 1152);
-  const auto shapes = PlanFold(sites, 0.5, false);
+  const auto shapes = PlanFold(sites, TypicalImportance(sites), 0.5, false);
   ASSERT_TRUE(shapes.ok());
   EXPECT_LE(BitsOf(sites, *shapes), 0.5);
   EXPECT_GT(BitsOf(sites, *shapes), 0.495);
@@ -88,7 +89,7 @@ TEST(FoldPlanTest, WorksForAwkwardExtents) {
   for (const int64_t hidden : {1, 3, 7, 65, 100}) {
     const std::vector<LinearSite> sites = SitesOf(2, hidden, hidden + 2, 2 * hidden + 1);
     for (double target = 0.05; target < 40; target *= 1.3) {
-      const auto shapes = PlanFold(sites, target, false);
+      const auto shapes = PlanFold(sites, TypicalImportance(sites), target, false);
       if (!shapes.ok()) {
         EXPECT_EQ(shapes.status().code(), absl::StatusCode::kInvalidArgument);
         continue;
@@ -105,7 +106,7 @@ TEST(FoldPlanTest, WorksForAwkwardExtents) {
 TEST(FoldPlanTest, NamesTheRangeOfTargets) {
   const std::vector<LinearSite> sites = SitesOf(1, 384, 640, 1152);
   for (const double target : {0.001, 9.0, 100.0}) {
-    const auto shapes = PlanFold(sites, target, false);
+    const auto shapes = PlanFold(sites, TypicalImportance(sites), target, false);
     ASSERT_FALSE(shapes.ok());
     EXPECT_THAT(std::string(shapes.status().message()),
                 testing::AllOf(testing::HasSubstr("expected 0.0"), testing::HasSubstr("found")));

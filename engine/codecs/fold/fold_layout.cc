@@ -166,6 +166,21 @@ FoldLayout::FoldLayout(uint64_t seed, std::string_view site_name, std::vector<Fo
   }
 }
 
+absl::Span<const int32_t> FoldLayout::ColumnsOf(int64_t group) const {
+  US_CHECK(group >= 0 && group < groups_);
+  int64_t first_column = 0;
+  for (const FoldClass& fold_class : classes_) {
+    const int64_t width = fold_class.columns_per_group;
+    if (group < fold_class.num_groups()) {
+      return absl::MakeConstSpan(columns_by_group_)
+          .subspan(static_cast<size_t>(first_column + group * width), static_cast<size_t>(width));
+    }
+    group -= fold_class.num_groups();
+    first_column += fold_class.num_columns;
+  }
+  return {};
+}
+
 void FoldLayout::Fold(const float* x, float* z) const {
   const int32_t* column = columns_by_group_.data();
   const float* sign = signs_by_group_.data();

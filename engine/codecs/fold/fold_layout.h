@@ -92,6 +92,7 @@ class FoldLayout {
   const std::vector<float>& sign_of_column() const { return sign_of_column_; }  // +1 or -1
   // The columns group by group; which columns a group holds follows from the classes.
   const std::vector<int32_t>& columns_by_group() const { return columns_by_group_; }
+  absl::Span<const int32_t> ColumnsOf(int64_t group) const;
 
   // The sketch: x [cols] to z [buckets]. The columns of a group are added in their order in
   // columns_by_group.

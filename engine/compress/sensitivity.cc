@@ -1,0 +1,273 @@
+#include "engine/compress/sensitivity.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/check.h"
+#include "engine/base/random.h"
+#include "engine/base/status.h"
+#include "engine/compress/decoder_math.h"
+#include "engine/compress/dense_site.h"
+#include "engine/compress/products.h"
+
+namespace ultrasketch {
+namespace {
+
+// |y' - y|^2 / |y|^2 of the sketched site: what about half a bit per weight leaves.
+constexpr double kRelativeError = 0.4;
+
+constexpr int64_t kNumWindows = 8;
+constexpr int64_t kWindowTokens = 128;
+// Tokens whose predictions are compared, and rows of the head that are multiplied at once.
+constexpr int64_t kLogitTokens = 256;
+constexpr int64_t kHeadRowsAtOnce = 4096;
+
+// A sketch's outputs y' are a least-squares fit: y - y' is uncorrelated with y', so that y' is y
+// shrunk by 1 - D, plus noise of the energy D (1 - D) |y|^2, for a relative error D.
+void DisturbOutputs(uint64_t seed, uint64_t stream, int64_t num_tokens, int64_t rows, float* y,
+                    ThreadPool& pool) {
+  const auto shrink = static_cast<float>(1 - kRelativeError);
+  const double noise = std::sqrt(kRelativeError * (1 - kRelativeError));
+  pool.ParallelFor(rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      double energy = 0;
+      for (int64_t token = 0; token < num_tokens; ++token) {
+        const double value = y[token * rows + row];
+        energy += value * value;
+      }
+      const double deviation = noise * std::sqrt(energy / static_cast<double>(num_tokens));
+      for (int64_t token = 0; token < num_tokens; ++token) {
+        float& value = y[token * rows + row];
+        value =
+            shrink * value +
+            static_cast<float>(
+                deviation * NormalDouble(seed, stream, static_cast<uint64_t>(token * rows + row)));
+      }
+    }
+  });
+}
+
+struct Layer {
+  std::vector<float> attention_norm;
+  std::vector<float> mlp_norm;
+  std::vector<DenseSite> sites;  // by SiteKind
+};
+
+class SensitivityMeter {
+ public:
+  SensitivityMeter(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites,
+                   const CalibrationText& text, const SensitivityOptions& options, ThreadPool& pool)
+      : checkpoint_(checkpoint),
+        config_(checkpoint.config()),
+        sites_(sites),
+        options_(options),
+        pool_(pool),
+        inverse_frequencies_(RopeInverseFrequencies(config_)) {
+    const auto num_windows = static_cast<int64_t>(text.windows.size());
+    const int64_t used = std::min(kNumWindows, num_windows);
+    for (int64_t i = 0; i < used; ++i) {
+      const auto& window = text.windows[static_cast<size_t>(i * num_windows / used)];
+      const auto count = std::min(kWindowTokens, static_cast<int64_t>(window.size()));
+      token_ids_.insert(token_ids_.end(), window.begin(), window.begin() + count);
+      window_tokens_.push_back(count);
+    }
+    num_tokens_ = static_cast<int64_t>(token_ids_.size());
+  }
+
+  absl::StatusOr<std::vector<double>> Run() {
+    US_RETURN_IF_ERROR(Embed());
+    US_RETURN_IF_ERROR(ReadLastNormAndHead());
+    // Each layer is read once, for all streams that pass through it.
+    for (int layer = 0; layer < config_.num_layers; ++layer) {
+      US_ASSIGN_OR_RETURN(const Layer loaded, ReadLayer(layer));
+      // Every disturbed stream that started before moves on.
+      for (std::vector<float>& stream : streams_) RunLayer(loaded, -1, 0, stream);
+      for (int kind = 0; kind < kNumSiteKinds; ++kind) {
+        std::vector<float> stream = hidden_;
+        RunLayer(loaded, kind, static_cast<uint64_t>(layer * kNumSiteKinds + kind), stream);
+        streams_.push_back(std::move(stream));
+      }
+      RunLayer(loaded, -1, 0, hidden_);
+      if (options_.progress) {
+        const double done = static_cast<double>(layer + 1) / config_.num_layers;
+        // A layer's time grows with the number of streams that started before it.
+        US_RETURN_IF_ERROR(options_.progress(done * done));
+      }
+    }
+    return Divergences();
+  }
+
+ private:
+  absl::Status Embed() {
+    const std::string name = "model.embed_tokens.weight";
+    const int64_t width = config_.hidden_size;
+    US_ASSIGN_OR_RETURN(const TensorView table,
+                        GetTensor(checkpoint_, name, {}, {config_.vocab_size, width}));
+    hidden_.resize(static_cast<size_t>(num_tokens_ * width));
+    for (int64_t token = 0; token < num_tokens_; ++token) {
+      const int32_t id = token_ids_[static_cast<size_t>(token)];
+      US_CHECK(id >= 0 && id < config_.vocab_size);
+      CopyToFloat(table, id * width, width, hidden_.data() + token * width);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadLastNormAndHead() {
+    US_ASSIGN_OR_RETURN(last_norm_,
+                        ReadVector(checkpoint_, "model.norm.weight", config_.hidden_size));
+    const std::string head =
+        config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+    US_ASSIGN_OR_RETURN(
+        head_, GetTensor(checkpoint_, head, {}, {config_.vocab_size, config_.hidden_size}));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Layer> ReadLayer(int index) {
+    const std::string prefix = absl::StrCat("model.layers.", index);
+    Layer layer;
+    US_ASSIGN_OR_RETURN(
+        layer.attention_norm,
+        ReadVector(checkpoint_, prefix + ".input_layernorm.weight", config_.hidden_size));
+    US_ASSIGN_OR_RETURN(
+        layer.mlp_norm,
+        ReadVector(checkpoint_, prefix + ".post_attention_layernorm.weight", config_.hidden_size));
+    for (int kind = 0; kind < kNumSiteKinds; ++kind) {
+      const LinearSite& site = sites_[static_cast<size_t>(index * kNumSiteKinds + kind)];
+      US_CHECK(site.layer == index && site.kind == static_cast<SiteKind>(kind));
+      US_ASSIGN_OR_RETURN(DenseSite dense, DenseSite::Read(site, checkpoint_, pool_));
+      layer.sites.push_back(std::move(dense));
+    }
+    return layer;
+  }
+
+  // Takes `hidden` through a layer whose site `disturbed` (a SiteKind, or -1: none) is a sketch.
+  void RunLayer(const Layer& layer, int disturbed, uint64_t stream, std::vector<float>& hidden) {
+    const auto apply = [&](SiteKind kind, const std::vector<float>& x) {
+      const DenseSite& site = layer.sites[static_cast<size_t>(kind)];
+      output_.resize(static_cast<size_t>(num_tokens_ * site.site().rows));
+      site.Apply(x.data(), num_tokens_, output_.data(), pool_);
+      if (disturbed == static_cast<int>(kind)) {
+        DisturbOutputs(options_.seed, stream, num_tokens_, site.site().rows, output_.data(), pool_);
+      }
+    };
+    const auto add = [&] {
+      for (size_t i = 0; i < hidden.size(); ++i) hidden[i] += output_[i];
+    };
+    input_.resize(hidden.size());
+    NormalizeRows(hidden.data(), layer.attention_norm, config_.rms_norm_eps, num_tokens_,
+                  input_.data(), pool_);
+    apply(SiteKind::kAttentionInput, input_);
+    input_.resize(static_cast<size_t>(num_tokens_ * config_.query_width()));
+    AttendWindows(config_, inverse_frequencies_, window_tokens_, output_.data(), input_.data(),
+                  pool_);
+    apply(SiteKind::kAttentionOutput, input_);
+    add();
+    input_.resize(hidden.size());
+    NormalizeRows(hidden.data(), layer.mlp_norm, config_.rms_norm_eps, num_tokens_, input_.data(),
+                  pool_);
+    apply(SiteKind::kMlpInput, input_);
+    input_.resize(static_cast<size_t>(num_tokens_ * config_.intermediate_size));
+    GateRows(output_.data(), config_.intermediate_size, num_tokens_, input_.data(), pool_);
+    apply(SiteKind::kMlpOutput, input_);
+    add();
+  }
+
+  // The normalized last hidden states of the compared tokens.
+  std::vector<float> Compared(const std::vector<float>& hidden) {
+    input_.resize(hidden.size());
+    NormalizeRows(hidden.data(), last_norm_, config_.rms_norm_eps, num_tokens_, input_.data(),
+                  pool_);
+    const int64_t width = config_.hidden_size;
+    const int64_t count = std::min(kLogitTokens, num_tokens_);
+    std::vector<float> compared;
+    for (int64_t i = 0; i < count; ++i) {
+      const float* row = input_.data() + (i * num_tokens_ / count) * width;
+      compared.insert(compared.end(), row, row + width);
+    }
+    return compared;
+  }
+
+  // logits [num_rows, vocab_size] = x head^T.
+  std::vector<float> Logits(const std::vector<float>& x) {
+    const int64_t width = config_.hidden_size;
+    const int64_t num_rows = static_cast<int64_t>(x.size()) / width;
+    std::vector<float> logits(static_cast<size_t>(num_rows * config_.vocab_size));
+    std::vector<float> rows, transposed, part;
+    for (int64_t first = 0; first < config_.vocab_size; first += kHeadRowsAtOnce) {
+      const int64_t count = std::min(kHeadRowsAtOnce, config_.vocab_size - first);
+      rows.resize(static_cast<size_t>(count * width));
+      transposed.resize(rows.size());
+      part.resize(static_cast<size_t>(num_rows * count));
+      CopyToFloat(head_, first * width, count * width, rows.data());
+      Transpose(rows.data(), count, width, transposed.data(), pool_);
+      MultiplyTransposed(x.data(), transposed.data(), num_rows, count, width, part.data(), pool_);
+      for (int64_t row = 0; row < num_rows; ++row) {
+        std::copy_n(part.data() + row * count, count,
+                    logits.data() + row * config_.vocab_size + first);
+      }
+    }
+    return logits;
+  }
+
+  std::vector<double> Divergences() {
+    const std::vector<float> reference = Logits(Compared(hidden_));
+    const int64_t vocab_size = config_.vocab_size;
+    const int64_t num_rows = static_cast<int64_t>(reference.size()) / vocab_size;
+    std::vector<double> divergences;
+    for (const std::vector<float>& stream : streams_) {
+      const std::vector<float> logits = Logits(Compared(stream));
+      std::vector<double> losses(static_cast<size_t>(num_rows));
+      pool_.ParallelFor(num_rows, 1, [&](int64_t begin, int64_t end, int) {
+        for (int64_t row = begin; row < end; ++row) {
+          const float* p = reference.data() + row * vocab_size;
+          const float* q = logits.data() + row * vocab_size;
+          const float p_maximum = *std::max_element(p, p + vocab_size);
+          const float q_maximum = *std::max_element(q, q + vocab_size);
+          double p_of_p = 0, p_of_q = 0, ignored = 0;
+          const double p_sum = SumOfExp(p, p_maximum, 1.0f, p, vocab_size, p_of_p);
+          SumOfExp(p, p_maximum, 1.0f, q, vocab_size, p_of_q);
+          const double q_sum = SumOfExp(q, q_maximum, 1.0f, q, vocab_size, ignored);
+          losses[static_cast<size_t>(row)] = p_of_p / p_sum - p_maximum - std::log(p_sum) -
+                                             (p_of_q / p_sum - q_maximum - std::log(q_sum));
+        }
+      });
+      double total = 0;
+      for (const double loss : losses) total += loss;
+      divergences.push_back(std::max(0.0, total / static_cast<double>(num_rows)));
+    }
+    return divergences;
+  }
+
+  const Checkpoint& checkpoint_;
+  const ModelConfig& config_;
+  const absl::Span<const LinearSite> sites_;
+  const SensitivityOptions& options_;
+  ThreadPool& pool_;
+  const std::vector<float> inverse_frequencies_;
+  std::vector<int32_t> token_ids_;
+  std::vector<int64_t> window_tokens_;
+  int64_t num_tokens_ = 0;
+  std::vector<float> last_norm_;
+  TensorView head_;
+  std::vector<float> hidden_;                // [num_tokens, hidden_size], nothing disturbed
+  std::vector<std::vector<float>> streams_;  // the same, one for each site, that site disturbed
+  std::vector<float> input_;
+  std::vector<float> output_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<double>> MeasureSensitivities(const Checkpoint& checkpoint,
+                                                         absl::Span<const LinearSite> sites,
+                                                         const CalibrationText& text,
+                                                         const SensitivityOptions& options,
+                                                         ThreadPool& pool) {
+  return SensitivityMeter(checkpoint, sites, text, options, pool).Run();
+}
+
+}  // namespace ultrasketch
