@@ -1,4 +1,6 @@
 // The most likely token of rows of logits: one pass, bound by reading them.
+#include <cuda_runtime.h>
+
 #include "engine/backends/cuda/kernels.h"
 
 namespace ultrasketch::cuda {

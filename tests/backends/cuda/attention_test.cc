@@ -1,0 +1,172 @@
+// Rotary embedding, cache and attention on the device against the CPU.
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+
+#include "tests/backends/cuda/device_test.h"
+
+namespace ultrasketch {
+namespace {
+
+constexpr double kTolerance = 2e-3;
+constexpr int64_t kRows = 96;  // of the site that reads what attention produces
+
+struct Example {
+  const char* name;
+  AttentionShape shape;
+  int block_size;
+  std::vector<TestStep::Sequence> sequences;
+};
+
+std::vector<Example> Examples() {
+  return {
+      {"one_token", {4, 2, 64}, 16, {{0, 1}}},
+      {"short_prompt", {4, 2, 64}, 16, {{0, 5}}},
+      {"long_prompt", {8, 2, 64}, 16, {{0, 700}}},
+      {"decode", {4, 2, 64}, 16, {{1, 1}, {15, 1}, {16, 1}, {63, 1}, {64, 1}, {255, 1}, {256, 1}}},
+      {"decode_over_many_chunks", {8, 2, 128}, 32, {{1000, 1}, {257, 1}, {2049, 1}}},
+      {"mixed", {8, 4, 64}, 16, {{300, 1}, {0, 40}, {511, 1}, {100, 33}, {513, 3}}},
+      {"every_head_has_its_keys", {3, 3, 64}, 16, {{70, 2}, {0, 20}}},
+      {"one_key_head_of_many", {24, 1, 32}, 16, {{70, 2}, {0, 20}, {600, 1}}},
+      {"groups_of_seven", {14, 2, 64}, 16, {{70, 2}, {0, 20}, {600, 1}}},
+      {"heads_of_10", {4, 2, 10}, 16, {{70, 2}, {0, 20}, {600, 1}}},
+      {"heads_of_2", {2, 1, 2}, 16, {{70, 2}, {0, 20}}},
+      {"heads_of_80", {4, 4, 80}, 48, {{70, 2}, {0, 20}, {600, 1}}},
+      {"heads_of_96", {6, 2, 96}, 16, {{70, 2}, {0, 20}, {600, 1}}},
+      {"heads_of_256", {4, 2, 256}, 64, {{70, 2}, {0, 20}, {600, 1}}},
+      {"heads_of_254", {2, 1, 254}, 16, {{70, 2}, {0, 20}, {300, 1}}},
+  };
+}
+
+// Runs attention over a cache that earlier steps have filled, and multiplies what comes out.
+// Tokens' queries, keys and values are those of `qkv` by their place in the concatenated sequences,
+// so that a result does not depend on how tokens are spread over steps.
+class AttentionRun {
+ public:
+  AttentionRun(Backend& backend, const Example& example, const EncodedLinear& site)
+      : backend_(backend), example_(example), step_(example.sequences, example.block_size) {
+    auto linear = backend.LoadLinear(site, {});
+    EXPECT_TRUE(linear.ok()) << linear.status();
+    linear_ = *std::move(linear);
+    std::vector<float> frequencies;
+    for (int i = 0; i < example.shape.head_dim / 2; ++i) {
+      frequencies.push_back(std::pow(
+          10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(example.shape.head_dim)));
+    }
+    frequencies_ = MakeVector(backend, frequencies);
+    layout_.num_layers = 2;
+    layout_.num_kv_heads = example.shape.num_kv_heads;
+    layout_.head_dim = example.shape.head_dim;
+    layout_.block_size = example.block_size;
+    layout_.num_blocks = step_.num_blocks();
+    layout_.element_bytes = backend.cache_element_bytes();
+    auto cache = backend.Allocate(layout_.total_bytes());
+    EXPECT_TRUE(cache.ok()) << cache.status();
+    cache_ = *std::move(cache);
+  }
+
+  // One step; attention's results [num_tokens, kRows] unless it only fills the cache.
+  std::vector<float> Step(const std::vector<TestStep::Sequence>& sequences, bool attend = true) {
+    step_.Set(sequences);
+    const int64_t width = example_.shape.qkv_width();
+    std::vector<float> rows;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      for (int64_t token = 0; token < sequences[i].num_tokens; ++token) {
+        const std::vector<float> row = ShortFloats(
+            width, 1000 + 10000 * i + static_cast<uint64_t>(sequences[i].num_cached + token), 1.5f);
+        rows.insert(rows.end(), row.begin(), row.end());
+      }
+    }
+    const int64_t num_tokens = step_.num_tokens();
+    const auto table = MakeTable(backend_, rows, width);
+    auto qkv = MakeActivations(backend_, num_tokens, width);
+    auto prepared = MakeActivations(backend_, num_tokens, linear_->prepared_width());
+    auto output = MakeActivations(backend_, num_tokens, kRows);
+    constexpr int kLayer = 1;
+    EXPECT_TRUE(backend_.BeginStep(step_.input()).ok());
+    backend_.Embed(*table, *qkv);
+    backend_.RotateAndStore(example_.shape, *frequencies_, layout_, kLayer, *qkv, *cache_);
+    if (attend) {
+      backend_.Attention(example_.shape, layout_, kLayer, *qkv, *cache_, *linear_, *prepared);
+      backend_.Linear(*linear_, *prepared, *output);
+    }
+    const absl::Status status = backend_.EndStep();
+    EXPECT_TRUE(status.ok()) << status;
+    return attend ? ReadRows(backend_, *output, num_tokens, kRows) : std::vector<float>();
+  }
+
+  // Puts the cached tokens of all sequences into the cache.
+  void FillCache() {
+    std::vector<TestStep::Sequence> cached;
+    bool any = false;
+    for (const TestStep::Sequence& sequence : example_.sequences) {
+      cached.push_back({0, sequence.num_cached});
+      any = any || sequence.num_cached > 0;
+    }
+    if (any) Step(cached, /*attend=*/false);
+  }
+
+ private:
+  Backend& backend_;
+  const Example& example_;
+  TestStep step_;
+  std::unique_ptr<DeviceLinear> linear_;
+  std::unique_ptr<DeviceVector> frequencies_;
+  KvCacheLayout layout_;
+  std::unique_ptr<DeviceBuffer> cache_;
+};
+
+class AttentionTest : public CudaTestWithParam<Example> {};
+
+TEST_P(AttentionTest, AgreesWithTheCpu) {
+  const Example& example = GetParam();
+  const DenseExample site(kRows, example.shape.query_width(), 4);
+  std::vector<std::vector<float>> outputs;
+  for (Backend* backend : {CpuBackend().get(), CudaBackendOrNull().get()}) {
+    AttentionRun run(*backend, example, *site.linear);
+    run.FillCache();
+    outputs.push_back(run.Step(example.sequences));
+  }
+  // Token by token: an error in one does not hide among the others.
+  for (size_t token = 0; token < outputs[0].size() / kRows; ++token) {
+    const auto found = absl::MakeConstSpan(outputs[1]).subspan(token * kRows, kRows);
+    const auto expected = absl::MakeConstSpan(outputs[0]).subspan(token * kRows, kRows);
+    ASSERT_LT(RelativeError(found, expected), kTolerance) << "token " << token;
+  }
+}
+
+// Every sequence on its own, one new token a step or all at once: the same bits.
+TEST_P(AttentionTest, DoesNotDependOnTheBatchOrOnTheSteps) {
+  const Example& example = GetParam();
+  const DenseExample site(kRows, example.shape.query_width(), 4);
+  Backend& backend = *CudaBackendOrNull();
+  AttentionRun run(backend, example, *site.linear);
+  run.FillCache();
+  const std::vector<float> together = run.Step(example.sequences);
+  size_t first_token = 0;
+  for (size_t i = 0; i < example.sequences.size(); ++i) {
+    const TestStep::Sequence sequence = example.sequences[i];
+    for (int64_t token = 0; token < sequence.num_tokens; ++token) {
+      // All tokens of short spans, some of long ones.
+      if (sequence.num_tokens > 50 && token % 97 != 3 && token + 1 != sequence.num_tokens) continue;
+      std::vector<TestStep::Sequence> alone(example.sequences.size());
+      alone[i] = {sequence.num_cached + token, 1};
+      const std::vector<float> found = run.Step(alone);
+      for (size_t row = 0; row < static_cast<size_t>(kRows); ++row) {
+        ASSERT_EQ(found[row], together[(first_token + static_cast<size_t>(token)) * kRows + row])
+            << "sequence " << i << ", token " << token << ", row " << row;
+      }
+    }
+    first_token += static_cast<size_t>(sequence.num_tokens);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest, ::testing::ValuesIn(Examples()),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+}  // namespace
+}  // namespace ultrasketch

@@ -1,0 +1,230 @@
+// What of the CUDA backend is plain arithmetic: layouts of packed weights, plans of attention.
+#include <map>
+#include <set>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "engine/backends/cuda/attention_plan.h"
+#include "engine/base/dtype.h"
+#include "engine/base/random.h"
+#include "engine/codecs/cuda/tile_layout.h"
+#include "engine/codecs/fold/cuda/fold_sketch.h"
+#include "tests/codecs/fold_examples.h"
+
+namespace ultrasketch::cuda {
+namespace {
+
+// Row and column of the step that a lane holds in half `half` of register `reg` of an instruction,
+// by the instruction's definition and the order that tile_layout.h gives its columns.
+struct Place {
+  int row;
+  int column;
+};
+Place WeightPlace(int lane, int instruction, int reg, int half) {
+  return {lane / 4 + 8 * (reg % 2),
+          lane % 4 * kColumnsPerLane + LaneColumn(instruction, reg) + half};
+}
+
+TEST(TileLayoutTest, EveryWeightOfAStepIsHeldOnce) {
+  std::set<std::pair<int, int>> places;
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int instruction = 0; instruction < 4; ++instruction) {
+      for (int reg = 0; reg < 4; ++reg) {
+        for (int half = 0; half < 2; ++half) {
+          const Place place = WeightPlace(lane, instruction, reg, half);
+          EXPECT_TRUE(places.insert({place.row, place.column}).second);
+        }
+      }
+    }
+  }
+  EXPECT_EQ(places.size(), 16u * 64u);
+}
+
+// The input registers of an instruction are the lane's halves 4 i to 4 i + 3: register r / 2 meets
+// weights of registers r and r + 1.
+TEST(TileLayoutTest, WeightsMeetTheInputsOfTheirColumns) {
+  for (int instruction = 0; instruction < 4; ++instruction) {
+    for (int reg = 0; reg < 4; ++reg) {
+      for (int half = 0; half < 2; ++half) {
+        const int input_half = instruction * 4 + reg / 2 * 2 + half;
+        EXPECT_EQ(WeightPlace(0, instruction, reg, half).column, input_half);
+      }
+    }
+  }
+}
+
+TEST(TileLayoutTest, FoldWordsUnpackToTheirSigns) {
+  for (uint64_t example = 0; example < 200; ++example) {
+    const auto low = static_cast<uint32_t>(RandomWord(1, 2, example)) & 0xffffu;
+    const auto high = static_cast<uint32_t>(RandomWord(1, 3, example)) & 0xffffu;
+    const uint32_t word = PackFoldWord(low, high);
+    for (int instruction = 0; instruction < 4; ++instruction) {
+      for (int reg = 0; reg < 4; ++reg) {
+        const uint32_t pair = UnpackFoldPair(word, 4 * instruction + reg);
+        for (int half = 0; half < 2; ++half) {
+          const float weight = HalfToFloat(static_cast<uint16_t>(pair >> (16 * half)));
+          const uint32_t row = reg % 2 == 0 ? low : high;
+          const bool positive = (row >> (LaneColumn(instruction, reg) + half) & 1) != 0;
+          EXPECT_EQ(weight, positive ? 1.0f : -1.0f);
+        }
+      }
+    }
+  }
+}
+
+TEST(TileLayoutTest, DenseWeightsLieWhereLanesReadThem) {
+  constexpr int64_t kSteps = 3;
+  std::set<int64_t> offsets;
+  for (int64_t tile = 0; tile < 2; ++tile) {
+    for (int64_t step = 0; step < kSteps; ++step) {
+      for (int lane = 0; lane < 32; ++lane) {
+        for (int instruction = 0; instruction < 4; ++instruction) {
+          for (int reg = 0; reg < 4; ++reg) {
+            for (int half = 0; half < 2; ++half) {
+              const Place place = WeightPlace(lane, instruction, reg, half);
+              const int64_t offset = DenseOffset(tile * kTileRows + place.row,
+                                                 step * kStepColumns + place.column, kSteps);
+              EXPECT_EQ(offset, (((tile * kSteps + step) * 4 + instruction) * 32 + lane) * 8 +
+                                    reg * 2 + half);
+              offsets.insert(offset);
+            }
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(offsets.size(), 2u * kSteps * 1024u);
+}
+
+TEST(TileLayoutTest, ChunksCoverTheStepsInOrder) {
+  for (const int64_t num_steps : {1, 2, 7, 8, 9, 31, 32, 112, 1000}) {
+    EXPECT_EQ(ChunkBegin(0, num_steps), 0);
+    EXPECT_EQ(ChunkBegin(kNumChunks, num_steps), num_steps);
+    for (int64_t chunk = 0; chunk < kNumChunks; ++chunk) {
+      EXPECT_LE(ChunkBegin(chunk, num_steps), ChunkBegin(chunk + 1, num_steps));
+    }
+  }
+}
+
+// The sketch as device code computes it.
+std::vector<float> Sketch(const FoldSketch& sketch, const std::vector<float>& x) {
+  std::vector<float> z;
+  for (const SketchGroup& group : sketch.groups) {
+    EXPECT_EQ(group.first_bucket, static_cast<int32_t>(z.size()));
+    for (int32_t bucket = 0; bucket < group.num_buckets; ++bucket) {
+      float sum = 0;
+      for (int32_t i = 0; i < group.columns_per_bucket; ++i) {
+        const auto entry =
+            static_cast<size_t>(group.first_column + bucket * group.columns_per_bucket + i);
+        uint32_t bits = 0;
+        for (int byte = 0; byte < sketch.column_bytes; ++byte) {
+          bits |= uint32_t{sketch.columns[entry * static_cast<size_t>(sketch.column_bytes) +
+                                          static_cast<size_t>(byte)]}
+                  << (8 * byte);
+        }
+        const uint32_t sign = 1u << (8 * sketch.column_bytes - 1);
+        const float value = x[bits & ~sign];
+        sum += (bits & sign) != 0 ? -value : value;
+      }
+      z.push_back(sum * group.weight);
+    }
+  }
+  return z;
+}
+
+TEST(FoldSketchTest, IsTheLayoutsFold) {
+  for (const auto& [cols, buckets] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 1}, {100, 33}, {256, 128}, {250, 129}, {96, 200}, {40000, 20000}}) {
+    const FoldLayout layout(5, "site", EvenFoldClasses(cols, buckets), {});
+    const FoldSketch sketch = MakeFoldSketch(layout);
+    EXPECT_EQ(sketch.column_bytes, cols > 32768 ? 4 : 2);
+    const std::vector<float> x = RandomFloats(cols, 1);
+    std::vector<float> expected(static_cast<size_t>(layout.buckets()));
+    layout.Fold(x.data(), expected.data());
+    const std::vector<float> found = Sketch(sketch, x);
+    ASSERT_EQ(found.size(), expected.size());
+    float most = 0;
+    for (const float value : x) most = std::max(most, std::abs(value));
+    for (size_t bucket = 0; bucket < found.size(); ++bucket) {
+      EXPECT_FLOAT_EQ(found[bucket], expected[bucket]);
+      EXPECT_LE(std::abs(found[bucket]), most * sketch.max_gain * 1.0001f);
+    }
+  }
+}
+
+// Every token is attended to in one place, within the workspace.
+void CheckPlan(const AttentionGeometry& geometry, const std::vector<PlannedSpan>& spans,
+               int64_t max_slots, int64_t max_tokens) {
+  AttentionPlan plan;
+  PlanAttention(geometry, spans, max_slots, max_tokens, plan);
+  int64_t item = 0;
+  int64_t token = 0;
+  for (const AttentionSlab& slab : plan.slabs) {
+    EXPECT_EQ(slab.first_item, item);
+    EXPECT_EQ(slab.first_token, token);
+    EXPECT_GT(slab.num_tokens, 0);
+    EXPECT_LE(slab.num_tokens, max_tokens);
+    std::set<int32_t> slots;
+    std::map<int32_t, std::vector<int32_t>> chunks_of_token;
+    std::map<int32_t, int32_t> first_slot;
+    for (int64_t i = 0; i < slab.num_items; ++i) {
+      const AttentionItem& work = plan.items[static_cast<size_t>(item + i)];
+      EXPECT_GE(work.first_token, slab.first_token);
+      EXPECT_LE(work.first_token + work.num_tokens, slab.first_token + slab.num_tokens);
+      EXPECT_LE(work.num_tokens, geometry.tokens_per_tile());
+      if (work.chunk >= 0) {
+        EXPECT_TRUE(slots.insert(work.slot).second);
+        EXPECT_LT(work.slot, max_slots);
+        if (work.chunk == 0) first_slot[work.first_token] = work.slot;
+        EXPECT_EQ(work.slot, first_slot[work.first_token] + work.chunk);
+      }
+      for (int32_t t = 0; t < work.num_tokens; ++t) {
+        chunks_of_token[work.first_token + t].push_back(work.chunk);
+        const AttentionToken& planned = plan.tokens[static_cast<size_t>(work.first_token + t)];
+        EXPECT_EQ(planned.tile_token, t);
+        EXPECT_EQ(planned.num_chunks == 0, work.chunk < 0);
+        if (work.chunk >= 0) {
+          EXPECT_EQ(planned.first_slot + work.chunk, work.slot);
+        }
+      }
+    }
+    EXPECT_EQ(static_cast<int64_t>(chunks_of_token.size()), slab.num_tokens);
+    for (const auto& [id, chunks] : chunks_of_token) {
+      const AttentionToken& planned = plan.tokens[static_cast<size_t>(id)];
+      EXPECT_EQ(chunks.size(), static_cast<size_t>(std::max(1, planned.num_chunks)));
+    }
+    item += slab.num_items;
+    token += slab.num_tokens;
+  }
+  EXPECT_EQ(item, static_cast<int64_t>(plan.items.size()));
+  EXPECT_EQ(token, static_cast<int64_t>(plan.tokens.size()));
+  EXPECT_LE(item, MostAttentionItems(spans));
+}
+
+TEST(AttentionPlanTest, CoversEveryTokenWithinTheWorkspace) {
+  const std::vector<PlannedSpan> spans = {
+      {0, 1, 0, 0},       {1, 1, 300, 1},      {2, 100, 0, 20},   {102, 1, 5000, 30},
+      {103, 3, 600, 400}, {106, 40, 900, 500}, {146, 1, 255, 700}};
+  for (const AttentionGeometry& geometry :
+       {AttentionGeometry{32, 8, 128, 16}, AttentionGeometry{4, 4, 64, 16},
+        AttentionGeometry{24, 1, 64, 16}, AttentionGeometry{14, 2, 64, 32}}) {
+    for (const int64_t max_slots : {1, 3, 20, 1000}) {
+      for (const int64_t max_tokens : {16, 50, 1000}) {
+        CheckPlan(geometry, spans, max_slots, max_tokens);
+      }
+    }
+  }
+}
+
+TEST(AttentionPlanTest, SpreadsTheKeysOfADecodingToken) {
+  AttentionPlan plan;
+  const std::vector<PlannedSpan> spans = {{0, 1, 1000, 0}};
+  PlanAttention({32, 8, 128, 16}, spans, 100, 100, plan);
+  EXPECT_EQ(plan.items.size(), 4u);
+  EXPECT_EQ(plan.tokens[0].num_chunks, 4);
+}
+
+}  // namespace
+}  // namespace ultrasketch::cuda

@@ -1,0 +1,218 @@
+// Linear sites on the device against the CPU: normalization, sketch and product of random shapes.
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+
+#include "tests/backends/cuda/device_test.h"
+#include "tests/codecs/fold_examples.h"
+
+namespace ultrasketch {
+namespace {
+
+// What rounding inputs to eleven bits leaves.
+constexpr double kTolerance = 6e-4;
+
+struct SiteShape {
+  const char* codec;
+  int64_t rows;
+  int64_t cols;
+  int64_t buckets = 0;  // of a folded site
+};
+
+std::string NameOf(const SiteShape& shape) {
+  return absl::StrCat(shape.codec, "_", shape.rows, "x", shape.cols,
+                      shape.buckets > 0 ? absl::StrCat("_", shape.buckets) : "");
+}
+
+// A site's weights, and its product on a backend.
+class Site {
+ public:
+  explicit Site(const SiteShape& shape) : shape_(shape), bias_(ShortFloats(shape.rows, 3)) {
+    if (std::string(shape.codec) == "fold") {
+      fold_ = ExampleFold(shape.rows, shape.cols, shape.buckets);
+    } else {
+      dense_ = std::make_unique<DenseExample>(shape.rows, shape.cols, 4);
+    }
+  }
+
+  const EncodedLinear& linear() const {
+    return fold_ != nullptr ? static_cast<const EncodedLinear&>(*fold_) : *dense_->linear;
+  }
+
+  // Rows of W x + bias, twice: written, and added to what was written.
+  struct Outputs {
+    std::vector<float> written;
+    std::vector<float> added;
+  };
+  Outputs Run(Backend& backend, absl::Span<const float> inputs) const {
+    const int64_t num_tokens = static_cast<int64_t>(inputs.size()) / shape_.cols;
+    auto linear_or = backend.LoadLinear(linear(), bias_);
+    EXPECT_TRUE(linear_or.ok()) << linear_or.status();
+    if (!linear_or.ok()) return {};
+    const std::unique_ptr<DeviceLinear> loaded = *std::move(linear_or);
+    const auto table = MakeTable(backend, inputs, shape_.cols);
+    const std::vector<float> norm(static_cast<size_t>(shape_.cols), 1.5f);
+    const auto weight = MakeVector(backend, norm);
+    auto hidden = MakeActivations(backend, num_tokens, shape_.cols);
+    auto prepared = MakeActivations(backend, num_tokens, loaded->prepared_width());
+    auto output = MakeActivations(backend, num_tokens, shape_.rows);
+    const TestStep step(num_tokens);
+    Outputs outputs;
+    for (const bool add : {false, true}) {
+      EXPECT_TRUE(backend.BeginStep(step.input()).ok());
+      backend.Embed(*table, *hidden);
+      backend.RmsNorm(*hidden, *weight, 1e-5f, *loaded, *prepared);
+      backend.Linear(*loaded, *prepared, *output);
+      if (add) backend.LinearAdd(*loaded, *prepared, *output);
+      const absl::Status status = backend.EndStep();
+      EXPECT_TRUE(status.ok()) << status;
+      (add ? outputs.added : outputs.written) = ReadRows(backend, *output, num_tokens, shape_.rows);
+    }
+    return outputs;
+  }
+
+ private:
+  SiteShape shape_;
+  std::vector<float> bias_;
+  std::unique_ptr<FoldLinear> fold_;
+  std::unique_ptr<DenseExample> dense_;
+};
+
+using Case = std::tuple<SiteShape, int64_t>;
+
+class ProductTest : public CudaTestWithParam<Case> {};
+
+TEST_P(ProductTest, AgreesWithTheCpu) {
+  const auto& [shape, num_tokens] = GetParam();
+  const Site site(shape);
+  const std::vector<float> inputs = ShortFloats(num_tokens * shape.cols, 7, 3.0f);
+  const Site::Outputs expected = site.Run(*CpuBackend(), inputs);
+  const Site::Outputs found = site.Run(*CudaBackendOrNull(), inputs);
+  EXPECT_LT(RelativeError(found.written, expected.written), kTolerance);
+  EXPECT_LT(RelativeError(found.added, expected.added), kTolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, ProductTest,
+    ::testing::Combine(
+        ::testing::Values(SiteShape{"fold", 64, 128, 64}, SiteShape{"fold", 1, 2, 1},
+                          SiteShape{"fold", 17, 100, 33}, SiteShape{"fold", 131, 250, 129},
+                          SiteShape{"fold", 768, 256, 128}, SiteShape{"fold", 300, 1000, 700},
+                          SiteShape{"fold", 40, 96, 200}, SiteShape{"fold", 9000, 260, 140},
+                          SiteShape{"dense", 64, 128}, SiteShape{"dense", 1, 2},
+                          SiteShape{"dense", 17, 100}, SiteShape{"dense", 131, 250},
+                          SiteShape{"dense", 768, 256}, SiteShape{"dense", 9000, 260}),
+        ::testing::Values(1, 2, 8, 9, 16, 17, 31, 33, 64, 65, 130, 300)),
+    [](const auto& test) {
+      return absl::StrCat(NameOf(std::get<0>(test.param)), "_tokens", std::get<1>(test.param));
+    });
+
+class BatchTest : public CudaTestWithParam<SiteShape> {};
+
+TEST_P(BatchTest, ATokensResultIsTheSameToTheBitInEveryBatch) {
+  const SiteShape shape = GetParam();
+  const Site site(shape);
+  Backend& backend = *CudaBackendOrNull();
+  const std::vector<float> inputs = ShortFloats(300 * shape.cols, 7, 3.0f);
+  const auto all = absl::MakeConstSpan(inputs);
+  const auto cols = static_cast<size_t>(shape.cols);
+  const auto rows = static_cast<size_t>(shape.rows);
+  const Site::Outputs together = site.Run(backend, inputs);
+  for (const size_t count : {1, 7, 13, 30, 64, 100, 299}) {
+    const Site::Outputs some = site.Run(backend, all.subspan(0, count * cols));
+    for (size_t i = 0; i < count * rows; ++i) {
+      ASSERT_EQ(some.written[i], together.written[i])
+          << count << " tokens: token " << i / rows << ", row " << i % rows;
+      ASSERT_EQ(some.added[i], together.added[i]);
+    }
+  }
+  // At another place in the batch, too.
+  const Site::Outputs alone = site.Run(backend, all.subspan(250 * cols, cols));
+  for (size_t i = 0; i < rows; ++i) {
+    ASSERT_EQ(alone.written[i], together.written[250 * rows + i]) << "row " << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, BatchTest,
+                         ::testing::Values(SiteShape{"fold", 131, 250, 129},
+                                           SiteShape{"fold", 300, 1000, 700},
+                                           SiteShape{"fold", 20000, 260, 140},
+                                           SiteShape{"dense", 131, 1250},
+                                           SiteShape{"dense", 20000, 260}),
+                         [](const auto& test) { return NameOf(test.param); });
+
+// A site whose columns are dealt to classes that fold 1, 2 and 7 columns, in 1 to 3 planes.
+TEST_F(CudaTest, ClassesAndPlanesAgreeWithTheCpu) {
+  const LinearSite site = ExampleSite(90, 300);
+  std::vector<uint8_t> column_classes;
+  for (int column = 0; column < 300; ++column) {
+    column_classes.push_back(column % 5 == 0 ? 0 : column % 5 == 4 ? 2 : 1);
+  }
+  // 60, 180 and 60 columns; the last class folds 6.
+  const auto fold = ExampleFold(
+      site, FoldLayout(9, site.name, {{60, 1, 3}, {180, 2, 1}, {60, 6, 2}}, column_classes));
+  const std::vector<float> inputs = ShortFloats(20 * 300, 7);
+  std::vector<std::vector<float>> outputs;
+  for (Backend* backend : {CpuBackend().get(), CudaBackendOrNull().get()}) {
+    auto linear = backend->LoadLinear(*fold, {});
+    ASSERT_TRUE(linear.ok()) << linear.status();
+    const auto table = MakeTable(*backend, inputs, 300);
+    const auto weight = MakeVector(*backend, ShortFloats(300, 8));
+    auto hidden = MakeActivations(*backend, 20, 300);
+    auto prepared = MakeActivations(*backend, 20, (*linear)->prepared_width());
+    auto output = MakeActivations(*backend, 20, 90);
+    const TestStep step(20);
+    ASSERT_TRUE(backend->BeginStep(step.input()).ok());
+    backend->Embed(*table, *hidden);
+    backend->RmsNorm(*hidden, *weight, 1e-5f, **linear, *prepared);
+    backend->Linear(**linear, *prepared, *output);
+    ASSERT_TRUE(backend->EndStep().ok());
+    outputs.push_back(ReadRows(*backend, *output, 20, 90));
+  }
+  EXPECT_LT(RelativeError(outputs[1], outputs[0]), kTolerance);
+}
+
+// Inputs far beyond binary16's range, and far below it.
+TEST_F(CudaTest, InputsOfAnySizeKeepTheirPrecision) {
+  const auto fold = ExampleFold(70, 200, 100);
+  const DenseExample dense(70, 200, 4);
+  for (const EncodedLinear* encoded : {static_cast<const EncodedLinear*>(fold.get()),
+                                       static_cast<const EncodedLinear*>(dense.linear.get())}) {
+    std::vector<std::vector<float>> outputs;
+    for (Backend* backend : {CpuBackend().get(), CudaBackendOrNull().get()}) {
+      auto linear = backend->LoadLinear(*encoded, {});
+      ASSERT_TRUE(linear.ok()) << linear.status();
+      // Gate and up alike: outputs are about half the square.
+      std::vector<float> inputs;
+      for (const float scale : {0x1p-30f, 0x1p-10f, 1.0f, 0x1p12f, 0x1p23f}) {
+        for (int half = 0; half < 2; ++half) {
+          for (const float value : ShortFloats(200, 12)) inputs.push_back(value * scale);
+        }
+      }
+      const auto table = MakeTable(*backend, inputs, 400);
+      auto gate_up = MakeActivations(*backend, 5, 400);
+      auto prepared = MakeActivations(*backend, 5, (*linear)->prepared_width());
+      auto output = MakeActivations(*backend, 5, 70);
+      const TestStep step(5);
+      ASSERT_TRUE(backend->BeginStep(step.input()).ok());
+      backend->Embed(*table, *gate_up);
+      backend->SwiGlu(*gate_up, 200, **linear, *prepared);
+      backend->Linear(**linear, *prepared, *output);
+      ASSERT_TRUE(backend->EndStep().ok());
+      outputs.push_back(ReadRows(*backend, *output, 5, 70));
+    }
+    for (size_t row = 0; row < 5; ++row) {
+      const auto found = absl::MakeConstSpan(outputs[1]).subspan(row * 70, 70);
+      const auto expected = absl::MakeConstSpan(outputs[0]).subspan(row * 70, 70);
+      EXPECT_LT(RelativeError(found, expected), kTolerance)
+          << encoded->codec_name() << ", input " << row;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ultrasketch
