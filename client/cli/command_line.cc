@@ -57,7 +57,8 @@ int Finish(const absl::Status& status, const CLI::App& app, const Environment& e
   if (IsBrokenPipe(status)) return kExitFailed;
   const bool interrupted = environment.stop.stop_requested() && absl::IsCancelled(status);
   const std::string code = absl::StatusCodeToString(status.code());
-  const std::string message = interrupted ? "interrupted" : std::string(status.message());
+  const std::string message =
+      interrupted ? absl::StrCat("interrupted: ", status.message()) : std::string(status.message());
   std::string path;
   ParsedCommand(&app, &path);
   std::cerr << path << ": " << message << (interrupted ? "" : absl::StrCat(" [", code, "]"))

@@ -1,3 +1,5 @@
+#include <iostream>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
@@ -5,6 +7,7 @@
 #include "client/cli/local_model.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
+#include "engine/backends/cpu/available_memory.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/compress/compressor.h"
@@ -75,6 +78,9 @@ class CompressCommand : public Command {
     app.add_option("--threads", options_.num_threads, "CPU threads; 0: all that there are")
         ->check(AtLeast(0))
         ->type_name("N");
+    app.add_flag(
+        "--resume", options_.resume,
+        "Go on after the last layer that an interrupted run with the same options finished");
     app.add_flag("--overwrite", options_.overwrite, "Replace what is at --out");
     app.footer(
         "Example:\n"
@@ -85,6 +91,10 @@ class CompressCommand : public Command {
     US_ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(model_));
     const StopFlag stop(environment.stop);
     options_.cancelled = stop.flag();
+    const auto memory =
+        static_cast<double>(EstimateCompressionMemory(checkpoint->config(), options_));
+    std::cerr << "needs up to " << HumanBytes(memory) << " of memory; "
+              << HumanBytes(static_cast<double>(AvailableMemoryBytes())) << " are available\n";
     absl::StatusOr<CompressionReport> report;
     {
       ProgressBar progress("compressing");

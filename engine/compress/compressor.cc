@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
+#include <iterator>
 #include <limits>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +18,7 @@
 #include "engine/base/thread_pool.h"
 #include "engine/compress/accounting.h"
 #include "engine/compress/calibration.h"
+#include "engine/compress/fit_journal.h"
 #include "engine/compress/fold_encoder.h"
 #include "engine/compress/layer_fit.h"
 #include "engine/compress/model_writer.h"
@@ -71,6 +75,7 @@ struct EncodedSites {
   std::vector<std::unique_ptr<EncodedLinear>> sites;
   std::vector<CompressedSite> reports;
   std::vector<ReplacedTensor> replaced;
+  std::vector<std::shared_ptr<const TensorSource>> sources;  // what the sites may refer to
 };
 
 // Reports progress. CANCELLED when that is asked for.
@@ -184,25 +189,123 @@ absl::StatusOr<std::vector<double>> MeasureImportance(const Checkpoint& checkpoi
   return ImportanceFromSensitivities(sites, sensitivities);
 }
 
-absl::StatusOr<EncodedSites> EncodeFromCalibration(
-    const Checkpoint& checkpoint, absl::Span<const LinearSite> sites, const SiteEncoder& encoder,
-    const CalibrationText& text, const CompressOptions& options, ThreadPool& pool) {
+json QuantizationConfig(const SiteEncoder& encoder, const CompressOptions& options) {
+  json config = {{"quant_method", kQuantMethod},
+                 {"version", kQuantVersion},
+                 {"codec", options.codec},
+                 {"bits", options.bits_per_weight}};
+  config.update(encoder.Parameters());
+  return config;
+}
+
+// All that the fit depends on, to tell whether what a journal has belongs to it.
+json DescribeFit(const Checkpoint& checkpoint, const CompressOptions& options) {
+  json files = json::array();
+  for (const std::string& file : options.calibration_files) {
+    std::error_code error;
+    const auto bytes = std::filesystem::file_size(file, error);
+    files.push_back({{"path", file}, {"bytes", error ? json() : json(bytes)}});
+  }
+  return {{"journal_version", 1},
+          {"model", checkpoint.folder()},
+          {"model_bytes", checkpoint.file_bytes()},
+          {"codec", options.codec},
+          {"bits", options.bits_per_weight},
+          {"seed", options.seed},
+          {"calibration_files", files},
+          {"calibration_windows", options.calibration_windows},
+          {"calibration_window_tokens", options.calibration_window_tokens}};
+}
+
+absl::Status Prepare(const std::shared_ptr<const Checkpoint>& checkpoint,
+                     absl::Span<const LinearSite> sites, const CompressOptions& options,
+                     FitJournal& journal, ThreadPool& pool) {
+  if (journal.has_preparation()) return absl::OkStatus();
+  Report(options, "calibration text", 0.0);
+  US_ASSIGN_OR_RETURN(CalibrationText text, MakeCalibration(checkpoint, options));
+  US_ASSIGN_OR_RETURN(std::vector<double> importance,
+                      MeasureImportance(*checkpoint, sites, text, options, pool));
+  return journal.SetPreparation(std::move(text), std::move(importance));
+}
+
+absl::StatusOr<EncodedSites> EncodeFromCalibration(const Checkpoint& checkpoint,
+                                                   absl::Span<const LinearSite> sites,
+                                                   const SiteEncoder& encoder,
+                                                   const CompressOptions& options,
+                                                   FitJournal& journal, ThreadPool& pool) {
+  const json quantization_config = QuantizationConfig(encoder, options);
   LayerFitOptions fit_options;
   fit_options.on_site = [&](size_t index) { return StartSite(sites, index, options); };
-  US_ASSIGN_OR_RETURN(LayerFit fit, FitLayers(checkpoint, sites, encoder, text, fit_options, pool));
+  fit_options.num_finished_layers = journal.num_layers();
+  fit_options.finished_layer = [&](int layer) {
+    return journal.ReadLayer(
+        layer, sites.subspan(static_cast<size_t>(layer) * kNumSiteKinds, kNumSiteKinds),
+        quantization_config);
+  };
+  fit_options.on_layer = [&](int, const FittedLayer& layer) { return journal.AppendLayer(layer); };
+  US_ASSIGN_OR_RETURN(LayerFit fit,
+                      FitLayers(checkpoint, sites, encoder, journal.text(), fit_options, pool));
   EncodedSites result;
-  result.replaced = std::move(fit.replaced);
-  for (FittedSite& site : fit.sites) {
-    result.reports.push_back(SiteReport(*site.encoded));
-    result.reports.back().relative_weight_error = site.relative_weight_error;
-    result.reports.back().relative_output_error = site.relative_output_error;
-    result.reports.back().relative_residual_error = site.relative_residual_error;
-    result.sites.push_back(std::move(site.encoded));
+  result.replaced.push_back(std::move(fit.last_norm));
+  for (FittedLayer& layer : fit.layers) {
+    result.sources.push_back(std::move(layer.source));
+    std::move(layer.norms.begin(), layer.norms.end(), std::back_inserter(result.replaced));
+    for (FittedSite& site : layer.sites) {
+      result.reports.push_back(SiteReport(*site.encoded));
+      result.reports.back().relative_weight_error = site.relative_weight_error;
+      result.reports.back().relative_output_error = site.relative_output_error;
+      result.reports.back().relative_residual_error = site.relative_residual_error;
+      result.sites.push_back(std::move(site.encoded));
+    }
   }
   return result;
 }
 
+// Says how to go on from what a journal has.
+absl::Status WithHint(const absl::Status& status, const FitJournal& journal, int num_layers) {
+  if (status.ok() || journal.num_layers() == 0) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat(status.message(), "; ", journal.num_layers(), " of ", num_layers,
+                                   " layers are finished and kept in ", journal.folder(),
+                                   ": resume to go on from there"));
+}
+
+// "out" and "out/" have the same.
+std::string JournalFolder(const std::string& out_folder) {
+  std::filesystem::path path = std::filesystem::path(out_folder).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return path.string() + ".partial";
+}
+
 }  // namespace
+
+int64_t EstimateCompressionMemory(const ModelConfig& config, const CompressOptions& options) {
+  constexpr int64_t kDouble = sizeof(double);
+  constexpr int64_t kFloat = sizeof(float);
+  int64_t widest_rows = 0, widest_cols = 0;
+  int64_t weights = 0;  // of two sites of a layer, as they are and transposed
+  int64_t encoding = 0;
+  int64_t sketches = 0;
+  int64_t layer_weights = 0;
+  for (const LinearSite& site : LinearSites(config)) {
+    widest_rows = std::max(widest_rows, site.rows);
+    widest_cols = std::max(widest_cols, site.cols);
+    // Moments of inputs and outputs, the same folded, and a factor and an inverse.
+    encoding = std::max(encoding, (5 * site.cols + 2 * site.rows) * site.cols * kDouble);
+    sketches +=
+        static_cast<int64_t>(static_cast<double>(site.num_weights()) * options.bits_per_weight / 8);
+    if (site.layer == 0) layer_weights += 2 * site.num_weights() * kFloat;
+  }
+  weights = layer_weights;
+  if (options.calibration_windows == 0) return encoding + weights + sketches;
+  const int64_t num_tokens = options.calibration_windows * options.calibration_window_tokens;
+  const int64_t streams = num_tokens * (2 * config.hidden_size + config.query_width()) * kFloat;
+  const int64_t batch = LayerFitBatchTokens(options.calibration_window_tokens) *
+                        (6 * config.hidden_size + 2 * widest_rows + 3 * widest_cols) * kFloat;
+  return std::max(streams + batch + weights + encoding,
+                  SensitivityMemory(config) + 2 * layer_weights) +
+         sketches;
+}
 
 absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Checkpoint> checkpoint,
                                                      const std::string& out_folder,
@@ -214,33 +317,37 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
   ThreadPool pool(options.num_threads);
 
   CompressionReport report;
+  report.estimated_memory_bytes = EstimateCompressionMemory(checkpoint->config(), options);
   EncodedSites encoded;
   std::unique_ptr<SiteEncoder> encoder;
+  std::unique_ptr<FitJournal> journal;
   if (options.calibration_windows == 0) {
     report.calibration_source = "none";
     US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, TypicalImportance(sites), options));
     US_ASSIGN_OR_RETURN(encoded, EncodeFromWeights(*checkpoint, sites, *encoder, options, pool));
   } else {
     report.calibration_source = options.calibration_files.empty() ? "self-generated" : "files";
-    Report(options, "calibration text", 0.0);
-    US_ASSIGN_OR_RETURN(const CalibrationText text, MakeCalibration(checkpoint, options));
-    report.calibration_tokens = text.num_tokens();
-    US_ASSIGN_OR_RETURN(const std::vector<double> importance,
-                        MeasureImportance(*checkpoint, sites, text, options, pool));
-    US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, importance, options));
-    US_ASSIGN_OR_RETURN(encoded,
-                        EncodeFromCalibration(*checkpoint, sites, *encoder, text, options, pool));
+    US_ASSIGN_OR_RETURN(
+        journal, FitJournal::Open(JournalFolder(out_folder), DescribeFit(*checkpoint, options),
+                                  options.resume));
+    report.resumed_layers = journal->num_layers();
+    US_RETURN_IF_ERROR(Prepare(checkpoint, sites, options, *journal, pool));
+    report.calibration_tokens = journal->text().num_tokens();
+    US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, journal->importance(), options));
+    absl::StatusOr<EncodedSites> fitted =
+        EncodeFromCalibration(*checkpoint, sites, *encoder, options, *journal, pool);
+    if (!fitted.ok()) {
+      return WithHint(fitted.status(), *journal, checkpoint->config().num_layers);
+    }
+    encoded = *std::move(fitted);
   }
   if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
 
   Report(options, "writing", 1.0);
-  json quantization_config = {{"quant_method", kQuantMethod},
-                              {"version", kQuantVersion},
-                              {"codec", options.codec},
-                              {"bits", options.bits_per_weight}};
-  quantization_config.update(encoder->Parameters());
   US_RETURN_IF_ERROR(WriteCompressedModel(*checkpoint, encoded.sites, encoded.replaced,
-                                          quantization_config, out_folder, options.overwrite));
+                                          QuantizationConfig(*encoder, options), out_folder,
+                                          options.overwrite));
+  if (journal != nullptr) US_RETURN_IF_ERROR(journal->Remove());
   // What was written is measured as anybody else would read it.
   US_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> written,
                       Checkpoint::Open(out_folder));
@@ -274,6 +381,8 @@ json ToJson(const CompressionReport& report) {
           {"parameters", report.parameters},
           {"calibration_tokens", report.calibration_tokens},
           {"calibration_source", report.calibration_source},
+          {"resumed_layers", report.resumed_layers},
+          {"estimated_memory_bytes", report.estimated_memory_bytes},
           {"sites", std::move(sites)}};
 }
 

@@ -52,13 +52,18 @@ struct CompressOptions {
   int64_t calibration_windows = 128;
   int64_t calibration_window_tokens = 512;
 
+  // Goes on from the last layer that an interrupted compression with the same options finished.
+  // What has been finished is kept beside the output folder, under its name with ".partial" added,
+  // until the compression is complete.
+  bool resume = false;
+
   // Replaces what is at the output folder. Without it a folder that is not empty is an error.
   bool overwrite = false;
 
   std::function<void(const CompressProgress&)> progress;  // may be empty
 
-  // When it becomes true, the compression ends soon with CANCELLED and leaves nothing behind. May
-  // be null.
+  // When it becomes true, the compression ends soon with CANCELLED and leaves nothing behind but
+  // the layers that were finished. May be null.
   const std::atomic<bool>* cancelled = nullptr;
 };
 
@@ -85,6 +90,8 @@ struct CompressionReport {
   double seconds = 0;
   int64_t parameters = 0;          // of the dense model
   int64_t calibration_tokens = 0;  // 0 when fitted to the weights alone
+  int64_t estimated_memory_bytes = 0;
+  int resumed_layers = 0;  // finished by an earlier compression
   // "files", "self-generated" or "none".
   std::string calibration_source;
   std::vector<CompressedSite> sites;  // in order of execution
@@ -92,6 +99,11 @@ struct CompressionReport {
 
 // The keys that `ultrasketch compress --json` prints: the report's field names. NaN becomes null.
 nlohmann::json ToJson(const CompressionReport& report);
+
+// Bytes of memory that compressing takes at its peak, estimated from above: activations of the
+// calibration text, the weights of one layer and the moments of one site. Beside them the
+// checkpoint's mapped files use what memory there is.
+int64_t EstimateCompressionMemory(const ModelConfig& config, const CompressOptions& options);
 
 // Compresses `checkpoint` to the folder `out_folder`, which appears whole or not at all: it is
 // written beside under a temporary name and renamed.

@@ -98,8 +98,18 @@ class LayerFitter {
   absl::StatusOr<LayerFit> Run() {
     US_RETURN_IF_ERROR(Embed());
     for (int layer = 0; layer < config_.num_layers; ++layer) {
+      finished_ = layer < options_.num_finished_layers;
+      fit_.layers.emplace_back();
+      if (finished_) {
+        US_ASSIGN_OR_RETURN(fit_.layers.back(), options_.finished_layer(layer));
+        US_CHECK(fit_.layers.back().sites.size() == kNumSiteKinds &&
+                 fit_.layers.back().norms.size() == 2);
+      }
       US_RETURN_IF_ERROR(FitAttention(layer));
       US_RETURN_IF_ERROR(FitMlp(layer));
+      if (!finished_ && options_.on_layer) {
+        US_RETURN_IF_ERROR(options_.on_layer(layer, fit_.layers.back()));
+      }
     }
     US_RETURN_IF_ERROR(RefitLastNorm());
     return std::move(fit_);
@@ -126,24 +136,49 @@ class LayerFitter {
     return absl::OkStatus();
   }
 
-  absl::Status StartSite() {
-    return options_.on_site ? options_.on_site(fit_.sites.size()) : absl::OkStatus();
+  // Reads the dense form of a site of the current layer.
+  absl::StatusOr<DenseSite> StartSite(int layer, SiteKind kind) {
+    const size_t index = SiteIndex(layer, kind);
+    if (options_.on_site) US_RETURN_IF_ERROR(options_.on_site(index));
+    US_CHECK(sites_[index].layer == layer && sites_[index].kind == kind);
+    return DenseSite::Read(sites_[index], checkpoint_, pool_);
   }
 
-  absl::StatusOr<DenseSite> ReadDense(int layer, SiteKind kind) {
-    const LinearSite& site = sites_[fit_.sites.size()];
-    US_CHECK(site.layer == layer && site.kind == kind);
-    return DenseSite::Read(site, checkpoint_, pool_);
+  static size_t SiteIndex(int layer, SiteKind kind) {
+    return static_cast<size_t>(layer) * kNumSiteKinds + static_cast<size_t>(kind);
   }
 
-  // Fits the next site and makes its product.
-  CompressedSiteProduct FitSite(const DenseSite& dense, const SiteMoments& moments) {
+  // Fits a site of the current layer.
+  void FitSite(const DenseSite& dense, const SiteMoments& moments) {
     FittedSite fitted;
-    fitted.encoded = encoder_.Encode(fit_.sites.size(), dense.weights(), moments, pool_);
+    fitted.encoded = encoder_.Encode(SiteIndex(dense.site().layer, dense.site().kind),
+                                     dense.weights(), moments, pool_);
     fitted.relative_output_error = RelativeOutputError(*fitted.encoded, moments, pool_);
     fitted.relative_weight_error = RelativeWeightError(*fitted.encoded, dense.weights(), pool_);
-    fit_.sites.push_back(std::move(fitted));
-    return CompressedSiteProduct(*fit_.sites.back().encoded, dense.bias());
+    fit_.layers.back().sites.push_back(std::move(fitted));
+  }
+
+  CompressedSiteProduct Product(const DenseSite& dense) {
+    const auto kind = static_cast<size_t>(dense.site().kind);
+    return CompressedSiteProduct(*fit_.layers.back().sites[kind].encoded, dense.bias());
+  }
+
+  // Fits a site that reads a norm of the residual streams, and the weight of that norm.
+  absl::Status FitNormedSite(const DenseSite& dense, const std::string& norm_name,
+                             const std::vector<float>& norm) {
+    const SiteMoments moments = NormedMoments(dense, norm);
+    FitSite(dense, moments);
+    const std::vector<double> factors =
+        FitChannelFactors(*fit_.layers.back().sites.back().encoded, moments, pool_);
+    US_ASSIGN_OR_RETURN(ReplacedTensor replaced, ReplacedNorm(norm_name, norm, factors));
+    fit_.layers.back().norms.push_back(std::move(replaced));
+    return absl::OkStatus();
+  }
+
+  // Norm 0 or 1 of the current layer as it is stored.
+  std::vector<float> StoredNorm(size_t index) const {
+    const ReplacedTensor& norm = fit_.layers.back().norms[index];
+    return ToFloatVector({norm.dtype, norm.shape, norm.bytes.data()});
   }
 
   // The moments of a site that reads a norm of both residual streams.
@@ -210,20 +245,22 @@ class LayerFitter {
                      pool_);
   }
 
+  void FitResidualSite(const DenseSite& dense, SiteMoments& moments) {
+    CompleteSymmetric(dense.site().cols, moments.input.data());
+    FitSite(dense, moments);
+    moments = {};
+  }
+
   absl::Status FitAttention(int layer) {
     const std::string norm_name = absl::StrCat("model.layers.", layer, ".input_layernorm.weight");
     US_ASSIGN_OR_RETURN(const std::vector<float> norm,
                         ReadVector(checkpoint_, norm_name, hidden_size_));
-    US_RETURN_IF_ERROR(StartSite());
-    US_ASSIGN_OR_RETURN(const DenseSite dense_qkv, ReadDense(layer, SiteKind::kAttentionInput));
-    SiteMoments qkv_moments = NormedMoments(dense_qkv, norm);
-    CompressedSiteProduct compressed_qkv = FitSite(dense_qkv, qkv_moments);
-    US_ASSIGN_OR_RETURN(const std::vector<float> compressed_norm,
-                        RefitNorm(norm_name, norm, qkv_moments));
-    qkv_moments = {};
+    US_ASSIGN_OR_RETURN(const DenseSite dense_qkv, StartSite(layer, SiteKind::kAttentionInput));
+    if (!finished_) US_RETURN_IF_ERROR(FitNormedSite(dense_qkv, norm_name, norm));
+    CompressedSiteProduct compressed_qkv = Product(dense_qkv);
+    const std::vector<float> compressed_norm = StoredNorm(0);
 
-    US_RETURN_IF_ERROR(StartSite());
-    US_ASSIGN_OR_RETURN(const DenseSite dense_output, ReadDense(layer, SiteKind::kAttentionOutput));
+    US_ASSIGN_OR_RETURN(const DenseSite dense_output, StartSite(layer, SiteKind::kAttentionOutput));
     const int64_t query_width = config_.query_width();
     SiteMoments moments;
     std::vector<float> attended(static_cast<size_t>(num_tokens_ * query_width));
@@ -243,17 +280,17 @@ class LayerFitter {
                            batch.num_tokens, qkv_.data(), pool_);
       AttendWindows(config_, inverse_frequencies_, batch.window_tokens, qkv_.data(),
                     compressed_attention, pool_);
-      AddResidualMoments(dense_output, batch, compressed_attention, moments);
+      if (!finished_) AddResidualMoments(dense_output, batch, compressed_attention, moments);
     }
-    CompleteSymmetric(query_width, moments.input.data());
-    CompressedSiteProduct compressed_output = FitSite(dense_output, moments);
+    if (!finished_) FitResidualSite(dense_output, moments);
+    CompressedSiteProduct compressed_output = Product(dense_output);
     for (const Batch& batch : batches_) {
       update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
       compressed_output.Apply(attended.data() + batch.first_token * query_width, batch.num_tokens,
                               update_.data(), pool_);
       AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(compressed_, batch));
     }
-    fit_.sites.back().relative_residual_error = RelativeResidualError();
+    SetResidualError(SiteKind::kAttentionOutput);
     return absl::OkStatus();
   }
 
@@ -262,39 +299,36 @@ class LayerFitter {
         absl::StrCat("model.layers.", layer, ".post_attention_layernorm.weight");
     US_ASSIGN_OR_RETURN(const std::vector<float> norm,
                         ReadVector(checkpoint_, norm_name, hidden_size_));
-    US_RETURN_IF_ERROR(StartSite());
-    US_ASSIGN_OR_RETURN(const DenseSite dense_gate_up, ReadDense(layer, SiteKind::kMlpInput));
-    SiteMoments gate_up_moments = NormedMoments(dense_gate_up, norm);
-    CompressedSiteProduct compressed_gate_up = FitSite(dense_gate_up, gate_up_moments);
-    US_ASSIGN_OR_RETURN(const std::vector<float> compressed_norm,
-                        RefitNorm(norm_name, norm, gate_up_moments));
-    gate_up_moments = {};
+    US_ASSIGN_OR_RETURN(const DenseSite dense_gate_up, StartSite(layer, SiteKind::kMlpInput));
+    if (!finished_) US_RETURN_IF_ERROR(FitNormedSite(dense_gate_up, norm_name, norm));
+    CompressedSiteProduct compressed_gate_up = Product(dense_gate_up);
+    const std::vector<float> compressed_norm = StoredNorm(1);
 
-    US_RETURN_IF_ERROR(StartSite());
-    US_ASSIGN_OR_RETURN(const DenseSite dense_down, ReadDense(layer, SiteKind::kMlpOutput));
+    US_ASSIGN_OR_RETURN(const DenseSite dense_down, StartSite(layer, SiteKind::kMlpOutput));
     SiteMoments moments;
     for (const Batch& batch : batches_) {
       const float* activation = Activation(batch, norm, dense_, dense_gate_up);
       update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
       dense_down.Apply(activation, batch.num_tokens, update_.data(), pool_);
       AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(dense_, batch));
+      if (finished_) continue;
       AddResidualMoments(dense_down, batch,
                          Activation(batch, compressed_norm, compressed_, compressed_gate_up),
                          moments);
     }
-    CompleteSymmetric(config_.intermediate_size, moments.input.data());
-    CompressedSiteProduct compressed_down = FitSite(dense_down, moments);
+    if (!finished_) FitResidualSite(dense_down, moments);
+    CompressedSiteProduct compressed_down = Product(dense_down);
     for (const Batch& batch : batches_) {
       const float* activation = Activation(batch, compressed_norm, compressed_, compressed_gate_up);
       update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
       compressed_down.Apply(activation, batch.num_tokens, update_.data(), pool_);
       AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(compressed_, batch));
     }
-    fit_.sites.back().relative_residual_error = RelativeResidualError();
+    SetResidualError(SiteKind::kMlpOutput);
     return absl::OkStatus();
   }
 
-  double RelativeResidualError() const {
+  void SetResidualError(SiteKind kind) {
     double error = 0;
     double energy = 0;
     for (size_t i = 0; i < dense_.size(); ++i) {
@@ -302,7 +336,8 @@ class LayerFitter {
       error += difference * difference;
       energy += static_cast<double>(dense_[i]) * dense_[i];
     }
-    return energy > 0 ? error / energy : std::numeric_limits<double>::quiet_NaN();
+    fit_.layers.back().sites[static_cast<size_t>(kind)].relative_residual_error =
+        energy > 0 ? error / energy : std::numeric_limits<double>::quiet_NaN();
   }
 
   // The input of the mlp_output site, from a residual stream before the MLP.
@@ -317,40 +352,26 @@ class LayerFitter {
     return activation_.data();
   }
 
-  // The weight of the norm that the site fitted last reads, multiplied by the factors that suit the
-  // compressed site best; the result as it is stored.
-  absl::StatusOr<std::vector<float>> RefitNorm(const std::string& name,
-                                               const std::vector<float>& norm,
-                                               const SiteMoments& moments) {
-    const std::vector<double> factors =
-        FitChannelFactors(*fit_.sites.back().encoded, moments, pool_);
-    std::vector<float> refitted(norm.size());
-    for (size_t i = 0; i < norm.size(); ++i) {
-      refitted[i] = static_cast<float>(norm[i] * factors[i]);
-    }
-    return ReplaceNorm(name, refitted);
-  }
-
-  // Has a norm's weight stored as `values` in the checkpoint's type; returns them as rounded to it.
-  absl::StatusOr<std::vector<float>> ReplaceNorm(const std::string& name,
-                                                 const std::vector<float>& values) {
+  // A norm's weight times `factors`, in the checkpoint's type.
+  absl::StatusOr<ReplacedTensor> ReplacedNorm(const std::string& name,
+                                              const std::vector<float>& norm,
+                                              const std::vector<double>& factors) {
     US_ASSIGN_OR_RETURN(const TensorView view, GetTensor(checkpoint_, name, {}, {hidden_size_}));
     ReplacedTensor replaced = {name, view.dtype, view.shape, {}};
     replaced.bytes.resize(static_cast<size_t>(view.num_bytes()));
     const auto element_bytes = static_cast<size_t>(ElementBytes(view.dtype));
-    for (size_t i = 0; i < values.size(); ++i) {
-      StoreFloat(values[i], view.dtype, replaced.bytes.data() + i * element_bytes);
+    for (size_t i = 0; i < norm.size(); ++i) {
+      StoreFloat(static_cast<float>(norm[i] * factors[i]), view.dtype,
+                 replaced.bytes.data() + i * element_bytes);
     }
-    std::vector<float> rounded = ToFloatVector({view.dtype, view.shape, replaced.bytes.data()});
-    fit_.replaced.push_back(std::move(replaced));
-    return rounded;
+    return replaced;
   }
 
   // The last norm's weights, by least squares for each channel and then all scaled so that the
   // logits are as sure as they should be. This costs no bits.
   absl::Status RefitLastNorm() {
     const std::string name = "model.norm.weight";
-    US_ASSIGN_OR_RETURN(std::vector<float> norm, ReadVector(checkpoint_, name, hidden_size_));
+    US_ASSIGN_OR_RETURN(const std::vector<float> norm, ReadVector(checkpoint_, name, hidden_size_));
     const std::string head_name =
         config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
     US_ASSIGN_OR_RETURN(const TensorView head,
@@ -379,21 +400,20 @@ class LayerFitter {
         }
       }
     }
-    std::vector<float> factors(norm.size(), 1.0f);
+    std::vector<double> factors(norm.size(), 1.0);
     for (size_t i = 0; i < norm.size(); ++i) {
-      if (energy[i] > 0) factors[i] = static_cast<float>(std::max(0.0, cross[i] / energy[i]));
+      if (energy[i] > 0) factors[i] = std::max(0.0, cross[i] / energy[i]);
     }
     for (size_t i = 0; i < compressed_sample.size(); ++i) {
-      compressed_sample[i] *= factors[i % norm.size()];
+      compressed_sample[i] *= static_cast<float>(factors[i % norm.size()]);
     }
     const double scale =
         BestLogitScale(head, dense_sample.data(), compressed_sample.data(),
                        static_cast<int64_t>(dense_sample.size()) / hidden_size_, pool_);
 
-    for (size_t i = 0; i < norm.size(); ++i) {
-      norm[i] = static_cast<float>(norm[i] * factors[i] * scale);
-    }
-    return ReplaceNorm(name, norm).status();
+    for (double& factor : factors) factor *= scale;
+    US_ASSIGN_OR_RETURN(fit_.last_norm, ReplacedNorm(name, norm, factors));
+    return absl::OkStatus();
   }
 
   static void StoreFloat(float value, DType dtype, uint8_t* out) {
@@ -425,6 +445,7 @@ class LayerFitter {
   const std::vector<float> inverse_frequencies_;
 
   LayerFit fit_;
+  bool finished_ = false;  // the current layer: it only moves the streams on
 
   // The residual streams [num_tokens, hidden_size].
   std::vector<float> dense_;
@@ -442,6 +463,8 @@ class LayerFitter {
 };
 
 }  // namespace
+
+int64_t LayerFitBatchTokens(int64_t window_tokens) { return std::max(kBatchTokens, window_tokens); }
 
 absl::StatusOr<LayerFit> FitLayers(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites,
                                    const SiteEncoder& encoder, const CalibrationText& text,

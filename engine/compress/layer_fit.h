@@ -27,11 +27,6 @@
 
 namespace ultrasketch {
 
-struct LayerFitOptions {
-  // Called before each site with its index; an error ends the fit.
-  std::function<absl::Status(size_t site)> on_site;
-};
-
 struct FittedSite {
   std::unique_ptr<EncodedLinear> encoded;
   double relative_weight_error = 0;
@@ -40,16 +35,36 @@ struct FittedSite {
   double relative_residual_error = std::numeric_limits<double>::quiet_NaN();
 };
 
-struct LayerFit {
-  std::vector<FittedSite> sites;  // parallel to the sites asked for
-  // The weights of all norms, refitted to the compressed sites that read them, and the last one so
-  // that its outputs are closest to the dense model's.
-  std::vector<ReplacedTensor> replaced;
+struct FittedLayer {
+  std::vector<FittedSite> sites;  // by SiteKind
+  // The weights of its norms, refitted to the compressed sites that read them, in their order.
+  std::vector<ReplacedTensor> norms;
+  // What the sites may refer to.
+  std::shared_ptr<const TensorSource> source;
 };
 
+struct LayerFit {
+  std::vector<FittedLayer> layers;
+  // The last norm's weight, refitted so that its outputs are closest to the dense model's.
+  ReplacedTensor last_norm;
+};
+
+struct LayerFitOptions {
+  // Called before each site with its index; an error ends the fit.
+  std::function<absl::Status(size_t site)> on_site;
+
+  // The first `num_finished_layers` are not fitted, but as `finished_layer` has them.
+  int num_finished_layers = 0;
+  std::function<absl::StatusOr<FittedLayer>(int layer)> finished_layer;
+
+  // Called with each layer that has been fitted; an error ends the fit. May be empty.
+  std::function<absl::Status(int layer, const FittedLayer& fitted)> on_layer;
+};
+
+// Tokens that go through a site together: whole windows.
+int64_t LayerFitBatchTokens(int64_t window_tokens);
+
 // Fits `sites` (all of the checkpoint's, in order of execution), for which `encoder` was made.
-// Holds two activations of hidden_size floats for every calibration token, and one layer's dense
-// weights.
 absl::StatusOr<LayerFit> FitLayers(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites,
                                    const SiteEncoder& encoder, const CalibrationText& text,
                                    const LayerFitOptions& options, ThreadPool& pool);

@@ -270,4 +270,13 @@ absl::StatusOr<std::vector<double>> MeasureSensitivities(const Checkpoint& check
   return SensitivityMeter(checkpoint, sites, text, options, pool).Run();
 }
 
+int64_t SensitivityMemory(const ModelConfig& config) {
+  const int64_t streams = kNumSiteKinds * config.num_layers + 1;
+  const int64_t scratch = 4 * (config.hidden_size + config.intermediate_size);
+  const int64_t logits =
+      2 * kLogitTokens * config.vocab_size + 2 * kHeadRowsAtOnce * config.hidden_size;
+  return static_cast<int64_t>(sizeof(float)) *
+         (kNumWindows * kWindowTokens * (streams * config.hidden_size + scratch) + logits);
+}
+
 }  // namespace ultrasketch

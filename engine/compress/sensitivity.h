@@ -28,13 +28,16 @@ struct SensitivityOptions {
 // site alone gives outputs with the error that a sketch of it has: shrunk, and with noise of their
 // own. Measured on the first tokens of windows spread over `text`.
 //
-// Holds one activation of hidden_size floats for each of these tokens and each layer. Its time is
-// that of about half a forward pass of a thousand tokens for each of the sites.
+// Its time is that of about half a forward pass of a thousand tokens for each of the sites.
 absl::StatusOr<std::vector<double>> MeasureSensitivities(const Checkpoint& checkpoint,
                                                          absl::Span<const LinearSite> sites,
                                                          const CalibrationText& text,
                                                          const SensitivityOptions& options,
                                                          ThreadPool& pool);
+
+// Bytes of activations that it holds: one residual stream for each site. Beside them are a layer's
+// weights as floats.
+int64_t SensitivityMemory(const ModelConfig& config);
 
 }  // namespace ultrasketch
 

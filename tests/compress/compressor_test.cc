@@ -25,7 +25,7 @@ using testing::IsEmpty;
 using testing::UnorderedElementsAre;
 
 class CompressorTest : public testing::Test {
- protected:
+ public:
   CompressorTest()
       : folder_(fs::temp_directory_path() /
                 absl::StrCat("compressor_test_", getpid(), "_",
@@ -199,16 +199,97 @@ TEST_F(CompressorTest, NeverReplacesTheModelThatItReads) {
   EXPECT_TRUE(fs::exists(Path("models/dense/model.safetensors")));
 }
 
-TEST_F(CompressorTest, CancellingLeavesNothingBehind) {
+TEST_F(CompressorTest, CancellingBeforeALayerIsFinishedLeavesNothingBehind) {
   std::atomic<bool> cancelled = false;
   CompressOptions options = QuickOptions();
   options.cancelled = &cancelled;
   options.progress = [&](const CompressProgress& progress) {
-    if (progress.fraction > 0.3) cancelled = true;
+    if (progress.stage == "model.layers.0.mlp_input") cancelled = true;
   };
   EXPECT_EQ(CompressCheckpoint(Sample(), Path("out"), options).status().code(),
             absl::StatusCode::kCancelled);
   EXPECT_THAT(FolderNames(), IsEmpty());
+}
+
+// Ends a compression to Path("out") in its third layer.
+void Interrupt(CompressorTest& test, CompressOptions options, const std::string& out) {
+  std::atomic<bool> cancelled = false;
+  options.cancelled = &cancelled;
+  options.progress = [&](const CompressProgress& progress) {
+    if (progress.stage == "model.layers.2.mlp_input") cancelled = true;
+  };
+  const auto report = CompressCheckpoint(test.Sample(), out, options);
+  EXPECT_EQ(report.status().code(), absl::StatusCode::kCancelled);
+  EXPECT_THAT(std::string(report.status().message()),
+              testing::AllOf(HasSubstr("2 of "), HasSubstr("out.partial")));
+}
+
+TEST_F(CompressorTest, AnInterruptedCompressionResumes) {
+  CompressOptions options = QuickOptions();
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("whole"), options).ok());
+  Interrupt(*this, options, Path("out"));
+  EXPECT_THAT(FolderNames(), UnorderedElementsAre("whole", "out.partial"));
+
+  options.resume = true;
+  options.num_threads = 1;
+  const auto report = CompressCheckpoint(Sample(), Path("out"), options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->resumed_layers, 2);
+  EXPECT_GT(report->sites[0].relative_output_error, 0);
+  EXPECT_THAT(FolderNames(), UnorderedElementsAre("whole", "out"));
+  EXPECT_TRUE(*ReadFile(Path("out/model.safetensors")) ==
+              *ReadFile(Path("whole/model.safetensors")));
+}
+
+TEST_F(CompressorTest, ResumesOnlyTheSameWork) {
+  CompressOptions options = QuickOptions();
+  Interrupt(*this, options, Path("out"));
+  options.resume = true;
+  options.bits_per_weight = 0.6;
+  const auto other = CompressCheckpoint(Sample(), Path("out"), options);
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(other.status().message()),
+              testing::AllOf(HasSubstr("bits"), HasSubstr("0.5"), HasSubstr("0.6")));
+  EXPECT_THAT(FolderNames(), UnorderedElementsAre("out.partial"));
+}
+
+TEST_F(CompressorTest, ADamagedLayerIsNotResumed) {
+  CompressOptions options = QuickOptions();
+  Interrupt(*this, options, Path("out"));
+  fs::resize_file(Path("out.partial/layer-00001.safetensors"), 1000);
+  options.resume = true;
+  const auto report = CompressCheckpoint(Sample(), Path("out"), options);
+  EXPECT_EQ(report.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("layer-00001.safetensors"));
+}
+
+TEST_F(CompressorTest, WithoutResumingItStartsAgain) {
+  CompressOptions options = QuickOptions();
+  Interrupt(*this, options, Path("out"));
+  const auto report = CompressCheckpoint(Sample(), Path("out"), options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->resumed_layers, 0);
+  EXPECT_THAT(FolderNames(), UnorderedElementsAre("out"));
+}
+
+TEST_F(CompressorTest, ResumingNothingStartsAtTheStart) {
+  CompressOptions options = QuickOptions();
+  options.resume = true;
+  const auto report = CompressCheckpoint(Sample(), Path("out"), options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->resumed_layers, 0);
+}
+
+TEST_F(CompressorTest, EstimatesMemoryThatGrowsWithTheTextAndNotWithTheLayers) {
+  const ModelConfig config = Sample()->config();
+  CompressOptions options = QuickOptions();
+  const int64_t little = EstimateCompressionMemory(config, options);
+  options.calibration_windows *= 100;
+  const int64_t more_text = EstimateCompressionMemory(config, options);
+  EXPECT_GT(more_text, little + 594 * 64 * config.hidden_size * 8);
+  ModelConfig deep = config;
+  deep.num_layers *= 10;
+  EXPECT_LT(EstimateCompressionMemory(deep, options), 2 * more_text);
 }
 
 TEST_F(CompressorTest, ProgressNeverFalls) {
