@@ -18,6 +18,16 @@ __device__ inline void MultiplyAccumulate(const uint32_t (&a)[4], uint2 b, float
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
+// (value & mask) ^ flip in one instruction.
+__device__ inline uint32_t AndXor(uint32_t value, uint32_t mask, uint32_t flip) {
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(result) : "r"(value), "r"(mask), "r"(flip));
+  return result;
+}
+
+// Keeps the compiler from moving loads of before to after: they are all in flight at once.
+__device__ inline void FinishIssuingLoads() { asm volatile("" ::: "memory"); }
+
 // 16 bytes from global to shared memory, asynchronously, past the first-level cache.
 __device__ inline void CopyAsync16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(

@@ -87,9 +87,10 @@ struct SkinnyStep {
   LaneInput input[kTokenTiles];
 };
 
-// Grid: (blocks of kRowTiles row tiles, blocks of 8 * kTokenTiles tokens).
+// Grid: (blocks of kRowTiles row tiles, blocks of 8 * kTokenTiles tokens). The bound of two blocks
+// a multiprocessor is what makes the compiler spend registers on loads in flight.
 template <typename Weights, int kRowTiles, int kTokenTiles, int kUnroll>
-__global__ void __launch_bounds__(kProductThreads)
+__global__ void __launch_bounds__(kProductThreads, 2)
     SkinnyProduct(const __grid_constant__ ProductArguments arguments) {
   constexpr int kRows = kRowTiles * kTileRows;
   constexpr int kTokens = kTokenTiles * 8;
@@ -155,6 +156,7 @@ __global__ void __launch_bounds__(kProductThreads)
     Step steps[kUnroll];
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) load(step + i, steps[i]);
+    FinishIssuingLoads();
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) multiply(steps[i]);
   }
