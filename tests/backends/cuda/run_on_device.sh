@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Tests and times what pack_for_device.sh packed, on a machine with a GPU. Prints a short report at
+# its end; all logs go to LOG_DIR.
+# usage: run_on_device.sh REPOSITORY LOG_DIR [STAGE]...
+# stages: tests models kernels steps memcheck racecheck; all of them unless some are named.
+set -uo pipefail
+
+(($# >= 2)) || {
+  printf 'usage: %s REPOSITORY LOG_DIR [tests|models|kernels|steps|memcheck|racecheck]...\n' "$0" >&2
+  exit 2
+}
+repository=$(cd "$1" && pwd)
+mkdir -p "$2"
+logs=$(cd "$2" && pwd)
+shift 2
+stages=("$@")
+((${#stages[@]})) || stages=(tests models kernels steps memcheck racecheck)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+work=${TMPDIR:-/tmp}/ultrasketch-device
+if [[ ! -e $work/bin || $here/bundle.tar.xz -nt $work/bin ]]; then
+  rm -rf "$work"
+  mkdir -p "$work"
+  tar -C "$work" -xJf "$here/bundle.tar.xz" 2>/dev/null ||
+    python3 -m tarfile -e "$here/bundle.tar.xz" "$work" || exit 1
+  touch "$work/bin"
+fi
+bin=$work/bin
+toolkit=$(find /usr/local/cuda*/ /opt -name 'libcublasLt.so.13' -printf '%h\n' 2>/dev/null | head -n 1)
+export LD_LIBRARY_PATH=$work/lib:$toolkit
+export ULTRASKETCH_TEST_DATA_DIR=$repository/tests/data
+export ULTRASKETCH_SAMPLE_MODEL_DIR=$repository/deploy/models/classics-6m
+readonly PROMPT='It was towards the end of a cold November that'
+readonly TEXT=$repository/deploy/demo/sample.txt
+
+report=()
+note() {
+  report+=("$*")
+  printf '%s\n' "$*"
+}
+wanted() { [[ " ${stages[*]} " == *" $1 "* ]]; }
+# stage NAME SECONDS COMMAND...: runs it with its output in NAME.log, and notes how it ended.
+stage() {
+  local name=$1 seconds=$2 begin=$SECONDS status
+  shift 2
+  timeout "$seconds" "$@" >"$logs/$name.log" 2>&1
+  status=$?
+  note "$name: exit $status after $((SECONDS - begin)) s"
+  return "$status"
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm --format=csv,noheader
+
+if wanted tests; then
+  stage host_test 30 "$bin/cuda_host_test" --gtest_brief=1
+  stage tests 240 "$bin/cuda_backend_test"
+  grep -E '^\[  (PASSED|FAILED|SKIPPED)' "$logs/tests.log" | sort -u | tail -n 40
+  # The first lines of each failure.
+  grep -E -A 4 'Failure$' "$logs/tests.log" | head -n 80
+  note "$(grep -cE '^\[       OK' "$logs/tests.log") tests passed," \
+    "$(grep -cE '^\[  FAILED.*ms\)$' "$logs/tests.log") failed," \
+    "$(grep -cE '^\[  SKIPPED.*ms\)$' "$logs/tests.log") skipped"
+fi
+
+# json KEY FILE: a number or string of a JSON file.
+json() { python3 -c 'import json, sys; print(json.load(open(sys.argv[2]))[sys.argv[1]])' "$1" "$2"; }
+
+if wanted models; then
+  for model in "$repository/deploy/models/classics-6m" "$work"/models/*; do
+    [[ -e $model/config.json ]] || continue
+    name=$(basename "$model")
+    for device in cpu cuda:0; do
+      timeout 60 "$bin/ultrasketch" eval --json --model "$model" --text "$TEXT" --device "$device" \
+        >"$logs/eval-$name-$device.json" 2>"$logs/eval-$name-$device.log"
+      note "$name on $device: perplexity $(json perplexity "$logs/eval-$name-$device.json")," \
+        "$(json tokens_per_second "$logs/eval-$name-$device.json") tokens/s"
+      timeout 60 "$bin/ultrasketch" generate --json --model "$model" --device "$device" \
+        --prompt "$PROMPT" --max-tokens 64 --temperature 0 \
+        >"$logs/text-$name-$device.json" 2>"$logs/text-$name-$device.log"
+      timeout 60 "$bin/ultrasketch" generate --json --model "$model" --device "$device" \
+        --prompt "$PROMPT" --max-tokens 64 --temperature 0.8 --top-p 0.9 --seed 7 \
+        >"$logs/sampled-$name-$device.json" 2>"$logs/sampled-$name-$device.log"
+    done
+    for kind in text sampled; do
+      if [[ $(json text "$logs/$kind-$name-cpu.json") == \
+        $(json text "$logs/$kind-$name-cuda:0.json") ]]; then
+        note "$name, $kind: same on both"
+      else
+        note "$name, $kind: differs"
+        json text "$logs/$kind-$name-cpu.json"
+        json text "$logs/$kind-$name-cuda:0.json"
+      fi
+    done
+    tail -n 3 "$logs"/eval-"$name"-cuda:0.log
+  done
+fi
+
+if wanted kernels; then
+  stage kernels 200 bash -c "'$bin/cuda_kernel_bench' >'$logs/kernels.json'"
+  cat "$logs/kernels.log"
+fi
+
+if wanted steps; then
+  stage steps-1b 100 bash -c "'$bin/cuda_step_bench' --preset llama-3.2-1b >'$logs/steps-1b.json'"
+  stage steps-8b 100 \
+    bash -c "'$bin/cuda_step_bench' --preset llama-3.1-8b --layers 8 >'$logs/steps-8b.json'"
+  cat "$logs"/steps-*.log
+fi
+
+# Shapes that reach every kernel and are quick under a checker.
+readonly CHECKED='*tokens1:*131x250*tokens17:*131x250*tokens65:*fold_300x1000*tokens130'
+readonly CHECKED_MORE='*AgreesWithTheCpu/decode:*AgreesWithTheCpu/mixed:*heads_of_10:*heads_of_80'
+readonly CHECKED_REST='*Samples*:*Ties*:*ClassesAndPlanes*:*AFoldedModel*'
+for tool in memcheck racecheck; do
+  wanted "$tool" || continue
+  stage "$tool" 150 compute-sanitizer --tool "$tool" --print-limit 20 "$bin/cuda_backend_test" \
+    --gtest_brief=1 --gtest_filter="$CHECKED:$CHECKED_MORE:$CHECKED_REST"
+  note "$tool: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$logs/$tool.log" | tail -n 1)"
+  grep -E '^========= (Invalid|Error|Race|Warning|.*hazard)' -A 6 "$logs/$tool.log" | head -n 40
+done
+
+printf '\n--- report\n'
+printf '%s\n' "${report[@]}"
