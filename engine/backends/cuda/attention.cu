@@ -316,6 +316,7 @@ __global__ void __launch_bounds__(kThreads)
   Tile tile;
   tile.geometry = geometry;
   tile.item = arguments.items[blockIdx.x];
+  if (tile.item.num_tokens == 0) return;
   tile.kv_head = static_cast<int>(blockIdx.y) / geometry.tiles_per_group();
   const int group_tile = static_cast<int>(blockIdx.y) % geometry.tiles_per_group();
   const int first_in_group = group_tile * geometry.heads_per_tile();

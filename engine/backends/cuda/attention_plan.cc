@@ -9,6 +9,13 @@ namespace {
 
 int64_t NumChunks(int64_t num_keys) { return (num_keys + kAttentionChunk - 1) / kAttentionChunk; }
 
+// `count` rounded up to one of four numbers between two powers of two.
+int64_t RoundUpItems(int64_t count) {
+  int64_t step = 1;
+  while (step * 8 <= count) step *= 2;
+  return (count + step - 1) / step * step;
+}
+
 }  // namespace
 
 void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSpan> spans,
@@ -20,7 +27,12 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
   AttentionSlab slab;
   int64_t slots = 0;
   const auto finish_slab = [&] {
-    if (slab.num_tokens > 0) plan.slabs.push_back(slab);
+    if (slab.num_tokens == 0) return;
+    for (const int64_t filled = RoundUpItems(slab.num_items); slab.num_items < filled;
+         ++slab.num_items) {
+      plan.items.push_back({});
+    }
+    plan.slabs.push_back(slab);
     slab = {slab.first_item + slab.num_items, 0, slab.first_token + slab.num_tokens, 0};
     slots = 0;
   };
@@ -70,7 +82,8 @@ int64_t MostAttentionItems(absl::Span<const PlannedSpan> spans) {
   for (const PlannedSpan& span : spans) {
     most += span.num_tokens + NumChunks(span.num_cached + span.num_tokens);
   }
-  return most;
+  // Slabs are filled up by less than a quarter.
+  return most + most / 4 + 1;
 }
 
 }  // namespace ultrasketch::cuda

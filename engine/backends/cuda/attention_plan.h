@@ -36,10 +36,13 @@ struct AttentionPlan {
 // At least 1 slot and kAttentionRows tokens of workspace. A sequence with no more new tokens than
 // one tile holds has its chunks computed side by side, as far as the slots go; the tiles of the
 // others go through their chunks one after the other. Results do not depend on which.
+//
+// The items of a slab are filled up with empty ones, so that few steps differ in their number:
+// those that do not differ can be launched as the same graph.
 void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSpan> spans,
                    int64_t max_slots, int64_t max_attended_tokens, AttentionPlan& plan);
 
-// No plan for these spans has more items, whatever the geometry.
+// No plan for these spans has more items, whatever the geometry and the workspace.
 int64_t MostAttentionItems(absl::Span<const PlannedSpan> spans);
 
 }  // namespace ultrasketch::cuda

@@ -12,6 +12,7 @@
 #include "engine/backends/cuda/cuda_weights.h"
 #include "engine/backends/cuda/kernels.h"
 #include "engine/backends/cuda/step_input.h"
+#include "engine/backends/cuda/step_recorder.h"
 #include "engine/base/check.h"
 #include "engine/base/status.h"
 #include "engine/base/thread_pool.h"
@@ -58,6 +59,7 @@ class CudaBackend final : public Backend {
         pool_(num_threads),
         loader_(*device_, partials_, pool_),
         step_(*device_),
+        recorder_(*device_),
         sampler_(*device_, pool_) {}
 
   std::string_view name() const override { return device_->name(); }
@@ -88,53 +90,75 @@ class CudaBackend final : public Backend {
   absl::Status BeginStep(const StepInput& step) override {
     US_RETURN_IF_ERROR(device_->lost());
     device_->Activate();
+    recorder_.Begin();
     return step_.Begin(step);
   }
 
-  absl::Status EndStep() override { return device_->Finish("step"); }
+  absl::Status EndStep() override {
+    // Larger steps keep the device busy for longer than launching them takes, and hardly repeat.
+    constexpr int64_t kMostGraphTokens = 256;
+    device_->Activate();
+    recorder_.Run(/*repeats=*/step_.num_tokens() <= kMostGraphTokens);
+    return device_->Finish("step");
+  }
 
   void Embed(const DeviceEmbedding& embedding, DeviceBuffer& hidden) override {
     const auto& table = static_cast<const CudaEmbedding&>(embedding);
-    Check(LaunchEmbed(table.table().matrix(), table.hidden_size(), step_.tokens(),
-                      step_.num_tokens(), Floats(hidden), device_->stream()),
-          "Embed");
+    const int64_t num_tokens = step_.num_tokens();
+    recorder_.Add(
+        "Embed", {kEmbed, &table, hidden.data(), num_tokens},
+        [&table, tokens = step_.tokens(), num_tokens, out = Floats(hidden)](cudaStream_t stream) {
+          return LaunchEmbed(table.table().matrix(), table.hidden_size(), tokens, num_tokens, out,
+                             stream);
+        });
   }
 
   void RmsNorm(const DeviceBuffer& hidden, const DeviceVector& weight, float epsilon,
                const DeviceLinear& consumer, DeviceBuffer& prepared) override {
-    const InputSketch& sketch = SketchOf(consumer, weight.size());
-    Check(LaunchRmsNorm(Floats(hidden), /*rows=*/nullptr, step_.num_tokens(), Unwrap(weight).data(),
-                        epsilon, sketch, device_->num_multiprocessors(), prepared.data(),
-                        device_->stream()),
-          "RmsNorm");
+    Normalize("RmsNorm", hidden, /*rows=*/nullptr, step_.num_tokens(), weight, epsilon,
+              Unwrap(consumer), prepared.data());
   }
 
   void SwiGlu(const DeviceBuffer& gate_up, int64_t intermediate_size, const DeviceLinear& consumer,
               DeviceBuffer& prepared) override {
-    Check(LaunchSwiGlu(Floats(gate_up), step_.num_tokens(), SketchOf(consumer, intermediate_size),
-                       device_->num_multiprocessors(), prepared.data(), device_->stream()),
-          "SwiGlu");
+    const InputSketch& sketch = SketchOf(consumer, intermediate_size);
+    const int64_t num_tokens = step_.num_tokens();
+    recorder_.Add("SwiGlu", {kSwiGlu, gate_up.data(), &consumer, prepared.data(), num_tokens},
+                  [this, in = Floats(gate_up), &sketch, num_tokens,
+                   out = prepared.data()](cudaStream_t stream) {
+                    return LaunchSwiGlu(in, num_tokens, sketch, device_->num_multiprocessors(), out,
+                                        stream);
+                  });
   }
 
   void Linear(const DeviceLinear& linear, const DeviceBuffer& prepared,
               DeviceBuffer& output) override {
-    Multiply(Unwrap(linear), prepared.data(), step_.num_tokens(), /*accumulate=*/false,
-             Floats(output), "Linear");
+    Multiply("Linear", Unwrap(linear), prepared.data(), step_.num_tokens(), /*accumulate=*/false,
+             Floats(output));
   }
 
   void LinearAdd(const DeviceLinear& linear, const DeviceBuffer& prepared,
                  DeviceBuffer& output) override {
-    Multiply(Unwrap(linear), prepared.data(), step_.num_tokens(), /*accumulate=*/true,
-             Floats(output), "LinearAdd");
+    Multiply("LinearAdd", Unwrap(linear), prepared.data(), step_.num_tokens(), /*accumulate=*/true,
+             Floats(output));
   }
 
   void RotateAndStore(const AttentionShape& shape, const DeviceVector& inverse_frequencies,
                       const KvCacheLayout& layout, int layer, DeviceBuffer& qkv,
                       DeviceBuffer& cache) override {
-    Check(LaunchRotateAndStore(GeometryOf(shape, layout), Unwrap(inverse_frequencies).data(),
-                               step_.tokens(), step_.num_tokens(), step_.block_table(),
-                               LayerOf(layout, layer, cache), Floats(qkv), device_->stream()),
-          "RotateAndStore");
+    const AttentionGeometry geometry = GeometryOf(shape, layout);
+    const CacheView view = LayerOf(layout, layer, cache);
+    const int64_t num_tokens = step_.num_tokens();
+    recorder_.Add(
+        "RotateAndStore",
+        {kRotateAndStore, &inverse_frequencies, view.keys, view.values, qkv.data(),
+         step_.block_table(), num_tokens},
+        [this, geometry, view, num_tokens, frequencies = Unwrap(inverse_frequencies).data(),
+         inout = Floats(qkv)](cudaStream_t stream) {
+          return LaunchRotateAndStore(geometry, frequencies, step_.tokens(), num_tokens,
+                                      step_.block_table(), view, inout, stream);
+        });
+    AddGeometry(geometry);
   }
 
   void Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
@@ -156,15 +180,31 @@ class CudaBackend final : public Backend {
                           absl::Span<float> out) override {
     US_RETURN_IF_ERROR(device_->lost());
     device_->Activate();
-    Check(cudaMemcpyAsync(out.data(), Floats(logits) + row * vocab_size,
-                          static_cast<size_t>(vocab_size) * sizeof(float), cudaMemcpyDeviceToHost,
-                          device_->stream()),
-          "CopyLogits");
+    device_->Check(cudaMemcpyAsync(out.data(), Floats(logits) + row * vocab_size,
+                                   static_cast<size_t>(vocab_size) * sizeof(float),
+                                   cudaMemcpyDeviceToHost, device_->stream()),
+                   "CopyLogits");
     return device_->Finish("CopyLogits");
   }
 
  private:
-  void Check(cudaError_t error, const char* call) { device_->Check(error, call); }
+  // The first part of a launch.
+  enum Operation : int {
+    kEmbed,
+    kNormalize,
+    kSwiGlu,
+    kMultiply,
+    kRotateAndStore,
+    kAttention,
+    kFinishAttention,
+  };
+
+  void AddGeometry(const AttentionGeometry& geometry) {
+    for (const int part :
+         {geometry.num_heads, geometry.num_kv_heads, geometry.head_dim, geometry.block_size}) {
+      recorder_.AddPart(part);
+    }
+  }
 
   static const InputSketch& SketchOf(const DeviceLinear& consumer, int64_t input_size) {
     const InputSketch& sketch = Unwrap(consumer).sketch();
@@ -172,16 +212,33 @@ class CudaBackend final : public Backend {
     return sketch;
   }
 
-  void Multiply(const CudaLinear& linear, const void* prepared, int64_t num_tokens, bool accumulate,
-                float* output, const char* call) {
-    ProductArguments arguments;
-    arguments.matrix = linear.matrix();
-    arguments.prepared = prepared;
-    arguments.num_tokens = num_tokens;
-    arguments.accumulate = accumulate;
-    arguments.y = output;
-    arguments.num_multiprocessors = device_->num_multiprocessors();
-    Check(linear.launch()(arguments, device_->stream()), call);
+  void Normalize(const char* call, const DeviceBuffer& hidden, const int32_t* rows,
+                 int64_t num_rows, const DeviceVector& weight, float epsilon,
+                 const CudaLinear& consumer, void* prepared) {
+    const InputSketch& sketch = SketchOf(consumer, weight.size());
+    recorder_.Add(
+        call, {kNormalize, hidden.data(), rows, num_rows, &weight, epsilon, &consumer, prepared},
+        [this, in = Floats(hidden), rows, num_rows, weights = Unwrap(weight).data(), epsilon,
+         &sketch, prepared](cudaStream_t stream) {
+          return LaunchRmsNorm(in, rows, num_rows, weights, epsilon, sketch,
+                               device_->num_multiprocessors(), prepared, stream);
+        });
+  }
+
+  void Multiply(const char* call, const CudaLinear& linear, const void* prepared,
+                int64_t num_tokens, bool accumulate, float* output) {
+    recorder_.Add(call,
+                  {kMultiply, &linear, prepared, num_tokens, static_cast<int>(accumulate), output},
+                  [this, &linear, prepared, num_tokens, accumulate, output](cudaStream_t stream) {
+                    ProductArguments arguments;
+                    arguments.matrix = linear.matrix();
+                    arguments.prepared = prepared;
+                    arguments.num_tokens = num_tokens;
+                    arguments.accumulate = accumulate;
+                    arguments.y = output;
+                    arguments.num_multiprocessors = device_->num_multiprocessors();
+                    return linear.launch()(arguments, stream);
+                  });
   }
 
   std::unique_ptr<CudaDevice> device_;  // outlives what is on it
@@ -190,6 +247,7 @@ class CudaBackend final : public Backend {
   ThreadPool pool_;
   WeightLoader loader_;
   DeviceStep step_;
+  StepRecorder recorder_;
   CudaSampler sampler_;
 };
 
@@ -203,6 +261,7 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
   const int64_t max_slots =
       partials_.num_bytes() / (arguments.geometry.partial_floats() * kFloatBytes);
   const int64_t max_tokens = rows_.num_bytes() / (shape.query_width() * kFloatBytes);
+  if (step_.IsPlannedForOther(arguments.geometry)) recorder_.Run(/*repeats=*/false);
   const AttentionPlan& plan = step_.PlanFor(arguments.geometry, max_slots, max_tokens);
 
   arguments.qkv = Floats(qkv);
@@ -214,26 +273,33 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
     arguments.items = step_.attention_items() + slab.first_item;
     arguments.num_items = slab.num_items;
     arguments.first_token = slab.first_token;
-    Check(LaunchAttention(arguments, device_->stream()), "Attention");
-    Check(LaunchFinishAttention(arguments, step_.attention_tokens(), slab.num_tokens, sketch,
-                                device_->num_multiprocessors(), prepared.data(), device_->stream()),
-          "Attention");
+    recorder_.Add(
+        "Attention",
+        {kAttention, arguments.qkv, arguments.cache.keys, arguments.cache.values,
+         arguments.block_table, arguments.items, arguments.num_items, arguments.first_token},
+        [arguments](cudaStream_t stream) { return LaunchAttention(arguments, stream); });
+    AddGeometry(arguments.geometry);
+    recorder_.Add(
+        "Attention",
+        {kFinishAttention, step_.attention_tokens(), slab.num_tokens, &consumer, prepared.data()},
+        [this, arguments, tokens = step_.attention_tokens(), count = slab.num_tokens, &sketch,
+         out = prepared.data()](cudaStream_t stream) {
+          return LaunchFinishAttention(arguments, tokens, count, sketch,
+                                       device_->num_multiprocessors(), out, stream);
+        });
   }
 }
 
 void CudaBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_weight, float epsilon,
                          const DeviceEmbedding& head, DeviceBuffer& logits) {
   const CudaLinear& table = static_cast<const CudaEmbedding&>(head).table();
-  const InputSketch& sketch = SketchOf(table, norm_weight.size());
-  const int64_t rows_at_once = rows_.num_bytes() / PreparedRowBytes(sketch.num_steps);
+  const int64_t rows_at_once = rows_.num_bytes() / PreparedRowBytes(table.sketch().num_steps);
   for (int64_t first = 0; first < step_.num_logit_tokens(); first += rows_at_once) {
     const int64_t count = std::min(rows_at_once, step_.num_logit_tokens() - first);
-    Check(LaunchRmsNorm(Floats(hidden), step_.logit_tokens() + first, count,
-                        Unwrap(norm_weight).data(), epsilon, sketch, device_->num_multiprocessors(),
-                        rows_.data(), device_->stream()),
-          "Logits");
-    Multiply(table, rows_.data(), count, /*accumulate=*/false,
-             Floats(logits) + first * table.rows(), "Logits");
+    Normalize("Logits", hidden, step_.logit_tokens() + first, count, norm_weight, epsilon, table,
+              rows_.data());
+    Multiply("Logits", table, rows_.data(), count, /*accumulate=*/false,
+             Floats(logits) + first * table.rows());
   }
 }
 

@@ -109,11 +109,13 @@ absl::StatusOr<void*> CudaDevice::Allocate(int64_t num_bytes) {
                                                      " bytes available"));
   }
   US_RETURN_IF_ERROR(CudaStatus(error, "cudaMalloc"));
+  ++generation_;
   return memory;
 }
 
 void CudaDevice::Free(void* memory) {
   if (memory == nullptr) return;
+  ++generation_;
   Activate();
   // Waits for kernels that use it. An error is one of theirs, and reported by Finish.
   static_cast<void>(cudaFree(memory));

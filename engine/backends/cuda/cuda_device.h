@@ -33,6 +33,8 @@ class CudaDevice {
   // Most shared memory that a block can have.
   int max_shared_bytes() const { return max_shared_bytes_; }
   cudaStream_t stream() const { return stream_; }
+  // Changes with every allocation and release.
+  int64_t generation() const { return generation_; }
 
   // Makes it the calling thread's device: before every other CUDA call of that thread.
   void Activate() const;
@@ -64,6 +66,7 @@ class CudaDevice {
   int num_multiprocessors_ = 0;
   int max_shared_bytes_ = 0;
   cudaStream_t stream_ = nullptr;
+  int64_t generation_ = 0;
   absl::Status error_;
   absl::Status lost_;
 };

@@ -96,7 +96,7 @@ cudaError_t LaunchRotateAndStore(const AttentionGeometry& geometry, const float*
 // Some neighbouring tokens of a sequence, against all of their keys or against one chunk of them.
 struct AttentionItem {
   int32_t first_token;
-  int32_t num_tokens;
+  int32_t num_tokens;   // 0: nothing to do
   int32_t num_keys;     // that the first token sees; each next sees one more
   int32_t first_block;  // in the step's block table
   int32_t chunk;        // or -1: all

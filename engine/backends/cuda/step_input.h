@@ -33,6 +33,11 @@ class DeviceStep {
   const AttentionItem* attention_items() const { return At<AttentionItem>(items_); }
   const AttentionToken* attention_tokens() const { return At<AttentionToken>(attention_tokens_); }
 
+  // Whether the step's attention is cut up for another geometry: what uses that must be launched
+  // before PlanFor replaces it.
+  bool IsPlannedForOther(const AttentionGeometry& geometry) const {
+    return planned_.has_value() && planned_ != geometry;
+  }
   // The step's attention, cut into work for this geometry and workspace. Planned and copied when
   // the first layer asks; a second geometry within a step waits for what uses the first.
   const AttentionPlan& PlanFor(const AttentionGeometry& geometry, int64_t max_slots,

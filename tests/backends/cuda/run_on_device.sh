@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests and times what pack_for_device.sh packed, on a machine with a GPU. Prints a short report at
-# its end; all logs go to LOG_DIR.
+# its end, and leaves it in LOG_DIR with the measurements as JSON and all logs in one archive.
 # usage: run_on_device.sh REPOSITORY LOG_DIR [STAGE]...
 # stages: tests models kernels steps memcheck racecheck; all of them unless some are named.
 set -uo pipefail
@@ -11,7 +11,7 @@ set -uo pipefail
 }
 repository=$(cd "$1" && pwd)
 mkdir -p "$2"
-logs=$(cd "$2" && pwd)
+out=$(cd "$2" && pwd)
 shift 2
 stages=("$@")
 ((${#stages[@]})) || stages=(tests models kernels steps memcheck racecheck)
@@ -25,6 +25,9 @@ if [[ ! -e $work/bin || $here/bundle.tar.xz -nt $work/bin ]]; then
   touch "$work/bin"
 fi
 bin=$work/bin
+logs=$work/logs
+rm -rf "$logs"
+mkdir -p "$logs"
 toolkit=$(find /usr/local/cuda*/ /opt -name 'libcublasLt.so.13' -printf '%h\n' 2>/dev/null | head -n 1)
 export LD_LIBRARY_PATH=$work/lib:$toolkit
 export ULTRASKETCH_TEST_DATA_DIR=$repository/tests/data
@@ -62,7 +65,7 @@ if wanted tests; then
 fi
 
 # json KEY FILE: a number or string of a JSON file.
-json() { python3 -c 'import json, sys; print(json.load(open(sys.argv[2]))[sys.argv[1]])' "$1" "$2"; }
+json() { python3 -c 'import json, sys; print(json.load(open(sys.argv[2]))[sys.argv[1]])' "$1" "$2" 2>/dev/null; }
 
 if wanted models; then
   for model in "$repository/deploy/models/classics-6m" "$work"/models/*; do
@@ -118,5 +121,7 @@ for tool in memcheck racecheck; do
   grep -E '^========= (Invalid|Error|Race|Warning|.*hazard)' -A 6 "$logs/$tool.log" | head -n 40
 done
 
+cp "$logs"/kernels.json "$logs"/steps-*.json "$out/" 2>/dev/null
+tar -C "$logs" -czf "$out/logs.tar.gz" .
 printf '\n--- report\n'
-printf '%s\n' "${report[@]}"
+printf '%s\n' "${report[@]}" | tee "$out/report.txt"

@@ -1,0 +1,90 @@
+// The kernels of a step, launched together at its end: as a CUDA graph when the same step has come
+// before.
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_STEP_RECORDER_H_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_STEP_RECORDER_H_
+
+#include <cuda_runtime_api.h>
+
+#include <bit>
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+
+#include "engine/backends/cuda/cuda_device.h"
+
+namespace ultrasketch::cuda {
+
+// What a launch depends on, as a number: an address, a count, the bits of a float.
+class LaunchPart {
+ public:
+  LaunchPart(const void* address)  // NOLINT(google-explicit-constructor)
+      : value_(std::bit_cast<uintptr_t>(address)) {}
+  LaunchPart(int64_t number)  // NOLINT(google-explicit-constructor)
+      : value_(static_cast<uint64_t>(number)) {}
+  LaunchPart(int number)  // NOLINT(google-explicit-constructor)
+      : LaunchPart(int64_t{number}) {}
+  LaunchPart(float number)  // NOLINT(google-explicit-constructor)
+      : value_(std::bit_cast<uint32_t>(number)) {}
+  uint64_t value() const { return value_; }
+
+ private:
+  uint64_t value_;
+};
+
+// One thread at a time.
+//
+// A decoding step of a model is some hundred launches that differ from those of the step before in
+// nothing but what their inputs hold: launched one by one they take the host longer than the
+// device. Steps are told apart by the parts of all their launches. Addresses stand for what is
+// there: when the device's allocations change, all graphs are forgotten.
+class StepRecorder {
+ public:
+  explicit StepRecorder(CudaDevice& device) : device_(device) {}
+  ~StepRecorder() { Forget(); }
+  StepRecorder(const StepRecorder&) = delete;
+  StepRecorder& operator=(const StepRecorder&) = delete;
+
+  // Forgets launches that were recorded and not run.
+  void Begin();
+
+  // `launch(stream)` is a pure function of `parts`, in which the first tells operations apart;
+  // `call` names it in errors.
+  void Add(const char* call, std::initializer_list<LaunchPart> parts,
+           std::function<cudaError_t(cudaStream_t)> launch);
+  // Another part of the launch added last.
+  void AddPart(LaunchPart part) { signature_.push_back(part.value()); }
+
+  // Launches what was recorded. A step that `repeats` becomes a graph when it comes the second
+  // time. Errors are the device's to report.
+  void Run(bool repeats);
+
+ private:
+  struct Launch {
+    const char* call;
+    std::function<cudaError_t(cudaStream_t)> launch;
+  };
+
+  void RunLaunches();
+  // Null when it cannot be captured.
+  cudaGraphExec_t Capture();
+  void Forget();
+
+  CudaDevice& device_;
+  std::vector<Launch> launches_;
+  std::vector<uint64_t> signature_;
+  // Null for a step that has come once, or cannot be captured.
+  struct Known {
+    cudaGraphExec_t graph = nullptr;
+    bool tried = false;
+  };
+  absl::flat_hash_map<std::vector<uint64_t>, Known> known_;
+  int64_t generation_ = 0;
+};
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_STEP_RECORDER_H_
