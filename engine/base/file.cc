@@ -114,6 +114,19 @@ absl::Status AtomicFileWriter::Append(const void* data, int64_t num_bytes) {
   return absl::OkStatus();
 }
 
+absl::Status AtomicFileWriter::Overwrite(int64_t offset, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = pwrite(descriptor_, bytes.data(), bytes.size(), offset);
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      return ErrnoStatus(errno, absl::StrCat("cannot write ", temporary_path_));
+    }
+    bytes.remove_prefix(static_cast<size_t>(n));
+    offset += n;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status AtomicFileWriter::Commit() {
   if (fsync(descriptor_) != 0) {
     return ErrnoStatus(errno, absl::StrCat("cannot fsync ", temporary_path_));

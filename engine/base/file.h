@@ -54,6 +54,11 @@ class AtomicFileWriter {
 
   absl::Status Append(std::string_view bytes);
   absl::Status Append(const void* data, int64_t num_bytes);
+
+  // Replaces bytes that have been appended, from `offset` on. What is appended goes to the end as
+  // before.
+  absl::Status Overwrite(int64_t offset, std::string_view bytes);
+
   absl::Status Commit();
 
  private:

@@ -105,6 +105,19 @@ absl::StatusOr<std::vector<std::unique_ptr<SafetensorsFile>>> OpenShards(
   return files;
 }
 
+absl::Status VerifyChecksums(const std::vector<std::unique_ptr<SafetensorsFile>>& files) {
+  int64_t num_bytes = 0;
+  for (const auto& file : files) {
+    if (file->has_checksums()) num_bytes += file->file_bytes();
+  }
+  // Starting threads takes as long as reading some megabytes.
+  constexpr int64_t kBytesPerThread = int64_t{16} << 20;
+  const int64_t useful_threads = std::max<int64_t>(1, num_bytes / kBytesPerThread);
+  ThreadPool pool(static_cast<int>(std::min<int64_t>(useful_threads, AvailableCpus())));
+  for (const auto& file : files) US_RETURN_IF_ERROR(file->VerifyChecksums(pool));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& folder) {
@@ -137,6 +150,8 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
     return absl::NotFoundError(
         absl::StrCat(folder, ": expected ", kWeightsName, " or ", kIndexName, ", found neither"));
   }
+
+  US_RETURN_IF_ERROR(VerifyChecksums(checkpoint->files_));
 
   for (const char* name : kSideFiles) checkpoint->file_bytes_ += FileBytes(Join(folder, name));
   std::vector<std::pair<std::string_view, Entry>> tensors;

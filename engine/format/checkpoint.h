@@ -17,7 +17,8 @@
 namespace ultrasketch {
 
 // The config, the weights (mapped, not read) and what else belongs to a model. Immutable and
-// thread-safe. Opening costs the headers only; whether the tensors are those that the architecture
+// thread-safe. Opening costs the headers and, of files whose tensors have checksums, reading them
+// once, at the speed of memory on all CPUs; whether the tensors are those that the architecture
 // needs is checked by whoever loads them (GetTensor).
 class Checkpoint : public TensorSource {
  public:
@@ -26,8 +27,8 @@ class Checkpoint : public TensorSource {
   //
   // NOT_FOUND when folder, config, weights or a shard is absent; UNIMPLEMENTED for a model that is
   // not supported; DATA_LOSS for anything malformed: a shard's name that is not a plain file name,
-  // an index that disagrees with its shards about which tensors there are and where. Messages name
-  // file, tensor or key, expected and found.
+  // an index that disagrees with its shards about which tensors there are and where, a tensor that
+  // differs from its checksum. Messages name file, tensor or key, expected and found.
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& folder);
 
   const TensorView* Find(std::string_view name) const override;

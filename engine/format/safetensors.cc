@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/status.h"
+#include "engine/format/checksum.h"
 #include "engine/format/safetensors_header.h"
 
 namespace ultrasketch {
@@ -119,7 +120,49 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Parse(std::str
   }
   std::sort(file->tensors_.begin(), file->tensors_.end(),
             [](const NamedTensor& a, const NamedTensor& b) { return a.name < b.name; });
+  US_RETURN_IF_ERROR(file->TakeChecksums());
   return file;
+}
+
+absl::Status SafetensorsFile::TakeChecksums() {
+  const std::string prefix(kChecksumKeyPrefix);
+  const auto begin = metadata_.lower_bound(prefix);
+  auto end = begin;
+  for (; end != metadata_.end() && end->first.starts_with(prefix); ++end) {
+    const std::string name = end->first.substr(prefix.size());
+    if (Find(name) != nullptr) continue;
+    return absl::DataLossError(absl::StrCat(path_, ": found a checksum for tensor ",
+                                            Quoted(name, 200), ", but no such tensor"));
+  }
+  if (begin == end) return absl::OkStatus();
+  for (const NamedTensor& tensor : tensors_) {
+    const auto error = [&](const std::string& expected, const std::string& found) {
+      return absl::DataLossError(absl::StrCat(path_, ": tensor ", Quoted(tensor.name, 200),
+                                              ": expected ", expected, ", found ", found));
+    };
+    const auto entry = metadata_.find(prefix + tensor.name);
+    if (entry == metadata_.end()) return error("a checksum, as other tensors have", "none");
+    uint64_t checksum = 0;
+    if (!ParseChecksum(entry->second, &checksum)) {
+      return error("a checksum of 16 lower-case hexadecimal digits", Quoted(entry->second));
+    }
+    checksums_.push_back(checksum);
+  }
+  metadata_.erase(begin, end);
+  return absl::OkStatus();
+}
+
+absl::Status SafetensorsFile::VerifyChecksums(ThreadPool& pool) const {
+  if (!has_checksums()) return absl::OkStatus();
+  const std::vector<uint64_t> found = TensorChecksums(tensors_, pool);
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (found[i] == checksums_[i]) continue;
+    return absl::DataLossError(absl::StrCat(path_, ": tensor ", Quoted(tensors_[i].name, 200),
+                                            ": expected the checksum ",
+                                            ChecksumString(checksums_[i]), ", found ",
+                                            ChecksumString(found[i]), ": the file is corrupt"));
+  }
+  return absl::OkStatus();
 }
 
 const TensorView* SafetensorsFile::Find(std::string_view name) const {

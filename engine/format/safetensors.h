@@ -19,20 +19,26 @@
 
 #include "engine/base/file.h"
 #include "engine/base/tensor.h"
+#include "engine/base/thread_pool.h"
 
 namespace ultrasketch {
 
 // The format's limit on the header.
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 
+// Before the name of a tensor: the "__metadata__" key of its checksum (FORMAT.md, "Checksums").
+inline constexpr std::string_view kChecksumKeyPrefix = "ultrasketch.crc64.";
+
 // A safetensors file, mapped and validated: every view lies within the file and has
 // as many bytes as its dtype and shape say; the tensors do not overlap and leave no byte of the
 // file unused. Immutable and thread-safe. Elements are little-endian and not always aligned.
+// Opening reads the header alone; VerifyChecksums reads the tensors.
 class SafetensorsFile : public TensorSource {
  public:
   // DATA_LOSS, naming file, tensor, expected and found, for a malformed file; UNIMPLEMENTED for a
   // type of the format that DType lacks (8-bit floats and smaller); what MappedFile::Open returns
-  // when the file cannot be read.
+  // when the file cannot be read. Malformed are also checksums that some tensors have and others
+  // lack, or that belong to no tensor.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
 
   // The same over memory, which the caller keeps alive. `description` stands for the path in
@@ -46,8 +52,15 @@ class SafetensorsFile : public TensorSource {
   // In order of name (bytewise).
   const std::vector<NamedTensor>& tensors() const { return tensors_; }
 
-  // The header's "__metadata__".
+  // The header's "__metadata__", less the checksums.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
+
+  // Whether the tensors have checksums: then all have. Files that WriteSafetensors wrote do.
+  bool has_checksums() const { return !checksums_.empty(); }
+
+  // Reads all tensors and compares their checksums with the file's: DATA_LOSS, naming file, tensor,
+  // expected and found, where one differs. OK for a file without checksums.
+  absl::Status VerifyChecksums(ThreadPool& pool) const;
 
   const std::string& path() const { return path_; }
   int64_t file_bytes() const { return file_bytes_; }
@@ -55,10 +68,14 @@ class SafetensorsFile : public TensorSource {
  private:
   SafetensorsFile() = default;
 
+  // Moves the checksums out of metadata_ into checksums_.
+  absl::Status TakeChecksums();
+
   std::string path_;
   std::unique_ptr<MappedFile> file_;  // null when parsed from memory
   int64_t file_bytes_ = 0;
   std::vector<NamedTensor> tensors_;
+  std::vector<uint64_t> checksums_;  // of tensors_, or empty
   std::map<std::string, std::string> metadata_;
 };
 
@@ -82,8 +99,9 @@ struct TensorToWrite {
 
 // Writes `tensors` to `path`, atomically (see AtomicFileWriter). The data is in canonical order,
 // whatever the order of `tensors`: descending element size, then name; so every tensor is aligned
-// to its element size in the file, and equal tensors give equal files. INVALID_ARGUMENT for an
-// empty, duplicate or non-UTF-8 name, a negative extent or an overflowing size; INTERNAL when a
+// to its element size in the file, and equal tensors give equal files. The checksum of each tensor
+// is added to `metadata`. INVALID_ARGUMENT for an empty, duplicate or non-UTF-8 name, a negative
+// extent, an overflowing size, or metadata that starts like a checksum's key; INTERNAL when a
 // producer appends too many or too few bytes; otherwise what a producer or the file system returns.
 absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorToWrite> tensors,
                               const std::map<std::string, std::string>& metadata = {});

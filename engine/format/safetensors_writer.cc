@@ -11,6 +11,7 @@
 #include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
+#include "engine/format/checksum.h"
 #include "engine/format/safetensors.h"
 #include "engine/format/safetensors_header.h"
 
@@ -46,6 +47,10 @@ absl::Status CheckNames(const std::string& path, absl::Span<const TensorToWrite>
     }
   }
   for (const auto& [key, value] : metadata) {
+    if (key.starts_with(kChecksumKeyPrefix)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ": metadata ", Quoted(key, 200), ": the key is reserved for a tensor's checksum"));
+    }
     if (IsValidUtf8(key) && IsValidUtf8(value)) continue;
     return absl::InvalidArgumentError(absl::StrCat(path, ": expected metadata of UTF-8, found ",
                                                    Quoted(key), ": ", Quoted(value)));
@@ -53,10 +58,15 @@ absl::Status CheckNames(const std::string& path, absl::Span<const TensorToWrite>
   return absl::OkStatus();
 }
 
-// The header of `tensors` in their order in the file, padded so that the data is aligned.
+// The header of `tensors` in their order in the file, padded so that the data is aligned. Its
+// length does not depend on the checksums.
 absl::StatusOr<std::string> ComposeHeader(const std::string& path,
                                           const std::vector<const TensorToWrite*>& tensors,
-                                          const std::map<std::string, std::string>& metadata) {
+                                          const std::vector<uint64_t>& checksums,
+                                          std::map<std::string, std::string> metadata) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    metadata[absl::StrCat(A(kChecksumKeyPrefix), tensors[i]->name)] = ChecksumString(checksums[i]);
+  }
   std::vector<std::string> members;
   if (!metadata.empty()) {
     const auto append = [](std::string* out, const auto& entry) {
@@ -90,11 +100,17 @@ absl::StatusOr<std::string> ComposeHeader(const std::string& path,
   return header;
 }
 
+// Sets `checksum` to that of the tensor.
 absl::Status AppendTensor(const std::string& path, const TensorToWrite& tensor,
-                          AtomicFileWriter& writer) {
+                          AtomicFileWriter& writer, uint64_t& checksum) {
+  checksum = TensorChecksumStart(tensor.dtype, tensor.shape);
+  const auto append = [&](const void* data, int64_t count) {
+    checksum = Crc64(data, count, checksum);
+    return writer.Append(data, count);
+  };
   const int64_t num_bytes = CheckedTensorBytes(tensor.shape, ElementBytes(tensor.dtype));
   if (num_bytes == 0) return absl::OkStatus();
-  if (tensor.data != nullptr) return writer.Append(tensor.data, num_bytes);
+  if (tensor.data != nullptr) return append(tensor.data, num_bytes);
   const auto error = [&](const std::string& found) {
     return absl::InternalError(absl::StrCat(path, ": tensor ", Quoted(tensor.name, 200),
                                             ": expected ", num_bytes, " bytes of data, found ",
@@ -105,7 +121,7 @@ absl::Status AppendTensor(const std::string& path, const TensorToWrite& tensor,
   US_RETURN_IF_ERROR(tensor.produce([&](const void* data, int64_t count) -> absl::Status {
     if (count > num_bytes - appended) return error("more");
     appended += count;
-    return writer.Append(data, count);
+    return append(data, count);
   }));
   return appended == num_bytes ? absl::OkStatus() : error(absl::StrCat("only ", appended));
 }
@@ -123,15 +139,20 @@ absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorTo
     const int b_bytes = ElementBytes(b->dtype);
     return a_bytes != b_bytes ? a_bytes > b_bytes : a->name < b->name;
   });
-  US_ASSIGN_OR_RETURN(const std::string header, ComposeHeader(path, order, metadata));
+  std::vector<uint64_t> checksums(order.size(), 0);
+  US_ASSIGN_OR_RETURN(std::string header, ComposeHeader(path, order, checksums, metadata));
 
   US_ASSIGN_OR_RETURN(const std::unique_ptr<AtomicFileWriter> writer,
                       AtomicFileWriter::Create(path));
-  US_RETURN_IF_ERROR(writer->Append(LittleEndian64(header.size())));
+  const std::string header_length = LittleEndian64(header.size());
+  US_RETURN_IF_ERROR(writer->Append(header_length));
   US_RETURN_IF_ERROR(writer->Append(header));
-  for (const TensorToWrite* tensor : order) {
-    US_RETURN_IF_ERROR(AppendTensor(path, *tensor, *writer));
+  for (size_t i = 0; i < order.size(); ++i) {
+    US_RETURN_IF_ERROR(AppendTensor(path, *order[i], *writer, checksums[i]));
   }
+  // The checksums are known only when all data has been produced.
+  US_ASSIGN_OR_RETURN(header, ComposeHeader(path, order, checksums, metadata));
+  US_RETURN_IF_ERROR(writer->Overwrite(static_cast<int64_t>(header_length.size()), header));
   return writer->Commit();
 }
 

@@ -225,5 +225,16 @@ TEST(AtomicFileWriterTest, AFailedOrFinishedWriterRefusesMore) {
   EXPECT_EQ(*ReadFile(folder.File("file")), "");
 }
 
+TEST(AtomicFileWriterTest, OverwritesWhatWasAppended) {
+  const TemporaryFolder folder;
+  const auto writer = AtomicFileWriter::Create(folder.File("file"));
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  ASSERT_TRUE((*writer)->Append("0123456789").ok());
+  ASSERT_TRUE((*writer)->Overwrite(2, "xyz").ok());
+  ASSERT_TRUE((*writer)->Append("ab").ok());
+  ASSERT_TRUE((*writer)->Commit().ok());
+  EXPECT_EQ(*ReadFile(folder.File("file")), "01xyz56789ab");
+}
+
 }  // namespace
 }  // namespace ultrasketch

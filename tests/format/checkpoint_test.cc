@@ -99,6 +99,20 @@ TEST_F(CheckpointTest, OpensShards) {
   EXPECT_EQ((*checkpoint)->file_bytes(), bytes);
 }
 
+TEST_F(CheckpointTest, RejectsATensorThatDiffersFromItsChecksum) {
+  WriteShards(GoodMap());
+  for (const char* name : {kFirst, kSecond}) {
+    const std::string intact = *ReadFile(folder_.File(name));
+    std::string changed = intact;
+    changed.back() ^= 0x10;
+    folder_.Write(name, changed);
+    ExpectError(absl::StatusCode::kDataLoss,
+                {name, name == kFirst ? "tensor \"c\"" : "tensor \"b\"", "checksum"});
+    folder_.Write(name, intact);
+  }
+  EXPECT_TRUE(Checkpoint::Open(folder_.path()).ok());
+}
+
 TEST_F(CheckpointTest, PrefersTheSingleFile) {
   WriteShards(GoodMap());
   WriteWeights("model.safetensors", {"single"}, 3);

@@ -9,6 +9,8 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/file.h"
+#include "engine/base/thread_pool.h"
+#include "engine/format/checksum.h"
 #include "engine/format/json.h"
 #include "tests/base/temporary_folder.h"
 #include "tests/format/safetensors_bytes.h"
@@ -62,6 +64,38 @@ TEST(SafetensorsTest, ReadsTensorsAndMetadata) {
   EXPECT_EQ((*file)->Find("y")->data[2], 3);
   EXPECT_EQ((*file)->Find("z"), nullptr);
   EXPECT_EQ((*file)->Find(""), nullptr);
+}
+
+// A file of the one-byte tensors "a" and "b" with `metadata`.
+std::string WithMetadata(const std::string& metadata) {
+  return SafetensorsBytes("{\"__metadata__\":{" + metadata +
+                              R"(},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
+                              R"("b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
+                          "xy");
+}
+
+TEST(SafetensorsTest, FilesWithoutChecksumsNeedNone) {
+  const auto file = SafetensorsFile::Parse(WithMetadata(R"("ultrasketch.crc64":"z")"), "here");
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_FALSE((*file)->has_checksums());
+  ThreadPool pool(1);
+  EXPECT_TRUE((*file)->VerifyChecksums(pool).ok());
+}
+
+TEST(SafetensorsTest, RejectsChecksumsThatDoNotFitTheTensors) {
+  const std::string a = R"("ultrasketch.crc64.a":"0123456789abcdef")";
+  const std::string b = R"("ultrasketch.crc64.b":"0123456789abcdef")";
+  EXPECT_TRUE(ParseStatus(WithMetadata(a + "," + b)).ok());
+  ExpectRejected(WithMetadata(a), {"tensor \"b\"", "checksum", "found none"});
+  ExpectRejected(WithMetadata(b), {"tensor \"a\"", "checksum", "found none"});
+  ExpectRejected(WithMetadata(a + "," + b + R"(,"ultrasketch.crc64.c":"0123456789abcdef")"),
+                 {"\"c\"", "no such tensor"});
+  ExpectRejected(WithMetadata(a + "," + b + R"(,"ultrasketch.crc64.":"0123456789abcdef")"),
+                 {"\"\"", "no such tensor"});
+  for (const char* bad : {"", "0123456789abcde", "0123456789ABCDEF"}) {
+    ExpectRejected(WithMetadata(a + R"(,"ultrasketch.crc64.b":")" + bad + "\""),
+                   {"tensor \"b\"", "16 lower-case hexadecimal digits", bad});
+  }
 }
 
 TEST(SafetensorsTest, AcceptsEmptyFilesScalarsAndEmptyTensors) {
@@ -366,6 +400,45 @@ TEST_F(WriteSafetensorsTest, StreamsFromProducers) {
   ASSERT_TRUE(file.ok()) << file.status();
   const std::vector<float> values = ToFloatVector(*(*file)->Find("streamed"));
   for (size_t i = 0; i < values.size(); i += 997) EXPECT_EQ(values[i], static_cast<float>(i));
+}
+
+TEST_F(WriteSafetensorsTest, EveryTensorHasAChecksumThatVerifies) {
+  ThreadPool pool(2);
+  TensorToWrite streamed = Tensor("b", DType::kF32, {2, 3});
+  streamed.data = nullptr;
+  streamed.produce = [](TensorToWrite::Append append) -> absl::Status {
+    const absl::Status status = append(kData, 5);
+    return status.ok() ? append(kData + 5, 19) : status;
+  };
+  for (const TensorToWrite& b : {Tensor("b", DType::kF32, {2, 3}), streamed}) {
+    ASSERT_TRUE(WriteSafetensors(path_, {Tensor("a", DType::kU8, {0}), b}).ok());
+    const std::string bytes = *ReadFile(path_);
+    EXPECT_THAT(bytes, HasSubstr("\"ultrasketch.crc64.b\":\"" +
+                                 ChecksumString(Crc64(kData, 24, Crc64("F32[2,3]", 8))) + "\""));
+    const auto file = SafetensorsFile::Open(path_);
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_TRUE((*file)->has_checksums());
+    EXPECT_TRUE((*file)->metadata().empty());
+    EXPECT_TRUE((*file)->VerifyChecksums(pool).ok());
+
+    std::string changed = bytes;
+    changed.back() ^= 1;
+    const auto corrupt = SafetensorsFile::Parse(changed, "test.safetensors");
+    ASSERT_TRUE(corrupt.ok()) << corrupt.status();
+    const absl::Status status = (*corrupt)->VerifyChecksums(pool);
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr("test.safetensors: tensor \"b\": expected the checksum " +
+                                ChecksumString(Crc64(kData, 24, Crc64("F32[2,3]", 8)))),
+                      HasSubstr("found ")));
+  }
+}
+
+TEST_F(WriteSafetensorsTest, RefusesMetadataThatWouldBeAChecksum) {
+  const absl::Status status =
+      WriteSafetensors(path_, {Tensor("a", DType::kU8, {1})}, {{"ultrasketch.crc64.a", "x"}});
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(folder_.List().empty());
 }
 
 TEST_F(WriteSafetensorsTest, FailingProducersLeaveTheOldFile) {
