@@ -21,8 +21,11 @@ namespace {
 // |y' - y|^2 / |y|^2 of the sketched site: what about half a bit per weight leaves.
 constexpr double kRelativeError = 0.4;
 
-constexpr int64_t kNumWindows = 8;
+// Tokens of a deep model are fewer: the time grows with the square of the layers.
 constexpr int64_t kWindowTokens = 128;
+constexpr int kDeep = 12;
+int64_t NumWindows(const ModelConfig& config) { return config.num_layers > kDeep ? 4 : 8; }
+
 // Tokens whose predictions are compared, and rows of the head that are multiplied at once.
 constexpr int64_t kLogitTokens = 256;
 constexpr int64_t kHeadRowsAtOnce = 4096;
@@ -69,7 +72,7 @@ class SensitivityMeter {
         pool_(pool),
         inverse_frequencies_(RopeInverseFrequencies(config_)) {
     const auto num_windows = static_cast<int64_t>(text.windows.size());
-    const int64_t used = std::min(kNumWindows, num_windows);
+    const int64_t used = std::min(NumWindows(config_), num_windows);
     for (int64_t i = 0; i < used; ++i) {
       const auto& window = text.windows[static_cast<size_t>(i * num_windows / used)];
       const auto count = std::min(kWindowTokens, static_cast<int64_t>(window.size()));
@@ -276,7 +279,7 @@ int64_t SensitivityMemory(const ModelConfig& config) {
   const int64_t logits =
       2 * kLogitTokens * config.vocab_size + 2 * kHeadRowsAtOnce * config.hidden_size;
   return static_cast<int64_t>(sizeof(float)) *
-         (kNumWindows * kWindowTokens * (streams * config.hidden_size + scratch) + logits);
+         (NumWindows(config) * kWindowTokens * (streams * config.hidden_size + scratch) + logits);
 }
 
 }  // namespace ultrasketch
