@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "engine/backends/cuda/kernels.h"
-#include "engine/backends/cuda/launch.cuh"
+#include "engine/backends/cuda/producer_launch.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/sketch.cuh"
 
@@ -17,6 +17,8 @@ namespace {
 __global__ void __launch_bounds__(kProducerThreads)
     Embed(const __grid_constant__ PackedMatrix table, int64_t hidden_size, const TokenInput* tokens,
           float* hidden) {
+  AllowNextKernel();
+  WaitForKernelBefore();
   const int64_t token = blockIdx.x;
   const int64_t row = tokens[token].id;
   const auto* values = static_cast<const __half*>(table.tiles);
@@ -31,6 +33,8 @@ __global__ void __launch_bounds__(kProducerThreads)
     RmsNorm(const float* hidden, const int32_t* rows, const float* weight, float epsilon,
             const __grid_constant__ InputSketch sketch, uint8_t* prepared) {
   extern __shared__ float x[];
+  AllowNextKernel();
+  WaitForKernelBefore();
   const int64_t index = blockIdx.x;
   const float* source = hidden + (rows != nullptr ? rows[index] : index) * sketch.cols;
   float squares = 0.0f;
@@ -52,6 +56,8 @@ __global__ void __launch_bounds__(kProducerThreads)
 __global__ void __launch_bounds__(kProducerThreads)
     SwiGlu(const float* gate_up, const __grid_constant__ InputSketch sketch, uint8_t* prepared) {
   extern __shared__ float x[];
+  AllowNextKernel();
+  WaitForKernelBefore();
   const int64_t token = blockIdx.x;
   const float* gate = gate_up + token * 2 * sketch.cols;
   const float* up = gate + sketch.cols;
@@ -75,9 +81,8 @@ int64_t MaxInputColumns(int max_shared_bytes) {
 
 cudaError_t LaunchEmbed(const PackedMatrix& table, int64_t hidden_size, const TokenInput* tokens,
                         int64_t num_tokens, float* hidden, cudaStream_t stream) {
-  Embed<<<static_cast<unsigned>(num_tokens), kProducerThreads, 0, stream>>>(table, hidden_size,
-                                                                            tokens, hidden);
-  return cudaGetLastError();
+  return LaunchKernel(Embed, dim3(static_cast<unsigned>(num_tokens)), kProducerThreads,
+                      /*shared_bytes=*/0, stream, table, hidden_size, tokens, hidden);
 }
 
 cudaError_t LaunchRmsNorm(const float* hidden, const int32_t* rows, int64_t num_rows,

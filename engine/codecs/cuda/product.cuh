@@ -34,6 +34,7 @@
 #include <cstdint>
 
 #include "engine/codecs/cuda/device_code.cuh"
+#include "engine/codecs/cuda/launch.cuh"
 #include "engine/codecs/cuda/product.h"
 #include "engine/codecs/cuda/tile_layout.h"
 
@@ -47,17 +48,18 @@ __device__ inline float FinishSum(float sum, float token_scale, float row_scale,
   return __fmaf_rn(sum * token_scale, row_scale, bias);
 }
 
-__device__ inline void StoreOutput(const ProductArguments& arguments, int64_t token, int64_t row,
-                                   float sum) {
-  const PackedMatrix& matrix = arguments.matrix;
-  const auto* input =
-      static_cast<const uint8_t*>(arguments.prepared) + token * PreparedRowBytes(matrix.num_steps);
-  const float token_scale =
-      *reinterpret_cast<const float*>(input + PreparedScaleOffset(matrix.num_steps));
-  const float bias = matrix.bias != nullptr ? matrix.bias[row] : 0.0f;
-  const float value = FinishSum(sum, token_scale, matrix.row_scales[row], bias);
-  float* out = arguments.y + token * matrix.rows + row;
-  *out = arguments.accumulate ? __fadd_rn(*out, value) : value;
+__device__ inline const uint8_t* PreparedRow(const ProductArguments& arguments, int64_t token) {
+  return static_cast<const uint8_t*>(arguments.prepared) +
+         token * PreparedRowBytes(arguments.matrix.num_steps);
+}
+
+__device__ inline float TokenScale(const ProductArguments& arguments, int64_t token) {
+  return *reinterpret_cast<const float*>(PreparedRow(arguments, token) +
+                                         PreparedScaleOffset(arguments.matrix.num_steps));
+}
+
+__device__ inline float BiasOf(const PackedMatrix& matrix, int64_t row) {
+  return matrix.bias != nullptr ? matrix.bias[row] : 0.0f;
 }
 
 // A lane's 16 columns of a token: two registers for each instruction.
@@ -81,31 +83,32 @@ __device__ inline uint2 InstructionInput(const LaneInput& input, int instruction
 
 // ---- Few tokens ----
 
-template <typename Weights, int kRowTiles, int kTokenTiles>
-struct SkinnyStep {
-  typename Weights::Lane weights[kRowTiles];
-  LaneInput input[kTokenTiles];
-};
-
 // Grid: (blocks of kRowTiles row tiles, blocks of 8 * kTokenTiles tokens). The bound of two blocks
-// a multiprocessor is what makes the compiler spend registers on loads in flight.
+// a multiprocessor is what makes the compiler spend registers on loads in flight: kUnroll steps of
+// inputs, and as many of weights one round ahead. The first weights and the rows' scales are on
+// their way before the kernel that writes the inputs has ended.
 template <typename Weights, int kRowTiles, int kTokenTiles, int kUnroll>
 __global__ void __launch_bounds__(kProductThreads, 2)
     SkinnyProduct(const __grid_constant__ ProductArguments arguments) {
   constexpr int kRows = kRowTiles * kTileRows;
   constexpr int kTokens = kTokenTiles * 8;
   constexpr int kStride = kRows + 4;  // spreads the lanes' stores over all banks
+  // Each thread finishes outputs of one row.
+  constexpr int kTokensAtOnce = kProductThreads / kRows;
+  constexpr int kOutputs = (kTokens + kTokensAtOnce - 1) / kTokensAtOnce;
   __shared__ float partial[kNumChunks][kTokens][kStride];
+  AllowNextKernel();
 
   const PackedMatrix& matrix = arguments.matrix;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int chunk = static_cast<int>(threadIdx.x) / 32;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int chunk = thread / 32;
   const int64_t num_steps = matrix.num_steps;
   const int64_t last_tile = NumRowTiles(matrix.rows) - 1;
   const int64_t first_tile = int64_t{blockIdx.x} * kRowTiles;
   const int64_t first_token = int64_t{blockIdx.y} * kTokens;
 
-  // Tiles past the end repeat the last one; their sums are dropped.
+  // Tiles past the end repeat the last one, and tokens likewise; their sums are dropped.
   const uint8_t* weights[kRowTiles];
 #pragma unroll
   for (int tile = 0; tile < kRowTiles; ++tile) {
@@ -113,82 +116,111 @@ __global__ void __launch_bounds__(kProductThreads, 2)
     weights[tile] =
         static_cast<const uint8_t*>(matrix.tiles) + index * num_steps * Weights::kStepBytes;
   }
-  // Likewise for tokens.
   const uint8_t* inputs[kTokenTiles];
 #pragma unroll
   for (int tile = 0; tile < kTokenTiles; ++tile) {
     const int64_t token = min(first_token + tile * 8 + lane / 4, arguments.num_tokens - 1);
-    inputs[tile] = static_cast<const uint8_t*>(arguments.prepared) +
-                   token * PreparedRowBytes(num_steps) + lane % 4 * 32;
+    inputs[tile] = PreparedRow(arguments, token) + lane % 4 * 32;
   }
 
-  using Step = SkinnyStep<Weights, kRowTiles, kTokenTiles>;
-  const auto load = [&](int64_t step, Step& out) {
+  using Lane = typename Weights::Lane;
+  const int64_t begin = ChunkBegin(chunk, num_steps);
+  const int64_t end = ChunkBegin(chunk + 1, num_steps);
+  // Steps past the chunk's end repeat its last one, and are not multiplied.
+  const auto load_weights = [&](int64_t step, Lane(&out)[kUnroll][kRowTiles]) {
 #pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile) {
-      out.weights[tile] = Weights::Load(weights[tile] + step * Weights::kStepBytes, lane);
-    }
+    for (int i = 0; i < kUnroll; ++i) {
 #pragma unroll
-    for (int tile = 0; tile < kTokenTiles; ++tile) {
-      const auto* source = reinterpret_cast<const uint4*>(inputs[tile] + step * 128);
-      out.input[tile] = {source[0], source[1]};
-    }
-  };
-  float sums[kRowTiles][kTokenTiles][4] = {};
-  const auto multiply = [&](const Step& step) {
-#pragma unroll
-    for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
-#pragma unroll
-      for (int row = 0; row < kRowTiles; ++row) {
-        uint32_t a[4];
-        Weights::Expand(step.weights[row], instruction, a);
-#pragma unroll
-        for (int token = 0; token < kTokenTiles; ++token) {
-          MultiplyAccumulate(a, InstructionInput(step.input[token], instruction), sums[row][token]);
-        }
+      for (int tile = 0; tile < kRowTiles; ++tile) {
+        out[i][tile] =
+            Weights::Load(weights[tile] + min(step + i, end - 1) * Weights::kStepBytes, lane);
       }
     }
   };
 
-  int64_t step = ChunkBegin(chunk, num_steps);
-  const int64_t end = ChunkBegin(chunk + 1, num_steps);
-  for (; step + kUnroll <= end; step += kUnroll) {
-    Step steps[kUnroll];
+  Lane next[kUnroll][kRowTiles];
+  if (begin < end) load_weights(begin, next);
+  const int64_t row = first_tile * kTileRows + thread % kRows;
+  const bool is_row = row < matrix.rows;
+  const float row_scale = is_row ? matrix.row_scales[row] : 0.0f;
+  const float bias = is_row ? BiasOf(matrix, row) : 0.0f;
+  FinishIssuingLoads();
+  WaitForKernelBefore();
+
+  float sums[kRowTiles][kTokenTiles][4] = {};
+  for (int64_t step = begin; step < end; step += kUnroll) {
+    LaneInput input[kUnroll][kTokenTiles];
 #pragma unroll
-    for (int i = 0; i < kUnroll; ++i) load(step + i, steps[i]);
+    for (int i = 0; i < kUnroll; ++i) {
+#pragma unroll
+      for (int tile = 0; tile < kTokenTiles; ++tile) {
+        const auto* source =
+            reinterpret_cast<const uint4*>(inputs[tile] + min(step + i, end - 1) * 128);
+        input[i][tile] = {source[0], source[1]};
+      }
+    }
+    Lane current[kUnroll][kRowTiles];
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) {
+#pragma unroll
+      for (int tile = 0; tile < kRowTiles; ++tile) current[i][tile] = next[i][tile];
+    }
+    if (step + kUnroll < end) load_weights(step + kUnroll, next);
     FinishIssuingLoads();
 #pragma unroll
-    for (int i = 0; i < kUnroll; ++i) multiply(steps[i]);
-  }
-  for (; step < end; ++step) {
-    Step one;
-    load(step, one);
-    multiply(one);
+    for (int i = 0; i < kUnroll; ++i) {
+      if (step + i >= end) break;
+#pragma unroll
+      for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
+#pragma unroll
+        for (int tile = 0; tile < kRowTiles; ++tile) {
+          uint32_t a[4];
+          Weights::Expand(current[i][tile], instruction, a);
+#pragma unroll
+          for (int token = 0; token < kTokenTiles; ++token) {
+            MultiplyAccumulate(a, InstructionInput(input[i][token], instruction),
+                               sums[tile][token]);
+          }
+        }
+      }
+    }
   }
 
 #pragma unroll
-  for (int row = 0; row < kRowTiles; ++row) {
+  for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
     for (int token = 0; token < kTokenTiles; ++token) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        partial[chunk][token * 8 + lane % 4 * 2 + i % 2][row * kTileRows + lane / 4 + i / 2 * 8] =
-            sums[row][token][i];
+        partial[chunk][token * 8 + lane % 4 * 2 + i % 2][tile * kTileRows + lane / 4 + i / 2 * 8] =
+            sums[tile][token][i];
       }
     }
   }
+  // Meanwhile, what the outputs are made of besides.
+  float token_scales[kOutputs];
+  float before[kOutputs];
+#pragma unroll
+  for (int i = 0; i < kOutputs; ++i) {
+    const int64_t token = first_token + i * kTokensAtOnce + thread / kRows;
+    const bool is_output = is_row && token < arguments.num_tokens;
+    token_scales[i] = is_output ? TokenScale(arguments, token) : 0.0f;
+    before[i] = is_output && arguments.accumulate ? arguments.y[token * matrix.rows + row] : 0.0f;
+  }
   __syncthreads();
-  for (int index = static_cast<int>(threadIdx.x); index < kRows * kTokens;
-       index += kProductThreads) {
-    const int64_t row = first_tile * kTileRows + index % kRows;
-    const int64_t token = first_token + index / kRows;
-    if (row >= matrix.rows || token >= arguments.num_tokens) continue;
+#pragma unroll
+  for (int i = 0; i < kOutputs; ++i) {
+    const int block_token = i * kTokensAtOnce + thread / kRows;
+    const int64_t token = first_token + block_token;
+    if (!is_row || block_token >= kTokens || token >= arguments.num_tokens) continue;
     float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kNumChunks; ++i) {
-      sum = __fadd_rn(sum, partial[i][index / kRows][index % kRows]);
+    for (int c = 0; c < kNumChunks; ++c) {
+      sum = __fadd_rn(sum, partial[c][block_token][thread % kRows]);
     }
-    StoreOutput(arguments, token, row, sum);
+    const float value = FinishSum(sum, token_scales[i], row_scale, bias);
+    arguments.y[token * matrix.rows + row] =
+        arguments.accumulate ? __fadd_rn(before[i], value) : value;
   }
 }
 
@@ -213,6 +245,8 @@ __global__ void __launch_bounds__(kProductThreads, 1)
   constexpr int kWeightBytes = kTiledRowTiles * Weights::kStepBytes;
   constexpr int kStageBytes = kWeightBytes + kTokens * 128;
   extern __shared__ __align__(128) uint8_t stages[];
+  AllowNextKernel();
+  WaitForKernelBefore();
 
   const PackedMatrix& matrix = arguments.matrix;
   const int thread = static_cast<int>(threadIdx.x);
@@ -324,19 +358,35 @@ __global__ void __launch_bounds__(kProductThreads, 1)
     if (chunk_ends) finish_chunk();
   }
 
+  // This lane's outputs are of two rows of each row tile and two tokens of each token tile.
+  float row_scales[kWarpRowTiles][2];
+  float biases[kWarpRowTiles][2];
+  const int64_t first_row = (first_tile + warp_row * kWarpRowTiles) * kTileRows + lane / 4;
 #pragma unroll
-  for (int row = 0; row < kWarpRowTiles; ++row) {
+  for (int tile = 0; tile < kWarpRowTiles; ++tile) {
 #pragma unroll
-    for (int token = 0; token < kWarpTokenTiles; ++token) {
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = first_row + tile * kTileRows + half * 8;
+      row_scales[tile][half] = row < matrix.rows ? matrix.row_scales[row] : 0.0f;
+      biases[tile][half] = row < matrix.rows ? BiasOf(matrix, row) : 0.0f;
+    }
+  }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int64_t out_row =
-            (first_tile + warp_row * kWarpRowTiles + row) * kTileRows + lane / 4 + i / 2 * 8;
-        const int64_t out_token =
-            first_token + (warp_token * kWarpTokenTiles + token) * 8 + lane % 4 * 2 + i % 2;
-        if (out_row < matrix.rows && out_token < arguments.num_tokens) {
-          StoreOutput(arguments, out_token, out_row, totals[row][token][i]);
-        }
+  for (int i = 0; i < 2 * kWarpTokenTiles; ++i) {
+    const int64_t token =
+        first_token + (warp_token * kWarpTokenTiles + i / 2) * 8 + lane % 4 * 2 + i % 2;
+    if (token >= arguments.num_tokens) continue;
+    const float token_scale = TokenScale(arguments, token);
+    float* out = arguments.y + token * matrix.rows + first_row;
+#pragma unroll
+    for (int tile = 0; tile < kWarpRowTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = tile * kTileRows + half * 8;
+        if (first_row + row >= matrix.rows) continue;
+        const float value = FinishSum(totals[tile][i / 2][half * 2 + i % 2], token_scale,
+                                      row_scales[tile][half], biases[tile][half]);
+        out[row] = arguments.accumulate ? __fadd_rn(out[row], value) : value;
       }
     }
   }
@@ -349,9 +399,8 @@ cudaError_t LaunchSkinny(const ProductArguments& arguments, cudaStream_t stream)
   const dim3 grid(
       static_cast<unsigned>((NumRowTiles(arguments.matrix.rows) + kRowTiles - 1) / kRowTiles),
       static_cast<unsigned>((arguments.num_tokens + 8 * kTokenTiles - 1) / (8 * kTokenTiles)));
-  SkinnyProduct<Weights, kRowTiles, kTokenTiles, kUnroll>
-      <<<grid, kProductThreads, 0, stream>>>(arguments);
-  return cudaGetLastError();
+  return LaunchKernel(SkinnyProduct<Weights, kRowTiles, kTokenTiles, kUnroll>, grid,
+                      kProductThreads, /*shared_bytes=*/0, stream, arguments);
 }
 
 template <typename Weights, int kTokens>
@@ -362,17 +411,17 @@ cudaError_t LaunchTiled(const ProductArguments& arguments, cudaStream_t stream) 
   if (error != cudaSuccess) return error;
   const dim3 grid(static_cast<unsigned>((arguments.matrix.rows + kTiledRows - 1) / kTiledRows),
                   static_cast<unsigned>((arguments.num_tokens + kTokens - 1) / kTokens));
-  TiledProduct<Weights, kTokens><<<grid, kProductThreads, kSharedBytes, stream>>>(arguments);
-  return cudaGetLastError();
+  return LaunchKernel(TiledProduct<Weights, kTokens>, grid, kProductThreads, kSharedBytes, stream,
+                      arguments);
 }
 
-// Row tiles a block: as many as leave two blocks for every multiprocessor, since each block reads
-// all of the input.
+// Two row tiles a block where that leaves two blocks for every multiprocessor, since each block
+// reads all of the input.
 template <typename Weights>
 cudaError_t LaunchProductOf(const ProductArguments& arguments, cudaStream_t stream) {
   const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
-  const int64_t enough_blocks = 2 * int64_t{arguments.num_multiprocessors};
-  const bool two_tiles = num_tiles >= 2 * enough_blocks;
+  const int64_t num_multiprocessors = arguments.num_multiprocessors;
+  const bool two_tiles = num_tiles >= 4 * num_multiprocessors;
   constexpr int kUnroll = Weights::kUnroll;
   constexpr int kHalfUnroll = kUnroll > 1 ? kUnroll / 2 : 1;
   if (arguments.num_tokens <= 8) {
@@ -383,14 +432,13 @@ cudaError_t LaunchProductOf(const ProductArguments& arguments, cudaStream_t stre
     return two_tiles ? LaunchSkinny<Weights, 2, 2, kHalfUnroll>(arguments, stream)
                      : LaunchSkinny<Weights, 1, 2, kHalfUnroll>(arguments, stream);
   }
-  if (arguments.num_tokens <= 32) {
-    return two_tiles ? LaunchSkinny<Weights, 2, 4, 1>(arguments, stream)
-                     : LaunchSkinny<Weights, 1, 4, 1>(arguments, stream);
+  const int64_t row_blocks = (num_tiles + kTiledRowTiles - 1) / kTiledRowTiles;
+  if (arguments.num_tokens <= 32 && row_blocks < num_multiprocessors) {
+    return LaunchSkinny<Weights, 1, 4, 1>(arguments, stream);
   }
-  const int64_t wide_blocks =
-      (num_tiles + kTiledRowTiles - 1) / kTiledRowTiles * ((arguments.num_tokens + 127) / 128);
-  return wide_blocks >= enough_blocks ? LaunchTiled<Weights, 128>(arguments, stream)
-                                      : LaunchTiled<Weights, 64>(arguments, stream);
+  const int64_t wide_blocks = row_blocks * ((arguments.num_tokens + 127) / 128);
+  return wide_blocks >= 2 * num_multiprocessors ? LaunchTiled<Weights, 128>(arguments, stream)
+                                                : LaunchTiled<Weights, 64>(arguments, stream);
 }
 
 }  // namespace ultrasketch::cuda

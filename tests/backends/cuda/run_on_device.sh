@@ -104,9 +104,12 @@ fi
 
 if wanted steps; then
   stage steps-1b 100 bash -c "'$bin/cuda_step_bench' --preset llama-3.2-1b >'$logs/steps-1b.json'"
+  ULTRASKETCH_CUDA_DEPENDENT_LAUNCH=off \
+    stage steps-1b-plain 60 \
+    bash -c "'$bin/cuda_step_bench' --preset llama-3.2-1b >'$logs/steps-1b-plain.json'"
   stage steps-8b 100 \
     bash -c "'$bin/cuda_step_bench' --preset llama-3.1-8b --layers 8 >'$logs/steps-8b.json'"
-  cat "$logs"/steps-*.log
+  tail -n +1 "$logs"/steps-*.log
 fi
 
 # Shapes that reach every kernel and are quick under a checker.

@@ -1,13 +1,14 @@
 // Launching kernels that produce prepared inputs: one block a token, or several where tokens are
 // few.
-#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_LAUNCH_CUH_
-#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_LAUNCH_CUH_
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_LAUNCH_CUH_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_LAUNCH_CUH_
 
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cstdint>
 
+#include "engine/codecs/cuda/launch.cuh"
 #include "engine/codecs/cuda/sketch.cuh"
 
 namespace ultrasketch::cuda {
@@ -47,10 +48,10 @@ cudaError_t LaunchProducer(Kernel kernel, int64_t num_tokens, const InputSketch&
   }
   const dim3 grid(static_cast<unsigned>(num_tokens),
                   static_cast<unsigned>(NumShares(num_tokens, sketch, num_multiprocessors)));
-  kernel<<<grid, kProducerThreads, static_cast<size_t>(shared_bytes), stream>>>(arguments...);
-  return cudaGetLastError();
+  return LaunchKernel(kernel, grid, kProducerThreads, static_cast<size_t>(shared_bytes), stream,
+                      arguments...);
 }
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_LAUNCH_CUH_
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_LAUNCH_CUH_

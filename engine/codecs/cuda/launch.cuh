@@ -1,0 +1,65 @@
+// Launching kernels so that one begins while the one before it ends.
+//
+// Every kernel of a step is launched as dependent on the one before it in the stream
+// (programmatic dependent launch, compute capability 9.0 and later): its blocks may start as soon
+// as all blocks of that one have called AllowNextKernel, and must call WaitForKernelBefore before
+// they touch anything but weights. A kernel waits for the whole of the one before it, which has
+// waited in turn: what is read and written after the wait is ordered as without.
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_LAUNCH_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_LAUNCH_CUH_
+
+#include <cuda_runtime.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+namespace ultrasketch::cuda {
+
+__device__ inline void WaitForKernelBefore() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+
+__device__ inline void AllowNextKernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+// Whether the calling thread's device can. The environment's ULTRASKETCH_CUDA_DEPENDENT_LAUNCH=off
+// turns it off, for comparisons.
+inline bool SupportsDependentLaunch() {
+  static const bool is_off = [] {
+    const char* value = std::getenv("ULTRASKETCH_CUDA_DEPENDENT_LAUNCH");
+    return value != nullptr && std::strcmp(value, "off") == 0;
+  }();
+  if (is_off) return false;
+  int device = 0;
+  int major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         major >= 9;
+}
+
+// `shared_bytes` of dynamic shared memory. All kernels launched so call WaitForKernelBefore.
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchKernel(void (*kernel)(Parameters...), dim3 grid, int num_threads,
+                         size_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(num_threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = SupportsDependentLaunch() ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_LAUNCH_CUH_
