@@ -26,6 +26,10 @@ constexpr int kThreads = kAttentionWarps * 32;
 constexpr int kKeyTiles = kAttentionPiece / 8;  // instructions have eight columns
 constexpr int kHeadDimStep = 32;                // dimensions that two instructions sum over
 
+// What a lane has in flight: 16 loads of keys, then 8 of values.
+constexpr int kKeyBatch = 2;
+constexpr int kValueBatch = 4;
+
 __host__ __device__ constexpr int PaddedHeadDim(int head_dim) {
   return (head_dim + kHeadDimStep - 1) / kHeadDimStep * kHeadDimStep;
 }
@@ -140,6 +144,27 @@ __device__ uint4 LoadKey(const __half* key, int first, int head_dim) {
   return {pairs[0], pairs[1], pairs[2], pairs[3]};
 }
 
+// Asks for the keys and values of a chunk, before the block waits for those of this step: most of
+// them are of steps before. They are read soon after in any case.
+__device__ void PrefetchChunk(const Tile& tile, const AttentionArguments& arguments) {
+  const AttentionGeometry& geometry = tile.geometry;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t run_bytes = int64_t{16} * geometry.head_dim * int64_t{sizeof(__half)};
+  for (int run = static_cast<int>(threadIdx.x) / 32; run < kAttentionChunk / 16;
+       run += kAttentionWarps) {
+    const int position = tile.item.chunk * kAttentionChunk + run * 16;
+    if (position >= tile.MostKeys()) return;
+    const int64_t block =
+        arguments.block_table[tile.item.first_block + position / geometry.block_size];
+    // Of blocks of more than 16, values lie apart: the lines of as many bytes are near enough.
+    const int64_t offset =
+        (block * geometry.num_kv_heads + tile.kv_head) * geometry.block_size * geometry.head_dim +
+        int64_t{position % geometry.block_size} * geometry.head_dim;
+    PrefetchRange(static_cast<const __half*>(arguments.cache.keys) + offset, run_bytes, lane, 32);
+    PrefetchRange(static_cast<const __half*>(arguments.cache.values) + offset, run_bytes, lane, 32);
+  }
+}
+
 // One warp, keys [first_key, first_key + kAttentionPiece): maximum, sum and weighted values to
 // piece `warp` of the shared memory.
 __device__ void AttendPiece(const Tile& tile, const AttentionArguments& arguments, int first_key,
@@ -178,22 +203,32 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
     const int64_t base = run_base(run, exists);
     const __half* keys = static_cast<const __half*>(arguments.cache.keys) + base +
                          int64_t{run_slot(run) + low_row % 2} * head_dim;
-    for (int first = 0; first < head_dim; first += kHeadDimStep) {
-      const int dim = first + quad * 8;
-      const __half* query = shared.queries + low_row * QueryStride(head_dim) + dim;
-      const uint4 low = *reinterpret_cast<const uint4*>(query);
-      const uint4 high = *reinterpret_cast<const uint4*>(query + 8 * QueryStride(head_dim));
-      const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
-      const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
-      uint4 key[kKeyTiles];
+    for (int first = 0; first < head_dim; first += kKeyBatch * kHeadDimStep) {
+      uint4 key[kKeyBatch][kKeyTiles];
 #pragma unroll
-      for (int j = 0; j < kKeyTiles; ++j) {
-        key[j] = exists ? LoadKey(keys + int64_t{2 * j} * head_dim, dim, head_dim) : uint4{};
+      for (int part = 0; part < kKeyBatch; ++part) {
+        const int dim = first + part * kHeadDimStep + quad * 8;
+#pragma unroll
+        for (int j = 0; j < kKeyTiles; ++j) {
+          key[part][j] =
+              exists ? LoadKey(keys + int64_t{2 * j} * head_dim, dim, head_dim) : uint4{};
+        }
       }
+      FinishIssuingLoads();
 #pragma unroll
-      for (int j = 0; j < kKeyTiles; ++j) {
-        MultiplyAccumulate(a0, {key[j].x, key[j].y}, scores[j]);
-        MultiplyAccumulate(a1, {key[j].z, key[j].w}, scores[j]);
+      for (int part = 0; part < kKeyBatch; ++part) {
+        if (first + part * kHeadDimStep >= head_dim) break;
+        const int dim = first + part * kHeadDimStep + quad * 8;
+        const __half* query = shared.queries + low_row * QueryStride(head_dim) + dim;
+        const uint4 low = *reinterpret_cast<const uint4*>(query);
+        const uint4 high = *reinterpret_cast<const uint4*>(query + 8 * QueryStride(head_dim));
+        const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
+        const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
+#pragma unroll
+        for (int j = 0; j < kKeyTiles; ++j) {
+          MultiplyAccumulate(a0, {key[part][j].x, key[part][j].y}, scores[j]);
+          MultiplyAccumulate(a1, {key[part][j].z, key[part][j].w}, scores[j]);
+        }
       }
     }
   }
@@ -241,30 +276,42 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
     const int count = most_keys - (first_key + quad * 16);
     const int padded = PaddedHeadDim(head_dim);
     float* out = shared.pieces + (warp * kAttentionRows + low_row) * padded + 2 * quad;
-#pragma unroll 2
-    for (int first = 0; first < head_dim; first += 8) {
-      uint4 low = {};
-      uint4 high = {};
-      if (exists && first + low_row < head_dim) {
-        const auto* source =
-            reinterpret_cast<const uint4*>(values + int64_t{first + low_row} * block_size);
-        low = source[0];
-        high = source[1];
-        if (count < 16) {
-          low = KeepHalves(low, count);
-          high = KeepHalves(high, count - 8);
+    for (int first = 0; first < head_dim; first += kValueBatch * 8) {
+      uint4 low[kValueBatch];
+      uint4 high[kValueBatch];
+#pragma unroll
+      for (int part = 0; part < kValueBatch; ++part) {
+        const int dim = first + part * 8 + low_row;
+        low[part] = {};
+        high[part] = {};
+        if (exists && dim < head_dim) {
+          const auto* source = reinterpret_cast<const uint4*>(values + int64_t{dim} * block_size);
+          low[part] = source[0];
+          high[part] = source[1];
         }
       }
-      float sums[4] = {};
-      const uint2 b[4] = {{low.x, low.y}, {low.z, low.w}, {high.x, high.y}, {high.z, high.w}};
+      FinishIssuingLoads();
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const uint32_t a[4] = {weights[2 * i][0], weights[2 * i][1], weights[2 * i + 1][0],
-                               weights[2 * i + 1][1]};
-        MultiplyAccumulate(a, b[i], sums);
+      for (int part = 0; part < kValueBatch; ++part) {
+        if (first + part * 8 >= head_dim) break;
+        if (count < 16) {
+          low[part] = KeepHalves(low[part], count);
+          high[part] = KeepHalves(high[part], count - 8);
+        }
+        float sums[4] = {};
+        const uint2 b[4] = {{low[part].x, low[part].y},
+                            {low[part].z, low[part].w},
+                            {high[part].x, high[part].y},
+                            {high[part].z, high[part].w}};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const uint32_t a[4] = {weights[2 * i][0], weights[2 * i][1], weights[2 * i + 1][0],
+                                 weights[2 * i + 1][1]};
+          MultiplyAccumulate(a, b[i], sums);
+        }
+        *reinterpret_cast<float2*>(out + first + part * 8) = {sums[0], sums[1]};
+        *reinterpret_cast<float2*>(out + 8 * padded + first + part * 8) = {sums[2], sums[3]};
       }
-      *reinterpret_cast<float2*>(out + first) = {sums[0], sums[1]};
-      *reinterpret_cast<float2*>(out + 8 * padded + first) = {sums[2], sums[3]};
     }
   }
 }
@@ -309,7 +356,6 @@ __global__ void __launch_bounds__(kThreads)
     Attend(const __grid_constant__ AttentionArguments arguments) {
   extern __shared__ __align__(16) uint8_t memory[];
   AllowNextKernel();
-  WaitForKernelBefore();
   const AttentionGeometry& geometry = arguments.geometry;
   const int head_dim = geometry.head_dim;
   const int padded = PaddedHeadDim(head_dim);
@@ -318,12 +364,19 @@ __global__ void __launch_bounds__(kThreads)
   Tile tile;
   tile.geometry = geometry;
   tile.item = arguments.items[blockIdx.x];
-  if (tile.item.num_tokens == 0) return;
+  if (tile.item.num_tokens == 0) {
+    WaitForKernelBefore();
+    return;
+  }
   tile.kv_head = static_cast<int>(blockIdx.y) / geometry.tiles_per_group();
   const int group_tile = static_cast<int>(blockIdx.y) % geometry.tiles_per_group();
   const int first_in_group = group_tile * geometry.heads_per_tile();
   tile.first_head = tile.kv_head * geometry.heads_per_group() + first_in_group;
   tile.num_heads = min(geometry.heads_per_tile(), geometry.heads_per_group() - first_in_group);
+
+  // Items and block table were there before the step's first kernel.
+  if (tile.item.chunk >= 0) PrefetchChunk(tile, arguments);
+  WaitForKernelBefore();
 
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / 32;
@@ -393,6 +446,7 @@ __device__ float MergeChunks(const AttentionArguments& arguments, const Attentio
   float maximum = -INFINITY;
   float sum = 0.0f;
   float value = 0.0f;
+#pragma unroll 4
   for (int chunk = 0; chunk < token.num_chunks; ++chunk) {
     const MergeWeights merge = WeighMerge(maximum, partial[0]);
     sum = Merge(sum, partial[1], merge);
@@ -409,6 +463,7 @@ __global__ void __launch_bounds__(kProducerThreads)
                     uint8_t* prepared) {
   extern __shared__ float x[];
   AllowNextKernel();
+  PrefetchSketch<kProducerThreads>(sketch, ThisShare());
   WaitForKernelBefore();
   const AttentionToken token = tokens[arguments.first_token + blockIdx.x];
   const int head_dim = arguments.geometry.head_dim;

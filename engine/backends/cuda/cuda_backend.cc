@@ -258,11 +258,12 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
   AttentionArguments arguments;
   arguments.geometry = GeometryOf(shape, layout);
   constexpr int64_t kFloatBytes = sizeof(float);
-  const int64_t max_slots =
-      partials_.num_bytes() / (arguments.geometry.partial_floats() * kFloatBytes);
-  const int64_t max_tokens = rows_.num_bytes() / (shape.query_width() * kFloatBytes);
-  if (step_.IsPlannedForOther(arguments.geometry)) recorder_.Run(/*repeats=*/false);
-  const AttentionPlan& plan = step_.PlanFor(arguments.geometry, max_slots, max_tokens);
+  const AttentionPlanKey key = {
+      arguments.geometry,
+      partials_.num_bytes() / (arguments.geometry.partial_floats() * kFloatBytes),
+      rows_.num_bytes() / (shape.query_width() * kFloatBytes)};
+  if (step_.IsUsedForOther(key)) recorder_.Run(/*repeats=*/false);
+  const AttentionPlan& plan = step_.PlanFor(key);
 
   arguments.qkv = Floats(qkv);
   arguments.cache = LayerOf(layout, layer, cache);

@@ -34,6 +34,11 @@ __global__ void __launch_bounds__(kProducerThreads)
             const __grid_constant__ InputSketch sketch, uint8_t* prepared) {
   extern __shared__ float x[];
   AllowNextKernel();
+  PrefetchSketch<kProducerThreads>(sketch, ThisShare());
+  if (blockIdx.x == 0) {
+    PrefetchRange(weight, sketch.cols * int64_t{sizeof(float)}, static_cast<int>(threadIdx.x),
+                  kProducerThreads);
+  }
   WaitForKernelBefore();
   const int64_t index = blockIdx.x;
   const float* source = hidden + (rows != nullptr ? rows[index] : index) * sketch.cols;
@@ -57,6 +62,7 @@ __global__ void __launch_bounds__(kProducerThreads)
     SwiGlu(const float* gate_up, const __grid_constant__ InputSketch sketch, uint8_t* prepared) {
   extern __shared__ float x[];
   AllowNextKernel();
+  PrefetchSketch<kProducerThreads>(sketch, ThisShare());
   WaitForKernelBefore();
   const int64_t token = blockIdx.x;
   const float* gate = gate_up + token * 2 * sketch.cols;

@@ -1,6 +1,7 @@
 #include "engine/backends/cuda/step_input.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "engine/base/status.h"
@@ -10,7 +11,7 @@ namespace ultrasketch::cuda {
 absl::Status DeviceStep::Begin(const StepInput& step) {
   num_tokens_ = static_cast<int64_t>(step.token_ids.size());
   num_logit_tokens_ = static_cast<int64_t>(step.logit_tokens.size());
-  planned_.reset();
+  used_ = false;
   spans_.clear();
   int64_t num_blocks = 0;
   for (const AttentionSpan& span : step.spans) {
@@ -18,6 +19,12 @@ absl::Status DeviceStep::Begin(const StepInput& step) {
     num_blocks += static_cast<int64_t>(span.blocks.size());
   }
 
+  // What grows with the sequences has room to do so in place: while addresses stay, a step's
+  // launches are those of the step before.
+  const auto with_room = [](int64_t count) {
+    constexpr uint64_t kLeast = 1024;
+    return static_cast<int64_t>(std::bit_ceil(std::max(kLeast, static_cast<uint64_t>(count))));
+  };
   int64_t num_bytes = 0;
   const auto place = [&](int64_t count, size_t element_bytes) {
     const int64_t offset = num_bytes;
@@ -26,11 +33,9 @@ absl::Status DeviceStep::Begin(const StepInput& step) {
   };
   tokens_ = place(num_tokens_, sizeof(TokenInput));
   logit_tokens_ = place(num_logit_tokens_, sizeof(int32_t));
-  block_table_ = place(num_blocks, sizeof(int32_t));
-  // Filled by PlanFor.
-  const int64_t copied_bytes = num_bytes;
   attention_tokens_ = place(num_tokens_, sizeof(AttentionToken));
-  items_ = place(MostAttentionItems(spans_), sizeof(AttentionItem));
+  items_ = place(with_room(MostAttentionItems(spans_)), sizeof(AttentionItem));
+  block_table_ = place(with_room(num_blocks), sizeof(int32_t));
   US_RETURN_IF_ERROR(Reserve(num_bytes));
 
   auto* tokens = reinterpret_cast<TokenInput*>(host_.bytes() + tokens_);
@@ -48,25 +53,31 @@ absl::Status DeviceStep::Begin(const StepInput& step) {
   }
   std::copy(step.logit_tokens.begin(), step.logit_tokens.end(),
             reinterpret_cast<int32_t*>(host_.bytes() + logit_tokens_));
-  Copy(0, copied_bytes);
+  if (planned_.has_value()) Plan(*planned_);
+  Copy(0, block_table_ + num_blocks * static_cast<int64_t>(sizeof(int32_t)));
   return absl::OkStatus();
 }
 
-const AttentionPlan& DeviceStep::PlanFor(const AttentionGeometry& geometry, int64_t max_slots,
-                                         int64_t max_attended_tokens) {
-  if (planned_ == geometry) return plan_;
-  if (planned_.has_value()) {
-    device_.Check(cudaStreamSynchronize(device_.stream()), "cudaStreamSynchronize");
+const AttentionPlan& DeviceStep::PlanFor(const AttentionPlanKey& key) {
+  if (!(planned_ == key)) {
+    // The copy of the plan before it must be over, and so must what uses it.
+    if (planned_.has_value()) {
+      device_.Check(cudaStreamSynchronize(device_.stream()), "cudaStreamSynchronize");
+    }
+    planned_ = key;
+    Plan(key);
+    Copy(attention_tokens_, block_table_ - attention_tokens_);
   }
-  PlanAttention(geometry, spans_, max_slots, max_attended_tokens, plan_);
-  planned_ = geometry;
+  used_ = true;
+  return plan_;
+}
+
+void DeviceStep::Plan(const AttentionPlanKey& key) {
+  PlanAttention(key.geometry, spans_, key.max_slots, key.max_attended_tokens, plan_);
   std::copy(plan_.tokens.begin(), plan_.tokens.end(),
             reinterpret_cast<AttentionToken*>(host_.bytes() + attention_tokens_));
   std::copy(plan_.items.begin(), plan_.items.end(),
             reinterpret_cast<AttentionItem*>(host_.bytes() + items_));
-  const auto item_bytes = static_cast<int64_t>(plan_.items.size() * sizeof(AttentionItem));
-  Copy(attention_tokens_, items_ - attention_tokens_ + item_bytes);
-  return plan_;
 }
 
 absl::Status DeviceStep::Reserve(int64_t num_bytes) {

@@ -15,6 +15,14 @@
 
 namespace ultrasketch::cuda {
 
+// What a plan of attention depends on besides the step.
+struct AttentionPlanKey {
+  AttentionGeometry geometry;
+  int64_t max_slots = 1;
+  int64_t max_attended_tokens = kAttentionRows;
+  friend bool operator==(const AttentionPlanKey&, const AttentionPlanKey&) = default;
+};
+
 // One thread at a time. The buffers grow to the largest step seen.
 class DeviceStep {
  public:
@@ -33,15 +41,13 @@ class DeviceStep {
   const AttentionItem* attention_items() const { return At<AttentionItem>(items_); }
   const AttentionToken* attention_tokens() const { return At<AttentionToken>(attention_tokens_); }
 
-  // Whether the step's attention is cut up for another geometry: what uses that must be launched
-  // before PlanFor replaces it.
-  bool IsPlannedForOther(const AttentionGeometry& geometry) const {
-    return planned_.has_value() && planned_ != geometry;
-  }
-  // The step's attention, cut into work for this geometry and workspace. Planned and copied when
-  // the first layer asks; a second geometry within a step waits for what uses the first.
-  const AttentionPlan& PlanFor(const AttentionGeometry& geometry, int64_t max_slots,
-                               int64_t max_attended_tokens);
+  // Whether the step's attention is in use, cut up for another geometry: what uses it must be
+  // launched before PlanFor replaces it.
+  bool IsUsedForOther(const AttentionPlanKey& key) const { return used_ && !(planned_ == key); }
+  // The step's attention, cut into work. Planned when the step begins if it is as in the step
+  // before, else when the first layer asks; a second geometry within a step waits for what uses the
+  // first.
+  const AttentionPlan& PlanFor(const AttentionPlanKey& key);
 
  private:
   template <typename T>
@@ -49,6 +55,8 @@ class DeviceStep {
     return reinterpret_cast<const T*>(memory_.bytes() + offset);
   }
   absl::Status Reserve(int64_t num_bytes);
+  // Plans into host_.
+  void Plan(const AttentionPlanKey& key);
   void Copy(int64_t offset, int64_t num_bytes);
 
   CudaDevice& device_;
@@ -56,15 +64,16 @@ class DeviceStep {
   CudaMemory memory_;
   int64_t num_tokens_ = 0;
   int64_t num_logit_tokens_ = 0;
-  // Offsets of both buffers.
+  // Offsets in both buffers, in this order.
   int64_t tokens_ = 0;
   int64_t logit_tokens_ = 0;
-  int64_t block_table_ = 0;
   int64_t attention_tokens_ = 0;
   int64_t items_ = 0;
+  int64_t block_table_ = 0;
 
   std::vector<PlannedSpan> spans_;
-  std::optional<AttentionGeometry> planned_;
+  std::optional<AttentionPlanKey> planned_;
+  bool used_ = false;  // the plan, by this step
   AttentionPlan plan_;
 };
 

@@ -28,6 +28,22 @@ __device__ inline uint32_t AndXor(uint32_t value, uint32_t mask, uint32_t flip) 
 // Keeps the compiler from moving loads of before to after: they are all in flight at once.
 __device__ inline void FinishIssuingLoads() { asm volatile("" ::: "memory"); }
 
+// Brings the line of an address to the second-level cache. Not a read: it may come before a wait
+// for what writes there.
+__device__ inline void Prefetch(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+inline constexpr int kLineBytes = 128;
+
+// The lines of `num_bytes` from `begin` on: this thread's of num_threads.
+__device__ inline void PrefetchRange(const void* begin, int64_t num_bytes, int thread,
+                                     int num_threads) {
+  for (int64_t offset = int64_t{thread} * kLineBytes; offset < num_bytes;
+       offset += int64_t{num_threads} * kLineBytes) {
+    Prefetch(static_cast<const uint8_t*>(begin) + offset);
+  }
+}
+
 // 16 bytes from global to shared memory, asynchronously, past the first-level cache.
 __device__ inline void CopyAsync16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(

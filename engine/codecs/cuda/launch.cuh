@@ -3,8 +3,9 @@
 // Every kernel of a step is launched as dependent on the one before it in the stream
 // (programmatic dependent launch, compute capability 9.0 and later): its blocks may start as soon
 // as all blocks of that one have called AllowNextKernel, and must call WaitForKernelBefore before
-// they touch anything but weights. A kernel waits for the whole of the one before it, which has
-// waited in turn: what is read and written after the wait is ordered as without.
+// they touch anything but weights and the step's input, which was copied before its first kernel.
+// All blocks call it, those without work too: a kernel waits for the whole of the one before it,
+// which has waited in turn, and so what is read and written after the wait is ordered as without.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_LAUNCH_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_LAUNCH_CUH_
 

@@ -23,6 +23,18 @@ struct Share {
   int count;
 };
 
+// Asks for the sketch's tables, which a large model's weights have pushed out of the cache since
+// the step before. For a block's first lines, before it waits for its input.
+template <int kThreads>
+__device__ inline void PrefetchSketch(const InputSketch& sketch, Share share) {
+  // The blocks of a few tokens see to it for all.
+  if (sketch.num_groups == 0 || blockIdx.x >= 4) return;
+  const int thread = share.index * kThreads + static_cast<int>(threadIdx.x);
+  PrefetchRange(sketch.columns, sketch.cols * sketch.column_bytes, thread, share.count * kThreads);
+  PrefetchRange(sketch.groups, sketch.num_groups * int64_t{sizeof(SketchGroup)}, thread,
+                share.count * kThreads);
+}
+
 template <typename Entry>
 __device__ inline float BucketSum(const float* x, const Entry* columns, int columns_per_bucket) {
   constexpr Entry kSign = static_cast<Entry>(Entry{1} << (8 * sizeof(Entry) - 1));
