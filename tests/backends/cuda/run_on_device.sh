@@ -84,13 +84,16 @@ if wanted models; then
         >"$logs/sampled-$name-$device.json" 2>"$logs/sampled-$name-$device.log"
     done
     for kind in text sampled; do
-      if [[ $(json text "$logs/$kind-$name-cpu.json") == \
-        $(json text "$logs/$kind-$name-cuda:0.json") ]]; then
+      on_cpu=$(json text "$logs/$kind-$name-cpu.json")
+      on_cuda=$(json text "$logs/$kind-$name-cuda:0.json")
+      if [[ -z $on_cpu || -z $on_cuda ]]; then
+        note "$name, $kind: failed"
+        cat "$logs/$kind-$name-cpu.log" "$logs/$kind-$name-cuda:0.log"
+      elif [[ $on_cpu == "$on_cuda" ]]; then
         note "$name, $kind: same on both"
       else
         note "$name, $kind: differs"
-        json text "$logs/$kind-$name-cpu.json"
-        json text "$logs/$kind-$name-cuda:0.json"
+        printf 'cpu:  %s\ncuda: %s\n' "$on_cpu" "$on_cuda"
       fi
     done
     tail -n 3 "$logs"/eval-"$name"-cuda:0.log
