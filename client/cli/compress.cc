@@ -1,4 +1,9 @@
+#include <filesystem>
 #include <iostream>
+#include <optional>
+#include <system_error>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -8,14 +13,44 @@
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
 #include "engine/backends/cpu/available_memory.h"
+#include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/compress/compressor.h"
+#include "engine/compress/evaluate.h"
+#include "engine/format/tokenizer/tokenizer.h"
+#include "engine/report/compression_page.h"
 
 namespace ultrasketch::cli {
 namespace {
 
-std::string Describe(const CompressionReport& report, const std::string& folder) {
+// The last part of a path to a folder, which may end in a separator.
+std::string FolderName(const std::string& folder) {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::canonical(folder, error);
+  return error ? folder : path.filename().string();
+}
+
+nlohmann::ordered_json ToJson(const CompressionSummary& summary) {
+  nlohmann::ordered_json json(ultrasketch::ToJson(summary.report));
+  if (summary.evaluation.has_value()) {
+    json["perplexity_before"] = summary.evaluation->dense.perplexity;
+    json["perplexity_after"] = summary.evaluation->compressed.perplexity;
+    json["eval_tokens"] = summary.evaluation->compressed.tokens;
+  }
+  return json;
+}
+
+std::string DescribeEvaluation(const CompressionSummary& summary) {
+  if (!summary.evaluation.has_value()) return "";
+  const EvaluationPair& pair = *summary.evaluation;
+  return absl::StrFormat("perplexity %.4f dense, %.4f compressed, over %d tokens of %s\n",
+                         pair.dense.perplexity, pair.compressed.perplexity, pair.dense.tokens,
+                         pair.text_name);
+}
+
+std::string Describe(const CompressionSummary& summary, const std::string& folder) {
+  const CompressionReport& report = summary.report;
   std::vector<std::vector<std::string>> rows = {
       {"site", "rows", "columns", "bits/weight", "weight error", "output error"}};
   for (const CompressedSite& site : report.sites) {
@@ -34,7 +69,7 @@ std::string Describe(const CompressionReport& report, const std::string& folder)
           : absl::StrCat(WithThousands(report.calibration_tokens), " tokens of ",
                          report.calibration_source == "files" ? "the calibration text"
                                                               : "text that the model wrote itself"),
-      "; errors are |difference|^2 / |original|^2\n");
+      "; errors are |difference|^2 / |original|^2\n", DescribeEvaluation(summary));
 }
 
 class CompressCommand : public Command {
@@ -82,15 +117,38 @@ class CompressCommand : public Command {
         "--resume", options_.resume,
         "Go on after the last layer that an interrupted run with the same options finished");
     app.add_flag("--overwrite", options_.overwrite, "Replace what is at --out");
+    app.add_option("--report", report_,
+                   "Write a page about the result to FILE.html and its data to FILE.json (an "
+                   ".html or .json at the end of FILE is left out first)")
+        ->type_name("FILE");
+    app.add_option("--eval", eval_file_, "Text to measure the perplexity on, before and after")
+        ->type_name("FILE");
+    app.add_option("--eval-context", eval_.context, "Tokens in a window, as in 'ultrasketch eval'")
+        ->check(AtLeast<int64_t>(1))
+        ->capture_default_str()
+        ->type_name("N");
+    app.add_option("--eval-max-tokens", eval_.max_tokens,
+                   "Only this many tokens of the text; 0: all of it")
+        ->check(AtLeast<int64_t>(0))
+        ->type_name("N");
     app.footer(
-        "Example:\n"
-        "  ultrasketch compress --model models/classics-6m --out models/classics-6m-0.5bit");
+        "Examples:\n"
+        "  ultrasketch compress --model models/classics-6m --out models/classics-6m-0.5bit\n"
+        "  ultrasketch compress --model llama --out llama-1bit --bits 1 --calibration text.xz \\\n"
+        "    --report llama-1bit --eval book.txt --eval-max-tokens 20000");
   }
 
   absl::Status Run(const Environment& environment) override {
     US_ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(model_));
     const StopFlag stop(environment.stop);
     options_.cancelled = stop.flag();
+    // Whatever can fail for report and evaluation fails before the work.
+    const ReportFiles files = NameReportFiles(report_);
+    if (!report_.empty()) US_RETURN_IF_ERROR(CheckReportFiles(files));
+    std::vector<int32_t> eval_tokens;
+    if (!eval_file_.empty()) {
+      US_ASSIGN_OR_RETURN(eval_tokens, ReadEvaluationText(*checkpoint));
+    }
     const auto memory =
         static_cast<double>(EstimateCompressionMemory(checkpoint->config(), options_));
     std::cerr << "needs up to " << HumanBytes(memory) << " of memory; "
@@ -101,17 +159,63 @@ class CompressCommand : public Command {
       options_.progress = [&progress](const CompressProgress& state) {
         progress.UpdateFraction(state.stage, state.fraction);
       };
-      report = CompressCheckpoint(std::move(checkpoint), out_, options_);
+      report = CompressCheckpoint(checkpoint, out_, options_);
     }
     US_RETURN_IF_ERROR(report.status());
-    return environment.json ? WriteJson(nlohmann::ordered_json(ToJson(*report)))
-                            : WriteOutput(Describe(*report, out_));
+
+    CompressionSummary summary = {.model_name = FolderName(model_),
+                                  .compressed_name = FolderName(out_),
+                                  .config = checkpoint->config(),
+                                  .options = options_,
+                                  .dense_bytes = checkpoint->file_bytes(),
+                                  .report = *std::move(report),
+                                  .evaluation = std::nullopt};
+    if (!eval_file_.empty()) {
+      US_ASSIGN_OR_RETURN(summary.evaluation, Evaluate(checkpoint, eval_tokens));
+    }
+    if (!report_.empty()) US_RETURN_IF_ERROR(WriteCompressionReport(summary, files));
+    return environment.json ? WriteJson(ToJson(summary)) : WriteOutput(Describe(summary, out_));
   }
 
  private:
+  absl::StatusOr<std::vector<int32_t>> ReadEvaluationText(const Checkpoint& checkpoint) {
+    US_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(checkpoint.tokenizer_path()));
+    US_ASSIGN_OR_RETURN(const std::string text, ReadFile(eval_file_));
+    US_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, EncodeForEvaluation(*tokenizer, text));
+    const absl::Status status = CheckEvaluation(checkpoint.config(), tokens, eval_);
+    return status.ok() ? absl::StatusOr<std::vector<int32_t>>(std::move(tokens))
+                       : Annotate(status, eval_file_);
+  }
+
+  // The dense model and the one that has been written.
+  absl::StatusOr<EvaluationPair> Evaluate(const std::shared_ptr<const Checkpoint>& dense,
+                                          const std::vector<int32_t>& tokens) {
+    US_ASSIGN_OR_RETURN(const auto compressed, Checkpoint::Open(out_));
+    eval_.cancelled = options_.cancelled;
+    eval_.num_threads = options_.num_threads;
+    EvaluationPair pair = {.text_name = std::filesystem::path(eval_file_).filename().string(),
+                           .context = eval_.context,
+                           .dense = {},
+                           .compressed = {}};
+    const auto evaluate = [&](const std::shared_ptr<const Checkpoint>& checkpoint,
+                              const char* label) {
+      ProgressBar progress(label);
+      eval_.progress = [&progress](const EvaluateProgress& state) {
+        progress.Update(state.tokens_done, state.tokens_total, "tokens");
+      };
+      return EvaluateCheckpoint(checkpoint, "auto", tokens, eval_);
+    };
+    US_ASSIGN_OR_RETURN(pair.dense, evaluate(dense, "evaluating the dense model"));
+    US_ASSIGN_OR_RETURN(pair.compressed, evaluate(compressed, "evaluating the compressed model"));
+    return pair;
+  }
+
   std::string model_;
   std::string out_;
   CompressOptions options_;
+  std::string report_;
+  std::string eval_file_;
+  EvaluateOptions eval_;
 };
 
 }  // namespace

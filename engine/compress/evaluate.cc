@@ -175,6 +175,13 @@ class Evaluator {
   std::vector<double> logprobs_;
 };
 
+// The tokens that the options leave.
+absl::Span<const int32_t> Counted(absl::Span<const int32_t> token_ids,
+                                  const EvaluateOptions& options) {
+  return options.max_tokens > 0 ? token_ids.subspan(0, static_cast<size_t>(options.max_tokens))
+                                : token_ids;
+}
+
 }  // namespace
 
 ModelOptions EvaluationModelOptions(const ModelConfig& config, int64_t context) {
@@ -191,36 +198,58 @@ ModelOptions EvaluationModelOptions(const ModelConfig& config, int64_t context) 
   return options;
 }
 
-absl::StatusOr<Evaluation> EvaluateTokens(Model& model, absl::Span<const int32_t> token_ids,
-                                          const EvaluateOptions& options) {
-  if (options.max_tokens > 0 && static_cast<size_t>(options.max_tokens) < token_ids.size()) {
-    token_ids = token_ids.first(static_cast<size_t>(options.max_tokens));
-  }
+absl::Status CheckEvaluation(const ModelConfig& config, absl::Span<const int32_t> token_ids,
+                             const EvaluateOptions& options) {
+  token_ids = Counted(token_ids, options);
   if (token_ids.size() < 2) {
     return absl::InvalidArgumentError(
         absl::StrCat("expected a text of at least 2 tokens, found ", token_ids.size()));
   }
-  if (options.context < 1 || options.context > model.config().max_position_embeddings) {
+  if (options.context < 1 || options.context > config.max_position_embeddings) {
     return absl::InvalidArgumentError(
-        absl::StrCat("context: expected 1 to ", model.config().max_position_embeddings,
+        absl::StrCat("context: expected 1 to ", config.max_position_embeddings,
                      " tokens for this model, found ", options.context));
   }
   for (size_t index = 0; index < token_ids.size(); ++index) {
-    if (token_ids[index] < 0 || token_ids[index] >= model.config().vocab_size) {
+    if (token_ids[index] < 0 || token_ids[index] >= config.vocab_size) {
       return absl::InvalidArgumentError(absl::StrCat("token ", index, ": expected an id below ",
-                                                     model.config().vocab_size, ", found ",
+                                                     config.vocab_size, ", found ",
                                                      token_ids[index]));
     }
   }
-  return Evaluator(model, token_ids, options).Run();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Evaluation> EvaluateTokens(Model& model, absl::Span<const int32_t> token_ids,
+                                          const EvaluateOptions& options) {
+  US_RETURN_IF_ERROR(CheckEvaluation(model.config(), token_ids, options));
+  return Evaluator(model, Counted(token_ids, options), options).Run();
 }
 
 absl::StatusOr<Evaluation> EvaluateText(Model& model, const Tokenizer& tokenizer,
                                         std::string_view text, const EvaluateOptions& options) {
-  EncodeOptions encode_options;
-  encode_options.add_special_tokens = false;
-  US_ASSIGN_OR_RETURN(const std::vector<int32_t> token_ids, tokenizer.Encode(text, encode_options));
+  US_ASSIGN_OR_RETURN(const std::vector<int32_t> token_ids, EncodeForEvaluation(tokenizer, text));
   return EvaluateTokens(model, token_ids, options);
+}
+
+absl::StatusOr<std::vector<int32_t>> EncodeForEvaluation(const Tokenizer& tokenizer,
+                                                         std::string_view text) {
+  EncodeOptions options;
+  options.add_special_tokens = false;
+  return tokenizer.Encode(text, options);
+}
+
+absl::StatusOr<Evaluation> EvaluateCheckpoint(std::shared_ptr<const Checkpoint> checkpoint,
+                                              std::string_view device,
+                                              absl::Span<const int32_t> token_ids,
+                                              const EvaluateOptions& options) {
+  US_RETURN_IF_ERROR(CheckEvaluation(checkpoint->config(), token_ids, options));
+  US_ASSIGN_OR_RETURN(std::shared_ptr<Backend> backend,
+                      CreateBackend(device, {.num_threads = options.num_threads}));
+  const ModelOptions model_options = EvaluationModelOptions(checkpoint->config(), options.context);
+  US_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
+                      LoadModel(std::move(checkpoint), std::move(backend), model_options));
+  return EvaluateTokens(*model, token_ids, options);
 }
 
 }  // namespace ultrasketch

@@ -5,11 +5,15 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string_view>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
+#include "engine/format/checkpoint.h"
 #include "engine/format/model_config.h"
 #include "engine/format/tokenizer/tokenizer.h"
 #include "engine/models/model.h"
@@ -49,6 +53,10 @@ struct Evaluation {
 // Model options for an evaluation: as many windows in a step as pay off, and a cache for them.
 ModelOptions EvaluationModelOptions(const ModelConfig& config, int64_t context);
 
+// What EvaluateTokens would refuse the tokens and options for, before there is a model.
+absl::Status CheckEvaluation(const ModelConfig& config, absl::Span<const int32_t> token_ids,
+                             const EvaluateOptions& options);
+
 // Every window is a sequence of its own that starts at position 0; every token of a window but its
 // first is predicted. The last, shorter window counts too. Several windows share a step, as many as
 // model.options() allows.
@@ -61,6 +69,16 @@ absl::StatusOr<Evaluation> EvaluateTokens(Model& model, absl::Span<const int32_t
 // The whole text, tokenized at once without special tokens added.
 absl::StatusOr<Evaluation> EvaluateText(Model& model, const Tokenizer& tokenizer,
                                         std::string_view text, const EvaluateOptions& options);
+
+// The tokens that EvaluateText evaluates a model on.
+absl::StatusOr<std::vector<int32_t>> EncodeForEvaluation(const Tokenizer& tokenizer,
+                                                         std::string_view text);
+
+// Loads the checkpoint to `device` ("auto", "cpu", "cuda:0"), evaluates it and lets it go.
+absl::StatusOr<Evaluation> EvaluateCheckpoint(std::shared_ptr<const Checkpoint> checkpoint,
+                                              std::string_view device,
+                                              absl::Span<const int32_t> token_ids,
+                                              const EvaluateOptions& options);
 
 }  // namespace ultrasketch
 

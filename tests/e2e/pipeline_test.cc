@@ -113,6 +113,56 @@ TEST(PipelineTest, CommandsAgreeOnACompressedModel) {
   EXPECT_THAT(again.err, HasSubstr(out));
 }
 
+TEST(PipelineTest, TheReportHasTheNumbersOfEvaluation) {
+  const TemporaryFolder folder;
+  const std::string text = WriteText(folder.path());
+  const std::string out = folder.path() + "/compressed";
+  const Completed completed =
+      RunTool({"compress", "--model", SAMPLE_MODEL_DIR, "--out", out, "--calibration", text,
+               "--calibration-windows", "2", "--report", folder.path() + "/report.html", "--eval",
+               text, "--eval-context", "100", "--eval-max-tokens", "777", "--json"});
+  ASSERT_EQ(completed.exit_code, 0) << completed.err;
+  const auto compressed = ParseOutput(completed);
+  const auto evaluate = [&](const std::string& model) {
+    return ParseOutput(RunTool({"eval", "--model", model, "--text", text, "--context", "100",
+                                "--max-tokens", "777", "--json"}));
+  };
+  const auto dense = evaluate(SAMPLE_MODEL_DIR);
+  const auto after = evaluate(out);
+  EXPECT_EQ(compressed["perplexity_before"], dense["perplexity"]);
+  EXPECT_EQ(compressed["perplexity_after"], after["perplexity"]);
+  EXPECT_EQ(compressed["eval_tokens"], 776);
+
+  const auto json = nlohmann::json::parse(*ReadFile(folder.path() + "/report.json"));
+  EXPECT_EQ(json["evaluation"]["perplexity_before"], dense["perplexity"]);
+  EXPECT_EQ(json["evaluation"]["perplexity_after"], after["perplexity"]);
+  EXPECT_EQ(json["evaluation"]["text"], "text.txt");
+  EXPECT_EQ(json["bits_per_weight_linear"], compressed["bits_per_weight_linear"]);
+  EXPECT_EQ(json["sites"].size(), compressed["sites"].size());
+  EXPECT_EQ(json["dense_bytes"],
+            ParseOutput(RunTool({"inspect", SAMPLE_MODEL_DIR, "--json"}))["bytes"]);
+  const std::string html = *ReadFile(folder.path() + "/report.html");
+  EXPECT_THAT(html, HasSubstr("<!DOCTYPE html>"));
+  EXPECT_THAT(html, HasSubstr("classics-6m at 0."));
+}
+
+TEST(PipelineTest, AReportThatCannotBeWrittenStopsTheWorkBeforeItBegins) {
+  const TemporaryFolder folder;
+  const std::string out = folder.path() + "/compressed";
+  const auto expect_failure = [&](std::vector<std::string> options, const std::string& part) {
+    options.insert(options.begin(), {"compress", "--model", SAMPLE_MODEL_DIR, "--out", out});
+    const Completed completed = RunTool(options);
+    EXPECT_EQ(completed.exit_code, 1);
+    EXPECT_THAT(completed.err, HasSubstr(part));
+    EXPECT_FALSE(std::filesystem::exists(out));
+  };
+  expect_failure({"--report", folder.path() + "/none/report"}, "none/report.html");
+  expect_failure({"--eval", folder.path() + "/none.txt"}, "none.txt");
+  const std::string short_text = folder.path() + "/short.txt";
+  ASSERT_TRUE(WriteFileAtomically(short_text, "A").ok());
+  expect_failure({"--eval", short_text}, "short.txt: expected a text of at least 2 tokens");
+}
+
 TEST(PipelineTest, TheSameSeedGivesTheSameFiles) {
   const TemporaryFolder folder;
   const std::string text = WriteText(folder.path());
