@@ -55,9 +55,11 @@ std::vector<OracleCase> ReadPrompts() {
   EXPECT_TRUE(text.ok()) << text.status();
   std::vector<OracleCase> cases;
   if (!text.ok()) return cases;
-  for (const nlohmann::json& entry : nlohmann::json::parse(*text).at("cases")) {
+  const nlohmann::json oracle = nlohmann::json::parse(*text);
+  for (const nlohmann::json& entry : oracle.at("cases")) {
     cases.push_back({entry.at("prompt"), entry.at("ids")});
   }
+  EXPECT_FALSE(cases.empty());
   return cases;
 }
 
