@@ -1,0 +1,3 @@
+#include "engine/codecs/grouped/grouped_kernels_impl.h"
+
+US_DEFINE_GROUPED_KERNELS(kPortableGroupedKernels, "portable")
