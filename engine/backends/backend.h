@@ -109,8 +109,10 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<DeviceLinear>> LoadLinear(
       const EncodedLinear& encoded, absl::Span<const float> bias) = 0;
   virtual absl::StatusOr<std::unique_ptr<DeviceVector>> LoadVector(const TensorView& values) = 0;
+  // The table [vocab_size, hidden_size] in whatever form it is stored: the result shares it, and
+  // must not outlive what it refers to.
   virtual absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadEmbedding(
-      const TensorView& table) = 0;
+      std::shared_ptr<const EncodedLinear> table) = 0;
 
   // --- One step ---
   virtual absl::Status BeginStep(const StepInput& step) = 0;

@@ -11,6 +11,7 @@
 #include "engine/base/status.h"
 #include "engine/models/decoder_layer.h"
 #include "engine/models/step_layout.h"
+#include "engine/models/vocabulary_tables.h"
 
 namespace ultrasketch {
 namespace {
@@ -40,7 +41,7 @@ class Llama final : public Model {
   absl::Status CopyLogits(int64_t row, absl::Span<float> logits) override;
 
  private:
-  absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadTable(const std::string& name);
+  absl::Status LoadTables();
   absl::Status CheckOptions() const;
   absl::Status PlanCache();
   absl::Status AllocateCache();
@@ -62,12 +63,13 @@ class Llama final : public Model {
   int64_t num_logits_ = 0;
 };
 
-absl::StatusOr<std::unique_ptr<DeviceEmbedding>> Llama::LoadTable(const std::string& name) {
-  US_ASSIGN_OR_RETURN(const TensorView table,
-                      GetTensor(*checkpoint_, name, {DType::kBF16, DType::kF16, DType::kF32},
-                                {config().vocab_size, config().hidden_size}));
-  US_RETURN_IF_ERROR(CheckFinite(*checkpoint_, name, table));
-  return backend_->LoadEmbedding(table);
+absl::Status Llama::LoadTables() {
+  US_ASSIGN_OR_RETURN(VocabularyTables tables, LoadVocabularyTables(*checkpoint_));
+  US_ASSIGN_OR_RETURN(embedding_, backend_->LoadEmbedding(std::move(tables.embedding)));
+  if (tables.head != nullptr) {
+    US_ASSIGN_OR_RETURN(untied_head_, backend_->LoadEmbedding(std::move(tables.head)));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Llama::CheckOptions() const {
@@ -127,10 +129,7 @@ absl::Status Llama::AllocateCache() {
 absl::Status Llama::Load() {
   US_RETURN_IF_ERROR(CheckOptions());
   US_RETURN_IF_ERROR(PlanCache());
-  US_ASSIGN_OR_RETURN(embedding_, LoadTable("model.embed_tokens.weight"));
-  if (!config().tie_word_embeddings) {
-    US_ASSIGN_OR_RETURN(untied_head_, LoadTable("lm_head.weight"));
-  }
+  US_RETURN_IF_ERROR(LoadTables());
   const std::string norm = "model.norm.weight";
   US_ASSIGN_OR_RETURN(const TensorView norm_view,
                       GetTensor(*checkpoint_, norm, {}, {config().hidden_size}));

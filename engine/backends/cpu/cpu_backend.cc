@@ -72,8 +72,9 @@ class CpuBackend final : public Backend {
     return std::make_unique<CpuVector>(ToFloatVector(values));
   }
 
-  absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadEmbedding(const TensorView& table) override {
-    return std::make_unique<CpuEmbedding>(table);
+  absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadEmbedding(
+      std::shared_ptr<const EncodedLinear> table) override {
+    return std::make_unique<CpuEmbedding>(std::move(table));
   }
 
   absl::Status BeginStep(const StepInput& step) override {
@@ -85,10 +86,11 @@ class CpuBackend final : public Backend {
   absl::Status EndStep() override { return absl::OkStatus(); }
 
   void Embed(const DeviceEmbedding& embedding, DeviceBuffer& hidden) override {
-    const auto& table = static_cast<const CpuEmbedding&>(embedding);
+    const EncodedLinear& table = static_cast<const CpuEmbedding&>(embedding).table();
     float* out = Floats(hidden);
     ForEachToken([&](int64_t token, int) {
-      table.CopyRow(step_.token_ids[static_cast<size_t>(token)], out + token * table.hidden_size());
+      table.DecodeRows(step_.token_ids[static_cast<size_t>(token)], 1,
+                       out + token * table.site().cols);
     });
   }
 
@@ -351,20 +353,21 @@ void CpuBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_wei
                         const DeviceEmbedding& head, DeviceBuffer& logits) {
   const auto num_rows = static_cast<int64_t>(step_.logit_tokens.size());
   if (num_rows == 0) return;
-  const auto& table = static_cast<const CpuEmbedding&>(head);
+  const CpuLinear& table = static_cast<const CpuEmbedding&>(head).linear();
   const int64_t size = norm_weight.size();
-  attended_.resize(std::max(attended_.size(), static_cast<size_t>(num_rows * size)));
-  float* normed = attended_.data();
-  pool_.ParallelFor(num_rows, 1, [&](int64_t begin, int64_t end, int) {
+  const int64_t width = table.prepared_width();
+  US_CHECK(table.cols() == size);
+  attended_.resize(std::max(attended_.size(), static_cast<size_t>(num_rows * width)));
+  float* prepared = attended_.data();
+  pool_.ParallelFor(num_rows, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t token = step_.logit_tokens[static_cast<size_t>(row)];
-      kernels_.rms_norm(Floats(hidden) + token * size, Unwrap(norm_weight), size, epsilon,
-                        normed + row * size);
+      float* normed = Scratch(thread, size);
+      kernels_.rms_norm(Floats(hidden) + token * size, Unwrap(norm_weight), size, epsilon, normed);
+      table.PrepareInput(normed, prepared + row * width);
     }
   });
-  pool_.ParallelFor(table.vocab_size(), 8, [&](int64_t begin, int64_t end, int) {
-    table.Multiply(normed, num_rows, begin, end, Floats(logits));
-  });
+  table.Multiply(prepared, num_rows, /*accumulate=*/false, Floats(logits), pool_);
 }
 
 absl::Status CpuBackend::Sample(const DeviceBuffer& logits, int64_t vocab_size,

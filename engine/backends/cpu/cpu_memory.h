@@ -10,8 +10,8 @@
 #include "absl/status/statusor.h"
 
 #include "engine/backends/backend.h"
+#include "engine/codecs/codec.h"
 #include "engine/codecs/cpu_linear.h"
-#include "engine/codecs/dense/dense_kernels.h"
 
 namespace ultrasketch {
 
@@ -68,23 +68,20 @@ class CpuVector final : public DeviceVector {
   std::vector<float> values_;
 };
 
-// Refers to the mapped table.
+// Its table, and the table as the output head's matrix.
 class CpuEmbedding final : public DeviceEmbedding {
  public:
-  // `table` [vocab_size, hidden_size], F32, BF16 or F16.
-  explicit CpuEmbedding(TensorView table);
-  int64_t resident_bytes() const override { return table_.num_bytes(); }
+  explicit CpuEmbedding(std::shared_ptr<const EncodedLinear> table)
+      : table_(std::move(table)), linear_(table_->PackForCpu()) {}
+  // Rows are read from where the matrix is.
+  int64_t resident_bytes() const override { return linear_->resident_bytes(); }
 
-  int64_t vocab_size() const { return table_.shape[0]; }
-  int64_t hidden_size() const { return table_.shape[1]; }
-  void CopyRow(int64_t row, float* out) const;
-  // logits[t][v] = table[v] . x[t] for v in [first_row, last_row).
-  void Multiply(const float* x, int64_t num_tokens, int64_t first_row, int64_t last_row,
-                float* logits) const;
+  const EncodedLinear& table() const { return *table_; }
+  const CpuLinear& linear() const { return *linear_; }
 
  private:
-  TensorView table_;
-  DenseMultiply multiply_;
+  std::shared_ptr<const EncodedLinear> table_;
+  std::unique_ptr<CpuLinear> linear_;
 };
 
 }  // namespace ultrasketch

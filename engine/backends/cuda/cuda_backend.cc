@@ -83,8 +83,9 @@ class CudaBackend final : public Backend {
     return loader_.LoadVector(values);
   }
 
-  absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadEmbedding(const TensorView& table) override {
-    return loader_.LoadEmbedding(table);
+  absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadEmbedding(
+      std::shared_ptr<const EncodedLinear> table) override {
+    return loader_.LoadEmbedding(*table);
   }
 
   absl::Status BeginStep(const StepInput& step) override {

@@ -78,13 +78,12 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadLinear(const Encod
 }
 
 absl::StatusOr<std::unique_ptr<CudaEmbedding>> WeightLoader::LoadEmbedding(
-    const TensorView& table) {
-  US_CHECK(table.shape.size() == 2);
-  const int64_t cols = table.shape[1];
+    const EncodedLinear& table) {
+  const int64_t cols = table.site().cols;
   US_RETURN_IF_ERROR(CheckColumns(cols));
-  US_ASSIGN_OR_RETURN(auto linear, LoadDense(table.shape[0], cols, {},
+  US_ASSIGN_OR_RETURN(auto linear, LoadDense(table.site().rows, cols, {},
                                              [&](int64_t first, int64_t count, float* out) {
-                                               CopyToFloat(table, first * cols, count * cols, out);
+                                               table.DecodeRows(first, count, out);
                                              }));
   return std::make_unique<CudaEmbedding>(std::move(linear), cols);
 }

@@ -87,7 +87,8 @@ class WeightLoader {
   // UNIMPLEMENTED for a codec without CUDA kernels or more columns than a block can hold.
   absl::StatusOr<std::unique_ptr<CudaLinear>> LoadLinear(const EncodedLinear& encoded,
                                                          absl::Span<const float> bias);
-  absl::StatusOr<std::unique_ptr<CudaEmbedding>> LoadEmbedding(const TensorView& table);
+  // A table of integers is expanded to dense weights.
+  absl::StatusOr<std::unique_ptr<CudaEmbedding>> LoadEmbedding(const EncodedLinear& table);
   absl::StatusOr<std::unique_ptr<CudaVector>> LoadVector(const TensorView& values);
 
  private:

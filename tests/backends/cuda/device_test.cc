@@ -12,6 +12,7 @@
 #include "engine/base/dtype.h"
 #include "engine/base/random.h"
 #include "engine/codecs/dense/dense_codec.h"
+#include "engine/codecs/dense/dense_linear.h"
 #include "tests/codecs/memory_source.h"
 
 namespace ultrasketch {
@@ -96,9 +97,15 @@ std::unique_ptr<DeviceBuffer> MakeActivations(Backend& backend, int64_t num_rows
 
 std::unique_ptr<DeviceEmbedding> MakeTable(Backend& backend, absl::Span<const float> values,
                                            int64_t width) {
-  auto table = backend.LoadEmbedding({DType::kF32,
-                                      {static_cast<int64_t>(values.size()) / width, width},
-                                      reinterpret_cast<const uint8_t*>(values.data())});
+  LinearSite site;
+  site.name = "table";
+  site.rows = static_cast<int64_t>(values.size()) / width;
+  site.cols = width;
+  site.members = {{site.name, site.rows, /*has_bias=*/false}};
+  const TensorView view = {
+      DType::kF32, {site.rows, width}, reinterpret_cast<const uint8_t*>(values.data())};
+  auto table = backend.LoadEmbedding(std::make_shared<DenseLinear>(
+      std::move(site), std::vector<NamedTensor>{{"table.weight", view}}));
   EXPECT_TRUE(table.ok()) << table.status();
   return *std::move(table);
 }

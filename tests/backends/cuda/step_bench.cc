@@ -23,6 +23,7 @@
 #include "engine/format/model_config.h"
 #include "engine/models/decoder_layer.h"
 #include "engine/models/linear_sites.h"
+#include "engine/models/vocabulary_tables.h"
 
 namespace ultrasketch {
 namespace {
@@ -109,9 +110,11 @@ class SyntheticModel {
       layers_.push_back(std::move(loaded));
     }
     table_ = RandomBf16(int64_t{config.vocab_size} * config.hidden_size, 0x1p-5f);
-    embedding_ = Must(backend.LoadEmbedding({DType::kBF16,
-                                             {config.vocab_size, config.hidden_size},
-                                             reinterpret_cast<const uint8_t*>(table_.data())}));
+    const TensorView table = {DType::kBF16,
+                              {config.vocab_size, config.hidden_size},
+                              reinterpret_cast<const uint8_t*>(table_.data())};
+    embedding_ = Must(backend.LoadEmbedding(std::make_shared<DenseLinear>(
+        EmbeddingSite(config), std::vector<NamedTensor>{{"model.embed_tokens.weight", table}})));
     final_norm_ = Must(backend.LoadVector(norm));
     attention_.layout.num_layers = config.num_layers;
     attention_.layout.num_kv_heads = config.num_kv_heads;
