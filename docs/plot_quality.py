@@ -30,7 +30,7 @@ def ticks(low, high):
 
 
 def plot(points):
-    compressed = [p for p in points if p["codec"] != "dense"]
+    compressed = [p for p in points if p["codec"] != "dense" and p["ratio_to_dense"]]
     bits = [p["bits_per_weight_linear"] for p in compressed]
     ratios = [p["ratio_to_dense"] for p in compressed]
     x_low, x_high = min(bits) / 1.3, max(bits) * 1.3
@@ -40,8 +40,9 @@ def plot(points):
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="13">',
-        "<style>text{fill:#333}.grid{stroke:#ccc;stroke-width:1}"
-        ".page{fill:#fff}</style>",
+        "<style>text{fill:#333}.grid{stroke:#ccc;stroke-width:1}.page{fill:#fff}"
+        "@media(prefers-color-scheme:dark){text{fill:#ddd}.grid{stroke:#444}.page{fill:#14171a}}"
+        "</style>",
         f'<rect class="page" width="{WIDTH}" height="{HEIGHT}"/>',
     ]
     for value in ticks(x_low, x_high):
@@ -80,17 +81,23 @@ def plot(points):
 
 
 def table(points):
-    rows = ["| | bits per weight (linear) | (file) | bytes on disk | perplexity | times dense |",
-            "|---|---|---|---|---|---|"]
+    rows = ["| | bits per weight (linear) | (file) | bytes on disk | perplexity | times dense "
+            "| compressed in |",
+            "|---|---|---|---|---|---|---|"]
     for p in points:
+        if not p["ratio_to_dense"]:  # why is in its "error"
+            continue
         name = {"dense": "dense"}.get(p["codec"], p["codec"])
         if p["codec"].startswith("int"):
             name = f'rounded to nearest, {p["codec"]}, groups of 64'
         elif p["codec"] != "dense":
-            name = f'`{p["codec"]}`, {p["target_bits"]:g} bits'
+            unit = "bit" if p["target_bits"] == 1 else "bits"
+            name = f'`{p["codec"]}`, {p["target_bits"]:g} {unit}'
+        seconds = p["compress_seconds"]
         rows.append(f'| {name} | {p["bits_per_weight_linear"]:.4f} | '
                     f'{p["bits_per_weight_file"]:.2f} | {p["bytes"] / 1e6:.2f} MB | '
-                    f'{p["perplexity"]:.1f} | {p["ratio_to_dense"]:.2f} |')
+                    f'{p["perplexity"]:.1f} | {p["ratio_to_dense"]:.2f} | '
+                    f'{"" if seconds is None else f"{seconds:.0f} s"} |')
     return "\n".join(rows)
 
 

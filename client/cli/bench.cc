@@ -1,4 +1,7 @@
 #include <filesystem>
+#include <system_error>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -112,8 +115,12 @@ class BenchCommand : public Command {
                         EncodeForEvaluation(*parts.tokenizer, text));
     US_RETURN_IF_ERROR(CheckEvaluation(parts.checkpoint->config(), tokens, quality_.evaluate));
     if (quality_.work_folder.empty()) {
-      quality_.work_folder = std::filesystem::temp_directory_path().string();
+      std::error_code error;
+      quality_.work_folder = std::filesystem::temp_directory_path(error).string();
+      if (error) return ErrnoStatus(error.value(), "the folder for temporary files");
     }
+    // Refused now rather than after hours.
+    if (!out_.empty()) US_RETURN_IF_ERROR(AtomicFileWriter::Create(out_).status());
     const StopFlag stop(environment.stop);
     quality_.device = local_.device;
     quality_.compress.cancelled = stop.flag();
@@ -134,25 +141,41 @@ class BenchCommand : public Command {
         {"text", std::filesystem::path(text_file_).filename().string()},
         {"context", quality_.evaluate.context},
         {"max_tokens", quality_.evaluate.max_tokens},
+        {"calibration", CalibrationNames()},
         {"calibration_windows", quality_.compress.calibration_windows},
         {"seed", quality_.compress.seed},
         {"points", ToJson(*points)}};
-    if (!out_.empty()) US_RETURN_IF_ERROR(WriteFileAtomically(out_, json.dump(2) + "\n"));
+    if (!out_.empty()) US_RETURN_IF_ERROR(WriteFileAtomically(out_, FormatJson(json)));
     return environment.json ? WriteJson(json) : WriteOutput(Describe(*points));
+  }
+
+  std::vector<std::string> CalibrationNames() const {
+    std::vector<std::string> names;
+    for (const std::string& file : quality_.compress.calibration_files) {
+      names.push_back(std::filesystem::path(file).filename().string());
+    }
+    return names;
   }
 
   static std::string Describe(absl::Span<const QualityPoint> points) {
     std::vector<std::vector<std::string>> rows = {
         {"codec", "bits/weight (linear)", "(file)", "bytes", "perplexity", "of dense", "seconds"}};
+    std::string errors;
     for (const QualityPoint& point : points) {
+      if (!point.error.empty()) {
+        absl::StrAppend(&errors, absl::StrFormat("%s at %g bits: %s\n", point.codec,
+                                                 point.target_bits, point.error));
+        continue;
+      }
       rows.push_back({point.codec, absl::StrFormat("%.4f", point.bits_per_weight_linear),
                       absl::StrFormat("%.3f", point.bits_per_weight_file),
                       HumanBytes(static_cast<double>(point.bytes)),
                       absl::StrFormat("%.2f", point.perplexity),
                       absl::StrFormat("%.3f", point.ratio_to_dense),
-                      absl::StrFormat("%.1f", point.compress_seconds)});
+                      point.target_bits > 0 ? absl::StrFormat("%.1f", point.compress_seconds)
+                                            : std::string()});
     }
-    return FormatTable(rows);
+    return absl::StrCat(FormatTable(rows), errors);
   }
 
   CLI::App* synth_ = nullptr;

@@ -25,8 +25,9 @@ using ::testing::StartsWith;
 
 const std::vector<std::vector<std::string>>& Commands() {
   static const auto* const commands = new std::vector<std::vector<std::string>>{
-      {"compress"},   {"inspect"},        {"eval"},           {"generate"},        {"tokenize"},
-      {"detokenize"}, {"models", "list"}, {"models", "load"}, {"models", "unload"}};
+      {"compress"},         {"inspect"},         {"eval"},           {"generate"},
+      {"tokenize"},         {"detokenize"},      {"models", "list"}, {"models", "load"},
+      {"models", "unload"}, {"bench", "quality"}};
   return *commands;
 }
 
@@ -311,6 +312,62 @@ TEST(CliTest, InterruptedCompressionLeavesNothing) {
   EXPECT_EQ(compress.Wait(absl::Seconds(30)), 1);
   EXPECT_THAT(compress.err(), HasSubstr("interrupted"));
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+TEST(CliTest, InterruptedMeasurementLeavesNothing) {
+  const TemporaryFolder folder;
+  Process bench({ULTRASKETCH_BINARY, "bench", "quality", "--model", SAMPLE_MODEL_DIR, "--text",
+                 absl::StrCat(SAMPLE_MODEL_DIR, "/../../demo/sample.txt"), "--max-tokens", "300",
+                 "--landmarks", "4", "--calibration-windows", "4096", "--work-dir", folder.path(),
+                 "--out", folder.path() + "/out.json", "--json"});
+  absl::SleepFor(absl::Milliseconds(1500));
+  bench.Signal(SIGINT);
+  EXPECT_EQ(bench.Wait(absl::Seconds(30)), 1);
+  EXPECT_THAT(bench.err(), HasSubstr("interrupted"));
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+TEST(CliTest, MeasuresQualityAtSeveralRates) {
+  const TemporaryFolder folder;
+  const std::string out = folder.path() + "/out.json";
+  const std::string text = absl::StrCat(SAMPLE_MODEL_DIR, "/../../demo/sample.txt");
+  const auto run = [&](const std::vector<std::string>& options) {
+    std::vector<std::string> arguments = {"bench",
+                                          "quality",
+                                          "--model",
+                                          SAMPLE_MODEL_DIR,
+                                          "--text",
+                                          text,
+                                          "--max-tokens",
+                                          "300",
+                                          "--context",
+                                          "100",
+                                          "--calibration-windows",
+                                          "0",
+                                          "--work-dir",
+                                          folder.path(),
+                                          "--json"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    return RunTool(arguments);
+  };
+  const Completed completed = run({"--landmarks", "4,8", "--bits", "0.5,1", "--out", out});
+  ASSERT_EQ(completed.exit_code, 0) << completed.err;
+  const auto study = ParseOutput(completed);
+  EXPECT_EQ(nlohmann::json::parse(*ReadFile(out)), study);
+  ASSERT_EQ(study["points"].size(), 5u);
+  const auto evaluated =
+      ParseOutput(RunTool({"eval", "--model", SAMPLE_MODEL_DIR, "--text", text, "--max-tokens",
+                           "300", "--context", "100", "--json"}));
+  EXPECT_EQ(study["points"][0]["codec"], "dense");
+  EXPECT_EQ(study["points"][0]["perplexity"], evaluated["perplexity"]);
+  EXPECT_EQ(study["points"][2]["codec"], "int8");
+  EXPECT_NEAR(study["points"][2]["ratio_to_dense"].get<double>(), 1, 0.01);
+  EXPECT_EQ(study["points"][3]["codec"], "fold");
+  EXPECT_EQ(study["points"][3]["target_bits"], 0.5);
+  EXPECT_GT(study["points"][3]["compress_seconds"], 0);
+
+  EXPECT_THAT(run({"--codecs", "zip"}).err, HasSubstr("found \"zip\""));
+  EXPECT_THAT(run({"--out", folder.path() + "/none/out.json"}).err, HasSubstr("none/out.json"));
 }
 
 }  // namespace
