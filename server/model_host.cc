@@ -110,12 +110,4 @@ std::string ModelHost::Names() const {
   return names;
 }
 
-int32_t LongestTokenBytes(const Tokenizer& tokenizer) {
-  size_t longest = 1;
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    if (const auto token = tokenizer.IdToToken(id)) longest = std::max(longest, token->size());
-  }
-  return static_cast<int32_t>(longest);
-}
-
 }  // namespace ultrasketch

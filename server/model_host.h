@@ -15,15 +15,14 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
-#include "engine/format/model_config.h"
-#include "engine/format/tokenizer/tokenizer.h"
 #include "server/engine_loop/engine_loop.h"
 #include "server/metrics.h"
+#include "server/request_translation.h"
 
 namespace ultrasketch {
 
 // A loaded model. Immutable but for what its loop and its metrics do; thread-safe.
-struct HostedModel {
+struct HostedModel : RequestModel {
   std::string name;
   std::string architecture;  // "llama"
   std::string codec;         // "dense", "fold", ...
@@ -31,14 +30,7 @@ struct HostedModel {
   int64_t num_parameters = 0;
   double bits_per_weight_linear = 0;
   double bits_per_weight_file = 0;
-  // Most tokens of prompt and completion together: the model's context, or the KV cache if smaller.
-  int32_t max_context_tokens = 0;
-  int32_t vocab_size = 0;
-  int32_t max_token_bytes = 0;  // of the longest token's text: bounds how long a prompt may be
-  GenerationConfig generation_config;
-  std::vector<int32_t> eos_token_ids;
 
-  std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<ModelMetrics> metrics;
   std::unique_ptr<EngineLoop> engine_loop;  // last: its destruction ends what uses the rest
 };
@@ -76,9 +68,6 @@ class ModelHost {
   mutable absl::Mutex mutex_;
   std::map<std::string, Listing, std::less<>> models_ ABSL_GUARDED_BY(mutex_);
 };
-
-// The bytes of the longest token's text, as spelled in the vocabulary.
-int32_t LongestTokenBytes(const Tokenizer& tokenizer);
 
 }  // namespace ultrasketch
 

@@ -35,7 +35,7 @@ T FirstSet(bool is_set, T value, const std::optional<T>& model_default, T neutra
 }
 
 // `most_tokens`: the longest input that the model can take.
-absl::Status CheckTextBytes(std::string_view text, int64_t most_tokens, const HostedModel& model) {
+absl::Status CheckTextBytes(std::string_view text, int64_t most_tokens, const RequestModel& model) {
   const int64_t max_bytes = most_tokens * model.max_token_bytes;
   if (static_cast<int64_t>(text.size()) <= max_bytes) return absl::OkStatus();
   return InvalidField("text", absl::StrCat("its ", text.size(), " bytes are more than ", max_bytes,
@@ -48,7 +48,7 @@ absl::Status CheckTextBytes(std::string_view text, int64_t most_tokens, const Ho
 // `Message` has the oneof `input` of GenerateRequest.
 template <typename Message>
 absl::StatusOr<std::vector<int32_t>> TranslateInput(const Message& message, int64_t min_tokens,
-                                                    int64_t max_tokens, const HostedModel& model) {
+                                                    int64_t max_tokens, const RequestModel& model) {
   std::vector<int32_t> ids;
   const char* field = "text";
   switch (message.input_case()) {
@@ -126,7 +126,7 @@ absl::StatusOr<SamplingParams> TranslateSampling(const v1::GenerateRequest& mess
 }
 
 // Counts first: what is copied is bounded by more than the size of a message.
-absl::Status TranslateStop(const v1::GenerateRequest& message, const HostedModel& model,
+absl::Status TranslateStop(const v1::GenerateRequest& message, const RequestModel& model,
                            GenerationRequest& request) {
   if (message.stop_size() > kMaxStopStrings) {
     return InvalidField("stop", absl::StrCat(message.stop_size(), " strings; at most ",
@@ -165,7 +165,7 @@ absl::Status TranslateLength(const v1::GenerateRequest& message, int32_t tokens_
 }  // namespace
 
 absl::StatusOr<GenerationRequest> TranslateGenerateRequest(const v1::GenerateRequest& message,
-                                                           const HostedModel& model,
+                                                           const RequestModel& model,
                                                            absl::Time deadline) {
   GenerationRequest request;
   request.deadline = deadline;
@@ -192,7 +192,7 @@ absl::StatusOr<GenerationRequest> TranslateGenerateRequest(const v1::GenerateReq
 }
 
 absl::StatusOr<ScoreRequest> TranslateScoreRequest(const v1::ScoreRequest& message,
-                                                   const HostedModel& model, absl::Time deadline) {
+                                                   const RequestModel& model, absl::Time deadline) {
   ScoreRequest request;
   request.deadline = deadline;
   request.top_logprobs = message.top_logprobs();
@@ -203,6 +203,14 @@ absl::StatusOr<ScoreRequest> TranslateScoreRequest(const v1::ScoreRequest& messa
   US_ASSIGN_OR_RETURN(request.token_ids,
                       TranslateInput(message, 2, model.max_context_tokens, model));
   return request;
+}
+
+int32_t LongestTokenBytes(const Tokenizer& tokenizer) {
+  size_t longest = 1;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (const auto token = tokenizer.IdToToken(id)) longest = std::max(longest, token->size());
+  }
+  return static_cast<int32_t>(longest);
 }
 
 }  // namespace ultrasketch

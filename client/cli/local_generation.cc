@@ -13,7 +13,6 @@
 #include "engine/models/model.h"
 #include "server/engine_loop/blocking.h"
 #include "server/engine_loop/engine_loop.h"
-#include "server/model_host.h"
 #include "server/request_translation.h"
 
 namespace ultrasketch::cli {
@@ -101,7 +100,7 @@ absl::StatusOr<std::unique_ptr<LocalGeneration>> LocalGeneration::Prepare(
   const ModelConfig& config = parts.checkpoint->config();
 
   // Translated as the server does it, so that defaults and errors are the same.
-  HostedModel hosted;
+  RequestModel hosted;
   hosted.max_context_tokens = static_cast<int32_t>(
       std::min<int64_t>(config.max_position_embeddings, std::numeric_limits<int32_t>::max()));
   hosted.vocab_size = config.vocab_size;
