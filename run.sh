@@ -70,11 +70,21 @@ jobs_that_fit() {
   echo $((cores < memory ? cores : memory))
 }
 
+# The CUDA plug-in is built where there is a toolkit: for the devices that are here, or else for
+# compute capability 9.0.
+cuda_architectures() {
+  local found
+  found=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u |
+    sed -n 's/^\([0-9]*\)\.\([0-9]*\)$/\1\2-real/p' | sed 's/^90-/90a-/' | paste -sd ';')
+  printf '%s' "${found:-90a-real}"
+}
+
 build() {
   setup
   say "building"
   mkdir -p build
-  cmake --preset release >build/configure.log 2>&1 || {
+  cmake --preset release -DULTRASKETCH_CUDA_ARCHITECTURES="$(cuda_architectures)" \
+    >build/configure.log 2>&1 || {
     cat build/configure.log >&2
     die "cmake failed"
   }
