@@ -1,5 +1,6 @@
 #include "engine/bench/quality.h"
 
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <set>
@@ -66,6 +67,77 @@ TEST(QualityTest, MoreBitsAreBetterAndNothingIsLeftBehind) {
   EXPECT_LT((*points)[3].bytes, (*points)[4].bytes);
   EXPECT_LT((*points)[4].bytes, (*points)[0].bytes);
   EXPECT_EQ(ToJson(*points).size(), 5u);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+TEST(QualityTest, TellsWhyARateCannotBeMet) {
+  const TemporaryFolder folder;
+  const auto checkpoint = Checkpoint::Open(SAMPLE_MODEL_DIR);
+  ASSERT_TRUE(checkpoint.ok());
+  QualityOptions options;
+  options.bits = {0.0001, 1};
+  options.landmarks = {};
+  options.compress.calibration_windows = 0;
+  options.evaluate.context = 32;
+  options.work_folder = folder.path();
+  const std::vector<int32_t> tokens(40, 7);
+  const auto points = MeasureQuality(*checkpoint, tokens, options);
+  ASSERT_TRUE(points.ok()) << points.status();
+  ASSERT_EQ(points->size(), 3u);
+  EXPECT_THAT((*points)[1].error, testing::HasSubstr("bits"));
+  const auto json = ToJson(*points);
+  EXPECT_TRUE(json[1]["perplexity"].is_null());
+  EXPECT_TRUE(json[1]["error"].is_string());
+  EXPECT_TRUE(json[2]["error"].is_null());
+  EXPECT_GT(json[2]["ratio_to_dense"], 0);
+}
+
+TEST(QualityTest, RefusesWhatThereIsNot) {
+  const TemporaryFolder folder;
+  const auto checkpoint = Checkpoint::Open(SAMPLE_MODEL_DIR);
+  ASSERT_TRUE(checkpoint.ok());
+  QualityOptions good;
+  good.work_folder = folder.path();
+  const std::vector<int32_t> tokens(40, 7);
+  const auto expect_refused = [&](const QualityOptions& options, const std::string& part) {
+    const absl::Status status = MeasureQuality(*checkpoint, tokens, options).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr(part));
+  };
+  QualityOptions options = good;
+  options.codecs = {"fold", "dense"};
+  expect_refused(options, "found \"dense\"");
+  options = good;
+  options.bits = {};
+  expect_refused(options, "bits");
+  options = good;
+  options.bits = {-1};
+  expect_refused(options, "found -1");
+  options = good;
+  options.landmarks = {9};
+  expect_refused(options, "found 9");
+  options = good;
+  options.evaluate.context = 0;
+  expect_refused(options, "context");
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+TEST(QualityTest, StopsWhenItIsAskedTo) {
+  const TemporaryFolder folder;
+  const auto checkpoint = Checkpoint::Open(SAMPLE_MODEL_DIR);
+  ASSERT_TRUE(checkpoint.ok());
+  std::atomic<bool> cancelled = false;
+  QualityOptions options;
+  options.work_folder = folder.path();
+  options.landmarks = {4};
+  options.compress.cancelled = &cancelled;
+  options.evaluate.cancelled = &cancelled;
+  options.progress = [&](std::string_view stage, double) {
+    if (stage.starts_with("int4")) cancelled = true;
+  };
+  const std::vector<int32_t> tokens(40, 7);
+  EXPECT_EQ(MeasureQuality(*checkpoint, tokens, options).status().code(),
+            absl::StatusCode::kCancelled);
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 

@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "engine/base/check.h"
+#include "engine/base/thread_pool.h"
 #include "engine/format/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -21,5 +22,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     num_bytes += tensor.view.num_bytes();
   }
   US_CHECK(num_bytes < static_cast<int64_t>(size));
+  static ThreadPool pool(1);
+  const absl::Status verified = (*file)->VerifyChecksums(pool);
+  US_CHECK(verified.ok() || ((*file)->has_checksums() && absl::IsDataLoss(verified)));
   return 0;
 }
