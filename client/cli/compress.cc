@@ -91,6 +91,16 @@ class CompressCommand : public Command {
                    "At most this many bits per weight of the linear layers, side data included")
         ->capture_default_str()
         ->type_name("BITS");
+    app.add_option(
+           "--embedding", options_.embedding,
+           "How the token embedding is stored: auto, keep, int8 or int4; auto is int8 where "
+           "--bits is below 2, else keep (as it is)")
+        ->capture_default_str()
+        ->type_name("TYPE");
+    app.add_option("--head", options_.head,
+                   "How an output head that is not the embedding is stored: the same words")
+        ->capture_default_str()
+        ->type_name("TYPE");
     app.add_option("--calibration", options_.calibration_files,
                    "Text to fit to, plain or .xz; may be repeated. Without it the model writes its "
                    "own")

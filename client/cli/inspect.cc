@@ -22,6 +22,10 @@ nlohmann::ordered_json ToJson(const Checkpoint& checkpoint, const std::string& c
                      {"bytes", site.bytes},
                      {"bits_per_weight", site.bits_per_weight}});
   }
+  nlohmann::ordered_json tables = nlohmann::ordered_json::array();
+  for (const TableSize& table : size.tables) {
+    tables.push_back({{"name", table.name}, {"type", table.type}, {"bytes", table.bytes}});
+  }
   return {
       {"architecture", config.model_type},
       {"codec", codec},
@@ -35,6 +39,7 @@ nlohmann::ordered_json ToJson(const Checkpoint& checkpoint, const std::string& c
       {"hidden_size", config.hidden_size},
       {"vocab_size", config.vocab_size},
       {"max_context_tokens", config.max_position_embeddings},
+      {"tables", tables},
       {"sites", sites},
   };
 }
@@ -48,6 +53,12 @@ std::string Describe(const Checkpoint& checkpoint, const std::string& codec,
     rows.push_back({site.site.name, absl::StrCat(site.site.rows), absl::StrCat(site.site.cols),
                     site.codec, WithThousands(site.bytes),
                     absl::StrFormat("%.4f", site.bits_per_weight)});
+  }
+  for (const TableSize& table : size.tables) {
+    const double weights = static_cast<double>(config.vocab_size) * config.hidden_size;
+    rows.push_back({table.name, absl::StrCat(config.vocab_size), absl::StrCat(config.hidden_size),
+                    table.type, WithThousands(table.bytes),
+                    absl::StrFormat("%.4f", 8.0 * static_cast<double>(table.bytes) / weights)});
   }
   return absl::StrCat(config.model_type, ", ", codec, ": ", WithThousands(size.parameters),
                       " parameters, ", config.num_layers, " layers, hidden size ",

@@ -10,6 +10,7 @@
 #include "engine/codecs/codec.h"
 #include "engine/format/json.h"
 #include "engine/models/linear_sites.h"
+#include "engine/models/vocabulary_tables.h"
 
 namespace ultrasketch {
 
@@ -48,6 +49,14 @@ absl::StatusOr<ModelSize> MeasureModel(const Checkpoint& checkpoint) {
     site_size.site = std::move(site);
     size.linear_bytes += site_size.bytes;
     size.sites.push_back(std::move(site_size));
+  }
+  US_ASSIGN_OR_RETURN(const VocabularyTables tables, LoadVocabularyTables(checkpoint));
+  for (const auto& table : {tables.embedding, tables.head}) {
+    if (table == nullptr) continue;
+    const std::string_view type = table->codec_name() == "dense"
+                                      ? DTypeName(table->StoredTensors().front().view.dtype)
+                                      : table->codec_name();
+    size.tables.push_back({table->site().name, std::string(type), table->stored_bytes()});
   }
   size.bits_per_weight_linear =
       8.0 * static_cast<double>(size.linear_bytes) / static_cast<double>(size.linear_weights);

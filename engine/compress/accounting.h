@@ -20,6 +20,13 @@ struct SiteSize {
   double bits_per_weight = 0;
 };
 
+// The token embedding, or an output head of its own.
+struct TableSize {
+  std::string name;
+  std::string type;   // "int8", "int4", or the dense tensor's: "BF16", "F16", "F32"
+  int64_t bytes = 0;  // stored
+};
+
 struct ModelSize {
   int64_t parameters = 0;      // of the uncompressed model, embeddings included
   int64_t linear_weights = 0;  // of the uncompressed model's linear sites, biases excluded
@@ -30,10 +37,11 @@ struct ModelSize {
   // file_bytes * 8 / parameters.
   double bits_per_weight_file = 0;
   std::vector<SiteSize> sites;  // in order of execution
+  std::vector<TableSize> tables;
 };
 
-// The sizes of a checkpoint, dense or compressed. Loads and so validates every linear site: errors
-// are those of Codec::Load.
+// The sizes of a checkpoint, dense or compressed. Loads and so validates every linear site and
+// table: errors are those of Codec::Load and LoadVocabularyTables.
 absl::StatusOr<ModelSize> MeasureModel(const Checkpoint& checkpoint);
 
 // The codec that a checkpoint's linear sites are stored in: "dense", or what its

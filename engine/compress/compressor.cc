@@ -25,6 +25,7 @@
 #include "engine/compress/sensitivity.h"
 #include "engine/compress/site_importance.h"
 #include "engine/compress/site_moments.h"
+#include "engine/compress/table_compression.h"
 #include "engine/models/linear_sites.h"
 #include "engine/models/model.h"
 
@@ -211,6 +212,8 @@ json DescribeFit(const Checkpoint& checkpoint, const CompressOptions& options) {
           {"model_bytes", checkpoint.file_bytes()},
           {"codec", options.codec},
           {"bits", options.bits_per_weight},
+          {"embedding", options.embedding},
+          {"head", options.head},
           {"seed", options.seed},
           {"calibration_files", files},
           {"calibration_windows", options.calibration_windows},
@@ -285,26 +288,28 @@ int64_t EstimateCompressionMemory(const ModelConfig& config, const CompressOptio
   int64_t widest_rows = 0, widest_cols = 0;
   int64_t weights = 0;  // of two sites of a layer, as they are and transposed
   int64_t encoding = 0;
-  int64_t sketches = 0;
+  const absl::StatusOr<TableTypes> table_types =
+      ChooseTableTypes(config, options.embedding, options.head, options.bits_per_weight);
+  int64_t compressed = table_types.ok() ? TableBytes(config, *table_types) : 0;
   int64_t layer_weights = 0;
   for (const LinearSite& site : LinearSites(config)) {
     widest_rows = std::max(widest_rows, site.rows);
     widest_cols = std::max(widest_cols, site.cols);
     // Moments of inputs and outputs, the same folded, and a factor and an inverse.
     encoding = std::max(encoding, (5 * site.cols + 2 * site.rows) * site.cols * kDouble);
-    sketches +=
+    compressed +=
         static_cast<int64_t>(static_cast<double>(site.num_weights()) * options.bits_per_weight / 8);
     if (site.layer == 0) layer_weights += 2 * site.num_weights() * kFloat;
   }
   weights = layer_weights;
-  if (options.calibration_windows == 0) return encoding + weights + sketches;
+  if (options.calibration_windows == 0) return encoding + weights + compressed;
   const int64_t num_tokens = options.calibration_windows * options.calibration_window_tokens;
   const int64_t streams = num_tokens * (2 * config.hidden_size + config.query_width()) * kFloat;
   const int64_t batch = LayerFitBatchTokens(options.calibration_window_tokens) *
                         (6 * config.hidden_size + 2 * widest_rows + 3 * widest_cols) * kFloat;
   return std::max(streams + batch + weights + encoding,
                   SensitivityMemory(config) + 2 * layer_weights) +
-         sketches;
+         compressed;
 }
 
 absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Checkpoint> checkpoint,
@@ -313,8 +318,13 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
   const auto start = std::chrono::steady_clock::now();
   US_RETURN_IF_ERROR(ValidateOptions(*checkpoint, options));
   US_RETURN_IF_ERROR(CheckOutputFolder(*checkpoint, out_folder, options.overwrite));
+  US_ASSIGN_OR_RETURN(const TableTypes table_types,
+                      ChooseTableTypes(checkpoint->config(), options.embedding, options.head,
+                                       options.bits_per_weight));
   const std::vector<LinearSite> sites = LinearSites(checkpoint->config());
   ThreadPool pool(options.num_threads);
+  Report(options, "embedding and head", 0.0);
+  US_ASSIGN_OR_RETURN(CompressedTables tables, CompressTables(*checkpoint, table_types, pool));
 
   CompressionReport report;
   report.estimated_memory_bytes = EstimateCompressionMemory(checkpoint->config(), options);
@@ -344,9 +354,13 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
   if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
 
   Report(options, "writing", 1.0);
+  for (std::unique_ptr<GroupedTable>* table : {&tables.embedding, &tables.head}) {
+    if (*table != nullptr) encoded.sites.push_back(std::move(*table));
+  }
+  json quantization_config = QuantizationConfig(*encoder, options);
+  quantization_config.update(TableParameters(table_types));
   US_RETURN_IF_ERROR(WriteCompressedModel(*checkpoint, encoded.sites, encoded.replaced,
-                                          QuantizationConfig(*encoder, options), out_folder,
-                                          options.overwrite));
+                                          quantization_config, out_folder, options.overwrite));
   if (journal != nullptr) US_RETURN_IF_ERROR(journal->Remove());
   // What was written is measured as anybody else would read it.
   US_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> written,

@@ -2,8 +2,9 @@
 //
 // Every linear site is re-encoded by a codec. The sites are fitted in order of execution on a
 // calibration text, each to the inputs that the already compressed part of the model gives it
-// (layer_fit.h has the method). The norms' weights are refitted with them; all other tensors
-// (embedding, biases, output head) are copied as they are.
+// (layer_fit.h has the method). The norms' weights are refitted with them; the token embedding and
+// the output head may be rounded to integers (table_compression.h); all other tensors are copied as
+// they are.
 #ifndef ULTRASKETCH_ENGINE_COMPRESS_COMPRESSOR_H_
 #define ULTRASKETCH_ENGINE_COMPRESS_COMPRESSOR_H_
 
@@ -36,6 +37,11 @@ struct CompressOptions {
   // Upper bound of bits per weight (linear), side data included. The result is as close below it
   // as the codec's layout allows.
   double bits_per_weight = 0.5;
+
+  // How the token embedding and an output head of its own are stored: "auto" (int8 below 2 bits per
+  // weight, else as they are), "keep", "int8" or "int4".
+  std::string embedding = "auto";
+  std::string head = "auto";
 
   // Of the hash, and of the model's own samples when there is no calibration text.
   uint64_t seed = 0;

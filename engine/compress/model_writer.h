@@ -30,10 +30,10 @@ struct ReplacedTensor {
 };
 
 // `folder` with the dense checkpoint's config, to which `quantization_config` is added, its
-// tokenizer and other side files, and one model.safetensors: the stored tensors of `sites` in place
-// of the weights of their members, `replaced` in place of the tensors of those names, all other
-// tensors as they are. The folder appears whole, by renaming a temporary one beside it; on failure
-// nothing is left behind.
+// tokenizer and other side files, and one model.safetensors: the stored tensors of `sites` (linear
+// sites, embedding, head) in place of the weights of their members, `replaced` in place of the
+// tensors of those names, all other tensors as they are. The folder appears whole, by renaming a
+// temporary one beside it; on failure nothing is left behind.
 absl::Status WriteCompressedModel(const Checkpoint& checkpoint,
                                   absl::Span<const std::unique_ptr<EncodedLinear>> sites,
                                   absl::Span<const ReplacedTensor> replaced,
