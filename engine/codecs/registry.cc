@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "engine/codecs/absmaxmin/absmaxmin_codec.h"
 #include "engine/codecs/codec.h"
 #include "engine/codecs/dense/dense_codec.h"
 #include "engine/codecs/fold/fold_codec.h"
@@ -7,7 +8,7 @@
 namespace ultrasketch {
 namespace {
 
-std::vector<const Codec*> Codecs() { return {&GetDenseCodec(), &GetFoldCodec()}; }
+std::vector<const Codec*> Codecs() { return {&GetAbsMaxMinCodec(), &GetDenseCodec(), &GetFoldCodec()}; }
 
 }  // namespace
 

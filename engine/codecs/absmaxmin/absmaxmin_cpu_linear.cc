@@ -1,0 +1,142 @@
+#include "engine/codecs/absmaxmin/absmaxmin_cpu_linear.h"
+
+#include <algorithm>
+
+namespace ultrasketch {
+
+using absmaxmin_internal::AbsMaxMinKernels;
+using absmaxmin_internal::kRowsPerBlock;
+
+namespace {
+
+// Columns of a block that are decoded together for several tokens: 16 KiB of weights.
+constexpr int64_t kChunkColumns = 128;
+
+int64_t CodesPerWord(const AbsMaxMinClass& sketch_class) { return 32 / sketch_class.bits; }
+
+// Of a hash row.
+int64_t NumWords(const AbsMaxMinClass& sketch_class) {
+  return (sketch_class.buckets + CodesPerWord(sketch_class) - 1) / CodesPerWord(sketch_class);
+}
+
+}  // namespace
+
+AbsMaxMinCpuLinear::AbsMaxMinCpuLinear(const AbsMaxMinLinear& linear,
+                                       const AbsMaxMinKernels& kernels)
+    : layout_(linear.layout()), kernels_(kernels), scales_(linear.Scales()) {
+  size_t num_offsets = 0;
+  for (const AbsMaxMinClass& sketch_class : layout_.classes()) {
+    words_per_row_ += sketch_class.hash_rows * NumWords(sketch_class);
+    num_offsets += static_cast<size_t>(sketch_class.hash_rows * sketch_class.num_columns);
+  }
+  offsets_.reserve(num_offsets);
+  for (int64_t index = 0; index < layout_.num_classes(); ++index) {
+    const AbsMaxMinClass& sketch_class = layout_.classes()[static_cast<size_t>(index)];
+    parts_.push_back(
+        {sketch_class.num_columns, sketch_class.hash_rows, offsets_.data() + offsets_.size()});
+    for (int64_t hash_row = 0; hash_row < sketch_class.hash_rows; ++hash_row) {
+      for (const int32_t bucket : layout_.BucketsOf(index, hash_row)) {
+        offsets_.push_back(static_cast<int32_t>(bucket * kRowsPerBlock));
+      }
+    }
+  }
+  const int64_t num_blocks = (rows() + kRowsPerBlock - 1) / kRowsPerBlock;
+  words_.resize(static_cast<size_t>(num_blocks * kRowsPerBlock * words_per_row_), 0);
+  std::vector<int8_t> levels(static_cast<size_t>(layout_.num_buckets()));
+  for (int64_t row = 0; row < rows(); ++row) {
+    linear.UnpackRow(row, levels.data());
+    PackRow(row, levels.data());
+  }
+}
+
+void AbsMaxMinCpuLinear::PackRow(int64_t row, const int8_t* levels) {
+  uint32_t* words =
+      words_.data() + row / kRowsPerBlock * kRowsPerBlock * words_per_row_ + row % kRowsPerBlock;
+  for (const AbsMaxMinClass& sketch_class : layout_.classes()) {
+    const uint32_t mask = (1u << sketch_class.bits) - 1;
+    for (int64_t hash_row = 0; hash_row < sketch_class.hash_rows; ++hash_row) {
+      for (int64_t bucket = 0; bucket < sketch_class.buckets; ++bucket) {
+        const int64_t word = bucket / CodesPerWord(sketch_class);
+        const int64_t shift = bucket % CodesPerWord(sketch_class) * sketch_class.bits;
+        words[word * kRowsPerBlock] |= (static_cast<uint32_t>(*levels++) & mask) << shift;
+      }
+      words += NumWords(sketch_class) * kRowsPerBlock;
+    }
+  }
+}
+
+void AbsMaxMinCpuLinear::PrepareInput(const float* x, float* prepared) const {
+  // Through a buffer where the caller permutes in place.
+  if (x == prepared) {
+    thread_local std::vector<float> copy;
+    copy.assign(x, x + cols());
+    x = copy.data();
+  }
+  for (const int32_t column : layout_.columns()) *prepared++ = x[column];
+}
+
+void AbsMaxMinCpuLinear::UnpackBlock(int64_t block, uint32_t* keys) const {
+  const uint32_t* words = words_.data() + block * kRowsPerBlock * words_per_row_;
+  for (const AbsMaxMinClass& sketch_class : layout_.classes()) {
+    for (int64_t hash_row = 0; hash_row < sketch_class.hash_rows; ++hash_row) {
+      kernels_.unpack(words, sketch_class.buckets, sketch_class.bits, sketch_class.unit(), hash_row,
+                      keys);
+      words += NumWords(sketch_class) * kRowsPerBlock;
+      keys += sketch_class.buckets * kRowsPerBlock;
+    }
+  }
+}
+
+void AbsMaxMinCpuLinear::MultiplyBlock(const uint32_t* keys, const float* prepared,
+                                       int64_t num_tokens, float* sums) const {
+  float weights[kChunkColumns * kRowsPerBlock];
+  for (const Part& part : parts_) {
+    if (num_tokens == 1) {
+      kernels_.decode_multiply(keys, part.offsets, part.num_columns, part.hash_rows,
+                               part.num_columns, prepared, sums);
+    } else {
+      for (int64_t first = 0; first < part.num_columns; first += kChunkColumns) {
+        const int64_t count = std::min(kChunkColumns, part.num_columns - first);
+        kernels_.decode(keys, part.offsets + first, part.num_columns, part.hash_rows, count,
+                        weights);
+        kernels_.multiply(weights, count, prepared + first, prepared_width(), num_tokens, sums);
+      }
+    }
+    prepared += part.num_columns;
+  }
+}
+
+void AbsMaxMinCpuLinear::Multiply(const float* prepared, int64_t num_tokens, bool accumulate,
+                                  float* y, ThreadPool& pool) const {
+  if (num_tokens == 0) return;
+  const int64_t num_blocks = (rows() + kRowsPerBlock - 1) / kRowsPerBlock;
+  pool.ParallelFor(num_blocks, 1, [&](int64_t begin, int64_t end, int) {
+    thread_local std::vector<uint32_t> keys;
+    thread_local std::vector<float> sums;
+    keys.resize(std::max(keys.size(), static_cast<size_t>(layout_.num_buckets() * kRowsPerBlock)));
+    for (int64_t block = begin; block < end; ++block) {
+      UnpackBlock(block, keys.data());
+      sums.assign(static_cast<size_t>(num_tokens * kRowsPerBlock), 0.0f);
+      MultiplyBlock(keys.data(), prepared, num_tokens, sums.data());
+      const int64_t first_row = block * kRowsPerBlock;
+      const int64_t num_rows = std::min(kRowsPerBlock, rows() - first_row);
+      for (int64_t token = 0; token < num_tokens; ++token) {
+        const float* token_sums = sums.data() + token * kRowsPerBlock;
+        const float* scales = scales_.data() + first_row;
+        float* out = y + token * rows() + first_row;
+        for (int64_t row = 0; row < num_rows; ++row) {
+          out[row] = (accumulate ? out[row] : 0.0f) + scales[row] * token_sums[row];
+        }
+      }
+    }
+  });
+}
+
+int64_t AbsMaxMinCpuLinear::resident_bytes() const {
+  // The layout's tables beside the kernels' own.
+  return static_cast<int64_t>(words_.size() * sizeof(uint32_t) + scales_.size() * sizeof(float) +
+                              2 * offsets_.size() * sizeof(int32_t) +
+                              layout_.columns().size() * sizeof(int32_t));
+}
+
+}  // namespace ultrasketch

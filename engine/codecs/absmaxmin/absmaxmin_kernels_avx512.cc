@@ -1,0 +1,3 @@
+#include "engine/codecs/absmaxmin/absmaxmin_kernels_impl.h"
+
+US_DEFINE_ABSMAXMIN_KERNELS(kAvx512AbsMaxMinKernels, "avx512")
