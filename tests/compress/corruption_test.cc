@@ -30,6 +30,7 @@ class CorruptionTest : public ::testing::Test {
     options.calibration_windows = 0;
     options.num_threads = 1;
     options.bits_per_weight = 4;
+    options.embedding = "int4";
     options.overwrite = true;
     auto dense = Checkpoint::Open(dense_.path());
     ASSERT_TRUE(dense.ok()) << dense.status();
