@@ -234,10 +234,12 @@ absl::Status Prepare(const std::shared_ptr<const Checkpoint>& checkpoint,
 absl::StatusOr<EncodedSites> EncodeFromCalibration(const Checkpoint& checkpoint,
                                                    absl::Span<const LinearSite> sites,
                                                    const SiteEncoder& encoder,
+                                                   const EncodedLinear* embedding,
                                                    const CompressOptions& options,
                                                    FitJournal& journal, ThreadPool& pool) {
   const json quantization_config = QuantizationConfig(encoder, options);
   LayerFitOptions fit_options;
+  fit_options.embedding = embedding;
   fit_options.on_site = [&](size_t index) { return StartSite(sites, index, options); };
   fit_options.num_finished_layers = journal.num_layers();
   fit_options.finished_layer = [&](int layer) {
@@ -344,8 +346,8 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
     US_RETURN_IF_ERROR(Prepare(checkpoint, sites, options, *journal, pool));
     report.calibration_tokens = journal->text().num_tokens();
     US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, journal->importance(), options));
-    absl::StatusOr<EncodedSites> fitted =
-        EncodeFromCalibration(*checkpoint, sites, *encoder, options, *journal, pool);
+    absl::StatusOr<EncodedSites> fitted = EncodeFromCalibration(
+        *checkpoint, sites, *encoder, tables.embedding.get(), options, *journal, pool);
     if (!fitted.ok()) {
       return WithHint(fitted.status(), *journal, checkpoint->config().num_layers);
     }

@@ -133,6 +133,14 @@ class LayerFitter {
       if (!std::isfinite(value)) return CheckFinite(checkpoint_, name, table);
     }
     compressed_ = dense_;
+    if (options_.embedding == nullptr) return absl::OkStatus();
+    out = compressed_.data();
+    for (const auto& window : text_.windows) {
+      for (const int32_t id : window) {
+        options_.embedding->DecodeRows(id, 1, out);
+        out += hidden_size_;
+      }
+    }
     return absl::OkStatus();
   }
 

@@ -50,6 +50,10 @@ struct LayerFit {
 };
 
 struct LayerFitOptions {
+  // The compressed model's embedding table, whose rounding the layers can make up for; null: the
+  // dense model's.
+  const EncodedLinear* embedding = nullptr;
+
   // Called before each site with its index; an error ends the fit.
   std::function<absl::Status(size_t site)> on_site;
 
