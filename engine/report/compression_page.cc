@@ -320,6 +320,8 @@ ordered_json CompressionJson(const CompressionSummary& summary) {
        {{"codec", options.codec},
         {"bits", options.bits_per_weight},
         {"seed", options.seed},
+        {"embedding", options.embedding},
+        {"head", options.head},
         {"calibration", options.calibration_files},
         {"calibration_windows", options.calibration_windows},
         {"calibration_window_tokens", options.calibration_window_tokens}}},
