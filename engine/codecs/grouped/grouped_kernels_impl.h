@@ -85,23 +85,25 @@ inline Int16 LoadBytes(const uint8_t* data) {
 
 inline FloatPart ConvertPart(IntPart v) { return __builtin_convertvector(v, FloatPart); }
 
-// A scale, which is at least 0.
+inline UintPart LoadInAllLanes(const uint8_t* data) {
+  uint16_t bits;
+  __builtin_memcpy(&bits, data, sizeof(bits));
+  return UintPart{} + bits;
+}
+
+// A scale, which is at least 0, in all lanes.
 template <typename Scales>
-float LoadScale(const uint8_t* stored);
+FloatPart LoadScale(const uint8_t* stored);
 
 template <>
-inline float LoadScale<Bf16Elements>(const uint8_t* stored) {
-  uint16_t bits;
-  __builtin_memcpy(&bits, stored, sizeof(bits));
-  return BitCast<float>(static_cast<uint32_t>(bits) << 16);
+inline FloatPart LoadScale<Bf16Elements>(const uint8_t* stored) {
+  return BitCast<FloatPart>(LoadInAllLanes(stored) << 16);
 }
 
 template <>
-inline float LoadScale<F16Elements>(const uint8_t* stored) {
-  uint16_t bits;
-  __builtin_memcpy(&bits, stored, sizeof(bits));
+inline FloatPart LoadScale<F16Elements>(const uint8_t* stored) {
   // As F16Elements: exponent and mantissa in place, the bias put right.
-  return BitCast<float>(static_cast<uint32_t>(bits & 0x7fff) << 13) * 0x1p112f;
+  return BitCast<FloatPart>((LoadInAllLanes(stored) & 0x7fffu) << 13) * 0x1p112f;
 }
 
 // The weights of a group: what a step's bytes stand for, kVectors vectors of them.
@@ -111,16 +113,15 @@ class Int8Group {
   static int64_t RowBytes(int64_t cols) { return cols; }
 
   Int8Group() = default;
-  explicit Int8Group(float scale) : scale_(scale) {}
+  explicit Int8Group(FloatPart scale) : scale_(scale) {}
 
   template <int kVector>
   Float16 Weights(const Int16& bytes) const {
-    return ForParts([](IntPart v, FloatPart scale) { return ConvertPart(v) * scale; }, bytes,
-                    scale_);
+    return ForParts([this](IntPart v) { return ConvertPart(v) * scale_; }, bytes);
   }
 
  private:
-  Float16 scale_;
+  FloatPart scale_;
 };
 
 // The first vector has the low halves of the bytes, the second the high ones.
@@ -131,7 +132,7 @@ class Int4Group {
 
 #if defined(__AVX512F__)
   Int4Group() = default;
-  explicit Int4Group(float scale)
+  explicit Int4Group(FloatPart scale)
       : weights_(FloatPart{0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1} * scale) {}
 
   template <int kVector>
@@ -148,20 +149,20 @@ class Int4Group {
   FloatPart weights_;  // of all sixteen integers
 #else
   Int4Group() = default;
-  explicit Int4Group(float scale) : scale_(scale) {}
+  explicit Int4Group(FloatPart scale) : scale_(scale) {}
 
   template <int kVector>
   Float16 Weights(const Int16& bytes) const {
     return ForParts(
-        [](IntPart v, FloatPart scale) {
+        [this](IntPart v) {
           // The bytes have their signs, and so have their high halves.
-          return ConvertPart(kVector == 0 ? v << 28 >> 28 : v >> 4) * scale;
+          return ConvertPart(kVector == 0 ? v << 28 >> 28 : v >> 4) * scale_;
         },
-        bytes, scale_);
+        bytes);
   }
 
  private:
-  Float16 scale_;
+  FloatPart scale_;
 #endif
 };
 
@@ -184,7 +185,7 @@ struct Rows {
     return rest;
   }
 
-  float Scale(int64_t row, int64_t group) const {
+  FloatPart Scale(int64_t row, int64_t group) const {
     return LoadScale<Scales>(scales + (row * num_groups + group) * Scales::kBytes);
   }
 
@@ -227,30 +228,41 @@ inline void AddProducts(const Group* groups, const Int16* bytes, const float* x,
   }
 }
 
+// Adds group `index` of kRows rows, whose bytes are at `bytes` and every `stride` on.
+template <int kRows, typename Group, typename Scales>
+inline void AddGroup(const Rows<Group, Scales>& rows, int64_t index, const uint8_t* bytes,
+                     int64_t stride, const float* x, Float16 (&sums)[kRows]) {
+  Group groups[kRows];
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row) groups[row] = Group(rows.Scale(row, index));
+#pragma GCC unroll 4
+  for (int64_t step = 0; step < kGroupBytes<Group> / kStepBytes; ++step) {
+    Int16 loaded[kRows];
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      loaded[row] = LoadBytes(bytes + row * stride + step * kStepBytes);
+    }
+    const float* step_x = x + step * 16 * Group::kVectors;
+    AddProducts<0>(groups, loaded, step_x, sums);
+    if constexpr (Group::kVectors > 1) AddProducts<1>(groups, loaded, step_x, sums);
+  }
+}
+
 // kRows rows and one token.
 template <int kRows, typename Group, typename Scales>
 void MultiplyVector(const Rows<Group, Scales>& rows, const float* x, bool accumulate, float* y) {
   Float16 sums[kRows] = {};
-  for (int64_t index = 0; index < rows.num_groups; ++index) {
+  const int64_t num_whole_groups = rows.row_bytes / kGroupBytes<Group>;
+  for (int64_t index = 0; index < num_whole_groups; ++index) {
     rows.PrefetchAfter(kRows, index);
-    uint8_t buffers[kRows][kGroupBytes<Group>];
-    const uint8_t* bytes[kRows];
-    Group groups[kRows];
-#pragma GCC unroll 8
-    for (int row = 0; row < kRows; ++row) {
-      bytes[row] = rows.Bytes(row, index, buffers[row]);
-      groups[row] = Group(rows.Scale(row, index));
-    }
-    const float* group_x = x + index * kGroupWidth;
-#pragma GCC unroll 4
-    for (int64_t step = 0; step < kGroupBytes<Group> / kStepBytes; ++step) {
-      Int16 loaded[kRows];
-#pragma GCC unroll 8
-      for (int row = 0; row < kRows; ++row) loaded[row] = LoadBytes(bytes[row] + step * kStepBytes);
-      const float* step_x = group_x + step * 16 * Group::kVectors;
-      AddProducts<0>(groups, loaded, step_x, sums);
-      if constexpr (Group::kVectors > 1) AddProducts<1>(groups, loaded, step_x, sums);
-    }
+    AddGroup(rows, index, rows.values + index * kGroupBytes<Group>, rows.row_bytes,
+             x + index * kGroupWidth, sums);
+  }
+  if (num_whole_groups < rows.num_groups) {
+    uint8_t tails[kRows][kGroupBytes<Group>];
+    for (int row = 0; row < kRows; ++row) rows.Bytes(row, num_whole_groups, tails[row]);
+    AddGroup(rows, num_whole_groups, tails[0], kGroupBytes<Group>,
+             x + num_whole_groups * kGroupWidth, sums);
   }
   for (int row = 0; row < kRows; ++row) WriteSum(sums[row], accumulate, y + row);
 }

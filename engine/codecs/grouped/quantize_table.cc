@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -37,25 +38,35 @@ Rounding Round(const float (&weights)[kGroupColumns], float scale, float limit) 
   return rounding;
 }
 
-// The scale that is best for a rounding's integers; 0 when they are all zero.
-float BestScale(const float (&weights)[kGroupColumns], const Rounding& rounding) {
-  double product = 0;
-  double energy = 0;
-  for (int64_t i = 0; i < kGroupColumns; ++i) {
-    product += static_cast<double>(weights[i]) * rounding.values[i];
-    energy += static_cast<double>(rounding.values[i]) * rounding.values[i];
+// The sum of term(i) over a group, in lanes that become a vector.
+template <typename Term>
+float SumOverGroup(Term term) {
+  constexpr int64_t kLanes = 8;
+  float lanes[kLanes] = {};
+  for (int64_t first = 0; first < kGroupColumns; first += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += term(first + lane);
   }
-  return energy > 0 ? static_cast<float>(product / energy) : 0.0f;
+  float sum = 0;
+  for (const float lane : lanes) sum += lane;
+  return sum;
 }
 
-double SquaredError(const float (&weights)[kGroupColumns], const Rounding& rounding) {
-  double error = 0;
-  for (int64_t i = 0; i < kGroupColumns; ++i) {
-    const double difference =
-        static_cast<double>(weights[i]) - static_cast<double>(rounding.values[i]) * rounding.scale;
-    error += difference * difference;
-  }
-  return error;
+// The scale that is best for a rounding's integers; 0 when they are all zero.
+float BestScale(const float (&weights)[kGroupColumns], const Rounding& rounding) {
+  const float energy =
+      SumOverGroup([&](int64_t i) { return rounding.values[i] * rounding.values[i]; });
+  if (energy == 0) return 0;
+  return SumOverGroup([&](int64_t i) { return weights[i] / energy * rounding.values[i]; });
+}
+
+// In units of the square of `unit`, which the weights are of the order of: no overflow.
+float SquaredError(const float (&weights)[kGroupColumns], const Rounding& rounding, float unit) {
+  const float inverse = 1 / unit;
+  const float scale = rounding.scale * inverse;
+  return SumOverGroup([&](int64_t i) {
+    const float difference = weights[i] * inverse - rounding.values[i] * scale;
+    return difference * difference;
+  });
 }
 
 // Writes a rounded group at its place in a row.
@@ -82,13 +93,13 @@ RoundedGroup RoundGroup(const float* weights, int64_t count, GroupedType type) {
   for (const float weight : padded) largest = std::max(largest, std::fabs(weight));
   const auto limit = static_cast<float>(GroupedLimit(type));
   Rounding best = Round(padded, largest / limit, limit);
-  if (type == GroupedType::kInt4) {
-    double least_error = SquaredError(padded, best);
+  if (type == GroupedType::kInt4 && best.scale >= std::numeric_limits<float>::min()) {
+    float least_error = SquaredError(padded, best, largest);
     for (int step = 0; step < kNumScales; ++step) {
       const float scale = largest / limit * (1 - kScaleStep * static_cast<float>(step));
       const Rounding refitted =
           Round(padded, BestScale(padded, Round(padded, scale, limit)), limit);
-      const double error = SquaredError(padded, refitted);
+      const float error = SquaredError(padded, refitted, largest);
       if (error < least_error) {
         least_error = error;
         best = refitted;
