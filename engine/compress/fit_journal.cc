@@ -17,6 +17,7 @@
 #include "engine/base/check.h"
 #include "engine/base/file.h"
 #include "engine/base/status.h"
+#include "engine/base/thread_pool.h"
 #include "engine/format/json.h"
 #include "engine/format/safetensors.h"
 
@@ -47,6 +48,13 @@ json NumberOrNull(double value) { return std::isfinite(value) ? json(value) : js
 
 double NumberOrNan(const json& value) {
   return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
+}
+
+absl::StatusOr<std::unique_ptr<SafetensorsFile>> OpenVerified(const std::string& path) {
+  US_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, SafetensorsFile::Open(path));
+  ThreadPool pool(1);
+  US_RETURN_IF_ERROR(file->VerifyChecksums(pool));
+  return file;
 }
 
 template <typename T>
@@ -127,7 +135,7 @@ FitJournal::~FitJournal() {
 }
 
 absl::Status FitJournal::ReadPreparation() {
-  US_ASSIGN_OR_RETURN(const auto file, SafetensorsFile::Open(PathOf(kPreparationFile)));
+  US_ASSIGN_OR_RETURN(const auto file, OpenVerified(PathOf(kPreparationFile)));
   US_ASSIGN_OR_RETURN(const auto ids, ReadVectorOf<int32_t>(*file, "token_ids", DType::kI32));
   US_ASSIGN_OR_RETURN(const auto sizes, ReadVectorOf<int64_t>(*file, "windows", DType::kI64));
   US_ASSIGN_OR_RETURN(importance_, ReadVectorOf<double>(*file, "importance", DType::kF64));
@@ -183,8 +191,7 @@ absl::Status FitJournal::AppendLayer(const FittedLayer& layer) {
 
 absl::StatusOr<FittedLayer> FitJournal::ReadLayer(int layer, absl::Span<const LinearSite> sites,
                                                   const json& quantization_config) const {
-  US_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
-                      SafetensorsFile::Open(LayerPath(layer)));
+  US_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, OpenVerified(LayerPath(layer)));
   const auto entry = file->metadata().find(kErrorsKey);
   const json errors = entry == file->metadata().end()
                           ? json()

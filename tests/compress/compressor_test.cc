@@ -256,7 +256,14 @@ TEST_F(CompressorTest, ResumesOnlyTheSameWork) {
 TEST_F(CompressorTest, ADamagedLayerIsNotResumed) {
   CompressOptions options = QuickOptions();
   Interrupt(*this, options, Path("out"));
-  fs::resize_file(Path("out.partial/layer-00001.safetensors"), 1000);
+  // A bit of a tensor, at the end of the file.
+  const std::string path = Path("out.partial/layer-00001.safetensors");
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(-1, std::ios::end);
+  const char last = static_cast<char>(file.get() ^ 1);
+  file.seekp(-1, std::ios::end);
+  file.put(last);
+  file.close();
   options.resume = true;
   const auto report = CompressCheckpoint(Sample(), Path("out"), options);
   EXPECT_EQ(report.status().code(), absl::StatusCode::kDataLoss);
