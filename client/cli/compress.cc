@@ -86,7 +86,8 @@ class CompressCommand : public Command {
     app.add_option("--out", out_, "Folder to write; appears whole or not at all")
         ->required()
         ->type_name("DIR");
-    app.add_option("--codec", options_.codec, "How weights are represented")->capture_default_str();
+    app.add_option("--codec", options_.codec, "How weights are represented: fold or absmaxmin")
+        ->capture_default_str();
     app.add_option("--bits", options_.bits_per_weight,
                    "At most this many bits per weight of the linear layers, side data included")
         ->capture_default_str()
@@ -101,6 +102,19 @@ class CompressCommand : public Command {
                    "How an output head that is not the embedding is stored: the same words")
         ->capture_default_str()
         ->type_name("TYPE");
+    app.add_option("--hash-rows", options_.absmaxmin_hash_rows,
+                   "Of absmaxmin: hash rows of the buckets that columns share")
+        ->capture_default_str()
+        ->type_name("D");
+    app.add_option("--bucket-bits", options_.absmaxmin_bucket_bits,
+                   "Of absmaxmin: bits of a bucket, 2 to 8; 0: what suits --bits")
+        ->capture_default_str()
+        ->type_name("Q");
+    app.add_option("--own-share", options_.absmaxmin_own_share,
+                   "Of absmaxmin: the part of the bits for important columns with buckets of their "
+                   "own; 0: all columns share, as in the paper without allocation")
+        ->capture_default_str()
+        ->type_name("PART");
     app.add_option("--calibration", options_.calibration_files,
                    "Text to fit to, plain or .xz; may be repeated. Without it the model writes its "
                    "own")

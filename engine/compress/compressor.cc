@@ -16,6 +16,8 @@
 #include "engine/backends/backend.h"
 #include "engine/base/status.h"
 #include "engine/base/thread_pool.h"
+#include "engine/compress/absmaxmin_encoder.h"
+#include "engine/compress/absmaxmin_plan.h"
 #include "engine/compress/accounting.h"
 #include "engine/compress/calibration.h"
 #include "engine/compress/fit_journal.h"
@@ -41,9 +43,9 @@ constexpr int64_t kWindowsAtOnce = 128;
 constexpr double kSensitivityShare = 0.15;
 
 absl::Status ValidateOptions(const Checkpoint& checkpoint, const CompressOptions& options) {
-  if (options.codec != "fold") {
+  if (options.codec != "fold" && options.codec != "absmaxmin") {
     return absl::InvalidArgumentError(
-        absl::StrCat("codec: expected \"fold\", found ", Quoted(options.codec)));
+        absl::StrCat("codec: expected \"fold\" or \"absmaxmin\", found ", Quoted(options.codec)));
   }
   if (!std::isfinite(options.bits_per_weight) || options.bits_per_weight <= 0) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -55,6 +57,16 @@ absl::Status ValidateOptions(const Checkpoint& checkpoint, const CompressOptions
         "expected at least 0 calibration windows, 1 token in each and 0 threads, found ",
         options.calibration_windows, ", ", options.calibration_window_tokens, " and ",
         options.num_threads));
+  }
+  if (options.absmaxmin_hash_rows < 1 || options.absmaxmin_hash_rows > kMaxHashRows ||
+      (options.absmaxmin_bucket_bits != 0 && (options.absmaxmin_bucket_bits < kMinBucketBits ||
+                                              options.absmaxmin_bucket_bits > kMaxBucketBits)) ||
+      !(options.absmaxmin_own_share >= 0 && options.absmaxmin_own_share <= 1)) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "codec absmaxmin: expected 1 to %d hash rows, %d to %d bits a bucket (or 0) and a share of "
+        "own buckets from 0 to 1, found %d, %d and %g",
+        kMaxHashRows, kMinBucketBits, kMaxBucketBits, options.absmaxmin_hash_rows,
+        options.absmaxmin_bucket_bits, options.absmaxmin_own_share));
   }
   US_ASSIGN_OR_RETURN(const std::string codec, CheckpointCodec(checkpoint));
   if (codec != "dense") {
@@ -110,6 +122,16 @@ CompressedSite SiteReport(const EncodedLinear& encoded) {
 absl::StatusOr<std::unique_ptr<SiteEncoder>> MakeEncoder(absl::Span<const LinearSite> sites,
                                                          absl::Span<const double> importance,
                                                          const CompressOptions& options) {
+  if (options.codec == "absmaxmin") {
+    const AbsMaxMinStyle style = {options.absmaxmin_hash_rows,
+                                  options.absmaxmin_bucket_bits > 0
+                                      ? options.absmaxmin_bucket_bits
+                                      : BucketBitsFor(options.bits_per_weight),
+                                  options.absmaxmin_own_share};
+    US_ASSIGN_OR_RETURN(auto classes,
+                        PlanAbsMaxMin(sites, importance, options.bits_per_weight, style));
+    return std::make_unique<AbsMaxMinEncoder>(sites, std::move(classes), options.seed);
+  }
   US_ASSIGN_OR_RETURN(std::vector<FoldShape> shapes,
                       PlanFold(sites, importance, options.bits_per_weight,
                                /*ranked=*/options.calibration_windows > 0));
@@ -207,17 +229,23 @@ json DescribeFit(const Checkpoint& checkpoint, const CompressOptions& options) {
     const auto bytes = std::filesystem::file_size(file, error);
     files.push_back({{"path", file}, {"bytes", error ? json() : json(bytes)}});
   }
-  return {{"journal_version", 1},
-          {"model", checkpoint.folder()},
-          {"model_bytes", checkpoint.file_bytes()},
-          {"codec", options.codec},
-          {"bits", options.bits_per_weight},
-          {"embedding", options.embedding},
-          {"head", options.head},
-          {"seed", options.seed},
-          {"calibration_files", files},
-          {"calibration_windows", options.calibration_windows},
-          {"calibration_window_tokens", options.calibration_window_tokens}};
+  json description = {{"journal_version", 1},
+                      {"model", checkpoint.folder()},
+                      {"model_bytes", checkpoint.file_bytes()},
+                      {"codec", options.codec},
+                      {"bits", options.bits_per_weight},
+                      {"embedding", options.embedding},
+                      {"head", options.head},
+                      {"seed", options.seed},
+                      {"calibration_files", files},
+                      {"calibration_windows", options.calibration_windows},
+                      {"calibration_window_tokens", options.calibration_window_tokens}};
+  if (options.codec == "absmaxmin") {
+    description["hash_rows"] = options.absmaxmin_hash_rows;
+    description["bucket_bits"] = options.absmaxmin_bucket_bits;
+    description["own_share"] = options.absmaxmin_own_share;
+  }
+  return description;
 }
 
 absl::Status Prepare(const std::shared_ptr<const Checkpoint>& checkpoint,

@@ -31,8 +31,15 @@ struct CompressProgress {
 };
 
 struct CompressOptions {
-  // A name of CodecNames() that can be encoded: "fold".
+  // A name of CodecNames() that can be encoded: "fold" or "absmaxmin".
   std::string codec = "fold";
+
+  // Of codec absmaxmin alone (absmaxmin_plan.h): hash rows of the buckets that columns share; bits
+  // of a bucket, 0: what suits bits_per_weight; and the part of a row's bits that goes to columns
+  // with buckets of their own.
+  int64_t absmaxmin_hash_rows = 3;
+  int64_t absmaxmin_bucket_bits = 0;
+  double absmaxmin_own_share = 1;
 
   // Upper bound of bits per weight (linear), side data included. The result is as close below it
   // as the codec's layout allows.

@@ -38,7 +38,13 @@ std::string WriteText(const std::string& folder) {
   return file;
 }
 
-TEST(PipelineTest, CommandsAgreeOnACompressedModel) {
+class PipelineOfCodecTest : public testing::TestWithParam<std::string> {};
+
+INSTANTIATE_TEST_SUITE_P(Codecs, PipelineOfCodecTest, testing::Values("fold", "absmaxmin"),
+                         [](const auto& test) { return test.param; });
+
+TEST_P(PipelineOfCodecTest, CommandsAgreeOnACompressedModel) {
+  const std::string codec = GetParam();
   const TemporaryFolder folder;
   const std::string text = WriteText(folder.path());
   const std::string out = folder.path() + "/compressed";
@@ -49,8 +55,9 @@ TEST(PipelineTest, CommandsAgreeOnACompressedModel) {
     return ParseOutput(completed);
   };
 
-  const auto compressed = run({"compress", "--model", SAMPLE_MODEL_DIR, "--out", out,
-                               "--calibration", text, "--calibration-windows", "4", "--seed", "7"});
+  const auto compressed =
+      run({"compress", "--model", SAMPLE_MODEL_DIR, "--out", out, "--codec", codec, "--calibration",
+           text, "--calibration-windows", "4", "--seed", "7"});
   EXPECT_LE(compressed["bits_per_weight_linear"], 0.5);
   EXPECT_GT(compressed["bits_per_weight_linear"], 0.4);
   EXPECT_EQ(compressed["bytes"], BytesIn(out));
@@ -59,7 +66,7 @@ TEST(PipelineTest, CommandsAgreeOnACompressedModel) {
   const auto inspected = run({"inspect", out});
   EXPECT_EQ(inspected["bits_per_weight_linear"], compressed["bits_per_weight_linear"]);
   EXPECT_EQ(inspected["bits_per_weight_file"], compressed["bits_per_weight_file"]);
-  EXPECT_EQ(inspected["codec"], "fold");
+  EXPECT_EQ(inspected["codec"], codec);
   int64_t site_bytes = 0;
   for (const auto& site : inspected["sites"]) site_bytes += site["bytes"].get<int64_t>();
   EXPECT_EQ(site_bytes, inspected["linear_bytes"]);
@@ -98,7 +105,7 @@ TEST(PipelineTest, CommandsAgreeOnACompressedModel) {
   const auto models = run({"models", "list", "--target", server.address()})["models"];
   ASSERT_EQ(models.size(), 2u);
   EXPECT_EQ(models[1]["name"], "half");
-  EXPECT_EQ(models[1]["codec"], "fold");
+  EXPECT_EQ(models[1]["codec"], codec);
   EXPECT_EQ(models[1]["bits_per_weight_linear"], compressed["bits_per_weight_linear"]);
   EXPECT_EQ(models[1]["bits_per_weight_file"], compressed["bits_per_weight_file"]);
   // Prometheus prints 16 digits.
