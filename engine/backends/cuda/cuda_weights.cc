@@ -9,6 +9,8 @@
 #include "engine/backends/cuda/kernels.h"
 #include "engine/base/check.h"
 #include "engine/base/status.h"
+#include "engine/codecs/absmaxmin/absmaxmin_linear.h"
+#include "engine/codecs/absmaxmin/cuda/sketch_tables.h"
 #include "engine/codecs/cuda/tile_layout.h"
 #include "engine/codecs/fold/cuda/fold_sketch.h"
 #include "engine/codecs/fold/fold_linear.h"
@@ -65,6 +67,8 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadLinear(const Encod
     linear = status;
   } else if (encoded.codec_name() == "fold") {
     linear = LoadFold(encoded, bias);
+  } else if (encoded.codec_name() == "absmaxmin") {
+    linear = LoadAbsMaxMin(encoded, bias);
   } else if (encoded.codec_name() == "dense") {
     linear = LoadDense(site.rows, site.cols, bias, [&](int64_t first, int64_t count, float* out) {
       encoded.DecodeRows(first, count, out);
@@ -196,6 +200,88 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
   sketch.num_steps = matrix.num_steps;
   sketch.max_gain = fold_sketch.max_gain;
   return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchFoldProduct);
+}
+
+absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
+    const EncodedLinear& encoded, absl::Span<const float> bias) {
+  const auto& sketched = static_cast<const AbsMaxMinLinear&>(encoded);
+  const SketchTables tables = MakeSketchTables(sketched.layout());
+  const std::vector<float> row_scales = sketched.Scales();
+  const auto bytes_of = [](const auto& values) {
+    return static_cast<int64_t>(values.size() * sizeof(values[0]));
+  };
+
+  PackedMatrix matrix;
+  matrix.rows = sketched.site().rows;
+  matrix.num_steps = tables.num_steps;
+  matrix.buckets.num_parts = static_cast<int>(tables.parts.size());
+  matrix.buckets.words_per_block = tables.words_per_block;
+  const int64_t num_blocks = (matrix.rows + kSketchBlockRows - 1) / kSketchBlockRows;
+  constexpr int64_t kWordBytes = sizeof(uint32_t);
+  MemoryPlan plan;
+  const int64_t words = plan.Add(num_blocks * tables.words_per_block * kWordBytes);
+  const int64_t scales = plan.Add(FloatBytes(matrix.rows));
+  const int64_t biases = plan.Add(bytes_of(bias));
+  const int64_t parts = plan.Add(bytes_of(tables.parts));
+  const int64_t entries = plan.Add(bytes_of(tables.entries));
+  const int64_t columns = plan.Add(bytes_of(tables.columns));
+  const int64_t groups = plan.Add(bytes_of(tables.groups));
+  const int64_t row_levels = sketched.layout().num_buckets();
+  // Whole blocks of rows.
+  constexpr int64_t kTilesPerBlock = kSketchBlockRows / kTileRows;
+  US_ASSIGN_OR_RETURN(const int64_t staged_pairs, StagedRows(kTilesPerBlock * row_levels));
+  const int64_t staged_rows = kTilesPerBlock * staged_pairs;
+  US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(device_, plan.total_bytes()));
+  uint8_t* base = memory.bytes();
+  matrix.tiles = base + words;
+  matrix.row_scales = reinterpret_cast<float*>(base + scales);
+  matrix.buckets.parts = base + parts;
+  matrix.buckets.entries = reinterpret_cast<const uint16_t*>(base + entries);
+  US_RETURN_IF_ERROR(device_.Upload(row_scales.data(), FloatBytes(matrix.rows), base + scales));
+  if (!bias.empty()) {
+    US_RETURN_IF_ERROR(device_.Upload(bias.data(), bytes_of(bias), base + biases));
+    matrix.bias = reinterpret_cast<float*>(base + biases);
+  }
+  const auto upload = [&](const auto& values, int64_t offset) {
+    return device_.Upload(values.data(), bytes_of(values), base + offset);
+  };
+  US_RETURN_IF_ERROR(upload(tables.parts, parts));
+  US_RETURN_IF_ERROR(upload(tables.entries, entries));
+  US_RETURN_IF_ERROR(upload(tables.columns, columns));
+  US_RETURN_IF_ERROR(upload(tables.groups, groups));
+
+  // Some rows at a time, so that the host's copy stays small.
+  constexpr int64_t kHostBytes = int64_t{16} << 20;
+  const int64_t rows_at_once =
+      std::clamp(kHostBytes / row_levels / kSketchBlockRows * kSketchBlockRows,
+                 int64_t{kSketchBlockRows}, staged_rows);
+  std::vector<int8_t> levels(static_cast<size_t>(std::min(rows_at_once, matrix.rows) * row_levels));
+  for (int64_t first = 0; first < matrix.rows; first += rows_at_once) {
+    const int64_t count = std::min(rows_at_once, matrix.rows - first);
+    pool_.ParallelFor(count, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t row = begin; row < end; ++row) {
+        sketched.UnpackRow(first + row, levels.data() + row * row_levels);
+      }
+    });
+    US_RETURN_IF_ERROR(device_.Upload(levels.data(), count * row_levels, staging_.data()));
+    for (size_t index = 0; index < tables.parts.size(); ++index) {
+      device_.Check(LaunchPackSketch(static_cast<const int8_t*>(staging_.data()), row_levels,
+                                     tables.first_levels[index], tables.parts[index], first, count,
+                                     tables.words_per_block,
+                                     reinterpret_cast<uint32_t*>(base + words), device_.stream()),
+                    "packing sketched weights");
+    }
+    US_RETURN_IF_ERROR(device_.Finish("packing sketched weights"));
+  }
+
+  InputSketch sketch;
+  sketch.groups = reinterpret_cast<const SketchGroup*>(base + groups);
+  sketch.columns = base + columns;
+  sketch.num_groups = static_cast<int>(tables.groups.size());
+  sketch.column_bytes = tables.column_bytes;
+  sketch.cols = sketched.site().cols;
+  sketch.num_steps = matrix.num_steps;
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchSketchProduct);
 }
 
 }  // namespace ultrasketch::cuda

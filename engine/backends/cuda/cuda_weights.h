@@ -98,6 +98,8 @@ class WeightLoader {
                                                         const ReadRows& read_rows);
   absl::StatusOr<std::unique_ptr<CudaLinear>> LoadFold(const EncodedLinear& encoded,
                                                        absl::Span<const float> bias);
+  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadAbsMaxMin(const EncodedLinear& encoded,
+                                                            absl::Span<const float> bias);
   absl::Status CheckColumns(int64_t cols) const;
   // Rows of `row_bytes` that the staging memory holds: whole tiles.
   absl::StatusOr<int64_t> StagedRows(int64_t row_bytes) const;

@@ -8,6 +8,14 @@
 
 namespace ultrasketch::cuda {
 
+// How a column finds its codes where several columns share them; engine/codecs/absmaxmin/cuda.
+struct BucketTables {
+  const void* parts = nullptr;  // SketchPart [num_parts]
+  const uint16_t* entries = nullptr;
+  int num_parts = 0;
+  int64_t words_per_block = 0;
+};
+
 // Device memory, laid out as tile_layout.h says. W[r][k] = row_scales[r] * tile value.
 struct PackedMatrix {
   const void* tiles = nullptr;
@@ -15,6 +23,7 @@ struct PackedMatrix {
   const float* bias = nullptr;        // [rows] or null
   int64_t rows = 0;
   int64_t num_steps = 0;  // of columns
+  BucketTables buckets;   // of a sketch; its tiles are laid out otherwise
 };
 
 // y[t][r] = (W x_t)[r] + bias[r], or added to y. `y` has a row stride of `rows` floats, `prepared`

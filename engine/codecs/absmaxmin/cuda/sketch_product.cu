@@ -1,0 +1,264 @@
+// Products with an AbsMaxMin sketch by mma.sync, for any number of tokens.
+//
+//                    kTokens tokens
+//   32 or 64 rows  [ kMmaWarps of 16 rows (or 32) x their share of the tokens ]
+//
+// A block keeps its rows' sketch in shared memory, read once from device memory, and goes through
+// the columns a step of 64 at a time, in a ring of buffers:
+//
+//   8 decode warps   half a step each, for all rows of the tile: [64 columns][rows] binary16
+//   1 loading warp   the step's inputs: [tokens][64 columns]
+//   mma warps        multiply a step while the next ones are decoded
+//
+// At half a bit the sketch is 1/32 of the dense weights' bytes: the bound is decoding, 22 weights a
+// clock and multiprocessor by shared memory (two bytes stored and two read for each weight, and its
+// buckets) and 40 by logic operations; mma.sync for up to 64 tokens is a third of that.
+#include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
+
+namespace ultrasketch::cuda {
+namespace {
+
+constexpr int kDecodeWarps = 8;
+constexpr int kHalves = kStepColumns / kHalfStep;
+
+template <int kRowBlocksOf, int kTokensOf, int kTokenWarpsOf, int kStagesOf, bool kSketchInSharedOf>
+struct SketchTile {
+  static constexpr int kRowBlocks = kRowBlocksOf;
+  static constexpr int kTokens = kTokensOf;
+  static constexpr int kTokenWarps = kTokenWarpsOf;
+  static constexpr int kStages = kStagesOf;
+  static constexpr bool kSketchInShared = kSketchInSharedOf;
+
+  static constexpr int kRowWarps = 2;
+  static constexpr int kMmaWarps = kRowWarps * kTokenWarps;
+  static constexpr int kThreads = 32 * (kDecodeWarps + 1 + kMmaWarps);
+  static constexpr int kRowTiles = kRowBlocks * kSketchBlockRows / kTileRows / kRowWarps;
+  static constexpr int kTokenTiles = kTokens / 8 / kTokenWarps;
+  static constexpr int kWeightBytes = kRowBlocks * kWeightBlockBytes;
+  static constexpr int kStageBytes = kWeightBytes + kTokens * kInputRowBytes;
+
+  static int64_t SharedBytes(int64_t words_per_block) {
+    return kStages * kStageBytes + (kSketchInShared ? kRowBlocks * words_per_block * 4 : 0);
+  }
+};
+
+// A 16 by 16 tile of weights: the instruction's registers.
+__device__ inline void LoadWeights(const uint8_t* block, int first_row, int first_column, int lane,
+                                   uint32_t (&a)[4]) {
+  const int column = first_column + lane % 8 + lane / 16 * 8;
+  const int piece = first_row / 8 + lane / 8 % 2;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(SharedAddress(block + WeightPieceOffset(column, piece)))
+               : "memory");
+}
+
+// Eight tokens by 16 columns.
+__device__ inline uint2 LoadInputs(const uint8_t* inputs, int first_token, int first_column,
+                                   int lane) {
+  const int token = first_token + lane % 8;
+  const int piece = first_column / 8 + lane / 8 % 2;
+  uint2 b;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(b.x), "=r"(b.y)
+               : "r"(SharedAddress(inputs + InputPieceOffset(token, piece)))
+               : "memory");
+  return b;
+}
+
+template <typename Tile>
+__global__ void __launch_bounds__(Tile::kThreads)
+    SketchProduct(const __grid_constant__ ProductArguments arguments) {
+  extern __shared__ __align__(1024) uint8_t shared[];
+  __shared__ SketchPart parts[kMaxSketchParts];
+  __shared__ SharedBarrier full[Tile::kStages];
+  __shared__ SharedBarrier empty[Tile::kStages];
+  AllowNextKernel();
+
+  const PackedMatrix& matrix = arguments.matrix;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const auto words_per_block = static_cast<int>(matrix.buckets.words_per_block);
+  const int64_t first_block = int64_t{blockIdx.x} * Tile::kRowBlocks;
+  const int64_t first_token = int64_t{blockIdx.y} * Tile::kTokens;
+  auto* shared_words = reinterpret_cast<uint32_t*>(shared + Tile::kStages * Tile::kStageBytes);
+
+  if (thread == 0) {
+    for (int slot = 0; slot < Tile::kStages; ++slot) {
+      InitBarrier(&full[slot], kHalves + 32);
+      InitBarrier(&empty[slot], Tile::kMmaWarps);
+    }
+  }
+  constexpr int kPartWords = sizeof(SketchPart) / 4;
+  for (int i = thread; i < matrix.buckets.num_parts * kPartWords; i += Tile::kThreads) {
+    reinterpret_cast<int32_t*>(parts)[i] = static_cast<const int32_t*>(matrix.buckets.parts)[i];
+  }
+  if constexpr (Tile::kSketchInShared) {
+    CopySketch(matrix, first_block, Tile::kRowBlocks, thread, Tile::kThreads, shared_words);
+    CommitCopies();
+    WaitForCopies<0>();
+  }
+  __syncthreads();
+
+  if (warp < kDecodeWarps) {
+    const uint32_t* words = shared_words;
+    if constexpr (!Tile::kSketchInShared) {
+      static_assert(Tile::kRowBlocks == 1);
+      words = static_cast<const uint32_t*>(matrix.tiles) + first_block * words_per_block;
+    }
+    const int num_halves = num_steps * kHalves;
+    PartCursor cursor(parts);
+    ColumnBuckets next = {};
+    const auto load = [&](int half) {
+      const int step = half / kHalves;
+      return LoadColumnBuckets(matrix.buckets.entries, cursor.At(step), step,
+                               half % kHalves * kHalfStep + lane);
+    };
+    PartCursor decoded(parts);
+    if (warp < num_halves) next = load(warp);
+    for (int half = warp; half < num_halves; half += kDecodeWarps) {
+      const ColumnBuckets current = next;
+      if (half + kDecodeWarps < num_halves) next = load(half + kDecodeWarps);
+      const int step = half / kHalves;
+      const RingPosition position = PositionInRing<Tile::kStages>(step);
+      WaitForPhase(&empty[position.slot], position.parity ^ 1);
+      DecodeStepColumn<Tile::kRowBlocks>(words, words_per_block, decoded.At(step), current, step,
+                                         half % kHalves * kHalfStep + lane,
+                                         shared + position.slot * Tile::kStageBytes);
+      __syncwarp();
+      if (lane == 0) Arrive(&full[position.slot]);
+    }
+    WaitForKernelBefore();
+    return;
+  }
+
+  WaitForKernelBefore();
+  if (warp == kDecodeWarps) {
+    for (int step = 0; step < num_steps; ++step) {
+      const RingPosition position = PositionInRing<Tile::kStages>(step);
+      WaitForPhase(&empty[position.slot], position.parity ^ 1);
+      CopyInputs<Tile::kTokens>(arguments, first_token, step, lane, 32,
+                                shared + position.slot * Tile::kStageBytes + Tile::kWeightBytes);
+      ArriveAfterCopies(&full[position.slot]);
+    }
+    WaitForCopies<0>();
+    return;
+  }
+
+  const int mma_warp = warp - kDecodeWarps - 1;
+  const int warp_row = mma_warp % Tile::kRowWarps * Tile::kRowTiles * kTileRows;
+  const int warp_token = mma_warp / Tile::kRowWarps * Tile::kTokenTiles * 8;
+  float sums[Tile::kRowTiles][Tile::kTokenTiles][4] = {};
+  for (int step = 0; step < num_steps; ++step) {
+    const RingPosition position = PositionInRing<Tile::kStages>(step);
+    WaitForPhase(&full[position.slot], position.parity);
+    const uint8_t* stage = shared + position.slot * Tile::kStageBytes;
+#pragma unroll
+    for (int column = 0; column < kStepColumns; column += 16) {
+      uint32_t a[Tile::kRowTiles][4];
+#pragma unroll
+      for (int tile = 0; tile < Tile::kRowTiles; ++tile) {
+        const int row = warp_row + tile * kTileRows;
+        LoadWeights(stage + row / kSketchBlockRows * kWeightBlockBytes, row % kSketchBlockRows,
+                    column, lane, a[tile]);
+      }
+#pragma unroll
+      for (int token = 0; token < Tile::kTokenTiles; ++token) {
+        const uint2 b =
+            LoadInputs(stage + Tile::kWeightBytes, warp_token + token * 8, column, lane);
+#pragma unroll
+        for (int tile = 0; tile < Tile::kRowTiles; ++tile) {
+          MultiplyAccumulate(a[tile], b, sums[tile][token]);
+        }
+      }
+    }
+    __syncwarp();
+    if (lane == 0) Arrive(&empty[position.slot]);
+  }
+
+#pragma unroll
+  for (int tile = 0; tile < Tile::kRowTiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row =
+          first_block * kSketchBlockRows + warp_row + tile * kTileRows + lane / 4 + half * 8;
+      if (row >= matrix.rows) continue;
+      const float row_scale = matrix.row_scales[row];
+      const float bias = BiasOf(matrix, row);
+#pragma unroll
+      for (int i = 0; i < 2 * Tile::kTokenTiles; ++i) {
+        const int64_t token = first_token + warp_token + i / 2 * 8 + lane % 4 * 2 + i % 2;
+        if (token >= arguments.num_tokens) continue;
+        WriteOutput(arguments, token, row, sums[tile][i / 2][half * 2 + i % 2],
+                    TokenScale(arguments, token), row_scale, bias);
+      }
+    }
+  }
+}
+
+template <typename Tile>
+cudaError_t Launch(const ProductArguments& arguments, cudaStream_t stream) {
+  const auto shared_bytes =
+      static_cast<int>(Tile::SharedBytes(arguments.matrix.buckets.words_per_block));
+  const cudaError_t error = cudaFuncSetAttribute(
+      SketchProduct<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (error != cudaSuccess) return error;
+  constexpr int kRows = Tile::kRowBlocks * kSketchBlockRows;
+  const dim3 grid(
+      static_cast<unsigned>((arguments.matrix.rows + kRows - 1) / kRows),
+      static_cast<unsigned>((arguments.num_tokens + Tile::kTokens - 1) / Tile::kTokens));
+  return LaunchKernel(SketchProduct<Tile>, grid, Tile::kThreads, static_cast<size_t>(shared_bytes),
+                      stream, arguments);
+}
+
+// Two blocks of rows share a column's buckets, where that leaves every multiprocessor two tiles.
+template <int kTokens, int kTokenWarps>
+cudaError_t LaunchForTokens(const ProductArguments& arguments, int64_t max_shared_bytes,
+                            cudaStream_t stream) {
+  constexpr int kStages = 6;
+  using Tall = SketchTile<2, kTokens, kTokenWarps, kStages, true>;
+  using Short = SketchTile<1, kTokens, kTokenWarps, kStages, true>;
+  const int64_t words_per_block = arguments.matrix.buckets.words_per_block;
+  const bool is_tall =
+      arguments.matrix.rows >= 4 * kSketchBlockRows * arguments.num_multiprocessors;
+  if (is_tall && 2 * Tall::SharedBytes(words_per_block) <= max_shared_bytes) {
+    return Launch<Tall>(arguments, stream);
+  }
+  return Launch<Short>(arguments, stream);
+}
+
+}  // namespace
+
+cudaError_t LaunchSketchProduct(const ProductArguments& arguments, cudaStream_t stream) {
+  int device = 0;
+  int max_shared_bytes = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error =
+        cudaDeviceGetAttribute(&max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
+  if (error != cudaSuccess) return error;
+  // What the barriers and the classes take besides.
+  constexpr int kStaticBytes = 2048;
+  const int64_t shared_bytes = max_shared_bytes - kStaticBytes;
+  // A sketch of many bits for many columns stays in device memory.
+  using Global = SketchTile<1, 64, 2, 4, false>;
+  using Largest = SketchTile<1, 64, 2, 6, true>;
+  const int64_t words_per_block = arguments.matrix.buckets.words_per_block;
+  if (Largest::SharedBytes(words_per_block) > shared_bytes)
+    return Launch<Global>(arguments, stream);
+  if (arguments.num_tokens <= 8) {
+    return LaunchForTokens<8, 1>(arguments, shared_bytes, stream);
+  }
+  if (arguments.num_tokens <= 16) {
+    return LaunchForTokens<16, 1>(arguments, shared_bytes, stream);
+  }
+  if (arguments.num_tokens <= 32) {
+    return LaunchForTokens<32, 2>(arguments, shared_bytes, stream);
+  }
+  return LaunchForTokens<64, 2>(arguments, shared_bytes, stream);
+}
+
+}  // namespace ultrasketch::cuda

@@ -1,0 +1,76 @@
+#include "engine/codecs/absmaxmin/cuda/sketch_tables.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/base/check.h"
+
+namespace ultrasketch::cuda {
+namespace {
+
+static_assert(kMaxSketchParts == kMaxAbsMaxMinClasses);
+static_assert(kMaxSketchHashRows == kMaxHashRows);
+
+template <typename Entry>
+std::vector<uint8_t> PackColumns(const std::vector<int32_t>& columns) {
+  const std::vector<Entry> entries(columns.begin(), columns.end());
+  std::vector<uint8_t> bytes(entries.size() * sizeof(Entry));
+  std::memcpy(bytes.data(), entries.data(), bytes.size());
+  return bytes;
+}
+
+}  // namespace
+
+SketchTables MakeSketchTables(const AbsMaxMinLayout& layout) {
+  SketchTables tables;
+  std::vector<int32_t> columns;
+  for (int64_t index = 0; index < layout.num_classes(); ++index) {
+    const AbsMaxMinClass& sketch_class = layout.classes()[static_cast<size_t>(index)];
+    US_CHECK(sketch_class.buckets <= int64_t{1} << 16);
+    SketchPart part;
+    part.first_step = static_cast<int32_t>(tables.num_steps);
+    tables.num_steps += NumSteps(sketch_class.num_columns);
+    part.end_step = static_cast<int32_t>(tables.num_steps);
+    part.num_columns = static_cast<int32_t>(sketch_class.num_columns);
+    part.hash_rows = static_cast<int32_t>(sketch_class.hash_rows);
+    part.bits = static_cast<int32_t>(sketch_class.bits);
+    part.unit_exponent = static_cast<int32_t>(sketch_class.unit_exponent);
+    part.first_word = static_cast<int32_t>(tables.words_per_block);
+    part.words_per_hash_row = static_cast<int32_t>(sketch_class.buckets * sketch_class.bits);
+    part.first_entry = static_cast<int32_t>(tables.entries.size());
+    // Words are loaded up to four at a time.
+    tables.words_per_block += (sketch_class.num_bits() + 3) / 4 * 4;
+
+    const int32_t padded = part.entries_per_hash_row();
+    const int64_t first_bucket = layout.FirstBucketOf(index);
+    tables.first_levels.push_back(first_bucket);
+    for (int64_t hash_row = 0; hash_row < sketch_class.hash_rows; ++hash_row) {
+      const auto buckets = layout.BucketsOf(index, hash_row);
+      const int64_t first = first_bucket + hash_row * sketch_class.buckets;
+      for (const int32_t bucket : buckets) {
+        tables.entries.push_back(static_cast<uint16_t>(bucket - first));
+      }
+      tables.entries.resize(tables.entries.size() + static_cast<size_t>(padded) - buckets.size());
+    }
+
+    SketchGroup group;
+    group.first_bucket = part.first_step * kStepColumns;
+    group.num_buckets = padded;
+    group.first_column = static_cast<int32_t>(columns.size());
+    tables.groups.push_back(group);
+    const int64_t first_place = layout.FirstPlaceOf(index);
+    for (int64_t place = 0; place < padded; ++place) {
+      const int64_t nearest = first_place + std::min(place, sketch_class.num_columns - 1);
+      columns.push_back(layout.columns()[static_cast<size_t>(nearest)]);
+    }
+  }
+  if (layout.cols() <= kMaxNarrowColumns) {
+    tables.columns = PackColumns<uint16_t>(columns);
+  } else {
+    tables.column_bytes = 4;
+    tables.columns = PackColumns<uint32_t>(columns);
+  }
+  return tables;
+}
+
+}  // namespace ultrasketch::cuda

@@ -1,0 +1,33 @@
+// The layout of an AbsMaxMin sketch in the form that device code reads.
+#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_TABLES_H_
+#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_TABLES_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/codecs/absmaxmin/absmaxmin_layout.h"
+#include "engine/codecs/absmaxmin/cuda/sketch_matrix.h"
+#include "engine/codecs/cuda/sketch.h"
+
+namespace ultrasketch::cuda {
+
+struct SketchTables {
+  std::vector<SketchPart> parts;
+  std::vector<int64_t> first_levels;  // of the parts: their first bucket in the layout
+  std::vector<uint16_t> entries;
+  int64_t num_steps = 0;
+  int64_t words_per_block = 0;
+
+  // How an input comes to be in the order of places (sketch.h). Places that fill up a class's last
+  // step repeat a column, since what they hold is multiplied with zero and must be a number.
+  std::vector<SketchGroup> groups;
+  std::vector<uint8_t> columns;  // entries of column_bytes each
+  int column_bytes = 2;
+};
+
+// At most 2^16 buckets to a hash row.
+SketchTables MakeSketchTables(const AbsMaxMinLayout& layout);
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_TABLES_H_
