@@ -45,8 +45,10 @@ endif()
 # An executable takes only a plug-in that was built from the same interfaces by the same compiler.
 set(interface_hash "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_BUILD_TYPE}")
 foreach(header backends/backend.h backends/cuda/cuda_plugin.h backends/sampling/sampling.h
-               base/tensor.h codecs/codec.h codecs/cpu_linear.h codecs/fold/fold_layout.h
-               codecs/fold/fold_linear.h codecs/linear_site.h kv/cache_layout.h)
+               base/tensor.h codecs/absmaxmin/absmaxmin_layout.h
+               codecs/absmaxmin/absmaxmin_linear.h codecs/codec.h codecs/cpu_linear.h
+               codecs/fold/fold_layout.h codecs/fold/fold_linear.h codecs/linear_site.h
+               kv/cache_layout.h)
   set(path ${PROJECT_SOURCE_DIR}/engine/${header})
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${path})
   file(SHA256 ${path} header_hash)

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 
@@ -27,6 +28,10 @@ using CudaPluginCreateFunction = void (*)(int ordinal, const BackendOptions& opt
 // Why there is no CUDA device `ordinal` for this process, asked of the driver's library, which is
 // loaded for it: UNAVAILABLE. OK when there is one.
 absl::Status ProbeCudaDevice(int ordinal);
+
+// Opens a plug-in in the folder of the running executable, and keeps it open. UNAVAILABLE unless it
+// is there, can be loaded and exports this version. The result is dlopen's.
+absl::StatusOr<void*> OpenCudaPlugin(const char* file, std::string_view version);
 
 // Loads the plug-in, once, from the folder of the running executable, and creates a backend.
 // UNAVAILABLE when there is no device or no plug-in of this build.

@@ -55,45 +55,6 @@ class Driver {
   void* library_ = nullptr;
 };
 
-struct Plugin {
-  absl::Status status;
-  CudaPluginCreateFunction create = nullptr;
-};
-
-Plugin LoadPlugin() {
-  Plugin plugin;
-  std::error_code error;
-  const std::filesystem::path executable = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (error) {
-    plugin.status = absl::UnavailableError(
-        absl::StrCat("cannot tell the executable's folder: ", error.message()));
-    return plugin;
-  }
-  const std::string path = (executable.parent_path() / kCudaPluginFile).string();
-  if (!std::filesystem::exists(path, error)) {
-    plugin.status = absl::UnavailableError(
-        absl::StrCat("this build has no CUDA plug-in: there is no ", Quoted(path, 500)));
-    return plugin;
-  }
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) {
-    plugin.status =
-        absl::UnavailableError(absl::StrCat("the CUDA plug-in cannot be loaded: ", LinkerError()));
-    return plugin;
-  }
-  const auto version =
-      reinterpret_cast<CudaPluginVersionFunction>(dlsym(library, kCudaPluginVersionSymbol));
-  plugin.create =
-      reinterpret_cast<CudaPluginCreateFunction>(dlsym(library, kCudaPluginCreateSymbol));
-  if (version == nullptr || plugin.create == nullptr ||
-      std::string_view(version()) != ULTRASKETCH_PLUGIN_VERSION) {
-    plugin.status = absl::UnavailableError(absl::StrCat(
-        "the CUDA plug-in ", Quoted(path, 500), ": expected version ", ULTRASKETCH_PLUGIN_VERSION,
-        ", found ", version != nullptr ? version() : "none"));
-  }
-  return plugin;
-}
-
 }  // namespace
 
 absl::Status ProbeCudaDevice(int ordinal) {
@@ -113,13 +74,44 @@ absl::Status ProbeCudaDevice(int ordinal) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<void*> OpenCudaPlugin(const char* file, std::string_view version) {
+  std::error_code error;
+  const std::filesystem::path executable = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot tell the executable's folder: ", error.message()));
+  }
+  const std::string path = (executable.parent_path() / file).string();
+  if (!std::filesystem::exists(path, error)) {
+    return absl::UnavailableError(
+        absl::StrCat("this build has no CUDA plug-in: there is no ", Quoted(path, 500)));
+  }
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat("the CUDA plug-in cannot be loaded: ", LinkerError()));
+  }
+  const auto version_function =
+      reinterpret_cast<CudaPluginVersionFunction>(dlsym(library, kCudaPluginVersionSymbol));
+  if (version_function == nullptr || version_function() != version) {
+    return absl::UnavailableError(
+        absl::StrCat("the CUDA plug-in ", Quoted(path, 500), ": expected version ", A(version),
+                     ", found ", version_function != nullptr ? version_function() : "none"));
+  }
+  return library;
+}
+
 absl::StatusOr<std::shared_ptr<Backend>> CreateCudaBackendFromPlugin(
     int ordinal, const BackendOptions& options) {
   US_RETURN_IF_ERROR(ProbeCudaDevice(ordinal));
-  static const Plugin plugin = LoadPlugin();
-  US_RETURN_IF_ERROR(plugin.status);
+  static const absl::StatusOr<void*> plugin =
+      OpenCudaPlugin(kCudaPluginFile, ULTRASKETCH_PLUGIN_VERSION);
+  US_RETURN_IF_ERROR(plugin.status());
+  const auto create =
+      reinterpret_cast<CudaPluginCreateFunction>(dlsym(*plugin, kCudaPluginCreateSymbol));
+  if (create == nullptr) return absl::UnavailableError(LinkerError());
   absl::StatusOr<std::shared_ptr<Backend>> backend = absl::InternalError("not created");
-  plugin.create(ordinal, options, &backend);
+  create(ordinal, options, &backend);
   return backend;
 }
 

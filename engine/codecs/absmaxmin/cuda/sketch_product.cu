@@ -14,6 +14,7 @@
 // clock and multiprocessor by shared memory (two bytes stored and two read for each weight, and its
 // buckets) and 40 by logic operations; mma.sync for up to 64 tokens is a third of that.
 #include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
+#include "engine/codecs/absmaxmin/cuda/sketch_product_hopper.h"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -234,12 +235,20 @@ cudaError_t LaunchForTokens(const ProductArguments& arguments, int64_t max_share
 cudaError_t LaunchSketchProduct(const ProductArguments& arguments, cudaStream_t stream) {
   int device = 0;
   int max_shared_bytes = 0;
+  int major = 0;
+  int minor = 0;
   cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) {
-    error =
-        cudaDeviceGetAttribute(&max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  }
+  const auto read = [&](int* value, cudaDeviceAttr attribute) {
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, device);
+  };
+  read(&max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  read(&major, cudaDevAttrComputeCapabilityMajor);
+  read(&minor, cudaDevAttrComputeCapabilityMinor);
   if (error != cudaSuccess) return error;
+  if (arguments.num_tokens > 64 &&
+      FitsHopperProduct(arguments, 10 * major + minor, max_shared_bytes)) {
+    return LaunchHopperProduct(arguments, max_shared_bytes, stream);
+  }
   // What the barriers and the classes take besides.
   constexpr int kStaticBytes = 2048;
   const int64_t shared_bytes = max_shared_bytes - kStaticBytes;

@@ -41,6 +41,8 @@ SketchTables MakeSketchTables(const AbsMaxMinLayout& layout) {
     // Words are loaded up to four at a time.
     tables.words_per_block += (sketch_class.num_bits() + 3) / 4 * 4;
 
+    tables.parts.push_back(part);
+
     const int32_t padded = part.entries_per_hash_row();
     const int64_t first_bucket = layout.FirstBucketOf(index);
     tables.first_levels.push_back(first_bucket);

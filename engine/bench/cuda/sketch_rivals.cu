@@ -1,0 +1,141 @@
+#include "engine/bench/cuda/sketch_rivals.h"
+#include "engine/codecs/absmaxmin/cuda/sketch_decode.cuh"
+
+namespace ultrasketch::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+unsigned NumBlocks(int64_t count) {
+  return static_cast<unsigned>((count + kThreads - 1) / kThreads);
+}
+
+// Two neighbouring elements a thread.
+__global__ void IndexSelect(const __nv_bfloat16* values, const int64_t* indices, int64_t rows,
+                            int64_t cols, int64_t buckets, __nv_bfloat162* out) {
+  const int64_t pair = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (pair >= rows * cols / 2) return;
+  const int64_t row = pair / (cols / 2);
+  const int64_t column = pair % (cols / 2) * 2;
+  const __nv_bfloat16* source = values + row * buckets;
+  out[pair] = __halves2bfloat162(source[indices[column]], source[indices[column + 1]]);
+}
+
+__global__ void Abs(const __nv_bfloat162* in, int64_t num_pairs, __nv_bfloat162* out) {
+  const int64_t pair = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (pair < num_pairs) out[pair] = __habs2(in[pair]);
+}
+
+__global__ void Greater(const __nv_bfloat162* a, const __nv_bfloat162* b, int64_t num_pairs,
+                        uchar2* out) {
+  const int64_t pair = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (pair >= num_pairs) return;
+  const __nv_bfloat162 x = a[pair];
+  const __nv_bfloat162 y = b[pair];
+  out[pair] = make_uchar2(x.x > y.x, x.y > y.y);
+}
+
+__global__ void Where(const uchar2* which, const __nv_bfloat162* yes, const __nv_bfloat162* no,
+                      int64_t num_pairs, __nv_bfloat162* out) {
+  const int64_t pair = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (pair >= num_pairs) return;
+  const uchar2 take = which[pair];
+  const __nv_bfloat162 a = yes[pair];
+  const __nv_bfloat162 b = no[pair];
+  out[pair] = __halves2bfloat162(take.x != 0 ? a.x : b.x, take.y != 0 ? a.y : b.y);
+}
+
+__global__ void ScaleRows(const __nv_bfloat16* scales, int64_t rows, int64_t cols,
+                          __nv_bfloat162* matrix) {
+  const int64_t pair = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (pair >= rows * cols / 2) return;
+  const __nv_bfloat16 scale = scales[pair / (cols / 2)];
+  matrix[pair] = __hmul2(matrix[pair], __halves2bfloat162(scale, scale));
+}
+
+constexpr int kDecodeWarps = 8;
+
+// A block decodes 32 rows: their sketch in shared memory, a step at a time a warp. Grid: (shares of
+// the steps, row blocks).
+__global__ void WholeDecode(const __grid_constant__ PackedMatrix matrix, __nv_bfloat16* out) {
+  extern __shared__ __align__(16) uint32_t words[];
+  __shared__ __align__(16) uint8_t tiles[kDecodeWarps][kWeightBlockBytes];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  const int64_t block = blockIdx.y;
+  const auto words_per_block = static_cast<int>(matrix.buckets.words_per_block);
+  const auto* source = static_cast<const uint4*>(matrix.tiles) + block * words_per_block / 4;
+  for (int i = thread; i < words_per_block / 4; i += kDecodeWarps * 32) {
+    reinterpret_cast<uint4*>(words)[i] = source[i];
+  }
+  __syncthreads();
+  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const auto* part = static_cast<const SketchPart*>(matrix.buckets.parts);
+  const int stride = kDecodeWarps * static_cast<int>(gridDim.x);
+  for (int step = static_cast<int>(blockIdx.x) * kDecodeWarps + warp; step < num_steps;
+       step += stride) {
+    while (step >= part->end_step) ++part;
+    for (int column = lane; column < kStepColumns; column += kHalfStep) {
+      DecodeStepColumn<1>(words, words_per_block, *part,
+                          LoadColumnBuckets(matrix.buckets.entries, *part, step, column), step,
+                          column, tiles[warp]);
+    }
+    __syncwarp();
+    for (int row = 0; row < kSketchBlockRows; ++row) {
+      const int64_t matrix_row = block * kSketchBlockRows + row;
+      if (matrix_row >= matrix.rows) break;
+      const auto weight = [&](int column) {
+        const auto* value = reinterpret_cast<const __half*>(
+            tiles[warp] + WeightPieceOffset(column, row / 8) + row % 8 * 2);
+        return __float2bfloat16(__half2float(*value));
+      };
+      reinterpret_cast<__nv_bfloat162*>(out)[(matrix_row * num_steps + step) * 32 + lane] =
+          __halves2bfloat162(weight(2 * lane), weight(2 * lane + 1));
+    }
+    __syncwarp();
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchNaiveDecode(const NaiveSketch& sketch, cudaStream_t stream) {
+  const int64_t num_pairs = sketch.rows * sketch.cols / 2;
+  const unsigned blocks = NumBlocks(num_pairs);
+  const auto pairs = [](__nv_bfloat16* matrix) {
+    return reinterpret_cast<__nv_bfloat162*>(matrix);
+  };
+  auto* larger = reinterpret_cast<uchar2*>(sketch.larger);
+  for (int64_t hash_row = 0; hash_row < sketch.hash_rows; ++hash_row) {
+    __nv_bfloat162* gathered = pairs(hash_row == 0 ? sketch.best : sketch.gathered);
+    IndexSelect<<<blocks, kThreads, 0, stream>>>(
+        sketch.values + hash_row * sketch.rows * sketch.buckets,
+        sketch.indices + hash_row * sketch.cols, sketch.rows, sketch.cols, sketch.buckets,
+        gathered);
+    if (hash_row == 0) continue;
+    Abs<<<blocks, kThreads, 0, stream>>>(gathered, num_pairs, pairs(sketch.magnitudes[0]));
+    Abs<<<blocks, kThreads, 0, stream>>>(pairs(sketch.best), num_pairs,
+                                         pairs(sketch.magnitudes[1]));
+    Greater<<<blocks, kThreads, 0, stream>>>(pairs(sketch.magnitudes[0]),
+                                             pairs(sketch.magnitudes[1]), num_pairs, larger);
+    Where<<<blocks, kThreads, 0, stream>>>(larger, gathered, pairs(sketch.best), num_pairs,
+                                           pairs(sketch.best));
+  }
+  ScaleRows<<<blocks, kThreads, 0, stream>>>(sketch.scales, sketch.rows, sketch.cols,
+                                             pairs(sketch.best));
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchWholeDecode(const PackedMatrix& matrix, __nv_bfloat16* out, cudaStream_t stream) {
+  constexpr unsigned kShares = 4;
+  const auto shared_bytes = static_cast<int>(matrix.buckets.words_per_block * 4);
+  const cudaError_t error =
+      cudaFuncSetAttribute(WholeDecode, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (error != cudaSuccess) return error;
+  const dim3 grid(kShares,
+                  static_cast<unsigned>((matrix.rows + kSketchBlockRows - 1) / kSketchBlockRows));
+  WholeDecode<<<grid, kDecodeWarps * 32, static_cast<size_t>(shared_bytes), stream>>>(matrix, out);
+  return cudaGetLastError();
+}
+
+}  // namespace ultrasketch::cuda

@@ -1,0 +1,92 @@
+// Warpgroup matrix instructions of compute capability 9.0a.
+#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_WARPGROUP_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_WARPGROUP_CUH_
+
+#include <cstdint>
+
+namespace ultrasketch::cuda {
+
+// How an operand lies in shared memory (PTX ISA, "Matrix descriptor"): swizzled in units of 64 or
+// 128 bytes, which start at multiples of 512 or 1024. `leading_bytes` and `stride_bytes` are the
+// distances between neighbouring units.
+enum class OperandSwizzle : uint64_t { k128Bytes = 1, k64Bytes = 2 };
+
+__device__ inline uint64_t OperandDescriptor(uint32_t shared_address, uint32_t leading_bytes,
+                                             uint32_t stride_bytes, OperandSwizzle swizzle) {
+  const auto field = [](uint32_t bytes) { return uint64_t{(bytes & 0x3ffffu) >> 4}; };
+  return field(shared_address) | field(leading_bytes) << 16 | field(stride_bytes) << 32 |
+         static_cast<uint64_t>(swizzle) << 62;
+}
+
+// Before the first instruction that uses registers written by others.
+__device__ inline void FenceWarpgroup() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void CommitWarpgroup() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Returns when all but the last kPending committed groups are done.
+template <int kPending>
+__device__ inline void WaitForWarpgroup() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Keeps the compiler from moving what reads the sums to before a wait for them.
+template <int kCount>
+__device__ inline void FenceSums(float (&sums)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+// What this thread has written to shared memory is visible to the instructions below after a
+// barrier.
+__device__ inline void FenceForWarpgroups() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// sums += A B for 64 rows and 16 columns, binary16 with float sums: of A neighbouring rows follow
+// each other in memory, of B neighbouring columns. Warp w of the four holds rows 16 w + lane / 4
+// (sums 4 i and 4 i + 1) and 8 more (4 i + 2 and 4 i + 3) of tokens 8 i + 2 (lane % 4) and the
+// next.
+#define US_SUMS(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
+
+// 128 tokens.
+__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[64]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+      "}, %64, %65, 1, 1, 1, 1, 0;"
+      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
+        US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
+        US_SUMS(56), US_SUMS(60)
+      : "l"(a), "l"(b));
+}
+
+// 256 tokens.
+__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[128]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
+      "%127"
+      "}, %128, %129, 1, 1, 1, 1, 0;"
+      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
+        US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
+        US_SUMS(56), US_SUMS(60), US_SUMS(64), US_SUMS(68), US_SUMS(72), US_SUMS(76), US_SUMS(80),
+        US_SUMS(84), US_SUMS(88), US_SUMS(92), US_SUMS(96), US_SUMS(100), US_SUMS(104),
+        US_SUMS(108), US_SUMS(112), US_SUMS(116), US_SUMS(120), US_SUMS(124)
+      : "l"(a), "l"(b));
+}
+
+#undef US_SUMS
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_WARPGROUP_CUH_
