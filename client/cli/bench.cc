@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 
+#include "client/cli/bench_kernel.h"
 #include "client/cli/command.h"
 #include "client/cli/local_model.h"
 #include "client/cli/output.h"
@@ -24,7 +25,7 @@ namespace {
 class BenchCommand : public Command {
  public:
   const char* name() const override { return "bench"; }
-  const char* summary() const override { return "Measure quality against size"; }
+  const char* summary() const override { return "Measure quality against size, and kernels"; }
 
   void Declare(CLI::App& app) override {
     app.require_subcommand(1);
@@ -32,12 +33,15 @@ class BenchCommand : public Command {
         "Example:\n  ultrasketch bench quality --model models/classics-6m --text book.txt "
         "--calibration train.txt.xz");
     DeclareQuality(*app.add_subcommand("quality", "Compress at several rates and compare"));
+    kernel_ = app.add_subcommand("kernel", "Time the products of compressed layers on a device");
+    kernel_bench_.Declare(*kernel_);
     synth_ = app.add_subcommand("synth", "Write a checkpoint of random weights");
     synth_->group("");  // for other measurements, not for users
     DeclareSynth(*synth_);
   }
 
   absl::Status Run(const Environment& environment) override {
+    if (kernel_->parsed()) return kernel_bench_.Run(environment);
     if (synth_->parsed()) {
       US_RETURN_IF_ERROR(WriteSyntheticCheckpoint(preset_, out_, synthetic_));
       return environment.json ? WriteJson({{"folder", out_}}) : absl::OkStatus();
@@ -178,6 +182,8 @@ class BenchCommand : public Command {
     return absl::StrCat(FormatTable(rows), errors);
   }
 
+  CLI::App* kernel_ = nullptr;
+  KernelBench kernel_bench_;
   CLI::App* synth_ = nullptr;
   LocalModelOptions local_;
   std::string text_file_;

@@ -1,6 +1,5 @@
 #include <optional>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 #include "engine/backends/backend.h"
@@ -9,21 +8,6 @@
 #include "engine/base/status.h"
 
 namespace ultrasketch {
-namespace {
-
-// The ordinal of "cuda" or "cuda:N".
-std::optional<int> CudaOrdinal(std::string_view device) {
-  if (device == "cuda") return 0;
-  int32_t ordinal = 0;
-  if (device.substr(0, 5) == "cuda:" && absl::SimpleAtoi(A(device.substr(5)), &ordinal) &&
-      ordinal >= 0) {
-    return ordinal;
-  }
-  return std::nullopt;
-}
-
-}  // namespace
-
 absl::StatusOr<std::shared_ptr<Backend>> CreateBackend(std::string_view device,
                                                        const BackendOptions& options) {
   if (device == "cpu") return CreateCpuBackend(options);

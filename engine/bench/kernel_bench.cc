@@ -5,8 +5,22 @@
 #include "engine/backends/cuda/cuda_plugin.h"
 #include "engine/base/status.h"
 #include "engine/bench/cuda/kernel_bench_cuda.h"
+#include "engine/bench/model_presets.h"
+#include "engine/format/model_config.h"
+#include "engine/models/linear_sites.h"
 
 namespace ultrasketch {
+
+absl::StatusOr<std::vector<KernelShape>> PresetShapes(std::string_view preset) {
+  US_ASSIGN_OR_RETURN(const nlohmann::ordered_json json, PresetConfig(preset));
+  US_ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(nlohmann::json(json), "preset"));
+  std::vector<KernelShape> shapes;
+  for (const LinearSite& site : LinearSites(config)) {
+    if (site.layer != 0) break;
+    shapes.push_back({site.name.substr(site.name.rfind('.') + 1), site.rows, site.cols});
+  }
+  return shapes;
+}
 
 absl::StatusOr<KernelBenchResult> MeasureCudaKernels(int ordinal,
                                                      const KernelBenchOptions& options) {

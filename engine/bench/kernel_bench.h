@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,7 +25,7 @@ struct KernelBenchOptions {
   // number. absmaxmin: three hash rows of two-bit buckets, the most that it pays for.
   double bits_per_weight = 0.5;
   std::vector<KernelShape> shapes;
-  std::vector<int64_t> token_counts;
+  std::vector<int64_t> token_counts = {1, 4, 16, 64, 256, 2048};
   double seconds = 0.05;  // for each measurement, at least
   // The sum so far over that of all; may be empty.
   std::function<void(double fraction)> progress;
@@ -56,6 +57,9 @@ struct KernelBenchResult {
   double operations_per_second = 0;
   std::vector<KernelMeasurement> measurements;
 };
+
+// The sites of a layer of a preset (model_presets.h). INVALID_ARGUMENT for an unknown one.
+absl::StatusOr<std::vector<KernelShape>> PresetShapes(std::string_view preset);
 
 // On CUDA device `ordinal`, by the plug-in beside the executable. UNAVAILABLE saying why when there
 // is no device or no plug-in; INVALID_ARGUMENT for an unknown codec; CANCELLED.

@@ -4,6 +4,7 @@
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_CUDA_PLUGIN_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -24,6 +25,9 @@ using CudaPluginVersionFunction = const char* (*)();
 inline constexpr const char* kCudaPluginCreateSymbol = "ultrasketch_cuda_plugin_create";
 using CudaPluginCreateFunction = void (*)(int ordinal, const BackendOptions& options,
                                           absl::StatusOr<std::shared_ptr<Backend>>* result);
+
+// The ordinal of "cuda" or "cuda:N"; nothing for other devices.
+std::optional<int> CudaOrdinal(std::string_view device);
 
 // Why there is no CUDA device `ordinal` for this process, asked of the driver's library, which is
 // loaded for it: UNAVAILABLE. OK when there is one.

@@ -4,6 +4,7 @@
 #include <string>
 #include <system_error>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 #include "engine/backends/cuda/cuda_plugin.h"
@@ -56,6 +57,16 @@ class Driver {
 };
 
 }  // namespace
+
+std::optional<int> CudaOrdinal(std::string_view device) {
+  if (device == "cuda") return 0;
+  int32_t ordinal = 0;
+  if (device.substr(0, 5) == "cuda:" && absl::SimpleAtoi(A(device.substr(5)), &ordinal) &&
+      ordinal >= 0) {
+    return ordinal;
+  }
+  return std::nullopt;
+}
 
 absl::Status ProbeCudaDevice(int ordinal) {
   Driver driver;
