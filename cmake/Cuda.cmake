@@ -47,8 +47,8 @@ set(interface_hash "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMA
 foreach(header backends/backend.h backends/cuda/cuda_plugin.h backends/sampling/sampling.h
                base/tensor.h codecs/absmaxmin/absmaxmin_layout.h
                codecs/absmaxmin/absmaxmin_linear.h codecs/codec.h codecs/cpu_linear.h
-               codecs/fold/fold_layout.h codecs/fold/fold_linear.h codecs/linear_site.h
-               kv/cache_layout.h)
+               codecs/fold/fold_layout.h codecs/fold/fold_linear.h codecs/grouped/grouped_table.h
+               codecs/linear_site.h kv/cache_layout.h)
   set(path ${PROJECT_SOURCE_DIR}/engine/${header})
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${path})
   file(SHA256 ${path} header_hash)

@@ -109,8 +109,8 @@ class CudaBackend final : public Backend {
     recorder_.Add(
         "Embed", {kEmbed, &table, hidden.data(), num_tokens},
         [&table, tokens = step_.tokens(), num_tokens, out = Floats(hidden)](cudaStream_t stream) {
-          return LaunchEmbed(table.table().matrix(), table.hidden_size(), tokens, num_tokens, out,
-                             stream);
+          return table.launch_embed()(table.table().matrix(), table.hidden_size(), tokens,
+                                      num_tokens, out, stream);
         });
   }
 

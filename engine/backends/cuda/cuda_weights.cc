@@ -1,6 +1,7 @@
 #include "engine/backends/cuda/cuda_weights.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "engine/codecs/cuda/tile_layout.h"
 #include "engine/codecs/fold/cuda/fold_sketch.h"
 #include "engine/codecs/fold/fold_linear.h"
+#include "engine/codecs/grouped/cuda/grouped_product.h"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -85,11 +87,16 @@ absl::StatusOr<std::unique_ptr<CudaEmbedding>> WeightLoader::LoadEmbedding(
     const EncodedLinear& table) {
   const int64_t cols = table.site().cols;
   US_RETURN_IF_ERROR(CheckColumns(cols));
+  if (const std::optional<GroupedType> type = GroupedTypeFromName(table.codec_name())) {
+    US_ASSIGN_OR_RETURN(auto integers, LoadGrouped(static_cast<const GroupedTable&>(table)));
+    return std::make_unique<CudaEmbedding>(
+        std::move(integers), cols, *type == GroupedType::kInt4 ? LaunchEmbedInt4 : LaunchEmbedInt8);
+  }
   US_ASSIGN_OR_RETURN(auto linear, LoadDense(table.site().rows, cols, {},
                                              [&](int64_t first, int64_t count, float* out) {
                                                table.DecodeRows(first, count, out);
                                              }));
-  return std::make_unique<CudaEmbedding>(std::move(linear), cols);
+  return std::make_unique<CudaEmbedding>(std::move(linear), cols, LaunchEmbed);
 }
 
 absl::StatusOr<std::unique_ptr<CudaVector>> WeightLoader::LoadVector(const TensorView& values) {
@@ -282,6 +289,46 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
   sketch.cols = sketched.site().cols;
   sketch.num_steps = matrix.num_steps;
   return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchSketchProduct);
+}
+
+absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadGrouped(const GroupedTable& table) {
+  const bool is_int4 = table.type() == GroupedType::kInt4;
+  static_assert(kGroupColumns == kStepColumns);
+  PackedMatrix matrix;
+  matrix.rows = table.site().rows;
+  matrix.num_steps = GroupsInRow(table.site().cols);
+  MemoryPlan plan;
+  const int64_t step_bytes = is_int4 ? kInt4StepBytes : kInt8StepBytes;
+  const int64_t num_tiles = NumRowTiles(matrix.rows);
+  constexpr int64_t kScaleBytes = sizeof(uint16_t);
+  const int64_t tiles = plan.Add(num_tiles * matrix.num_steps * step_bytes);
+  const int64_t scales = plan.Add(num_tiles * kTileRows * matrix.num_steps * kScaleBytes);
+  const int64_t row_bytes = table.values().shape[1];
+  const int64_t row_scale_bytes = matrix.num_steps * kScaleBytes;
+  US_ASSIGN_OR_RETURN(const int64_t staged_rows, StagedRows(row_bytes + row_scale_bytes));
+  US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(device_, plan.total_bytes()));
+  matrix.tiles = memory.bytes() + tiles;
+  auto* packed_scales = reinterpret_cast<uint16_t*>(memory.bytes() + scales);
+  matrix.group_scales = {packed_scales, table.scales().dtype == DType::kF16};
+  for (int64_t first = 0; first < matrix.rows; first += staged_rows) {
+    const int64_t count = std::min(staged_rows, matrix.rows - first);
+    uint8_t* staged_values = staging_.bytes() + count * row_scale_bytes;
+    US_RETURN_IF_ERROR(device_.Upload(table.scales().data + first * row_scale_bytes,
+                                      count * row_scale_bytes, staging_.data()));
+    US_RETURN_IF_ERROR(
+        device_.Upload(table.values().data + first * row_bytes, count * row_bytes, staged_values));
+    device_.Check(LaunchPackGrouped(is_int4, staged_values, table.site().cols,
+                                    reinterpret_cast<const uint16_t*>(staging_.data()), first,
+                                    count, matrix.num_steps, memory.bytes() + tiles, packed_scales,
+                                    device_.stream()),
+                  "packing a table");
+    US_RETURN_IF_ERROR(device_.Finish("packing a table"));
+  }
+  InputSketch sketch;
+  sketch.cols = table.site().cols;
+  sketch.num_steps = matrix.num_steps;
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch,
+                                      is_int4 ? LaunchInt4Product : LaunchInt8Product);
 }
 
 }  // namespace ultrasketch::cuda

@@ -11,9 +11,11 @@
 
 #include "engine/backends/backend.h"
 #include "engine/backends/cuda/cuda_device.h"
+#include "engine/backends/cuda/kernels.h"
 #include "engine/base/thread_pool.h"
 #include "engine/codecs/cuda/product.h"
 #include "engine/codecs/cuda/sketch.h"
+#include "engine/codecs/grouped/grouped_table.h"
 
 namespace ultrasketch::cuda {
 
@@ -63,18 +65,21 @@ class CudaLinear final : public DeviceLinear {
   LaunchProduct launch_;
 };
 
-// A table packed as dense weights: it serves as an output head too.
+// A table, packed as weights: it serves as an output head too.
 class CudaEmbedding final : public DeviceEmbedding {
  public:
-  CudaEmbedding(std::unique_ptr<CudaLinear> table, int64_t hidden_size)
-      : table_(std::move(table)), hidden_size_(hidden_size) {}
+  CudaEmbedding(std::unique_ptr<CudaLinear> table, int64_t hidden_size,
+                LaunchEmbedFunction launch_function)
+      : table_(std::move(table)), hidden_size_(hidden_size), launch_embed_(launch_function) {}
   int64_t resident_bytes() const override { return table_->resident_bytes(); }
   int64_t hidden_size() const { return hidden_size_; }
   const CudaLinear& table() const { return *table_; }
+  LaunchEmbedFunction launch_embed() const { return launch_embed_; }
 
  private:
   std::unique_ptr<CudaLinear> table_;
   int64_t hidden_size_;
+  LaunchEmbedFunction launch_embed_;
 };
 
 // Loads weights: reads them on the host, packs them on the device. Waits until they are there.
@@ -87,7 +92,6 @@ class WeightLoader {
   // UNIMPLEMENTED for a codec without CUDA kernels or more columns than a block can hold.
   absl::StatusOr<std::unique_ptr<CudaLinear>> LoadLinear(const EncodedLinear& encoded,
                                                          absl::Span<const float> bias);
-  // A table of integers is expanded to dense weights.
   absl::StatusOr<std::unique_ptr<CudaEmbedding>> LoadEmbedding(const EncodedLinear& table);
   absl::StatusOr<std::unique_ptr<CudaVector>> LoadVector(const TensorView& values);
 
@@ -100,6 +104,7 @@ class WeightLoader {
                                                        absl::Span<const float> bias);
   absl::StatusOr<std::unique_ptr<CudaLinear>> LoadAbsMaxMin(const EncodedLinear& encoded,
                                                             absl::Span<const float> bias);
+  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadGrouped(const GroupedTable& table);
   absl::Status CheckColumns(int64_t cols) const;
   // Rows of `row_bytes` that the staging memory holds: whole tiles.
   absl::StatusOr<int64_t> StagedRows(int64_t row_bytes) const;

@@ -28,6 +28,14 @@ int64_t MaxInputColumns(int max_shared_bytes);
 // hidden [num_tokens, hidden_size] = rows of the table (packed as dense weights).
 cudaError_t LaunchEmbed(const PackedMatrix& table, int64_t hidden_size, const TokenInput* tokens,
                         int64_t num_tokens, float* hidden, cudaStream_t stream);
+// The same of tables of grouped integers.
+cudaError_t LaunchEmbedInt8(const PackedMatrix& table, int64_t hidden_size,
+                            const TokenInput* tokens, int64_t num_tokens, float* hidden,
+                            cudaStream_t stream);
+cudaError_t LaunchEmbedInt4(const PackedMatrix& table, int64_t hidden_size,
+                            const TokenInput* tokens, int64_t num_tokens, float* hidden,
+                            cudaStream_t stream);
+using LaunchEmbedFunction = decltype(&LaunchEmbed);
 
 // prepared[i] = sketch(hidden[row] / rms(hidden[row]) * weight), row = rows[i], or i when `rows` is
 // null.

@@ -1,0 +1,62 @@
+// Rows of tables of grouped integers (grouped_product.h) as float: one block a token.
+#include <cuda_fp16.h>
+
+#include "engine/backends/cuda/kernels.h"
+#include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/grouped/cuda/grouped_product.h"
+
+namespace ultrasketch::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+template <bool kIsInt4>
+__device__ int ReadInteger(const uint8_t* tiles, int64_t row, int64_t column, int64_t num_steps) {
+  if constexpr (kIsInt4) {
+    const int byte = tiles[Int4Offset(row, column, num_steps)];
+    return (Int4InUpperHalf(column) ? byte >> 4 : byte & 15) - 8;
+  } else {
+    return static_cast<int8_t>(tiles[Int8Offset(row, column, num_steps)]);
+  }
+}
+
+template <bool kIsInt4>
+__global__ void EmbedGrouped(const __grid_constant__ PackedMatrix table, int64_t hidden_size,
+                             const TokenInput* tokens, float* hidden) {
+  AllowNextKernel();
+  WaitForKernelBefore();
+  const int64_t token = blockIdx.x;
+  const int64_t row = tokens[token].id;
+  const auto* tiles = static_cast<const uint8_t*>(table.tiles);
+  for (int64_t column = threadIdx.x; column < hidden_size; column += kThreads) {
+    const uint16_t bits =
+        table.group_scales.values[GroupScaleOffset(row, column / kStepColumns, table.num_steps)];
+    const float scale = table.group_scales.is_half ? __half2float(__ushort_as_half(bits))
+                                                   : __uint_as_float(uint32_t{bits} << 16);
+    const int value = ReadInteger<kIsInt4>(tiles, row, column, table.num_steps);
+    hidden[token * hidden_size + column] = static_cast<float>(value) * scale;
+  }
+}
+
+template <bool kIsInt4>
+cudaError_t Launch(const PackedMatrix& table, int64_t hidden_size, const TokenInput* tokens,
+                   int64_t num_tokens, float* hidden, cudaStream_t stream) {
+  return LaunchKernel(EmbedGrouped<kIsInt4>, dim3(static_cast<unsigned>(num_tokens)), kThreads,
+                      /*shared_bytes=*/0, stream, table, hidden_size, tokens, hidden);
+}
+
+}  // namespace
+
+cudaError_t LaunchEmbedInt8(const PackedMatrix& table, int64_t hidden_size,
+                            const TokenInput* tokens, int64_t num_tokens, float* hidden,
+                            cudaStream_t stream) {
+  return Launch<false>(table, hidden_size, tokens, num_tokens, hidden, stream);
+}
+
+cudaError_t LaunchEmbedInt4(const PackedMatrix& table, int64_t hidden_size,
+                            const TokenInput* tokens, int64_t num_tokens, float* hidden,
+                            cudaStream_t stream) {
+  return Launch<true>(table, hidden_size, tokens, num_tokens, hidden, stream);
+}
+
+}  // namespace ultrasketch::cuda
