@@ -222,6 +222,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
   matrix.rows = sketched.site().rows;
   matrix.num_steps = tables.num_steps;
   matrix.buckets.num_parts = static_cast<int>(tables.parts.size());
+  matrix.buckets.entry_words = tables.entry_words;
   matrix.buckets.words_per_block = tables.words_per_block;
   const int64_t num_blocks = (matrix.rows + kSketchBlockRows - 1) / kSketchBlockRows;
   constexpr int64_t kWordBytes = sizeof(uint32_t);

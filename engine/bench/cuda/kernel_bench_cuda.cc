@@ -173,7 +173,8 @@ class SketchCandidate final : public Candidate {
     matrix_.rows = shape_.rows;
     matrix_.num_steps = tables_.num_steps;
     matrix_.buckets = {parts_->At(), entries_->At<uint16_t>(),
-                       static_cast<int>(tables_.parts.size()), tables_.words_per_block};
+                       static_cast<int>(tables_.parts.size()), tables_.entry_words,
+                       tables_.words_per_block};
     return absl::OkStatus();
   }
 

@@ -1,5 +1,5 @@
 #include "engine/bench/cuda/sketch_rivals.h"
-#include "engine/codecs/absmaxmin/cuda/sketch_decode.cuh"
+#include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -71,15 +71,13 @@ __global__ void WholeDecode(const __grid_constant__ PackedMatrix matrix, __nv_bf
   }
   __syncthreads();
   const auto num_steps = static_cast<int>(matrix.num_steps);
-  const auto* part = static_cast<const SketchPart*>(matrix.buckets.parts);
+  PartCursor cursor(static_cast<const SketchPart*>(matrix.buckets.parts));
   const int stride = kDecodeWarps * static_cast<int>(gridDim.x);
   for (int step = static_cast<int>(blockIdx.x) * kDecodeWarps + warp; step < num_steps;
        step += stride) {
-    while (step >= part->end_step) ++part;
     for (int column = lane; column < kStepColumns; column += kHalfStep) {
-      DecodeStepColumn<1>(words, words_per_block, *part,
-                          LoadColumnBuckets(matrix.buckets.entries, *part, step, column), step,
-                          column, tiles[warp]);
+      DecodeStepColumn<1>(words, words_per_block, cursor.At(step),
+                          LoadColumnBuckets(matrix.buckets, step, column), column, tiles[warp]);
     }
     __syncwarp();
     for (int row = 0; row < kSketchBlockRows; ++row) {

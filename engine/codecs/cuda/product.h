@@ -13,6 +13,7 @@ struct BucketTables {
   const void* parts = nullptr;  // SketchPart [num_parts]
   const uint16_t* entries = nullptr;
   int num_parts = 0;
+  int entry_words = 1;
   int64_t words_per_block = 0;
 };
 

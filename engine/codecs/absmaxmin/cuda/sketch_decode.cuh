@@ -2,8 +2,10 @@
 //
 // A lane takes a column and 32 rows. It reads the column's bucket of each hash row, b words of 32
 // one-bit rows, keeps of them the larger magnitude bit by bit, and expands the 32 codes that are
-// left to binary16. At two bits and three hash rows that is 3 loads, 13 logic operations to query
-// and 38 to expand for 32 weights: 1.6 a weight, where a multiprocessor does 64 a clock.
+// left to binary16. At two bits and three hash rows, 32 weights are 3 loads, 8 logic operations to
+// query, 22 and as many multiply-adds as pairs to expand, and 4 stores: less than one operation a
+// weight, where a multiprocessor does 64 a clock. Shared memory is the bound: two bytes stored and
+// read again for each weight, and three quarters of a byte of buckets, about three lanes to a bank.
 //
 // A tile of weights, for each row block in turn (4096 bytes):
 //
@@ -25,9 +27,12 @@ namespace ultrasketch::cuda {
 inline constexpr int kWeightBlockBytes = kStepColumns * kSketchBlockRows * 2;
 inline constexpr int kHalfStep = 32;  // columns, one a lane
 
+// Two-bit fields that a binary16 number of exponent 10 holds.
+inline constexpr int kPairFields = 5;
+
 // Offset in a row block's tile of eight rows of a column.
 US_HOST_DEVICE constexpr int WeightPieceOffset(int column, int piece) {
-  return column * (kSketchBlockRows * 2) + (piece ^ (column / 2 % 4)) * 16;
+  return column * (kSketchBlockRows * 2) + (piece ^ (column >> 1 & 3)) * 16;
 }
 
 // The codes of a bucket, or of a column, for 32 rows.
@@ -80,6 +85,15 @@ __device__ inline uint32_t Greater(uint32_t a, uint32_t b, uint32_t below) {
 // Keeps `best` except in the rows where `other` has the larger magnitude.
 template <int kBits>
 __device__ inline void TakeLarger(const Codes<kBits>& other, Codes<kBits>& best) {
+  if constexpr (kBits == 2) {
+    // Magnitudes 0, 1 and 2: unless `best` is 2, any 2, and 1 where it is 0.
+    const uint32_t one_or_two =
+        (other.plane[0] & ~best.plane[0]) | (other.plane[1] & ~other.plane[0]);
+    const uint32_t larger = one_or_two & ~(best.plane[1] & ~best.plane[0]);
+    best.plane[0] = (larger & other.plane[0]) | (~larger & best.plane[0]);
+    best.plane[1] = (larger & other.plane[1]) | (~larger & best.plane[1]);
+    return;
+  }
   uint32_t larger = other.plane[0] & ~best.plane[0];
 #pragma unroll
   for (int i = 1; i < kBits - 1; ++i) larger = Greater(other.plane[i], best.plane[i], larger);
@@ -102,46 +116,71 @@ __device__ inline uint32_t SelectBytes(uint32_t low, uint32_t high, uint32_t sel
   return result;
 }
 
-// The upper bytes of level * 2^(unit_exponent - kSketchShift), whose lower bytes are zero, of the
-// codes of up to three bits: byte c of the pair of words is code c's.
-template <int kBits>
-__device__ inline uint2 ShortCodeTable(int unit_exponent) {
-  const auto one = static_cast<uint32_t>(unit_exponent + 15 - kSketchShift) << 2;
-  if constexpr (kBits == 2) {
-    // 0, 1, -2, -1
-    return {one << 8 | (one + 4 + 128) << 16 | (one + 128) << 24, 0};
-  } else {
-    // 0, 1, 2, 3, -4, -1, -2, -3
-    const uint32_t magnitudes = one << 8 | (one + 4) << 16 | (one + 6) << 24;
-    return {magnitudes, 0x80808080u | magnitudes | (one + 8)};
+// A class, and what its two-bit codes are expanded with.
+struct PartExpansion {
+  SketchPart part;
+  __half2 scale[kPairFields];
+  __half2 offset[kPairFields];
+
+  // After `part` is set.
+  __device__ void SetFactors() {
+    __half2 unit =
+        __float2half2_rn(__int_as_float((127 + part.unit_exponent - kSketchShift) << 23));
+    float zero = 1024.0f + 2.0f;
+#pragma unroll
+    for (int field = 0; field < kPairFields; ++field) {
+      scale[field] = unit;
+      offset[field] = __hneg2(__hmul2(__float2half2_rn(zero), unit));
+      zero = 1024.0f + static_cast<float>(8 << (2 * field));
+      unit = __hmul2(unit, __float2half2_rn(0.25f));
+    }
+  }
+};
+
+// 32 rows of a column as binary16: words[b] are rows 2 * b and the next, bits b and b + 16.
+//
+// With its sign inverted a two-bit code is its level plus 2. As lowest bits of a binary16 whose
+// exponent is that of 1024 it stands for 1024 + code, two bits further up for 1024 + 4 * code, and
+// so on: a multiply-add, exact, makes the weight of any of the kPairFields lowest.
+__device__ inline void ExpandPairs(const Codes<2>& codes, const PartExpansion& part,
+                                   uint32_t (&words)[16]) {
+  constexpr uint32_t kEvenBits = 0x55555555u;
+  const uint32_t fields[2] = {(codes.plane[0] & kEvenBits) | (~(codes.plane[1] << 1) & ~kEvenBits),
+                              (codes.plane[0] >> 1 & kEvenBits) | (~codes.plane[1] & ~kEvenBits)};
+#pragma unroll
+  for (int odd = 0; odd < 2; ++odd) {
+    const uint32_t upper = fields[odd] >> (2 * kPairFields);
+#pragma unroll
+    for (int field = 0; field < 8; ++field) {
+      const int place = field % kPairFields;
+      const uint32_t bits = field < kPairFields ? fields[odd] : upper;
+      const uint32_t pair = (bits & (0x00030003u << (2 * place))) | 0x64006400u;
+      const __half2 weights =
+          __hfma2(*reinterpret_cast<const __half2*>(&pair), part.scale[place], part.offset[place]);
+      words[2 * field + odd] = *reinterpret_cast<const uint32_t*>(&weights);
+    }
   }
 }
 
-// 32 rows of a column as binary16: words[4 * j + i] are rows 8 * j + 2 * i and the next.
-template <int kBits>
-__device__ inline void ExpandShortCodes(const Codes<kBits>& codes, uint2 table,
-                                        uint32_t (&words)[16]) {
-  uint32_t nibbles[4];  // eight codes each, of rows 8 * j and following
-  if constexpr (kBits == 2) {
-    const uint32_t even = (codes.plane[0] & 0x55555555u) | (codes.plane[1] << 1 & 0xaaaaaaaau);
-    const uint32_t odd = (codes.plane[0] >> 1 & 0x55555555u) | (codes.plane[1] & 0xaaaaaaaau);
-    nibbles[0] = even & 0x33333333u;
-    nibbles[1] = odd & 0x33333333u;
-    nibbles[2] = even >> 2 & 0x33333333u;
-    nibbles[3] = odd >> 2 & 0x33333333u;
-  } else {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      nibbles[j] = (Shift(codes.plane[0], -j) & 0x11111111u) |
-                   (Shift(codes.plane[1], 1 - j) & 0x22222222u) |
-                   (Shift(codes.plane[2], 2 - j) & 0x44444444u);
-    }
-  }
+// The upper bytes of level * 2^(unit_exponent - kSketchShift), whose lower bytes are zero, of the
+// three-bit codes: byte c of the pair of words is code c's.
+__device__ inline uint2 TripleTable(int unit_exponent) {
+  const auto one = static_cast<uint32_t>(unit_exponent + 15 - kSketchShift) << 2;
+  // 0, 1, 2, 3, -4, -1, -2, -3
+  const uint32_t magnitudes = one << 8 | (one + 4) << 16 | (one + 6) << 24;
+  return {magnitudes, 0x80808080u | magnitudes | (one + 8)};
+}
+
+// words[4 * j + i] are rows 8 * j + 2 * i and the next.
+__device__ inline void ExpandTriples(const Codes<3>& codes, uint2 table, uint32_t (&words)[16]) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
+    const uint32_t nibbles = (Shift(codes.plane[0], -j) & 0x11111111u) |
+                             (Shift(codes.plane[1], 1 - j) & 0x22222222u) |
+                             (Shift(codes.plane[2], 2 - j) & 0x44444444u);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const uint32_t bytes = SelectBytes(table.x, table.y, nibbles[j] >> (16 * half));
+      const uint32_t bytes = SelectBytes(table.x, table.y, nibbles >> (16 * half));
       words[4 * j + 2 * half] = SelectBytes(bytes, 0, 0x1404);
       words[4 * j + 2 * half + 1] = SelectBytes(bytes, 0, 0x3424);
     }
@@ -170,94 +209,116 @@ __device__ inline void ExpandLongCodes(const Codes<kBits>& codes, int unit_expon
   }
 }
 
-// A column's weights of 32 rows from `words`, those of its class and row block. `buckets` are the
-// column's in each hash row.
-template <int kBits>
-__device__ inline void DecodeColumn(const uint32_t* words, const SketchPart& part,
-                                    const uint32_t (&buckets)[kMaxSketchHashRows],
-                                    uint32_t (&weights)[16]) {
-  Codes<kBits> best = LoadCodes<kBits>(words + buckets[0] * kBits);
-#pragma unroll
-  for (int hash_row = 1; hash_row < kMaxSketchHashRows; ++hash_row) {
-    if (hash_row >= part.hash_rows) break;
-    words += part.words_per_hash_row;
-    TakeLarger(LoadCodes<kBits>(words + buckets[hash_row] * kBits), best);
+// A lane's column of a step: its buckets in up to eight hash rows, 16 bits each.
+struct ColumnBuckets {
+  uint2 words[2];
+
+  __device__ uint32_t operator[](int hash_row) const {
+    const uint2 four = words[hash_row / 4];
+    const uint32_t two = hash_row % 4 / 2 == 0 ? four.x : four.y;
+    return hash_row % 2 == 0 ? two & 0xffffu : two >> 16;
   }
-  if constexpr (kBits <= 3) {
-    ExpandShortCodes(best, ShortCodeTable<kBits>(part.unit_exponent), weights);
-  } else {
-    ExpandLongCodes(best, part.unit_exponent, weights);
-  }
+};
+
+// The buckets of column `column` of a step.
+__device__ inline ColumnBuckets LoadColumnBuckets(const BucketTables& tables, int step,
+                                                  int column) {
+  const auto* entry = reinterpret_cast<const uint2*>(tables.entries) +
+                      (step * kStepColumns + column) * tables.entry_words;
+  return {{__ldg(entry), tables.entry_words > 1 ? __ldg(entry + 1) : make_uint2(0, 0)}};
 }
 
 // Decodes a lane's column of kRowBlocks row blocks into their tiles from `tile` on. `words` are the
-// first row block's.
-template <int kBits, int kRowBlocks>
+// first row block's. kHashRows 0: as many as the class has.
+template <int kBits, int kHashRows, int kRowBlocks>
 __device__ inline void DecodeColumnTiles(const uint32_t* words, int words_per_block,
-                                         const SketchPart& part,
-                                         const uint32_t (&buckets)[kMaxSketchHashRows],
-                                         bool is_column, int column, uint8_t* tile) {
-  words += part.first_word;
+                                         const PartExpansion& part, const ColumnBuckets& buckets,
+                                         int column, uint8_t* tile) {
+  constexpr int kMaxHashRows = kHashRows == 0 ? kMaxSketchHashRows : kHashRows;
+  words += part.part.first_word;
+  const uint32_t* addresses[kMaxHashRows];
+#pragma unroll
+  for (int hash_row = 0; hash_row < kMaxHashRows; ++hash_row) {
+    addresses[hash_row] =
+        words + hash_row * part.part.words_per_hash_row + buckets[hash_row] * kBits;
+  }
+  uint8_t* pieces[4];
+#pragma unroll
+  for (int piece = 0; piece < 4; ++piece) pieces[piece] = tile + WeightPieceOffset(column, piece);
 #pragma unroll
   for (int block = 0; block < kRowBlocks; ++block) {
-    uint32_t weights[16] = {};
-    if (is_column) {
-      DecodeColumn<kBits>(words + block * words_per_block, part, buckets, weights);
+    Codes<kBits> best;
+    if constexpr (kHashRows != 0) {
+      // All loads before what needs them.
+      Codes<kBits> codes[kHashRows];
+#pragma unroll
+      for (int hash_row = 0; hash_row < kHashRows; ++hash_row) {
+        codes[hash_row] = LoadCodes<kBits>(addresses[hash_row] + block * words_per_block);
+      }
+      best = codes[0];
+#pragma unroll
+      for (int hash_row = 1; hash_row < kHashRows; ++hash_row) TakeLarger(codes[hash_row], best);
+    } else {
+      best = LoadCodes<kBits>(addresses[0] + block * words_per_block);
+#pragma unroll
+      for (int hash_row = 1; hash_row < kMaxHashRows; ++hash_row) {
+        if (hash_row >= part.part.hash_rows) break;
+        TakeLarger(LoadCodes<kBits>(addresses[hash_row] + block * words_per_block), best);
+      }
+    }
+    uint32_t weights[16];
+    if constexpr (kBits == 2) {
+      ExpandPairs(best, part, weights);
+    } else if constexpr (kBits == 3) {
+      ExpandTriples(best, TripleTable(part.part.unit_exponent), weights);
+    } else {
+      ExpandLongCodes(best, part.part.unit_exponent, weights);
     }
 #pragma unroll
     for (int piece = 0; piece < 4; ++piece) {
-      *reinterpret_cast<uint4*>(tile + block * kWeightBlockBytes +
-                                WeightPieceOffset(column, piece)) =
+      *reinterpret_cast<uint4*>(pieces[piece] + block * kWeightBlockBytes) =
           make_uint4(weights[4 * piece], weights[4 * piece + 1], weights[4 * piece + 2],
                      weights[4 * piece + 3]);
     }
   }
 }
 
-// A lane's column of a step: where its buckets are.
-struct ColumnBuckets {
-  uint32_t buckets[kMaxSketchHashRows];
-};
-
-// The buckets of column `column` of the steps, which is in `part`.
-__device__ inline ColumnBuckets LoadColumnBuckets(const uint16_t* entries, const SketchPart& part,
-                                                  int step, int column) {
-  ColumnBuckets result;
-  const int32_t stride = part.entries_per_hash_row();
-  const uint16_t* entry =
-      entries + part.first_entry + (step - part.first_step) * kStepColumns + column;
-#pragma unroll
-  for (int hash_row = 0; hash_row < kMaxSketchHashRows; ++hash_row) {
-    result.buckets[hash_row] = hash_row < part.hash_rows ? __ldg(entry + hash_row * stride) : 0u;
-  }
-  return result;
-}
-
-// Decodes this lane's column of a step, `column` 0 to 63, for kRowBlocks row blocks.
+// Decodes this lane's column of a step, `column` 0 to 63, for kRowBlocks row blocks. Columns that
+// fill up the last step of a class become some weight or other: their inputs are zero.
 template <int kRowBlocks>
 __device__ inline void DecodeStepColumn(const uint32_t* words, int words_per_block,
-                                        const SketchPart& part, const ColumnBuckets& column_buckets,
-                                        int step, int column, uint8_t* tile) {
-  const bool is_column = (step - part.first_step) * kStepColumns + column < part.num_columns;
-  const auto decode = [&]<int kBits>() {
-    DecodeColumnTiles<kBits, kRowBlocks>(words, words_per_block, part, column_buckets.buckets,
-                                         is_column, column, tile);
+                                        const PartExpansion& part, const ColumnBuckets& buckets,
+                                        int column, uint8_t* tile) {
+  const auto decode = [&]<int kBits, int kHashRows>() {
+    DecodeColumnTiles<kBits, kHashRows, kRowBlocks>(words, words_per_block, part, buckets, column,
+                                                    tile);
   };
-  switch (part.bits) {
+  switch (part.part.bits) {
     case 2:
-      return decode.template operator()<2>();
+      switch (part.part.hash_rows) {
+        case 1:
+          return decode.template operator()<2, 1>();
+        case 2:
+          return decode.template operator()<2, 2>();
+        case 3:
+          return decode.template operator()<2, 3>();
+        case 4:
+          return decode.template operator()<2, 4>();
+        default:
+          return decode.template operator()<2, 0>();
+      }
     case 3:
-      return decode.template operator()<3>();
+      return decode.template operator()<3, 0>();
     case 4:
-      return decode.template operator()<4>();
+      return decode.template operator()<4, 0>();
     case 5:
-      return decode.template operator()<5>();
+      return decode.template operator()<5, 0>();
     case 6:
-      return decode.template operator()<6>();
+      return decode.template operator()<6, 0>();
     case 7:
-      return decode.template operator()<7>();
+      return decode.template operator()<7, 0>();
     default:
-      return decode.template operator()<8>();
+      return decode.template operator()<8, 0>();
   }
 }
 

@@ -7,7 +7,8 @@
 // -2^(b-1).
 //
 //   words     [row block][class][hash row][bucket][bit]        each class from a multiple of 4 on
-//   buckets   [class][hash row][place, padded to whole steps]  within the hash row
+//   entries   [step][column][hash row]  16 bits, the bucket within the hash row; for all columns as
+//             many as the most hash rows of a class take in entry_words words of 8 bytes
 //
 // The columns of a prepared input are in the order of places, each class padded to whole steps.
 #ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_MATRIX_H_
@@ -25,6 +26,7 @@ namespace ultrasketch::cuda {
 inline constexpr int kSketchBlockRows = 32;
 inline constexpr int kMaxSketchParts = 16;
 inline constexpr int kMaxSketchHashRows = 8;
+inline constexpr int kHashRowsPerEntryWord = 4;
 
 // A class of columns.
 struct SketchPart {
@@ -36,17 +38,12 @@ struct SketchPart {
   int32_t unit_exponent = 0;
   int32_t first_word = 0;          // in a row block
   int32_t words_per_hash_row = 0;  // buckets * bits
-  int32_t first_entry = 0;         // in the table of buckets
-
-  US_HOST_DEVICE int32_t entries_per_hash_row() const {
-    return (end_step - first_step) * kStepColumns;
-  }
 };
 
-// Which bit of a word is a row's. The kernels expand codes of up to three bits by looking up four
-// at a time, longer ones bit by bit; each takes neighbouring rows from different places.
+// Which bit of a word is a row's: from where the kernels find neighbouring rows when they expand
+// codes to pairs of binary16 numbers (sketch_decode.cuh).
 US_HOST_DEVICE constexpr int SketchBitOfRow(int bits, int row) {
-  return bits <= 3 ? row % 8 * 4 + row / 8 : row / 2 + row % 2 * 16;
+  return bits == 3 ? row % 8 * 4 + row / 8 : row / 2 + row % 2 * 16;
 }
 
 // Decoded weights are binary16: level * unit * 2^-kSketchShift, exact and never subnormal.
@@ -63,10 +60,6 @@ cudaError_t LaunchPackSketch(const int8_t* levels, int64_t row_levels, int64_t f
 // token's result is the same to the bit in every batch: each output is one chain of tensor-core
 // instructions over 16 columns each, in ascending order, whatever the kernel.
 cudaError_t LaunchSketchProduct(const ProductArguments& arguments, cudaStream_t stream);
-
-// Decodes the whole matrix to binary16, [rows, num_steps * 64] in the order of prepared inputs,
-// times row scale * 2^kSketchShift being the weights: for comparisons.
-cudaError_t LaunchDecodeSketch(const PackedMatrix& matrix, void* out, cudaStream_t stream);
 
 }  // namespace ultrasketch::cuda
 

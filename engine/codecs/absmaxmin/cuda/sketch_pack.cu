@@ -1,5 +1,5 @@
-// Packing of sketches, and their decoding for comparisons.
-#include "engine/codecs/absmaxmin/cuda/sketch_decode.cuh"
+// Packing of sketches.
+#include "engine/codecs/absmaxmin/cuda/sketch_matrix.h"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -31,34 +31,6 @@ __global__ void PackSketch(const int8_t* levels, int64_t row_levels, int64_t fir
   for (int plane = 0; plane < part.bits; ++plane) out[plane] = planes[plane];
 }
 
-// A warp decodes half a step of a row block.
-__global__ void DecodeSketch(const __grid_constant__ PackedMatrix matrix, __half* out) {
-  __shared__ __align__(1024) uint8_t tile[kWeightBlockBytes];
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const auto step = static_cast<int>(blockIdx.x);
-  const int64_t block = blockIdx.y;
-  const auto* part = static_cast<const SketchPart*>(matrix.buckets.parts);
-  while (step >= part->end_step) ++part;
-  const int column = static_cast<int>(threadIdx.x) / 32 * kHalfStep + lane;
-  const ColumnBuckets buckets = LoadColumnBuckets(matrix.buckets.entries, *part, step, column);
-  DecodeStepColumn<1>(
-      static_cast<const uint32_t*>(matrix.tiles) + block * matrix.buckets.words_per_block,
-      static_cast<int>(matrix.buckets.words_per_block), *part, buckets, step, column, tile);
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < kSketchBlockRows * kStepColumns / 2;
-       i += kStepColumns) {
-    const int row = i / (kStepColumns / 2);
-    const int first = i % (kStepColumns / 2) * 2;
-    if (block * kSketchBlockRows + row >= matrix.rows) break;
-    const auto weight = [&](int at) {
-      return *reinterpret_cast<const __half*>(tile + WeightPieceOffset(at, row / 8) + row % 8 * 2);
-    };
-    *reinterpret_cast<__half2*>(
-        out + ((block * kSketchBlockRows + row) * matrix.num_steps + step) * kStepColumns + first) =
-        __halves2half2(weight(first), weight(first + 1));
-  }
-}
-
 }  // namespace
 
 cudaError_t LaunchPackSketch(const int8_t* levels, int64_t row_levels, int64_t first_level,
@@ -69,13 +41,6 @@ cudaError_t LaunchPackSketch(const int8_t* levels, int64_t row_levels, int64_t f
                   static_cast<unsigned>((num_rows + kSketchBlockRows - 1) / kSketchBlockRows));
   PackSketch<<<grid, kPackThreads, 0, stream>>>(levels, row_levels, first_level, part, first_row,
                                                 num_rows, words_per_block, words);
-  return cudaGetLastError();
-}
-
-cudaError_t LaunchDecodeSketch(const PackedMatrix& matrix, void* out, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(matrix.num_steps),
-                  static_cast<unsigned>((matrix.rows + kSketchBlockRows - 1) / kSketchBlockRows));
-  DecodeSketch<<<grid, kStepColumns, 0, stream>>>(matrix, static_cast<__half*>(out));
   return cudaGetLastError();
 }
 

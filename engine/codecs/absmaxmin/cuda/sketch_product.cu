@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(Tile::kThreads)
 
   if (thread == 0) {
     for (int slot = 0; slot < Tile::kStages; ++slot) {
-      InitBarrier(&full[slot], kHalves + 32);
-      InitBarrier(&empty[slot], Tile::kMmaWarps);
+      InitBarrier(&full[slot], (kHalves + 1) * 32);
+      InitBarrier(&empty[slot], Tile::kMmaWarps * 32);
     }
   }
   constexpr int kPartWords = sizeof(SketchPart) / 4;
@@ -113,11 +113,8 @@ __global__ void __launch_bounds__(Tile::kThreads)
     PartCursor cursor(parts);
     ColumnBuckets next = {};
     const auto load = [&](int half) {
-      const int step = half / kHalves;
-      return LoadColumnBuckets(matrix.buckets.entries, cursor.At(step), step,
-                               half % kHalves * kHalfStep + lane);
+      return LoadColumnBuckets(matrix.buckets, half / kHalves, half % kHalves * kHalfStep + lane);
     };
-    PartCursor decoded(parts);
     if (warp < num_halves) next = load(warp);
     for (int half = warp; half < num_halves; half += kDecodeWarps) {
       const ColumnBuckets current = next;
@@ -125,11 +122,10 @@ __global__ void __launch_bounds__(Tile::kThreads)
       const int step = half / kHalves;
       const RingPosition position = PositionInRing<Tile::kStages>(step);
       WaitForPhase(&empty[position.slot], position.parity ^ 1);
-      DecodeStepColumn<Tile::kRowBlocks>(words, words_per_block, decoded.At(step), current, step,
+      DecodeStepColumn<Tile::kRowBlocks>(words, words_per_block, cursor.At(step), current,
                                          half % kHalves * kHalfStep + lane,
                                          shared + position.slot * Tile::kStageBytes);
-      __syncwarp();
-      if (lane == 0) Arrive(&full[position.slot]);
+      Arrive(&full[position.slot]);
     }
     WaitForKernelBefore();
     return;
@@ -175,8 +171,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
         }
       }
     }
-    __syncwarp();
-    if (lane == 0) Arrive(&empty[position.slot]);
+    Arrive(&empty[position.slot]);
   }
 
 #pragma unroll
@@ -245,8 +240,7 @@ cudaError_t LaunchSketchProduct(const ProductArguments& arguments, cudaStream_t 
   read(&major, cudaDevAttrComputeCapabilityMajor);
   read(&minor, cudaDevAttrComputeCapabilityMinor);
   if (error != cudaSuccess) return error;
-  if (arguments.num_tokens > 64 &&
-      FitsHopperProduct(arguments, 10 * major + minor, max_shared_bytes)) {
+  if (FitsHopperProduct(arguments, 10 * major + minor, max_shared_bytes)) {
     return LaunchHopperProduct(arguments, max_shared_bytes, stream);
   }
   // What the barriers and the classes take besides.

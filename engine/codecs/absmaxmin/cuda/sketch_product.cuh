@@ -52,15 +52,23 @@ __device__ inline void CopySketch(const PackedMatrix& matrix, int64_t first_bloc
 // Finds the class of a step; steps only ascend.
 class PartCursor {
  public:
-  __device__ explicit PartCursor(const SketchPart* parts) : parts_(parts), part_(parts[0]) {}
-  __device__ const SketchPart& At(int step) {
-    while (step >= part_.end_step) part_ = *++parts_;
+  __device__ explicit PartCursor(const SketchPart* parts) : parts_(parts) { Set(); }
+  __device__ const PartExpansion& At(int step) {
+    while (step >= part_.part.end_step) {
+      ++parts_;
+      Set();
+    }
     return part_;
   }
 
  private:
+  __device__ void Set() {
+    part_.part = *parts_;
+    part_.SetFactors();
+  }
+
   const SketchPart* parts_;
-  SketchPart part_;
+  PartExpansion part_;
 };
 
 // Weights are times 2^-kSketchShift, and row scales may be as large as a float allows.

@@ -1,15 +1,15 @@
-// Products with an AbsMaxMin sketch by wgmma, for many tokens.
+// Products with an AbsMaxMin sketch by wgmma.
 //
-//                       kTokens tokens
-//   64 or 128 rows  [ a warpgroup for each 64 rows ]   sums in registers
+//                            kTokens tokens
+//   32, 64 or 128 rows  [ a warpgroup for each 64 rows ]   sums in registers
 //
-// Four more warps fill a ring of buffers ahead of them, a step of 64 columns each: they copy the
-// inputs [tokens][64 columns] and decode the weights [64 columns][rows] from the rows' sketch,
-// which stays in shared memory.
+// Four or eight more warps fill a ring of buffers ahead of them, a step of 64 columns each: they
+// decode the weights [64 columns][rows] from the rows' sketch, which stays in shared memory, and
+// have the inputs [tokens][64 columns] copied. 32 rows are multiplied as 64, twice the same ones.
 //
 // 128 rows by 256 tokens: the tensor cores take 1,024 clocks for a step and read 80 bytes of shared
-// memory a clock; decoding its 8,192 weights takes 240 clocks of logic operations in each of the
-// four decoding warps, beside them. 2,048 tokens decode every weight eight times.
+// memory a clock; decoding its 8,192 weights reads and writes 22 more and takes a quarter of the
+// issue slots. Few tokens: decoding is all of the time, see sketch_decode.cuh.
 #include <algorithm>
 
 #include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
@@ -19,45 +19,63 @@
 namespace ultrasketch::cuda {
 namespace {
 
-constexpr int kFillWarps = 4;
-constexpr int kMaxStages = 4;
+constexpr int kMaxStages = 8;
+constexpr int kHalves = kStepColumns / kHalfStep;
 constexpr int kWarpgroupRows = 64;
-constexpr int kWarpgroupBlocks = kWarpgroupRows / kSketchBlockRows;
 // To begin at a multiple of 1024.
 constexpr int kAlignment = 1024;
+// What the barriers and the classes take besides.
+constexpr int kStaticBytes = 2048;
 
 template <int kRowBlocksOf, int kTokensOf>
 struct HopperTile {
   static constexpr int kRowBlocks = kRowBlocksOf;
   static constexpr int kTokens = kTokensOf;
-  static constexpr int kWarpgroups = kRowBlocks / kWarpgroupBlocks;
+  static constexpr int kRows = kRowBlocks * kSketchBlockRows;
+  static constexpr int kWarpgroups = (kRows + kWarpgroupRows - 1) / kWarpgroupRows;
+  // Sums of 256 tokens leave registers for four.
+  static constexpr int kFillWarps = kTokens == 256 ? 4 : 8;
   static constexpr int kThreads = 128 * kWarpgroups + 32 * kFillWarps;
   static constexpr int kInputBytes = kTokens * kInputRowBytes;
   static constexpr int kStageBytes = kInputBytes + kRowBlocks * kWeightBlockBytes;
 
-  // 0 or 1: it does not fit.
-  static int NumStages(int64_t words_per_block, int64_t max_shared_bytes) {
-    constexpr int kStaticBytes = 2048;
-    const int64_t left =
-        max_shared_bytes - kStaticBytes - kAlignment - kRowBlocks * words_per_block * 4;
-    return static_cast<int>(std::clamp<int64_t>(left / kStageBytes, 0, kMaxStages));
-  }
+  // A warp decodes half of a step's columns for one row block or two; where that leaves warps,
+  // several steps are filled at once.
+  static constexpr int kFillersPerStep = std::min(kFillWarps, kHalves* kRowBlocks);
+  static constexpr int kFillerBlocks = kHalves * kRowBlocks / kFillersPerStep;
+  static constexpr int kStepsAtOnce = kFillWarps / kFillersPerStep;
+  static constexpr int kMinStages = kStepsAtOnce + 1;
+
+  // Two blocks to a multiprocessor where that leaves registers for the sums.
+  static constexpr int kBlocks = kRowBlocks <= 2 && kTokens <= 64 ? 2 : 1;
+
   static int64_t SharedBytes(int64_t words_per_block, int num_stages) {
     return kAlignment + kRowBlocks * words_per_block * 4 + int64_t{num_stages} * kStageBytes;
+  }
+  // Less than kMinStages: it does not fit. Leaves room for a second block where that fits.
+  static int NumStages(int64_t words_per_block, int64_t max_shared_bytes) {
+    int num_stages = 0;
+    for (int blocks = kBlocks; blocks > 0 && num_stages < kMinStages; --blocks) {
+      const int64_t left =
+          max_shared_bytes / blocks - kStaticBytes - SharedBytes(words_per_block, 0);
+      num_stages = static_cast<int>(std::clamp<int64_t>(left / kStageBytes, 0, kMaxStages));
+    }
+    return num_stages;
   }
 };
 
 #if defined(US_BUILD_SM_90A)
 
-// A ring of `num_slots` buffers, used one after the other.
+// The n-th use of a ring of buffers.
 class Ring {
  public:
   __device__ explicit Ring(int num_slots) : num_slots_(num_slots) {}
   __device__ int slot() const { return slot_; }
   __device__ int parity() const { return parity_; }
-  __device__ void Advance() {
-    if (++slot_ == num_slots_) {
-      slot_ = 0;
+  __device__ void Advance(int uses = 1) {
+    slot_ += uses;
+    while (slot_ >= num_slots_) {
+      slot_ -= num_slots_;
       parity_ ^= 1;
     }
   }
@@ -68,125 +86,97 @@ class Ring {
   int parity_ = 0;
 };
 
+// What all warps of a block share.
 template <typename Tile>
-__global__ void __launch_bounds__(Tile::kThreads, 1)
-    HopperProduct(const __grid_constant__ ProductArguments arguments, int num_stages) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  extern __shared__ uint8_t dynamic_shared[];
-  __shared__ SketchPart parts[kMaxSketchParts];
-  __shared__ SharedBarrier full[kMaxStages];
-  __shared__ SharedBarrier empty[kMaxStages];
-  uint8_t* shared =
-      dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
-  AllowNextKernel();
+struct Shared {
+  SketchPart parts[kMaxSketchParts];
+  SharedBarrier full[kMaxStages];
+  SharedBarrier empty[kMaxStages];
+};
 
+template <typename Tile>
+__device__ inline void FillStages(const ProductArguments& arguments, const CUtensorMap& inputs,
+                                  int num_stages, uint8_t* stages, const uint32_t* words,
+                                  Shared<Tile>& shared) {
   const PackedMatrix& matrix = arguments.matrix;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int warp = thread / 32;
-  const int lane = thread % 32;
-  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int fill_warp = static_cast<int>(threadIdx.x) / 32 - Tile::kWarpgroups * 4;
   const auto words_per_block = static_cast<int>(matrix.buckets.words_per_block);
-  const int64_t first_block = int64_t{blockIdx.x} * Tile::kRowBlocks;
-  const int64_t first_token = int64_t{blockIdx.y} * Tile::kTokens;
-  auto* words = reinterpret_cast<uint32_t*>(shared + num_stages * Tile::kStageBytes);
-
-  if (thread == 0) {
-    for (int slot = 0; slot < num_stages; ++slot) {
-      InitBarrier(&full[slot], kFillWarps * 32);
-      InitBarrier(&empty[slot], Tile::kWarpgroups * 4);
+  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const int filler = fill_warp % Tile::kFillersPerStep;
+  const int first_step = fill_warp / Tile::kFillersPerStep;
+  const int column = filler % kHalves * kHalfStep + lane;
+  const int block = filler / kHalves * Tile::kFillerBlocks;
+  const bool copies_inputs = filler == 0 && lane == 0;
+  const auto first_token = static_cast<int>(blockIdx.y * Tile::kTokens);
+  const uint32_t* block_words = words + block * words_per_block;
+  PartCursor cursor(shared.parts);
+  Ring ring(num_stages);
+  ring.Advance(first_step);
+  ColumnBuckets next = {};
+  if (first_step < num_steps) next = LoadColumnBuckets(matrix.buckets, first_step, column);
+  for (int step = first_step; step < num_steps; step += Tile::kStepsAtOnce) {
+    const ColumnBuckets current = next;
+    const int following = step + Tile::kStepsAtOnce;
+    if (following < num_steps) next = LoadColumnBuckets(matrix.buckets, following, column);
+    WaitForPhase(&shared.empty[ring.slot()], ring.parity() ^ 1);
+    uint8_t* stage = stages + ring.slot() * Tile::kStageBytes;
+    if (copies_inputs) {
+      CopyBox(inputs, step * kStepColumns, first_token, Tile::kInputBytes, stage,
+              &shared.full[ring.slot()]);
     }
+    DecodeStepColumn<Tile::kFillerBlocks>(block_words, words_per_block, cursor.At(step), current,
+                                          column,
+                                          stage + Tile::kInputBytes + block * kWeightBlockBytes);
+    FenceForWarpgroups();
+    Arrive(&shared.full[ring.slot()]);
+    ring.Advance(Tile::kStepsAtOnce);
   }
-  constexpr int kPartWords = sizeof(SketchPart) / 4;
-  for (int i = thread; i < matrix.buckets.num_parts * kPartWords; i += Tile::kThreads) {
-    reinterpret_cast<int32_t*>(parts)[i] = static_cast<const int32_t*>(matrix.buckets.parts)[i];
-  }
-  CopySketch(matrix, first_block, Tile::kRowBlocks, thread, Tile::kThreads, words);
-  CommitCopies();
-  WaitForCopies<0>();
-  __syncthreads();
-  WaitForKernelBefore();
+}
 
-  if (warp >= Tile::kWarpgroups * 4) {
-    const int fill_thread = thread - Tile::kWarpgroups * 128;
-    const int fill_warp = fill_thread / 32;
-    // A warp decodes half of the columns for half of the row blocks.
-    constexpr int kBlocks = Tile::kRowBlocks / 2;
-    const int column = fill_warp % 2 * kHalfStep + lane;
-    const int block = fill_warp / 2 * kBlocks;
-    // A step's inputs arrive while the next one is decoded, if there is a third buffer for it.
-    const bool is_late = num_stages > 2;
-    PartCursor loaded(parts);
-    PartCursor decoded(parts);
-    ColumnBuckets next = LoadColumnBuckets(matrix.buckets.entries, loaded.At(0), 0, column);
-    Ring ring(num_stages);
-    int previous_slot = 0;
-    for (int step = 0; step < num_steps; ++step) {
-      const ColumnBuckets current = next;
-      if (step + 1 < num_steps) {
-        next = LoadColumnBuckets(matrix.buckets.entries, loaded.At(step + 1), step + 1, column);
-      }
-      WaitForPhase(&empty[ring.slot()], ring.parity() ^ 1);
-      uint8_t* stage = shared + ring.slot() * Tile::kStageBytes;
-      CopyInputs<Tile::kTokens>(arguments, first_token, step, fill_thread, kFillWarps * 32, stage);
-      CommitCopies();
-      DecodeStepColumn<kBlocks>(words + block * words_per_block, words_per_block, decoded.At(step),
-                                current, step, column,
-                                stage + Tile::kInputBytes + block * kWeightBlockBytes);
-      if (is_late) {
-        if (step > 0) {
-          WaitForCopies<1>();
-          FenceForWarpgroups();
-          Arrive(&full[previous_slot]);
-        }
-      } else {
-        WaitForCopies<0>();
-        FenceForWarpgroups();
-        Arrive(&full[ring.slot()]);
-      }
-      previous_slot = ring.slot();
-      ring.Advance();
-    }
-    if (is_late) {
-      WaitForCopies<0>();
-      FenceForWarpgroups();
-      Arrive(&full[previous_slot]);
-    }
-    return;
-  }
-
+template <typename Tile>
+__device__ inline void MultiplyStages(const ProductArguments& arguments, int num_stages,
+                                      uint8_t* stages, Shared<Tile>& shared) {
+  const PackedMatrix& matrix = arguments.matrix;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warpgroup = warp / 4;
-  const uint32_t first_stage = SharedAddress(shared);
+  const auto num_steps = static_cast<int>(matrix.num_steps);
+  // Between the first 32 rows and the other 32.
+  constexpr uint32_t kBlockDistance = Tile::kRowBlocks == 1 ? 0 : kWeightBlockBytes;
+  constexpr int kWarpgroupBytes = kWarpgroupRows / kSketchBlockRows * kWeightBlockBytes;
+  const uint32_t first_stage = SharedAddress(stages);
   float sums[Tile::kTokens / 2];
 #pragma unroll
   for (int i = 0; i < Tile::kTokens / 2; ++i) sums[i] = 0.0f;
   Ring ring(num_stages);
   int previous_slot = 0;
   for (int step = 0; step < num_steps; ++step) {
-    WaitForPhase(&full[ring.slot()], ring.parity());
+    WaitForPhase(&shared.full[ring.slot()], ring.parity());
     const uint32_t inputs = first_stage + ring.slot() * Tile::kStageBytes;
-    const uint32_t weights =
-        inputs + Tile::kInputBytes + warpgroup * kWarpgroupBlocks * kWeightBlockBytes;
+    const uint32_t weights = inputs + Tile::kInputBytes + warpgroup * kWarpgroupBytes;
     FenceWarpgroup();
 #pragma unroll
     for (int column = 0; column < kStepColumns; column += 16) {
       // Units of eight columns by 32 rows, and of eight tokens by 64 columns.
       WarpgroupMultiply(
-          OperandDescriptor(weights + column * kSketchBlockRows * 2, kWeightBlockBytes,
+          OperandDescriptor(weights + column * kSketchBlockRows * 2, kBlockDistance,
                             8 * kSketchBlockRows * 2, OperandSwizzle::k64Bytes),
           OperandDescriptor(inputs + column * 2, 0, 8 * kInputRowBytes, OperandSwizzle::k128Bytes),
           sums);
     }
     CommitWarpgroup();
     WaitForWarpgroup<1>();
-    if (step > 0 && lane == 0) Arrive(&empty[previous_slot]);
+    if (step > 0 && lane == 0) Arrive(&shared.empty[previous_slot]);
     previous_slot = ring.slot();
     ring.Advance();
   }
   WaitForWarpgroup<0>();
   FenceSums(sums);
 
-  const int64_t first_row =
-      first_block * kSketchBlockRows + warpgroup * kWarpgroupRows + warp % 4 * 16 + lane / 4;
+  const int tile_row = warpgroup * kWarpgroupRows + warp % 4 * 16 + lane / 4;
+  if (tile_row >= Tile::kRows) return;
+  const int64_t first_row = int64_t{blockIdx.x} * Tile::kRows + tile_row;
   float row_scales[2];
   float biases[2];
 #pragma unroll
@@ -197,7 +187,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   }
 #pragma unroll
   for (int i = 0; i < Tile::kTokens / 4; ++i) {
-    const int64_t token = first_token + i / 2 * 8 + lane % 4 * 2 + i % 2;
+    const int64_t token = int64_t{blockIdx.y} * Tile::kTokens + i / 2 * 8 + lane % 4 * 2 + i % 2;
     if (token >= arguments.num_tokens) continue;
     const float token_scale = TokenScale(arguments, token);
 #pragma unroll
@@ -208,7 +198,76 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
                   row_scales[half], biases[half]);
     }
   }
+}
+
+template <typename Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    HopperProduct(const __grid_constant__ ProductArguments arguments,
+                  const __grid_constant__ CUtensorMap inputs, int num_stages) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ uint8_t dynamic_shared[];
+  __shared__ Shared<Tile> shared;
+  uint8_t* stages =
+      dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
+  auto* words = reinterpret_cast<uint32_t*>(stages + num_stages * Tile::kStageBytes);
+  AllowNextKernel();
+
+  const PackedMatrix& matrix = arguments.matrix;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread == 0) {
+    for (int slot = 0; slot < num_stages; ++slot) {
+      InitBarrier(&shared.full[slot], Tile::kFillersPerStep * 32 + 1);
+      InitBarrier(&shared.empty[slot], Tile::kWarpgroups * 4);
+    }
+  }
+  constexpr int kPartWords = sizeof(SketchPart) / 4;
+  for (int i = thread; i < matrix.buckets.num_parts * kPartWords; i += Tile::kThreads) {
+    reinterpret_cast<int32_t*>(shared.parts)[i] =
+        static_cast<const int32_t*>(matrix.buckets.parts)[i];
+  }
+  CopySketch(matrix, int64_t{blockIdx.x} * Tile::kRowBlocks, Tile::kRowBlocks, thread,
+             Tile::kThreads, words);
+  CommitCopies();
+  WaitForCopies<0>();
+  FenceForWarpgroups();
+  __syncthreads();
+  WaitForKernelBefore();
+
+  if (thread >= Tile::kWarpgroups * 128) {
+    FillStages<Tile>(arguments, inputs, num_stages, stages, words, shared);
+  } else {
+    MultiplyStages<Tile>(arguments, num_stages, stages, shared);
+  }
 #endif
+}
+
+using EncodeFunction = decltype(&cuTensorMapEncodeTiled);
+
+// The driver's, which is not linked.
+EncodeFunction FindEncode() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result;
+  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                             12000, cudaEnableDefault, &result);
+  if (error != cudaSuccess || result != cudaDriverEntryPointSuccess) return nullptr;
+  return reinterpret_cast<EncodeFunction>(function);
+}
+
+// Boxes of `num_tokens` prepared inputs by 64 columns; rows past the last token are zero.
+cudaError_t DescribeInputs(const ProductArguments& arguments, int num_tokens, CUtensorMap* map) {
+  static const EncodeFunction encode = FindEncode();
+  if (encode == nullptr) return cudaErrorNotSupported;
+  const int64_t num_steps = arguments.matrix.num_steps;
+  const cuuint64_t extents[] = {static_cast<cuuint64_t>(num_steps * kStepColumns),
+                                static_cast<cuuint64_t>(arguments.num_tokens)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(PreparedRowBytes(num_steps))};
+  const cuuint32_t box[] = {kStepColumns, static_cast<cuuint32_t>(num_tokens)};
+  const cuuint32_t element_strides[] = {1, 1};
+  const CUresult result = encode(
+      map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<void*>(arguments.prepared), extents,
+      strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 template <typename Tile>
@@ -216,39 +275,71 @@ cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cuda
   const int64_t words_per_block = arguments.matrix.buckets.words_per_block;
   const int num_stages = Tile::NumStages(words_per_block, max_shared_bytes);
   const auto shared_bytes = static_cast<int>(Tile::SharedBytes(words_per_block, num_stages));
-  const cudaError_t error = cudaFuncSetAttribute(
+  cudaError_t error = cudaFuncSetAttribute(
       HopperProduct<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
-  constexpr int kRows = Tile::kRowBlocks * kSketchBlockRows;
+  CUtensorMap inputs;
+  error = DescribeInputs(arguments, Tile::kTokens, &inputs);
+  if (error != cudaSuccess) return error;
   const dim3 grid(
-      static_cast<unsigned>((arguments.matrix.rows + kRows - 1) / kRows),
+      static_cast<unsigned>((arguments.matrix.rows + Tile::kRows - 1) / Tile::kRows),
       static_cast<unsigned>((arguments.num_tokens + Tile::kTokens - 1) / Tile::kTokens));
   return LaunchKernel(HopperProduct<Tile>, grid, Tile::kThreads, static_cast<size_t>(shared_bytes),
-                      stream, arguments, num_stages);
+                      stream, arguments, inputs, num_stages);
 }
 
-#endif
-
-using Large = HopperTile<4, 256>;
-using Medium = HopperTile<4, 128>;
-using Small = HopperTile<2, 128>;
-
+// Clocks that a multiprocessor needs for a step of all the tiles that it gets, about.
 template <typename Tile>
-bool Fits(const ProductArguments& arguments, int max_shared_bytes) {
-  return Tile::NumStages(arguments.matrix.buckets.words_per_block, max_shared_bytes) >= 2;
-}
-
-// Clocks of a step, measured or estimated, times how many tiles a multiprocessor gets.
-template <typename Tile>
-int64_t Cost(const ProductArguments& arguments, int max_shared_bytes, int64_t clocks) {
-  if (!Fits<Tile>(arguments, max_shared_bytes)) return INT64_MAX;
-  constexpr int kRows = Tile::kRowBlocks * kSketchBlockRows;
-  const int64_t tiles = (arguments.matrix.rows + kRows - 1) / kRows *
+int64_t Cost(const ProductArguments& arguments, int max_shared_bytes) {
+  if (Tile::NumStages(arguments.matrix.buckets.words_per_block, max_shared_bytes) <
+      Tile::kMinStages) {
+    return INT64_MAX;
+  }
+  const int64_t tiles = (arguments.matrix.rows + Tile::kRows - 1) / Tile::kRows *
                         ((arguments.num_tokens + Tile::kTokens - 1) / Tile::kTokens);
   const int64_t rounds =
       (tiles + arguments.num_multiprocessors - 1) / arguments.num_multiprocessors;
-  return rounds * clocks;
+  constexpr int64_t kDecodeClocks = 130 * Tile::kRowBlocks;
+  constexpr int64_t kMultiplyClocks = Tile::kWarpgroups * std::max<int64_t>(Tile::kTokens * 2, 128);
+  constexpr int64_t kClocks = 80 + std::max(kDecodeClocks, kMultiplyClocks * 5 / 4);
+  return rounds * kClocks;
 }
+
+struct Choice {
+  int64_t cost = INT64_MAX;
+  cudaError_t (*launch)(const ProductArguments&, int, cudaStream_t) = nullptr;
+};
+
+template <typename Tile>
+void Consider(const ProductArguments& arguments, int max_shared_bytes, Choice& choice) {
+  const int64_t cost = Cost<Tile>(arguments, max_shared_bytes);
+  if (cost < choice.cost) choice = {cost, Launch<Tile>};
+}
+
+Choice ChooseTile(const ProductArguments& arguments, int max_shared_bytes) {
+  Choice choice;
+  const auto consider = [&]<int kTokens>() {
+    Consider<HopperTile<2, kTokens>>(arguments, max_shared_bytes, choice);
+    Consider<HopperTile<1, kTokens>>(arguments, max_shared_bytes, choice);
+  };
+  if (arguments.num_tokens <= 8) {
+    consider.template operator()<8>();
+  } else if (arguments.num_tokens <= 16) {
+    consider.template operator()<16>();
+  } else if (arguments.num_tokens <= 32) {
+    consider.template operator()<32>();
+  } else if (arguments.num_tokens <= 64) {
+    consider.template operator()<64>();
+  } else {
+    Consider<HopperTile<4, 256>>(arguments, max_shared_bytes, choice);
+    Consider<HopperTile<4, 128>>(arguments, max_shared_bytes, choice);
+    Consider<HopperTile<2, 128>>(arguments, max_shared_bytes, choice);
+    Consider<HopperTile<1, 64>>(arguments, max_shared_bytes, choice);
+  }
+  return choice;
+}
+
+#endif
 
 }  // namespace
 
@@ -256,7 +347,7 @@ bool FitsHopperProduct([[maybe_unused]] const ProductArguments& arguments,
                        [[maybe_unused]] int compute_capability,
                        [[maybe_unused]] int max_shared_bytes) {
 #if defined(US_BUILD_SM_90A)
-  return compute_capability == 90 && Fits<Small>(arguments, max_shared_bytes);
+  return compute_capability == 90 && ChooseTile(arguments, max_shared_bytes).launch != nullptr;
 #else
   return false;
 #endif
@@ -266,12 +357,7 @@ cudaError_t LaunchHopperProduct([[maybe_unused]] const ProductArguments& argumen
                                 [[maybe_unused]] int max_shared_bytes,
                                 [[maybe_unused]] cudaStream_t stream) {
 #if defined(US_BUILD_SM_90A)
-  const int64_t large = Cost<Large>(arguments, max_shared_bytes, 1250);
-  const int64_t medium = Cost<Medium>(arguments, max_shared_bytes, 800);
-  const int64_t small = Cost<Small>(arguments, max_shared_bytes, 450);
-  if (large <= medium && large <= small) return Launch<Large>(arguments, max_shared_bytes, stream);
-  if (medium <= small) return Launch<Medium>(arguments, max_shared_bytes, stream);
-  return Launch<Small>(arguments, max_shared_bytes, stream);
+  return ChooseTile(arguments, max_shared_bytes).launch(arguments, max_shared_bytes, stream);
 #else
   return cudaErrorNotSupported;
 #endif

@@ -12,7 +12,7 @@ namespace ultrasketch::cuda {
 bool FitsHopperProduct(const ProductArguments& arguments, int compute_capability,
                        int max_shared_bytes);
 
-// The product (sketch_matrix.h) where it fits: for more than about 64 tokens.
+// The product (sketch_matrix.h) where it fits.
 cudaError_t LaunchHopperProduct(const ProductArguments& arguments, int max_shared_bytes,
                                 cudaStream_t stream);
 

@@ -23,6 +23,13 @@ std::vector<uint8_t> PackColumns(const std::vector<int32_t>& columns) {
 
 SketchTables MakeSketchTables(const AbsMaxMinLayout& layout) {
   SketchTables tables;
+  int64_t max_hash_rows = 1;
+  for (const AbsMaxMinClass& sketch_class : layout.classes()) {
+    max_hash_rows = std::max(max_hash_rows, sketch_class.hash_rows);
+  }
+  tables.entry_words =
+      static_cast<int>((max_hash_rows + kHashRowsPerEntryWord - 1) / kHashRowsPerEntryWord);
+  const int64_t place_entries = int64_t{tables.entry_words} * kHashRowsPerEntryWord;
   std::vector<int32_t> columns;
   for (int64_t index = 0; index < layout.num_classes(); ++index) {
     const AbsMaxMinClass& sketch_class = layout.classes()[static_cast<size_t>(index)];
@@ -37,35 +44,44 @@ SketchTables MakeSketchTables(const AbsMaxMinLayout& layout) {
     part.unit_exponent = static_cast<int32_t>(sketch_class.unit_exponent);
     part.first_word = static_cast<int32_t>(tables.words_per_block);
     part.words_per_hash_row = static_cast<int32_t>(sketch_class.buckets * sketch_class.bits);
-    part.first_entry = static_cast<int32_t>(tables.entries.size());
     // Words are loaded up to four at a time.
     tables.words_per_block += (sketch_class.num_bits() + 3) / 4 * 4;
 
     tables.parts.push_back(part);
 
-    const int32_t padded = part.entries_per_hash_row();
+    const int64_t num_places = int64_t{part.end_step - part.first_step} * kStepColumns;
     const int64_t first_bucket = layout.FirstBucketOf(index);
     tables.first_levels.push_back(first_bucket);
+    const size_t first_entry = tables.entries.size();
+    tables.entries.resize(first_entry + static_cast<size_t>(num_places * place_entries));
+    uint16_t* entries = tables.entries.data() + first_entry;
     for (int64_t hash_row = 0; hash_row < sketch_class.hash_rows; ++hash_row) {
       const auto buckets = layout.BucketsOf(index, hash_row);
       const int64_t first = first_bucket + hash_row * sketch_class.buckets;
-      for (const int32_t bucket : buckets) {
-        tables.entries.push_back(static_cast<uint16_t>(bucket - first));
+      for (size_t place = 0; place < buckets.size(); ++place) {
+        entries[static_cast<int64_t>(place) * place_entries + hash_row] =
+            static_cast<uint16_t>(buckets[place] - first);
       }
-      tables.entries.resize(tables.entries.size() + static_cast<size_t>(padded) - buckets.size());
     }
 
     SketchGroup group;
     group.first_bucket = part.first_step * kStepColumns;
-    group.num_buckets = padded;
+    group.num_buckets = part.num_columns;
     group.first_column = static_cast<int32_t>(columns.size());
     tables.groups.push_back(group);
+    if (num_places > sketch_class.num_columns) {
+      group.first_bucket += group.num_buckets;
+      group.num_buckets = static_cast<int32_t>(num_places - sketch_class.num_columns);
+      group.weight = 0.0f;
+      tables.groups.push_back(group);
+    }
     const int64_t first_place = layout.FirstPlaceOf(index);
-    for (int64_t place = 0; place < padded; ++place) {
-      const int64_t nearest = first_place + std::min(place, sketch_class.num_columns - 1);
-      columns.push_back(layout.columns()[static_cast<size_t>(nearest)]);
+    for (int64_t place = 0; place < sketch_class.num_columns; ++place) {
+      columns.push_back(layout.columns()[static_cast<size_t>(first_place + place)]);
     }
   }
+  // A group of places without columns is at least as long as what it takes for its columns.
+  columns.resize(columns.size() + kStepColumns);
   if (layout.cols() <= kMaxNarrowColumns) {
     tables.columns = PackColumns<uint16_t>(columns);
   } else {

@@ -15,11 +15,12 @@ struct SketchTables {
   std::vector<SketchPart> parts;
   std::vector<int64_t> first_levels;  // of the parts: their first bucket in the layout
   std::vector<uint16_t> entries;
+  int entry_words = 1;
   int64_t num_steps = 0;
   int64_t words_per_block = 0;
 
   // How an input comes to be in the order of places (sketch.h). Places that fill up a class's last
-  // step repeat a column, since what they hold is multiplied with zero and must be a number.
+  // step are a column times zero.
   std::vector<SketchGroup> groups;
   std::vector<uint8_t> columns;  // entries of column_bytes each
   int column_bytes = 2;

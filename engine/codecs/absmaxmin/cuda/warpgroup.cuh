@@ -2,7 +2,11 @@
 #ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_WARPGROUP_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_WARPGROUP_CUH_
 
+#include <cuda.h>
+
 #include <cstdint>
+
+#include "engine/codecs/absmaxmin/cuda/barriers.cuh"
 
 namespace ultrasketch::cuda {
 
@@ -42,11 +46,68 @@ __device__ inline void FenceForWarpgroups() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// Begins to copy the box of `map` at column `x` and row `y` to shared memory; the barrier's phase
+// takes an arrival, from here, and all of the box's `num_bytes` to end.
+__device__ inline void CopyBox(const CUtensorMap& map, int x, int y, int num_bytes, void* shared,
+                               SharedBarrier* barrier) {
+  asm volatile("{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(
+                   SharedAddress(barrier)),
+               "r"(num_bytes)
+               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3}], [%4];" ::"r"(SharedAddress(shared)),
+      "l"(&map), "r"(x), "r"(y), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
 // sums += A B for 64 rows and 16 columns, binary16 with float sums: of A neighbouring rows follow
 // each other in memory, of B neighbouring columns. Warp w of the four holds rows 16 w + lane / 4
 // (sums 4 i and 4 i + 1) and 8 more (4 i + 2 and 4 i + 3) of tokens 8 i + 2 (lane % 4) and the
 // next.
 #define US_SUMS(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
+
+// 8 tokens.
+__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[4]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 "
+      "{%0, %1, %2, %3"
+      "}, %4, %5, 1, 1, 1, 1, 0;"
+      : US_SUMS(0)
+      : "l"(a), "l"(b));
+}
+
+// 16 tokens.
+__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[8]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7"
+      "}, %8, %9, 1, 1, 1, 1, 0;"
+      : US_SUMS(0), US_SUMS(4)
+      : "l"(a), "l"(b));
+}
+
+// 32 tokens.
+__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[16]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+      "}, %16, %17, 1, 1, 1, 1, 0;"
+      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12)
+      : "l"(a), "l"(b));
+}
+
+// 64 tokens.
+__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[32]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, %32, %33, 1, 1, 1, 1, 0;"
+      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
+        US_SUMS(28)
+      : "l"(a), "l"(b));
+}
 
 // 128 tokens.
 __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[64]) {
