@@ -60,7 +60,7 @@ class CudaBackend final : public Backend {
         loader_(*device_, partials_, pool_),
         step_(*device_),
         recorder_(*device_),
-        sampler_(*device_, pool_) {}
+        sampler_(*device_, partials_, pool_) {}
 
   std::string_view name() const override { return device_->name(); }
   std::string description() const override { return device_->description(); }

@@ -14,10 +14,14 @@
 
 namespace ultrasketch::cuda {
 
-// One thread at a time.
+// One thread at a time. Logits stay on the device, except where a request limits its choice to more
+// than kMaxSelected tokens, or wants the log probabilities of as many, and where logits are not
+// numbers, which the reference implementation words.
 class CudaSampler {
  public:
-  CudaSampler(CudaDevice& device, ThreadPool& pool) : device_(device), pool_(pool) {}
+  // `scratch` is device memory that is free while tokens are sampled.
+  CudaSampler(CudaDevice& device, const CudaMemory& scratch, ThreadPool& pool)
+      : device_(device), scratch_(scratch), pool_(pool) {}
 
   // As Backend::Sample. `logits` is device memory, complete.
   absl::Status Sample(const float* logits, int64_t vocab_size,
@@ -29,12 +33,19 @@ class CudaSampler {
   absl::Status TakeMaxima(const float* logits, int64_t vocab_size,
                           absl::Span<const SampleRequest> requests, const std::vector<size_t>& some,
                           absl::Span<SampledToken> tokens, std::vector<size_t>& rest);
+  // The others that the device draws.
+  absl::Status SampleOnDevice(const float* logits, int64_t vocab_size,
+                              absl::Span<const SampleRequest> requests,
+                              absl::Span<const size_t> some, absl::Span<SampledToken> tokens,
+                              std::vector<size_t>& rest);
   absl::Status SampleOnHost(const float* logits, int64_t vocab_size,
                             absl::Span<const SampleRequest> requests, absl::Span<const size_t> some,
                             absl::Span<SampledToken> tokens);
   absl::Status Reserve(int64_t num_bytes);
+  absl::Status ReserveOnDevice(int64_t num_bytes);
 
   CudaDevice& device_;
+  const CudaMemory& scratch_;
   ThreadPool& pool_;
   PinnedMemory host_;
   CudaMemory memory_;
