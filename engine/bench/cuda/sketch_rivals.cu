@@ -54,45 +54,55 @@ __global__ void ScaleRows(const __nv_bfloat16* scales, int64_t rows, int64_t col
 }
 
 constexpr int kDecodeWarps = 8;
+constexpr int kHalves = kStepColumns / kHalfStep;
 
-// A block decodes 32 rows: their sketch in shared memory, a step at a time a warp. Grid: (shares of
-// the steps, row blocks).
+// A block decodes 32 rows: their sketch in shared memory, half a step at a time a warp. Grid:
+// (shares of the steps, row blocks).
 __global__ void WholeDecode(const __grid_constant__ PackedMatrix matrix, __nv_bfloat16* out) {
-  extern __shared__ __align__(16) uint32_t words[];
-  __shared__ __align__(16) uint8_t tiles[kDecodeWarps][kWeightBlockBytes];
+  extern __shared__ __align__(16) uint8_t shared[];
+  __shared__ __align__(16) uint8_t tiles[kDecodeWarps / kHalves][kWeightBlockBytes];
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32;
   const int warp = thread / 32;
   const int64_t block = blockIdx.y;
   const auto words_per_block = static_cast<int>(matrix.buckets.words_per_block);
-  const auto* source = static_cast<const uint4*>(matrix.tiles) + block * words_per_block / 4;
-  for (int i = thread; i < words_per_block / 4; i += kDecodeWarps * 32) {
-    reinterpret_cast<uint4*>(words)[i] = source[i];
-  }
+  auto* words = reinterpret_cast<uint32_t*>(shared);
+  CopySketch(matrix, block, 1, thread, kDecodeWarps * 32, words);
+  CommitCopies();
+  WaitForCopies<0>();
   __syncthreads();
+
   const auto num_steps = static_cast<int>(matrix.num_steps);
-  PartCursor cursor(static_cast<const SketchPart*>(matrix.buckets.parts));
-  const int stride = kDecodeWarps * static_cast<int>(gridDim.x);
-  for (int step = static_cast<int>(blockIdx.x) * kDecodeWarps + warp; step < num_steps;
-       step += stride) {
-    for (int column = lane; column < kStepColumns; column += kHalfStep) {
-      DecodeStepColumn<1>(words, words_per_block, cursor.At(step),
-                          LoadColumnBuckets(matrix.buckets, step, column), column, tiles[warp]);
-    }
+  const int half = warp % kHalves;
+  const int column = half * kHalfStep + lane;
+  const int stride = kDecodeWarps / kHalves * static_cast<int>(gridDim.x);
+  const int first_step = static_cast<int>(blockIdx.x) * (kDecodeWarps / kHalves) + warp / kHalves;
+  ColumnQueue columns(matrix.buckets, num_steps, shared + words_per_block * 4, warp, lane, column,
+                      first_step, stride);
+  uint8_t* tile = tiles[warp / kHalves];
+  int step = first_step;
+  const auto begin_step = [&](int) { return tile; };
+  const auto write_half = [&] {
     __syncwarp();
-    for (int row = 0; row < kSketchBlockRows; ++row) {
+    // 16 lanes a row.
+    const int pair = half * kHalfStep + lane % 16 * 2;
+    for (int row = lane / 16; row < kSketchBlockRows; row += 2) {
       const int64_t matrix_row = block * kSketchBlockRows + row;
       if (matrix_row >= matrix.rows) break;
-      const auto weight = [&](int column) {
-        const auto* value = reinterpret_cast<const __half*>(
-            tiles[warp] + WeightPieceOffset(column, row / 8) + row % 8 * 2);
+      const auto weight = [&](int at) {
+        const auto* value =
+            reinterpret_cast<const __half*>(tile + WeightPieceOffset(at, row / 8) + row % 8 * 2);
         return __float2bfloat16(__half2float(*value));
       };
-      reinterpret_cast<__nv_bfloat162*>(out)[(matrix_row * num_steps + step) * 32 + lane] =
-          __halves2bfloat162(weight(2 * lane), weight(2 * lane + 1));
+      *reinterpret_cast<__nv_bfloat162*>(out + (matrix_row * num_steps + step) * kStepColumns +
+                                         pair) = __halves2bfloat162(weight(pair), weight(pair + 1));
     }
     __syncwarp();
-  }
+    step += stride;
+  };
+  DecodeSteps<1>(static_cast<const SketchPart*>(matrix.buckets.parts), matrix.buckets.num_parts,
+                 words, words_per_block, column, first_step, stride, columns, begin_step,
+                 write_half);
 }
 
 }  // namespace
@@ -126,7 +136,9 @@ cudaError_t LaunchNaiveDecode(const NaiveSketch& sketch, cudaStream_t stream) {
 
 cudaError_t LaunchWholeDecode(const PackedMatrix& matrix, __nv_bfloat16* out, cudaStream_t stream) {
   constexpr unsigned kShares = 4;
-  const auto shared_bytes = static_cast<int>(matrix.buckets.words_per_block * 4);
+  const auto shared_bytes =
+      static_cast<int>(matrix.buckets.words_per_block * 4 +
+                       ColumnQueue::SharedBytes(kDecodeWarps, matrix.buckets.entry_words));
   const cudaError_t error =
       cudaFuncSetAttribute(WholeDecode, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;

@@ -21,6 +21,7 @@
 #include <cstdint>
 
 #include "engine/codecs/absmaxmin/cuda/sketch_matrix.h"
+#include "engine/codecs/cuda/barriers.cuh"
 
 namespace ultrasketch::cuda {
 
@@ -220,13 +221,77 @@ struct ColumnBuckets {
   }
 };
 
-// The buckets of column `column` of a step.
-__device__ inline ColumnBuckets LoadColumnBuckets(const BucketTables& tables, int step,
-                                                  int column) {
-  const auto* entry = reinterpret_cast<const uint2*>(tables.entries) +
-                      (step * kStepColumns + column) * tables.entry_words;
-  return {{__ldg(entry), tables.entry_words > 1 ? __ldg(entry + 1) : make_uint2(0, 0)}};
-}
+// A lane's columns to come, on their way from device memory to a ring in shared memory. Each lane
+// reads what it asked for itself. Asynchronous copies of the thread besides these must be waited
+// for before.
+class ColumnQueue {
+ public:
+  static constexpr int kDepth = 4;
+
+  static US_HOST_DEVICE int64_t SharedBytes(int num_warps, int entry_words) {
+    return int64_t{num_warps} * 32 * kDepth * entry_words * 8;
+  }
+
+  // `ring` is the shared memory of all warps, of which this is warp `warp`. The lane's columns are
+  // `column` of steps `first_step`, `first_step` + `stride` and so on.
+  __device__ ColumnQueue(const BucketTables& tables, int num_steps, uint8_t* ring, int warp,
+                         int lane, int column, int first_step, int stride)
+      : entry_words_(tables.entry_words),
+        slot_(SharedAddress(ring) +
+              static_cast<uint32_t>((warp * kDepth * 32 + lane) * tables.entry_words * 8)),
+        source_(reinterpret_cast<const uint8_t*>(tables.entries) +
+                (int64_t{first_step} * kStepColumns + column) * tables.entry_words * 8),
+        source_stride_(stride * kStepColumns * tables.entry_words * 8),
+        num_left_((num_steps - first_step + stride - 1) / stride) {
+    for (int i = 0; i < kDepth - 1; ++i) AskForNext();
+  }
+
+  __device__ ColumnBuckets Pop() {
+    AskForNext();
+    asm volatile("cp.async.wait_group %0;" ::"n"(kDepth - 1) : "memory");
+    // It lies where the one after those that are asked for will go.
+    const uint32_t slot = slot_ + asked_ * slot_stride();
+    ColumnBuckets result = {};
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(result.words[0].x), "=r"(result.words[0].y)
+                 : "r"(slot)
+                 : "memory");
+    if (entry_words_ > 1) {
+      asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+                   : "=r"(result.words[1].x), "=r"(result.words[1].y)
+                   : "r"(slot + 8)
+                   : "memory");
+    }
+    return result;
+  }
+
+ private:
+  __device__ uint32_t slot_stride() const { return static_cast<uint32_t>(32 * entry_words_ * 8); }
+
+  // A group of copies each time, an empty one when there is no column left.
+  __device__ void AskForNext() {
+    if (--num_left_ >= 0) {
+      const uint32_t slot = slot_ + asked_ * slot_stride();
+      if (entry_words_ == 1) {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(slot), "l"(source_)
+                     : "memory");
+      } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(slot), "l"(source_)
+                     : "memory");
+      }
+      source_ += source_stride_;
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    asked_ = (asked_ + 1) % kDepth;
+  }
+
+  int entry_words_;
+  uint32_t slot_;
+  const uint8_t* source_;
+  int source_stride_;
+  int num_left_;
+  uint32_t asked_ = 0;
+};
 
 // Decodes a lane's column of kRowBlocks row blocks into their tiles from `tile` on. `words` are the
 // first row block's. kHashRows 0: as many as the class has.
@@ -245,34 +310,39 @@ __device__ inline void DecodeColumnTiles(const uint32_t* words, int words_per_bl
   uint8_t* pieces[4];
 #pragma unroll
   for (int piece = 0; piece < 4; ++piece) pieces[piece] = tile + WeightPieceOffset(column, piece);
+  // All loads before the stores, which they would have to stay behind.
+  Codes<kBits> best[kRowBlocks];
 #pragma unroll
   for (int block = 0; block < kRowBlocks; ++block) {
-    Codes<kBits> best;
     if constexpr (kHashRows != 0) {
-      // All loads before what needs them.
       Codes<kBits> codes[kHashRows];
 #pragma unroll
       for (int hash_row = 0; hash_row < kHashRows; ++hash_row) {
         codes[hash_row] = LoadCodes<kBits>(addresses[hash_row] + block * words_per_block);
       }
-      best = codes[0];
+      best[block] = codes[0];
 #pragma unroll
-      for (int hash_row = 1; hash_row < kHashRows; ++hash_row) TakeLarger(codes[hash_row], best);
+      for (int hash_row = 1; hash_row < kHashRows; ++hash_row) {
+        TakeLarger(codes[hash_row], best[block]);
+      }
     } else {
-      best = LoadCodes<kBits>(addresses[0] + block * words_per_block);
+      best[block] = LoadCodes<kBits>(addresses[0] + block * words_per_block);
 #pragma unroll
       for (int hash_row = 1; hash_row < kMaxHashRows; ++hash_row) {
         if (hash_row >= part.part.hash_rows) break;
-        TakeLarger(LoadCodes<kBits>(addresses[hash_row] + block * words_per_block), best);
+        TakeLarger(LoadCodes<kBits>(addresses[hash_row] + block * words_per_block), best[block]);
       }
     }
+  }
+#pragma unroll
+  for (int block = 0; block < kRowBlocks; ++block) {
     uint32_t weights[16];
     if constexpr (kBits == 2) {
-      ExpandPairs(best, part, weights);
+      ExpandPairs(best[block], part, weights);
     } else if constexpr (kBits == 3) {
-      ExpandTriples(best, TripleTable(part.part.unit_exponent), weights);
+      ExpandTriples(best[block], TripleTable(part.part.unit_exponent), weights);
     } else {
-      ExpandLongCodes(best, part.part.unit_exponent, weights);
+      ExpandLongCodes(best[block], part.part.unit_exponent, weights);
     }
 #pragma unroll
     for (int piece = 0; piece < 4; ++piece) {
@@ -283,42 +353,36 @@ __device__ inline void DecodeColumnTiles(const uint32_t* words, int words_per_bl
   }
 }
 
-// Decodes this lane's column of a step, `column` 0 to 63, for kRowBlocks row blocks. Columns that
-// fill up the last step of a class become some weight or other: their inputs are zero.
-template <int kRowBlocks>
-__device__ inline void DecodeStepColumn(const uint32_t* words, int words_per_block,
-                                        const PartExpansion& part, const ColumnBuckets& buckets,
-                                        int column, uint8_t* tile) {
-  const auto decode = [&]<int kBits, int kHashRows>() {
-    DecodeColumnTiles<kBits, kHashRows, kRowBlocks>(words, words_per_block, part, buckets, column,
-                                                    tile);
-  };
-  switch (part.part.bits) {
+// Calls `body` with the bits and hash rows of a class as template arguments; hash rows of 0: as
+// many as the class has.
+template <typename Body>
+__device__ inline void WithCodesOf(const SketchPart& part, const Body& body) {
+  switch (part.bits) {
     case 2:
-      switch (part.part.hash_rows) {
+      switch (part.hash_rows) {
         case 1:
-          return decode.template operator()<2, 1>();
+          return body.template operator()<2, 1>();
         case 2:
-          return decode.template operator()<2, 2>();
+          return body.template operator()<2, 2>();
         case 3:
-          return decode.template operator()<2, 3>();
+          return body.template operator()<2, 3>();
         case 4:
-          return decode.template operator()<2, 4>();
+          return body.template operator()<2, 4>();
         default:
-          return decode.template operator()<2, 0>();
+          return body.template operator()<2, 0>();
       }
     case 3:
-      return decode.template operator()<3, 0>();
+      return body.template operator()<3, 0>();
     case 4:
-      return decode.template operator()<4, 0>();
+      return body.template operator()<4, 0>();
     case 5:
-      return decode.template operator()<5, 0>();
+      return body.template operator()<5, 0>();
     case 6:
-      return decode.template operator()<6, 0>();
+      return body.template operator()<6, 0>();
     case 7:
-      return decode.template operator()<7, 0>();
+      return body.template operator()<7, 0>();
     default:
-      return decode.template operator()<8, 0>();
+      return body.template operator()<8, 0>();
   }
 }
 

@@ -38,8 +38,9 @@ struct SketchTile {
   static constexpr int kWeightBytes = kRowBlocks * kWeightBlockBytes;
   static constexpr int kStageBytes = kWeightBytes + kTokens * kInputRowBytes;
 
-  static int64_t SharedBytes(int64_t words_per_block) {
-    return kStages * kStageBytes + (kSketchInShared ? kRowBlocks * words_per_block * 4 : 0);
+  static int64_t SharedBytes(const BucketTables& tables) {
+    return kStages * kStageBytes + ColumnQueue::SharedBytes(kDecodeWarps, tables.entry_words) +
+           (kSketchInShared ? kRowBlocks * tables.words_per_block * 4 : 0);
   }
 };
 
@@ -72,8 +73,10 @@ __global__ void __launch_bounds__(Tile::kThreads)
     SketchProduct(const __grid_constant__ ProductArguments arguments) {
   extern __shared__ __align__(1024) uint8_t shared[];
   __shared__ SketchPart parts[kMaxSketchParts];
-  __shared__ SharedBarrier full[Tile::kStages];
-  __shared__ SharedBarrier empty[Tile::kStages];
+  __shared__ SharedBarrier full_barriers[Tile::kStages];
+  __shared__ SharedBarrier empty_barriers[Tile::kStages];
+  const BarrierArray full(full_barriers);
+  const BarrierArray empty(empty_barriers);
   AllowNextKernel();
 
   const PackedMatrix& matrix = arguments.matrix;
@@ -84,12 +87,14 @@ __global__ void __launch_bounds__(Tile::kThreads)
   const auto words_per_block = static_cast<int>(matrix.buckets.words_per_block);
   const int64_t first_block = int64_t{blockIdx.x} * Tile::kRowBlocks;
   const int64_t first_token = int64_t{blockIdx.y} * Tile::kTokens;
-  auto* shared_words = reinterpret_cast<uint32_t*>(shared + Tile::kStages * Tile::kStageBytes);
+  uint8_t* ring_of_columns = shared + Tile::kStages * Tile::kStageBytes;
+  auto* shared_words = reinterpret_cast<uint32_t*>(
+      ring_of_columns + ColumnQueue::SharedBytes(kDecodeWarps, matrix.buckets.entry_words));
 
   if (thread == 0) {
     for (int slot = 0; slot < Tile::kStages; ++slot) {
-      InitBarrier(&full[slot], (kHalves + 1) * 32);
-      InitBarrier(&empty[slot], Tile::kMmaWarps * 32);
+      InitBarrier(full[slot], (kHalves + 1) * 32);
+      InitBarrier(empty[slot], Tile::kMmaWarps * 32);
     }
   }
   constexpr int kPartWords = sizeof(SketchPart) / 4;
@@ -109,36 +114,37 @@ __global__ void __launch_bounds__(Tile::kThreads)
       static_assert(Tile::kRowBlocks == 1);
       words = static_cast<const uint32_t*>(matrix.tiles) + first_block * words_per_block;
     }
-    const int num_halves = num_steps * kHalves;
-    PartCursor cursor(parts);
-    ColumnBuckets next = {};
-    const auto load = [&](int half) {
-      return LoadColumnBuckets(matrix.buckets, half / kHalves, half % kHalves * kHalfStep + lane);
+    // A warp takes the same half of every kStepsAtOnce-th step.
+    constexpr int kStepsAtOnce = kDecodeWarps / kHalves;
+    const int column = warp % kHalves * kHalfStep + lane;
+    const int first_step = warp / kHalves;
+    ColumnQueue columns(matrix.buckets, num_steps, ring_of_columns, warp, lane, column, first_step,
+                        kStepsAtOnce);
+    Ring ring(Tile::kStages);
+    ring.Advance(first_step);
+    const auto begin_step = [&](int) {
+      WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
+      return shared + ring.slot() * Tile::kStageBytes;
     };
-    if (warp < num_halves) next = load(warp);
-    for (int half = warp; half < num_halves; half += kDecodeWarps) {
-      const ColumnBuckets current = next;
-      if (half + kDecodeWarps < num_halves) next = load(half + kDecodeWarps);
-      const int step = half / kHalves;
-      const RingPosition position = PositionInRing<Tile::kStages>(step);
-      WaitForPhase(&empty[position.slot], position.parity ^ 1);
-      DecodeStepColumn<Tile::kRowBlocks>(words, words_per_block, cursor.At(step), current,
-                                         half % kHalves * kHalfStep + lane,
-                                         shared + position.slot * Tile::kStageBytes);
-      Arrive(&full[position.slot]);
-    }
+    const auto end_step = [&] {
+      Arrive(full[ring.slot()]);
+      ring.Advance(kStepsAtOnce);
+    };
+    DecodeSteps<Tile::kRowBlocks>(parts, matrix.buckets.num_parts, words, words_per_block, column,
+                                  first_step, kStepsAtOnce, columns, begin_step, end_step);
     WaitForKernelBefore();
     return;
   }
 
   WaitForKernelBefore();
   if (warp == kDecodeWarps) {
+    Ring ring(Tile::kStages);
     for (int step = 0; step < num_steps; ++step) {
-      const RingPosition position = PositionInRing<Tile::kStages>(step);
-      WaitForPhase(&empty[position.slot], position.parity ^ 1);
+      WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
       CopyInputs<Tile::kTokens>(arguments, first_token, step, lane, 32,
-                                shared + position.slot * Tile::kStageBytes + Tile::kWeightBytes);
-      ArriveAfterCopies(&full[position.slot]);
+                                shared + ring.slot() * Tile::kStageBytes + Tile::kWeightBytes);
+      ArriveAfterCopies(full[ring.slot()]);
+      ring.Advance();
     }
     WaitForCopies<0>();
     return;
@@ -148,10 +154,10 @@ __global__ void __launch_bounds__(Tile::kThreads)
   const int warp_row = mma_warp % Tile::kRowWarps * Tile::kRowTiles * kTileRows;
   const int warp_token = mma_warp / Tile::kRowWarps * Tile::kTokenTiles * 8;
   float sums[Tile::kRowTiles][Tile::kTokenTiles][4] = {};
+  Ring ring(Tile::kStages);
   for (int step = 0; step < num_steps; ++step) {
-    const RingPosition position = PositionInRing<Tile::kStages>(step);
-    WaitForPhase(&full[position.slot], position.parity);
-    const uint8_t* stage = shared + position.slot * Tile::kStageBytes;
+    WaitForPhase(full[ring.slot()], ring.parity());
+    const uint8_t* stage = shared + ring.slot() * Tile::kStageBytes;
 #pragma unroll
     for (int column = 0; column < kStepColumns; column += 16) {
       uint32_t a[Tile::kRowTiles][4];
@@ -171,7 +177,8 @@ __global__ void __launch_bounds__(Tile::kThreads)
         }
       }
     }
-    Arrive(&empty[position.slot]);
+    Arrive(empty[ring.slot()]);
+    ring.Advance();
   }
 
 #pragma unroll
@@ -196,8 +203,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
 
 template <typename Tile>
 cudaError_t Launch(const ProductArguments& arguments, cudaStream_t stream) {
-  const auto shared_bytes =
-      static_cast<int>(Tile::SharedBytes(arguments.matrix.buckets.words_per_block));
+  const auto shared_bytes = static_cast<int>(Tile::SharedBytes(arguments.matrix.buckets));
   const cudaError_t error = cudaFuncSetAttribute(
       SketchProduct<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
@@ -216,10 +222,9 @@ cudaError_t LaunchForTokens(const ProductArguments& arguments, int64_t max_share
   constexpr int kStages = 6;
   using Tall = SketchTile<2, kTokens, kTokenWarps, kStages, true>;
   using Short = SketchTile<1, kTokens, kTokenWarps, kStages, true>;
-  const int64_t words_per_block = arguments.matrix.buckets.words_per_block;
   const bool is_tall =
       arguments.matrix.rows >= 4 * kSketchBlockRows * arguments.num_multiprocessors;
-  if (is_tall && 2 * Tall::SharedBytes(words_per_block) <= max_shared_bytes) {
+  if (is_tall && 2 * Tall::SharedBytes(arguments.matrix.buckets) <= max_shared_bytes) {
     return Launch<Tall>(arguments, stream);
   }
   return Launch<Short>(arguments, stream);
@@ -249,8 +254,7 @@ cudaError_t LaunchSketchProduct(const ProductArguments& arguments, cudaStream_t 
   // A sketch of many bits for many columns stays in device memory.
   using Global = SketchTile<1, 64, 2, 4, false>;
   using Largest = SketchTile<1, 64, 2, 6, true>;
-  const int64_t words_per_block = arguments.matrix.buckets.words_per_block;
-  if (Largest::SharedBytes(words_per_block) > shared_bytes)
+  if (Largest::SharedBytes(arguments.matrix.buckets) > shared_bytes)
     return Launch<Global>(arguments, stream);
   if (arguments.num_tokens <= 8) {
     return LaunchForTokens<8, 1>(arguments, shared_bytes, stream);

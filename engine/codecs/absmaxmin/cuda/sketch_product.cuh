@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "engine/codecs/absmaxmin/cuda/barriers.cuh"
 #include "engine/codecs/absmaxmin/cuda/sketch_decode.cuh"
+#include "engine/codecs/cuda/barriers.cuh"
 #include "engine/codecs/cuda/product.cuh"
 
 namespace ultrasketch::cuda {
@@ -49,27 +49,29 @@ __device__ inline void CopySketch(const PackedMatrix& matrix, int64_t first_bloc
   }
 }
 
-// Finds the class of a step; steps only ascend.
-class PartCursor {
- public:
-  __device__ explicit PartCursor(const SketchPart* parts) : parts_(parts) { Set(); }
-  __device__ const PartExpansion& At(int step) {
-    while (step >= part_.part.end_step) {
-      ++parts_;
-      Set();
-    }
-    return part_;
+// Decodes a warp's columns: those of its ColumnQueue, of steps first_step, first_step + stride and
+// so on, for kRowBlocks row blocks from `words` on. `begin(step)` returns the tile where a step's
+// weights go, when that is free, and `end()` is called when they are there. Columns that fill up
+// the last step of a class become some weight or other: their inputs are zero.
+template <int kRowBlocks, typename Begin, typename End>
+__device__ inline void DecodeSteps(const SketchPart* parts, int num_parts, const uint32_t* words,
+                                   int words_per_block, int column, int first_step, int stride,
+                                   ColumnQueue& columns, const Begin& begin, const End& end) {
+  int step = first_step;
+  for (int index = 0; index < num_parts; ++index) {
+    PartExpansion part;
+    part.part = parts[index];
+    part.SetFactors();
+    WithCodesOf(part.part, [&]<int kBits, int kHashRows>() {
+      for (; step < part.part.end_step; step += stride) {
+        const ColumnBuckets buckets = columns.Pop();
+        DecodeColumnTiles<kBits, kHashRows, kRowBlocks>(words, words_per_block, part, buckets,
+                                                        column, begin(step));
+        end();
+      }
+    });
   }
-
- private:
-  __device__ void Set() {
-    part_.part = *parts_;
-    part_.SetFactors();
-  }
-
-  const SketchPart* parts_;
-  PartExpansion part_;
-};
+}
 
 // Weights are times 2^-kSketchShift, and row scales may be as large as a float allows.
 __device__ inline float FinishSketchSum(float sum, float token_scale, float row_scale, float bias) {

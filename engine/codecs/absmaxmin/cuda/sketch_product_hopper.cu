@@ -14,7 +14,7 @@
 
 #include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
 #include "engine/codecs/absmaxmin/cuda/sketch_product_hopper.h"
-#include "engine/codecs/absmaxmin/cuda/warpgroup.cuh"
+#include "engine/codecs/cuda/warpgroup.cuh"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -49,15 +49,16 @@ struct HopperTile {
   // Two blocks to a multiprocessor where that leaves registers for the sums.
   static constexpr int kBlocks = kRowBlocks <= 2 && kTokens <= 64 ? 2 : 1;
 
-  static int64_t SharedBytes(int64_t words_per_block, int num_stages) {
-    return kAlignment + kRowBlocks * words_per_block * 4 + int64_t{num_stages} * kStageBytes;
+  static int64_t SharedBytes(const BucketTables& tables, int num_stages) {
+    return kAlignment + kRowBlocks * tables.words_per_block * 4 +
+           ColumnQueue::SharedBytes(kFillWarps, tables.entry_words) +
+           int64_t{num_stages} * kStageBytes;
   }
   // Less than kMinStages: it does not fit. Leaves room for a second block where that fits.
-  static int NumStages(int64_t words_per_block, int64_t max_shared_bytes) {
+  static int NumStages(const BucketTables& tables, int64_t max_shared_bytes) {
     int num_stages = 0;
     for (int blocks = kBlocks; blocks > 0 && num_stages < kMinStages; --blocks) {
-      const int64_t left =
-          max_shared_bytes / blocks - kStaticBytes - SharedBytes(words_per_block, 0);
+      const int64_t left = max_shared_bytes / blocks - kStaticBytes - SharedBytes(tables, 0);
       num_stages = static_cast<int>(std::clamp<int64_t>(left / kStageBytes, 0, kMaxStages));
     }
     return num_stages;
@@ -65,26 +66,6 @@ struct HopperTile {
 };
 
 #if defined(US_BUILD_SM_90A)
-
-// The n-th use of a ring of buffers.
-class Ring {
- public:
-  __device__ explicit Ring(int num_slots) : num_slots_(num_slots) {}
-  __device__ int slot() const { return slot_; }
-  __device__ int parity() const { return parity_; }
-  __device__ void Advance(int uses = 1) {
-    slot_ += uses;
-    while (slot_ >= num_slots_) {
-      slot_ -= num_slots_;
-      parity_ ^= 1;
-    }
-  }
-
- private:
-  int num_slots_;
-  int slot_ = 0;
-  int parity_ = 0;
-};
 
 // What all warps of a block share.
 template <typename Tile>
@@ -97,7 +78,7 @@ struct Shared {
 template <typename Tile>
 __device__ inline void FillStages(const ProductArguments& arguments, const CUtensorMap& inputs,
                                   int num_stages, uint8_t* stages, const uint32_t* words,
-                                  Shared<Tile>& shared) {
+                                  uint8_t* ring_of_columns, Shared<Tile>& shared) {
   const PackedMatrix& matrix = arguments.matrix;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int fill_warp = static_cast<int>(threadIdx.x) / 32 - Tile::kWarpgroups * 4;
@@ -110,28 +91,30 @@ __device__ inline void FillStages(const ProductArguments& arguments, const CUten
   const bool copies_inputs = filler == 0 && lane == 0;
   const auto first_token = static_cast<int>(blockIdx.y * Tile::kTokens);
   const uint32_t* block_words = words + block * words_per_block;
-  PartCursor cursor(shared.parts);
+  const BarrierArray full(shared.full);
+  const BarrierArray empty(shared.empty);
   Ring ring(num_stages);
   ring.Advance(first_step);
-  ColumnBuckets next = {};
-  if (first_step < num_steps) next = LoadColumnBuckets(matrix.buckets, first_step, column);
-  for (int step = first_step; step < num_steps; step += Tile::kStepsAtOnce) {
-    const ColumnBuckets current = next;
-    const int following = step + Tile::kStepsAtOnce;
-    if (following < num_steps) next = LoadColumnBuckets(matrix.buckets, following, column);
-    WaitForPhase(&shared.empty[ring.slot()], ring.parity() ^ 1);
+  ColumnQueue columns(matrix.buckets, num_steps, ring_of_columns, fill_warp, lane, column,
+                      first_step, Tile::kStepsAtOnce);
+  const auto begin_step = [&](int step) {
+    WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
     uint8_t* stage = stages + ring.slot() * Tile::kStageBytes;
     if (copies_inputs) {
       CopyBox(inputs, step * kStepColumns, first_token, Tile::kInputBytes, stage,
-              &shared.full[ring.slot()]);
+              full[ring.slot()]);
     }
-    DecodeStepColumn<Tile::kFillerBlocks>(block_words, words_per_block, cursor.At(step), current,
-                                          column,
-                                          stage + Tile::kInputBytes + block * kWeightBlockBytes);
+    return stage + Tile::kInputBytes + block * kWeightBlockBytes;
+  };
+  const auto end_step = [&] {
     FenceForWarpgroups();
-    Arrive(&shared.full[ring.slot()]);
+    __syncwarp();
+    if (lane == 0) Arrive(full[ring.slot()]);
     ring.Advance(Tile::kStepsAtOnce);
-  }
+  };
+  DecodeSteps<Tile::kFillerBlocks>(shared.parts, matrix.buckets.num_parts, block_words,
+                                   words_per_block, column, first_step, Tile::kStepsAtOnce, columns,
+                                   begin_step, end_step);
 }
 
 template <typename Tile>
@@ -146,13 +129,15 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, int num
   constexpr uint32_t kBlockDistance = Tile::kRowBlocks == 1 ? 0 : kWeightBlockBytes;
   constexpr int kWarpgroupBytes = kWarpgroupRows / kSketchBlockRows * kWeightBlockBytes;
   const uint32_t first_stage = SharedAddress(stages);
+  const BarrierArray full(shared.full);
+  const BarrierArray empty(shared.empty);
   float sums[Tile::kTokens / 2];
 #pragma unroll
   for (int i = 0; i < Tile::kTokens / 2; ++i) sums[i] = 0.0f;
   Ring ring(num_stages);
   int previous_slot = 0;
   for (int step = 0; step < num_steps; ++step) {
-    WaitForPhase(&shared.full[ring.slot()], ring.parity());
+    WaitForPhase(full[ring.slot()], ring.parity());
     const uint32_t inputs = first_stage + ring.slot() * Tile::kStageBytes;
     const uint32_t weights = inputs + Tile::kInputBytes + warpgroup * kWarpgroupBytes;
     FenceWarpgroup();
@@ -167,7 +152,7 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, int num
     }
     CommitWarpgroup();
     WaitForWarpgroup<1>();
-    if (step > 0 && lane == 0) Arrive(&shared.empty[previous_slot]);
+    if (step > 0 && lane == 0) Arrive(empty[previous_slot]);
     previous_slot = ring.slot();
     ring.Advance();
   }
@@ -210,14 +195,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   uint8_t* stages =
       dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
   auto* words = reinterpret_cast<uint32_t*>(stages + num_stages * Tile::kStageBytes);
+  auto* ring_of_columns = reinterpret_cast<uint8_t*>(
+      words + Tile::kRowBlocks * arguments.matrix.buckets.words_per_block);
   AllowNextKernel();
 
   const PackedMatrix& matrix = arguments.matrix;
   const int thread = static_cast<int>(threadIdx.x);
   if (thread == 0) {
     for (int slot = 0; slot < num_stages; ++slot) {
-      InitBarrier(&shared.full[slot], Tile::kFillersPerStep * 32 + 1);
-      InitBarrier(&shared.empty[slot], Tile::kWarpgroups * 4);
+      InitBarrier(SharedAddress(&shared.full[slot]), Tile::kFillersPerStep + 1);
+      InitBarrier(SharedAddress(&shared.empty[slot]), Tile::kWarpgroups * 4);
     }
   }
   constexpr int kPartWords = sizeof(SketchPart) / 4;
@@ -234,7 +221,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   WaitForKernelBefore();
 
   if (thread >= Tile::kWarpgroups * 128) {
-    FillStages<Tile>(arguments, inputs, num_stages, stages, words, shared);
+    FillStages<Tile>(arguments, inputs, num_stages, stages, words, ring_of_columns, shared);
   } else {
     MultiplyStages<Tile>(arguments, num_stages, stages, shared);
   }
@@ -272,9 +259,9 @@ cudaError_t DescribeInputs(const ProductArguments& arguments, int num_tokens, CU
 
 template <typename Tile>
 cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cudaStream_t stream) {
-  const int64_t words_per_block = arguments.matrix.buckets.words_per_block;
-  const int num_stages = Tile::NumStages(words_per_block, max_shared_bytes);
-  const auto shared_bytes = static_cast<int>(Tile::SharedBytes(words_per_block, num_stages));
+  const BucketTables& tables = arguments.matrix.buckets;
+  const int num_stages = Tile::NumStages(tables, max_shared_bytes);
+  const auto shared_bytes = static_cast<int>(Tile::SharedBytes(tables, num_stages));
   cudaError_t error = cudaFuncSetAttribute(
       HopperProduct<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
@@ -291,8 +278,7 @@ cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cuda
 // Clocks that a multiprocessor needs for a step of all the tiles that it gets, about.
 template <typename Tile>
 int64_t Cost(const ProductArguments& arguments, int max_shared_bytes) {
-  if (Tile::NumStages(arguments.matrix.buckets.words_per_block, max_shared_bytes) <
-      Tile::kMinStages) {
+  if (Tile::NumStages(arguments.matrix.buckets, max_shared_bytes) < Tile::kMinStages) {
     return INT64_MAX;
   }
   const int64_t tiles = (arguments.matrix.rows + Tile::kRows - 1) / Tile::kRows *

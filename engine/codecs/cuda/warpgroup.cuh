@@ -1,12 +1,12 @@
 // Warpgroup matrix instructions of compute capability 9.0a.
-#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_WARPGROUP_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_WARPGROUP_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_WARPGROUP_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_WARPGROUP_CUH_
 
 #include <cuda.h>
 
 #include <cstdint>
 
-#include "engine/codecs/absmaxmin/cuda/barriers.cuh"
+#include "engine/codecs/cuda/barriers.cuh"
 
 namespace ultrasketch::cuda {
 
@@ -49,15 +49,15 @@ __device__ inline void FenceForWarpgroups() {
 // Begins to copy the box of `map` at column `x` and row `y` to shared memory; the barrier's phase
 // takes an arrival, from here, and all of the box's `num_bytes` to end.
 __device__ inline void CopyBox(const CUtensorMap& map, int x, int y, int num_bytes, void* shared,
-                               SharedBarrier* barrier) {
-  asm volatile("{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(
-                   SharedAddress(barrier)),
-               "r"(num_bytes)
-               : "memory");
+                               uint32_t barrier) {
+  asm volatile(
+      "{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(barrier),
+      "r"(num_bytes)
+      : "memory");
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
       "[%1, {%2, %3}], [%4];" ::"r"(SharedAddress(shared)),
-      "l"(&map), "r"(x), "r"(y), "r"(SharedAddress(barrier))
+      "l"(&map), "r"(x), "r"(y), "r"(barrier)
       : "memory");
 }
 
@@ -150,4 +150,4 @@ __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[1
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_WARPGROUP_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_WARPGROUP_CUH_

@@ -1,0 +1,87 @@
+// Barriers in shared memory between the warps that fill a ring of buffers and those that empty it.
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_BARRIERS_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_BARRIERS_CUH_
+
+#include <cstdint>
+
+namespace ultrasketch::cuda {
+
+// In shared memory; the functions below take its address there.
+using SharedBarrier = uint64_t;
+
+__device__ inline uint32_t SharedAddress(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+// A phase ends with the num_arrivals-th arrival. By one thread, before a barrier of the block.
+__device__ inline void InitBarrier(uint32_t barrier, int num_arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(num_arrivals) : "memory");
+}
+
+__device__ inline void Arrive(uint32_t barrier) {
+  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(barrier)
+               : "memory");
+}
+
+// Arrives when all of this thread's asynchronous copies so far have.
+__device__ inline void ArriveAfterCopies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+// Returns when the phase of this parity has ended: 0 is the first's; waiting for 1 of a new barrier
+// returns at once.
+__device__ inline void WaitForPhase(uint32_t barrier, int parity) {
+  uint32_t done = 0;
+  while (done == 0) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+#else
+    asm volatile(
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+#endif
+  }
+}
+
+// Barriers that follow each other in shared memory, by address.
+class BarrierArray {
+ public:
+  __device__ explicit BarrierArray(const SharedBarrier* barriers)
+      : address_(SharedAddress(barriers)) {}
+  __device__ uint32_t operator[](int index) const {
+    return address_ + static_cast<uint32_t>(index * sizeof(SharedBarrier));
+  }
+
+ private:
+  uint32_t address_;
+};
+
+// A place in a ring of buffers that are used one after the other, and which phase that is.
+class Ring {
+ public:
+  __device__ explicit Ring(int num_slots) : num_slots_(num_slots) {}
+  __device__ int slot() const { return slot_; }
+  __device__ int parity() const { return parity_; }
+  __device__ void Advance(int uses = 1) {
+    slot_ += uses;
+    while (slot_ >= num_slots_) {
+      slot_ -= num_slots_;
+      parity_ ^= 1;
+    }
+  }
+
+ private:
+  int num_slots_;
+  int slot_ = 0;
+  int parity_ = 0;
+};
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_BARRIERS_CUH_
