@@ -103,6 +103,9 @@ class Backend {
   // Block sizes of the cache are a multiple of this many tokens.
   virtual int cache_block_granularity() const = 0;
 
+  // Bytes of the device that it holds for itself, beside what the functions below return.
+  virtual int64_t workspace_bytes() const { return 0; }
+
   // --- Memory and weights. RESOURCE_EXHAUSTED with bytes needed and available. ---
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) = 0;
   // `bias` has rows() entries or none.

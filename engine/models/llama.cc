@@ -163,7 +163,7 @@ MemoryUsage Llama::memory_usage() const {
   usage.embedding = embedding_->resident_bytes();
   if (untied_head_ != nullptr) usage.embedding += untied_head_->resident_bytes();
   usage.kv_cache = attention_.cache->num_bytes();
-  usage.workspace = buffers_.num_bytes() + logits_->num_bytes();
+  usage.workspace = buffers_.num_bytes() + logits_->num_bytes() + backend_->workspace_bytes();
   return usage;
 }
 

@@ -69,6 +69,10 @@ class CudaBackend final : public Backend {
   // Attention reads keys and values in runs of sixteen of a block.
   int cache_block_granularity() const override { return 16; }
 
+  int64_t workspace_bytes() const override {
+    return rows_.num_bytes() + partials_.num_bytes() + step_.num_bytes() + sampler_.num_bytes();
+  }
+
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) override {
     US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(*device_, num_bytes));
     return std::make_unique<CudaBuffer>(std::move(memory));

@@ -23,6 +23,9 @@ class CudaSampler {
   CudaSampler(CudaDevice& device, const CudaMemory& scratch, ThreadPool& pool)
       : device_(device), scratch_(scratch), pool_(pool) {}
 
+  // Of device memory.
+  int64_t num_bytes() const { return memory_.num_bytes(); }
+
   // As Backend::Sample. `logits` is device memory, complete.
   absl::Status Sample(const float* logits, int64_t vocab_size,
                       absl::Span<const SampleRequest> requests, absl::Span<SampledToken> tokens);

@@ -31,6 +31,9 @@ class DeviceStep {
   // Begins the copy of `step`, whose spans are copied from. The step before it must be finished.
   absl::Status Begin(const StepInput& step);
 
+  // Of device memory.
+  int64_t num_bytes() const { return memory_.num_bytes(); }
+
   int64_t num_tokens() const { return num_tokens_; }
   int64_t num_logit_tokens() const { return num_logit_tokens_; }
 

@@ -1,5 +1,7 @@
 // Memory, sampling and failures of the device.
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <string>
 #include <utility>
@@ -54,6 +56,74 @@ TEST_F(CudaTest, HoldsLittleMoreThanTheFileDoes) {
   ASSERT_TRUE(linear.ok()) << linear.status();
   EXPECT_LT(static_cast<double>((*linear)->resident_bytes()),
             1.02 * static_cast<double>(fold->stored_bytes()));
+}
+
+std::shared_ptr<Backend> NewBackend() {
+  auto backend = CreateBackend("cuda", {});
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  return backend.ok() ? *std::move(backend) : nullptr;
+}
+
+// Bytes that could be allocated, as a refusal says.
+int64_t AvailableBytes(Backend& backend) {
+  const std::string message(backend.Allocate(int64_t{1} << 50).status().message());
+  return std::stoll(message.substr(message.find("needed, ") + 8));
+}
+
+TEST_F(CudaTest, AccountsForItsWorkspace) {
+  const int64_t before = AvailableBytes(*CudaBackendOrNull());
+  const auto backend = NewBackend();
+  ASSERT_NE(backend, nullptr);
+  const int64_t taken = before - AvailableBytes(*CudaBackendOrNull());
+  EXPECT_GE(backend->workspace_bytes(), int64_t{96} << 20);
+  // Besides, a stream, and what the driver rounds up to.
+  EXPECT_LE(taken, backend->workspace_bytes() + (int64_t{8} << 20));
+}
+
+TEST_F(CudaTest, AStepThatFindsNoMemoryFailsAndTheNextSucceeds) {
+  const auto backend = NewBackend();
+  ASSERT_NE(backend, nullptr);
+  const TestStep step(100000);
+  {
+    const auto filler = CudaBackendOrNull()->Allocate(AvailableBytes(*backend));
+    ASSERT_TRUE(filler.ok()) << filler.status();
+    const absl::Status status = backend->BeginStep(step.input());
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr("bytes needed"), HasSubstr("bytes available")));
+  }
+  EXPECT_TRUE(backend->BeginStep(step.input()).ok());
+  EXPECT_TRUE(backend->EndStep().ok());
+}
+
+// In a process of its own: a context that has read where nothing is does not recover.
+TEST_F(CudaTest, ALostDeviceFailsWhatIsAskedOfItAndTheProcessGoesOn) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto lose_the_device = [] {
+    Backend& backend = *CudaBackendOrNull();
+    const std::vector<float> row(1024, 1.0f);
+    const auto table = MakeTable(backend, row, 1024);
+    auto hidden = MakeActivations(backend, 1, 1024);
+    const TestStep step(1);
+    const std::vector<int32_t> far_away = {1 << 30};
+    StepInput input = step.input();
+    input.token_ids = far_away;
+    absl::Status status = backend.BeginStep(input);
+    backend.Embed(*table, *hidden);
+    if (status.ok()) status = backend.EndStep();
+    std::fprintf(stderr, "step: %s\n", status.ToString().c_str());
+    std::vector<float> logits(8);
+    for (const absl::Status& later :
+         {backend.BeginStep(step.input()), backend.Allocate(1 << 20).status(),
+          backend.CopyLogits(*hidden, 8, 0, absl::MakeSpan(logits)),
+          backend.Sample(*hidden, 8, {}, {})}) {
+      std::fprintf(stderr, "later: %s\n", later.ToString().c_str());
+      if (later.code() != absl::StatusCode::kUnavailable) std::exit(1);
+    }
+    std::exit(status.code() == absl::StatusCode::kUnavailable ? 0 : 1);
+  };
+  EXPECT_EXIT(lose_the_device(), ::testing::ExitedWithCode(0),
+              "step: UNAVAILABLE: .*cudaErrorIllegalAddress");
 }
 
 // Rows of logits in device memory.

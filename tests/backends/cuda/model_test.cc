@@ -32,6 +32,11 @@ std::unique_ptr<Model> Load(const std::string& folder, const std::shared_ptr<Bac
   return model.ok() ? *std::move(model) : nullptr;
 }
 
+int64_t AvailableBytes(Backend& backend) {
+  const std::string message(backend.Allocate(int64_t{1} << 50).status().message());
+  return std::stoll(message.substr(message.find("needed, ") + 8));
+}
+
 std::vector<BlockId> Blocks(int64_t first, int64_t count) {
   std::vector<BlockId> blocks;
   for (int64_t i = 0; i < count; ++i) blocks.push_back(static_cast<BlockId>(first + i));
@@ -215,6 +220,40 @@ TEST_F(CudaModelTest, LogitsOfAFoldedModelDoNotDependOnChunksOrBatch) {
   const auto model = Load(folder.path(), CudaBackendOrNull());
   ASSERT_TRUE(model != nullptr);
   ExpectLogitsOfNoBatch(*model);
+}
+
+TEST_F(CudaTest, LoadedAndUnloadedModelsGiveEveryByteBack) {
+  const std::vector<int32_t> ids = {1, 2, 3, 4, 5};
+  const auto cycle = [&] {
+    auto backend = CreateBackend("cuda", {});
+    ASSERT_TRUE(backend.ok()) << backend.status();
+    const auto model = Load(SampleModelFolder(), *backend);
+    ASSERT_NE(model, nullptr);
+    // Often enough for a graph.
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_TRUE(model->Forward({{ids, 0, Blocks(0, 1), 1}}).ok());
+    }
+  };
+  cycle();  // brings the kernels' code to the device
+  const int64_t before = AvailableBytes(*CudaBackendOrNull());
+  for (int i = 0; i < 100; ++i) cycle();
+  EXPECT_EQ(AvailableBytes(*CudaBackendOrNull()), before);
+}
+
+TEST_F(CudaTest, AModelThatDoesNotFitIsRefusedAndLeavesNothingBehind) {
+  const auto checkpoint = Checkpoint::Open(SampleModelFolder());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  auto backend = CreateBackend("cuda", {});
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  // What a model needs at most is what is there when it is refused.
+  constexpr int64_t kLeft = int64_t{4} << 20;
+  const auto filler = CudaBackendOrNull()->Allocate(AvailableBytes(*CudaBackendOrNull()) - kLeft);
+  ASSERT_TRUE(filler.ok()) << filler.status();
+  const int64_t before = AvailableBytes(*CudaBackendOrNull());
+  const auto model = LoadModel(*checkpoint, *backend, {});
+  EXPECT_EQ(model.status().code(), absl::StatusCode::kResourceExhausted) << model.status();
+  EXPECT_NE(model.status().message().find("bytes needed"), std::string::npos) << model.status();
+  EXPECT_EQ(AvailableBytes(*CudaBackendOrNull()), before);
 }
 
 }  // namespace
