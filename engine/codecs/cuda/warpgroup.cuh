@@ -40,8 +40,8 @@ __device__ inline void FenceSums(float (&sums)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-// What this thread has written to shared memory is visible to the instructions below after a
-// barrier.
+// What has been written to shared memory, by this thread or by others before a barrier that it has
+// waited for, is visible to the instructions below. Waits for this thread's loads and copies too.
 __device__ inline void FenceForWarpgroups() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

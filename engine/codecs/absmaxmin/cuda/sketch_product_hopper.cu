@@ -107,7 +107,6 @@ __device__ inline void FillStages(const ProductArguments& arguments, const CUten
     return stage + Tile::kInputBytes + block * kWeightBlockBytes;
   };
   const auto end_step = [&] {
-    FenceForWarpgroups();
     __syncwarp();
     if (lane == 0) Arrive(full[ring.slot()]);
     ring.Advance(Tile::kStepsAtOnce);
@@ -138,6 +137,9 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, int num
   int previous_slot = 0;
   for (int step = 0; step < num_steps; ++step) {
     WaitForPhase(full[ring.slot()], ring.parity());
+    // Here rather than where weights are written: it would wait for the columns that those warps
+    // have asked for.
+    FenceForWarpgroups();
     const uint32_t inputs = first_stage + ring.slot() * Tile::kStageBytes;
     const uint32_t weights = inputs + Tile::kInputBytes + warpgroup * kWarpgroupBytes;
     FenceWarpgroup();
@@ -216,7 +218,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
              Tile::kThreads, words);
   CommitCopies();
   WaitForCopies<0>();
-  FenceForWarpgroups();
   __syncthreads();
   WaitForKernelBefore();
 
