@@ -459,11 +459,12 @@ __device__ float MergeChunks(const AttentionArguments& arguments, const Attentio
 
 __global__ void __launch_bounds__(kProducerThreads)
     FinishAttention(const __grid_constant__ AttentionArguments arguments,
-                    const AttentionToken* tokens, const __grid_constant__ InputSketch sketch,
-                    uint8_t* prepared) {
-  extern __shared__ float x[];
+                    const AttentionToken* tokens, const __grid_constant__ InputSketch input_sketch,
+                    uint8_t* prepared, bool is_staged) {
+  extern __shared__ __align__(16) float x[];
   AllowNextKernel();
-  PrefetchSketch<kProducerThreads>(sketch, ThisShare());
+  const InputSketch sketch = StageSketch<kProducerThreads>(
+      input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
   WaitForKernelBefore();
   const AttentionToken token = tokens[arguments.first_token + blockIdx.x];
   const int head_dim = arguments.geometry.head_dim;
@@ -476,6 +477,7 @@ __global__ void __launch_bounds__(kProducerThreads)
     maximum = fmaxf(maximum, fabsf(value));
     x[index] = value;
   }
+  WaitForCopies<0>();
   maximum = BlockSumAndMax<kProducerThreads>(0.0f, maximum).maximum;
   WritePrepared<kProducerThreads>(
       x, 1.0f, maximum, sketch, ThisShare(),

@@ -13,6 +13,7 @@
 #include "engine/codecs/absmaxmin/absmaxmin_linear.h"
 #include "engine/codecs/absmaxmin/cuda/sketch_tables.h"
 #include "engine/codecs/cuda/tile_layout.h"
+#include "engine/codecs/fold/cuda/bit_layout.h"
 #include "engine/codecs/fold/cuda/fold_sketch.h"
 #include "engine/codecs/fold/fold_linear.h"
 #include "engine/codecs/grouped/cuda/grouped_product.h"
@@ -164,7 +165,11 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
 
   PackedMatrix matrix;
   matrix.rows = fold.site().rows;
-  matrix.num_steps = NumSteps(fold.layout().buckets());
+  if (fold.layout().buckets() > kMaxBuckets) {
+    return absl::UnimplementedError(absl::StrCat("expected at most ", kMaxBuckets,
+                                                 " buckets, found ", fold.layout().buckets()));
+  }
+  matrix.num_steps = FoldSteps(fold.layout().buckets());
   MemoryPlan plan;
   const int64_t tiles = plan.Add(NumRowTiles(matrix.rows) * matrix.num_steps * kFoldStepBytes);
   const int64_t scales = plan.Add(FloatBytes(matrix.rows));
@@ -203,9 +208,11 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
   sketch.columns = memory.bytes() + columns;
   sketch.num_groups = static_cast<int>(num_groups);
   sketch.column_bytes = fold_sketch.column_bytes;
+  sketch.num_entries = column_bytes / fold_sketch.column_bytes;
   sketch.cols = fold.layout().cols();
   sketch.num_steps = matrix.num_steps;
   sketch.max_gain = fold_sketch.max_gain;
+  sketch.form = PreparedForm::kBytePlanes;
   return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchFoldProduct);
 }
 
@@ -287,6 +294,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
   sketch.columns = base + columns;
   sketch.num_groups = static_cast<int>(tables.groups.size());
   sketch.column_bytes = tables.column_bytes;
+  sketch.num_entries = bytes_of(tables.columns) / tables.column_bytes;
   sketch.cols = sketched.site().cols;
   sketch.num_steps = matrix.num_steps;
   return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchSketchProduct);

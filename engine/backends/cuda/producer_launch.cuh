@@ -19,13 +19,21 @@ __device__ inline Share ThisShare() {
   return {static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y)};
 }
 
+// Bytes of a token's input in shared memory. The sketch's tables may follow.
+US_HOST_DEVICE inline int64_t InputBytes(int64_t cols) {
+  return (cols * int64_t{sizeof(float)} + 15) / 16 * 16;
+}
+
+__device__ inline uint8_t* StagedTables(float* x, const InputSketch& sketch, bool is_staged) {
+  return is_staged ? reinterpret_cast<uint8_t*>(x) + InputBytes(sketch.cols) : nullptr;
+}
+
 // Blocks that share a token: no more than find room at once, nor than have a bucket for each
 // thread.
 inline int NumShares(int64_t num_tokens, const InputSketch& sketch, int num_multiprocessors) {
-  constexpr int64_t kMostShares = 8;
   const int64_t room = num_multiprocessors / std::max<int64_t>(num_tokens, 1);
   const int64_t useful = sketch.num_steps * kStepColumns / kProducerThreads;
-  return static_cast<int>(std::max<int64_t>(1, std::min({kMostShares, room, useful})));
+  return static_cast<int>(std::max<int64_t>(1, std::min({int64_t{kMostShares}, room, useful})));
 }
 
 // Allows `kernel` more shared memory than every kernel may have.
@@ -37,19 +45,24 @@ cudaError_t AllowSharedMemory(Kernel kernel, int64_t num_bytes) {
                               static_cast<int>(num_bytes));
 }
 
-// `kernel` with cols floats of shared memory, grid (tokens, shares).
+// `kernel` with shared memory for cols floats and, where they fit beside those of another block,
+// the sketch's tables; grid (tokens, shares).
 template <typename Kernel, typename... Arguments>
 cudaError_t LaunchProducer(Kernel kernel, int64_t num_tokens, const InputSketch& sketch,
                            int num_multiprocessors, cudaStream_t stream,
                            const Arguments&... arguments) {
-  const int64_t shared_bytes = sketch.cols * static_cast<int64_t>(sizeof(float));
+  constexpr int64_t kMostStagedBytes = 96 * 1024;
+  int64_t shared_bytes = InputBytes(sketch.cols);
+  const int64_t staged_bytes = sketch.table_bytes() + sketch.group_bytes();
+  const bool is_staged = shared_bytes + staged_bytes <= kMostStagedBytes;
+  if (is_staged) shared_bytes += staged_bytes;
   if (const cudaError_t error = AllowSharedMemory(kernel, shared_bytes); error != cudaSuccess) {
     return error;
   }
   const dim3 grid(static_cast<unsigned>(num_tokens),
                   static_cast<unsigned>(NumShares(num_tokens, sketch, num_multiprocessors)));
   return LaunchKernel(kernel, grid, kProducerThreads, static_cast<size_t>(shared_bytes), stream,
-                      arguments...);
+                      arguments..., is_staged);
 }
 
 }  // namespace ultrasketch::cuda

@@ -31,10 +31,11 @@ __global__ void __launch_bounds__(kProducerThreads)
 
 __global__ void __launch_bounds__(kProducerThreads)
     RmsNorm(const float* hidden, const int32_t* rows, const float* weight, float epsilon,
-            const __grid_constant__ InputSketch sketch, uint8_t* prepared) {
-  extern __shared__ float x[];
+            const __grid_constant__ InputSketch input_sketch, uint8_t* prepared, bool is_staged) {
+  extern __shared__ __align__(16) float x[];
   AllowNextKernel();
-  PrefetchSketch<kProducerThreads>(sketch, ThisShare());
+  const InputSketch sketch = StageSketch<kProducerThreads>(
+      input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
   if (blockIdx.x == 0) {
     PrefetchRange(weight, sketch.cols * int64_t{sizeof(float)}, static_cast<int>(threadIdx.x),
                   kProducerThreads);
@@ -51,7 +52,8 @@ __global__ void __launch_bounds__(kProducerThreads)
     maximum = fmaxf(maximum, fabsf(weighted));
     x[i] = weighted;
   }
-  // Its barrier makes x complete, too.
+  WaitForCopies<0>();
+  // Its barrier makes x and the tables complete, too.
   const SumAndMax row = BlockSumAndMax<kProducerThreads>(squares, maximum);
   const float gain = 1.0f / sqrtf(row.sum / static_cast<float>(sketch.cols) + epsilon);
   WritePrepared<kProducerThreads>(x, gain, row.maximum, sketch, ThisShare(),
@@ -59,10 +61,12 @@ __global__ void __launch_bounds__(kProducerThreads)
 }
 
 __global__ void __launch_bounds__(kProducerThreads)
-    SwiGlu(const float* gate_up, const __grid_constant__ InputSketch sketch, uint8_t* prepared) {
-  extern __shared__ float x[];
+    SwiGlu(const float* gate_up, const __grid_constant__ InputSketch input_sketch,
+           uint8_t* prepared, bool is_staged) {
+  extern __shared__ __align__(16) float x[];
   AllowNextKernel();
-  PrefetchSketch<kProducerThreads>(sketch, ThisShare());
+  const InputSketch sketch = StageSketch<kProducerThreads>(
+      input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
   WaitForKernelBefore();
   const int64_t token = blockIdx.x;
   const float* gate = gate_up + token * 2 * sketch.cols;
@@ -73,6 +77,7 @@ __global__ void __launch_bounds__(kProducerThreads)
     maximum = fmaxf(maximum, fabsf(value));
     x[i] = value;
   }
+  WaitForCopies<0>();
   maximum = BlockSumAndMax<kProducerThreads>(0.0f, maximum).maximum;
   WritePrepared<kProducerThreads>(x, 1.0f, maximum, sketch, ThisShare(),
                                   prepared + token * PreparedRowBytes(sketch.num_steps));

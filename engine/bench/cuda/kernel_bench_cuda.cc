@@ -12,6 +12,7 @@
 #include "engine/bench/cuda/device_timer.h"
 #include "engine/bench/cuda/sketch_rivals.h"
 #include "engine/codecs/absmaxmin/cuda/sketch_tables.h"
+#include "engine/codecs/fold/cuda/bit_layout.h"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -70,7 +71,7 @@ class FoldCandidate final : public Candidate {
     auto candidate = std::make_unique<FoldCandidate>();
     PackedMatrix& matrix = candidate->matrix_;
     matrix.rows = shape.rows;
-    matrix.num_steps = NumSteps(std::llround(static_cast<double>(shape.cols) * bits));
+    matrix.num_steps = FoldSteps(std::llround(static_cast<double>(shape.cols) * bits));
     US_RETURN_IF_ERROR(candidate->AllocateTiles(
         timer, NumRowTiles(shape.rows) * matrix.num_steps * kFoldStepBytes, LaunchFoldProduct));
     US_ASSIGN_OR_RETURN(candidate->scales_, RandomMemory::Create(shape.rows * 4));

@@ -51,6 +51,13 @@ __device__ inline void CopyAsync16(void* shared, const void* global) {
                "l"(global)
                : "memory");
 }
+// 4 bytes, the same way.
+__device__ inline void CopyAsync4(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Returns when all but the last kPending committed groups of this thread have arrived.
 template <int kPending>

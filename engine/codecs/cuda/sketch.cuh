@@ -23,16 +23,36 @@ struct Share {
   int count;
 };
 
-// Asks for the sketch's tables, which a large model's weights have pushed out of the cache since
-// the step before. For a block's first lines, before it waits for its input.
+// Begins to copy the sketch's tables to shared memory at `staged`, and returns the sketch with its
+// tables there. The copies are there after a WaitForCopies<0> of each thread and a barrier: for a
+// block's first lines, so that they come while it waits for its input. Without room, `staged` null,
+// tables are only asked for: a large model's weights have pushed them out of the cache since the
+// step before.
 template <int kThreads>
-__device__ inline void PrefetchSketch(const InputSketch& sketch, Share share) {
-  // The blocks of a few tokens see to it for all.
-  if (sketch.num_groups == 0 || blockIdx.x >= 4) return;
-  const int thread = share.index * kThreads + static_cast<int>(threadIdx.x);
-  PrefetchRange(sketch.columns, sketch.cols * sketch.column_bytes, thread, share.count * kThreads);
-  PrefetchRange(sketch.groups, sketch.num_groups * int64_t{sizeof(SketchGroup)}, thread,
-                share.count * kThreads);
+__device__ inline InputSketch StageSketch(const InputSketch& sketch, uint8_t* staged, Share share) {
+  InputSketch result = sketch;
+  if (sketch.num_groups == 0) return result;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (staged == nullptr) {
+    // The blocks of a few tokens see to it for all.
+    if (blockIdx.x >= 4) return result;
+    const int index = share.index * kThreads + thread;
+    PrefetchRange(sketch.columns, sketch.table_bytes(), index, share.count * kThreads);
+    PrefetchRange(sketch.groups, sketch.group_bytes(), index, share.count * kThreads);
+    return result;
+  }
+  const auto copy = [&](const void* from, int64_t num_bytes) {
+    for (int64_t offset = int64_t{thread} * 16; offset < num_bytes; offset += kThreads * 16) {
+      CopyAsync16(staged + offset, static_cast<const uint8_t*>(from) + offset);
+    }
+    const void* begin = staged;
+    staged += num_bytes;
+    return begin;
+  };
+  result.columns = copy(sketch.columns, sketch.table_bytes());
+  result.groups = static_cast<const SketchGroup*>(copy(sketch.groups, sketch.group_bytes()));
+  CommitCopies();
+  return result;
 }
 
 template <typename Entry>
@@ -47,9 +67,10 @@ __device__ inline float BucketSum(const float* x, const Entry* columns, int colu
   return sum;
 }
 
-template <typename Entry, int kThreads>
-__device__ inline void WriteBuckets(const float* x, const InputSketch& sketch, float factor,
-                                    Share share, __half* out) {
+// Calls `write(bucket, sum * weight)` for each of this thread's buckets of the share.
+template <typename Entry, int kThreads, typename Write>
+__device__ inline void SumBuckets(const float* x, const InputSketch& sketch, Share share,
+                                  const Write& write) {
   for (int index = 0; index < sketch.num_groups; ++index) {
     const SketchGroup group = sketch.groups[index];
     const Entry* columns = static_cast<const Entry*>(sketch.columns) + group.first_column;
@@ -57,39 +78,107 @@ __device__ inline void WriteBuckets(const float* x, const InputSketch& sketch, f
          bucket < group.num_buckets; bucket += share.count * kThreads) {
       const float sum =
           BucketSum(x, columns + bucket * group.columns_per_bucket, group.columns_per_bucket);
-      out[group.first_bucket + bucket] = __float2half_rn(sum * group.weight * factor);
+      write(group.first_bucket + bucket, sum * group.weight);
     }
   }
 }
 
-// Writes the prepared input of `gain` * x. `x` [cols] is in shared memory, complete; `maximum` is
-// the largest of its magnitudes. All threads of the block take part.
-template <int kThreads>
-__device__ inline void WritePrepared(const float* x, float gain, float maximum,
-                                     const InputSketch& sketch, Share share, uint8_t* row) {
-  const PowerOfTwo scale = ScaleToHalfRange(maximum * gain * sketch.max_gain);
-  const float factor = gain * scale.factor;
-  auto* out = reinterpret_cast<__half*>(row);
-  int64_t used = sketch.cols;
+// The same of any sketch, or of the inputs themselves. Returns how many values there are in all.
+template <int kThreads, typename Write>
+__device__ inline int64_t SumInputs(const float* x, const InputSketch& sketch, Share share,
+                                    const Write& write) {
   if (sketch.num_groups == 0) {
     for (int64_t i = share.index * kThreads + static_cast<int>(threadIdx.x); i < sketch.cols;
          i += share.count * kThreads) {
-      out[i] = __float2half_rn(x[i] * factor);
+      write(i, x[i]);
     }
-  } else {
-    const SketchGroup last = sketch.groups[sketch.num_groups - 1];
-    used = last.first_bucket + last.num_buckets;
-    if (sketch.column_bytes == 2) {
-      WriteBuckets<uint16_t, kThreads>(x, sketch, factor, share, out);
-    } else {
-      WriteBuckets<uint32_t, kThreads>(x, sketch, factor, share, out);
-    }
+    return sketch.cols;
   }
+  if (sketch.column_bytes == 2) {
+    SumBuckets<uint16_t, kThreads>(x, sketch, share, write);
+  } else {
+    SumBuckets<uint32_t, kThreads>(x, sketch, share, write);
+  }
+  const SketchGroup last = sketch.groups[sketch.num_groups - 1];
+  return last.first_bucket + last.num_buckets;
+}
+
+template <int kThreads>
+__device__ inline void WriteHalves(const float* x, float gain, float maximum,
+                                   const InputSketch& sketch, Share share, uint8_t* row) {
+  const PowerOfTwo scale = ScaleToHalfRange(maximum * gain * sketch.max_gain);
+  const float factor = gain * scale.factor;
+  auto* out = reinterpret_cast<__half*>(row);
+  const int64_t used = SumInputs<kThreads>(x, sketch, share, [&](int64_t position, float value) {
+    out[position] = __float2half_rn(value * factor);
+  });
   if (share.index != 0) return;
-  const int64_t i = used + static_cast<int>(threadIdx.x);
-  if (i < sketch.num_steps * kStepColumns) out[i] = __float2half_rn(0.0f);
+  for (int64_t i = used + static_cast<int>(threadIdx.x); i < sketch.num_steps * kStepColumns;
+       i += kThreads) {
+    out[i] = __float2half_rn(0.0f);
+  }
   if (threadIdx.x == 0) {
     *reinterpret_cast<float*>(row + PreparedScaleOffset(sketch.num_steps)) = scale.inverse;
+  }
+}
+
+template <int kThreads>
+__device__ inline void WriteBytePlanes(const float* x, float gain, float maximum,
+                                       const InputSketch& sketch, Share share, uint8_t* row) {
+  __shared__ int totals[kThreads / 32];
+  const float bound = maximum * gain * sketch.max_gain;
+  // Up to 2^100: smaller inputs are zero.
+  const float scale =
+      bound > 0.0f && bound < 3.4e38f ? fminf(kScaledRange / bound, 0x1p100f) : 1.0f;
+  const float factor = gain * scale;
+  int total = 0;
+  bool is_finite = true;
+  const int64_t used = SumInputs<kThreads>(x, sketch, share, [&](int64_t position, float value) {
+    const float scaled = value * factor;
+    is_finite = is_finite && fabsf(scaled) <= static_cast<float>(kLargestInteger);
+    const int integer = __float2int_rn(scaled);
+    total += integer;
+    const auto low = static_cast<int8_t>(integer);
+    const int64_t offset = HighByteOffset(position);
+    row[offset] = static_cast<uint8_t>((integer - low) >> 8);
+    row[offset + kPlaneBytes] = static_cast<uint8_t>(low);
+  });
+  total = __reduce_add_sync(0xffffffffu, total);
+  is_finite = __all_sync(0xffffffffu, is_finite);
+  if (threadIdx.x % 32 == 0) totals[threadIdx.x / 32] = is_finite ? total : kNotFinite;
+  auto* trailer = reinterpret_cast<PreparedTrailer*>(row + PreparedScaleOffset(sketch.num_steps));
+  if (share.index == 0) {
+    for (int64_t i = used + static_cast<int>(threadIdx.x); i < sketch.num_steps * kStepColumns;
+         i += kThreads) {
+      row[HighByteOffset(i)] = 0;
+      row[HighByteOffset(i) + kPlaneBytes] = 0;
+    }
+    if (threadIdx.x == 0) trailer->scale = 1.0f / scale;
+    if (static_cast<int>(threadIdx.x) >= share.count && threadIdx.x < kMostShares) {
+      trailer->totals[threadIdx.x] = 0;
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  int share_total = 0;
+#pragma unroll
+  for (int warp = 0; warp < kThreads / 32; ++warp) {
+    const int warp_total = totals[warp];
+    is_finite = is_finite && warp_total != kNotFinite;
+    share_total += warp_total;
+  }
+  trailer->totals[share.index] = is_finite ? share_total : kNotFinite;
+}
+
+// Writes the prepared input of `gain` * x. `x` [cols] is in shared memory, complete; `maximum` is
+// the largest of its magnitudes. All threads of the block take part, once in a kernel.
+template <int kThreads>
+__device__ inline void WritePrepared(const float* x, float gain, float maximum,
+                                     const InputSketch& sketch, Share share, uint8_t* row) {
+  if (sketch.form == PreparedForm::kHalves) {
+    WriteHalves<kThreads>(x, gain, maximum, sketch, share, row);
+  } else {
+    WriteBytePlanes<kThreads>(x, gain, maximum, sketch, share, row);
   }
 }
 

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "engine/codecs/cuda/tile_layout.h"
+
 namespace ultrasketch::cuda {
 
 // Buckets [first_bucket, first_bucket + num_buckets), each the signed sum of the next
@@ -28,10 +30,18 @@ struct InputSketch {
   const SketchGroup* groups = nullptr;
   const void* columns = nullptr;
   int num_groups = 0;
+  int64_t num_entries = 0;
   int column_bytes = 2;  // 2 or 4
   int64_t cols = 0;
   int64_t num_steps = 0;
   float max_gain = 1.0f;  // most that a bucket can exceed the largest input
+  PreparedForm form = PreparedForm::kHalves;
+
+  // Tables are allocated in multiples of 16 bytes.
+  US_HOST_DEVICE int64_t table_bytes() const { return (num_entries * column_bytes + 15) / 16 * 16; }
+  US_HOST_DEVICE int64_t group_bytes() const {
+    return (num_groups * int64_t{sizeof(SketchGroup)} + 15) / 16 * 16;
+  }
 };
 
 }  // namespace ultrasketch::cuda

@@ -1,13 +1,14 @@
 // How a matrix lies in device memory so that tensor cores can read it as it is: index arithmetic
-// shared by the kernels that pack, those that multiply, and the tests.
+// shared by the kernels that pack, those that multiply, and the tests. Sign bits, which are
+// multiplied as integers, lie as engine/codecs/fold/cuda/bit_layout.h says.
 //
-// All codecs multiply with mma.sync.m16n8k16 (binary16 inputs, float sums): 16 rows of weights by 8
-// tokens, 16 columns at a time. A *row tile* is 16 rows; a *step* is 64 columns, that is four of
-// those instructions. In the instruction, lane l holds rows l / 4 and l / 4 + 8 of the weights and
-// token l / 4 of the input; of each group of 16 columns it holds four, and which columns those are
-// is for us to say as long as weights and inputs agree. Here lane l holds the 16 consecutive
-// columns [16 * (l % 4), 16 * (l % 4) + 16) of a step, four for each instruction, so that it reads
-// them of a token with two 16-byte loads.
+// All other codecs multiply with mma.sync.m16n8k16 (binary16 inputs, float sums): 16 rows of
+// weights by 8 tokens, 16 columns at a time. A *row tile* is 16 rows; a *step* is 64 columns, that
+// is four of those instructions. In the instruction, lane l holds rows l / 4 and l / 4 + 8 of the
+// weights and token l / 4 of the input; of each group of 16 columns it holds four, and which
+// columns those are is for us to say as long as weights and inputs agree. Here lane l holds the 16
+// consecutive columns [16 * (l % 4), 16 * (l % 4) + 16) of a step, four for each instruction, so
+// that it reads them of a token with two 16-byte loads.
 //
 //   packed weights   [row tile][step][lane]...   one coalesced read a warp, row tile and step
 //   prepared input   [token][padded column]      binary16 times a power of two, see below
@@ -35,7 +36,6 @@ inline constexpr int kColumnsPerLane = 16;
 inline constexpr int kNumChunks = 8;
 
 // Bytes of a step of one row tile.
-inline constexpr int kFoldStepBytes = 32 * 4;        // a 32-bit word a lane
 inline constexpr int kDenseStepBytes = 32 * 4 * 16;  // four fragments of 16 bytes a lane
 
 US_HOST_DEVICE constexpr int64_t NumRowTiles(int64_t rows) {
@@ -50,15 +50,48 @@ US_HOST_DEVICE constexpr int64_t ChunkBegin(int64_t chunk, int64_t num_steps) {
   return chunk * num_steps / kNumChunks;
 }
 
-// A prepared input: num_steps * kStepColumns binary16 numbers, then a float, the power of two by
-// which they are to be multiplied. It keeps inputs of any size within binary16's range, whose
-// eleven bits of precision are eight times what bfloat16 has. Rows are a multiple of 16 bytes.
+// A prepared input is a row of two bytes a column, then a trailer. Rows are a multiple of 16 bytes.
+enum class PreparedForm : int {
+  // Binary16 numbers, to be multiplied by the trailer's scale, a power of two. It keeps inputs of
+  // any size within binary16's range, whose eleven bits of precision are eight times what bfloat16
+  // has.
+  kHalves,
+  // Integers of 16 bits, to be multiplied by the trailer's scale: 256 * high + low, the two bytes,
+  // both signed, in separate planes. The trailer has their total besides.
+  kBytePlanes,
+};
+
+// Blocks that may write a token's input together.
+inline constexpr int kMostShares = 8;
+
+struct PreparedTrailer {
+  float scale;
+  int32_t unused[3];
+  // Of the integers that each share wrote; kNotFinite instead when one of them was not a number
+  // that integers stand for.
+  int32_t totals[kMostShares];
+  int32_t unused_too[4];
+};
+static_assert(sizeof(PreparedTrailer) == 64);
+inline constexpr int32_t kNotFinite = INT32_MIN;
+
 US_HOST_DEVICE constexpr int64_t PreparedRowBytes(int64_t num_steps) {
-  return num_steps * kStepColumns * 2 + 16;
+  return num_steps * kStepColumns * 2 + static_cast<int64_t>(sizeof(PreparedTrailer));
 }
 US_HOST_DEVICE constexpr int64_t PreparedScaleOffset(int64_t num_steps) {
   return num_steps * kStepColumns * 2;
 }
+
+// Planes alternate every 128 bytes. Where the high byte of an integer is; the low one is
+// kPlaneBytes later.
+inline constexpr int kPlaneBytes = 128;
+US_HOST_DEVICE constexpr int64_t HighByteOffset(int64_t column) {
+  return column / kPlaneBytes * (2 * kPlaneBytes) + column % kPlaneBytes;
+}
+// The most that such an integer can be is 127 * 256 + 127. Inputs are scaled to at most this, so
+// that rounding their sums cannot exceed it.
+inline constexpr int kLargestInteger = 127 * 256 + 127;
+inline constexpr float kScaledRange = 32600.0f;
 
 // --- Within a step ---
 
@@ -66,30 +99,6 @@ US_HOST_DEVICE constexpr int64_t PreparedScaleOffset(int64_t num_steps) {
 // l / 4 + 8 * (reg % 2): of the lane's columns kLaneColumn and the one after it.
 US_HOST_DEVICE constexpr int LaneColumn(int instruction, int reg) {
   return instruction * 4 + reg / 2 * 2;
-}
-
-// A lane's word of 32 sign bits, set where the weight is -1. Weight pair p = 4 * instruction + reg
-// has its bits at 15 - p and 31 - p: `word << p` brings them to the sign bits of a pair of binary16
-// numbers. `low_row` and `high_row` are the lane's 16 columns of its two rows, bit c set for +1.
-US_HOST_DEVICE constexpr uint32_t PackFoldWord(uint32_t low_row, uint32_t high_row) {
-  uint32_t word = 0;
-  for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
-    for (int reg = 0; reg < 4; ++reg) {
-      const uint32_t row = reg % 2 == 0 ? low_row : high_row;
-      const int column = LaneColumn(instruction, reg);
-      const int pair = 4 * instruction + reg;
-      const uint32_t first_negative = ~(row >> column) & 1u;
-      const uint32_t second_negative = ~(row >> (column + 1)) & 1u;
-      word |= first_negative << (15 - pair);
-      word |= second_negative << (31 - pair);
-    }
-  }
-  return word;
-}
-
-// Two binary16 numbers, +1 or -1: weight pair `pair` of a word.
-US_HOST_DEVICE constexpr uint32_t UnpackFoldPair(uint32_t word, int pair) {
-  return ((word << pair) & 0x80008000u) ^ 0x3c003c00u;
 }
 
 // Where the dense weight of a row and column lies, in units of binary16 numbers.

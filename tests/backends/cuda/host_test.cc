@@ -7,9 +7,9 @@
 #include "gtest/gtest.h"
 
 #include "engine/backends/cuda/attention_plan.h"
-#include "engine/base/dtype.h"
 #include "engine/base/random.h"
 #include "engine/codecs/cuda/tile_layout.h"
+#include "engine/codecs/fold/cuda/bit_layout.h"
 #include "engine/codecs/fold/cuda/fold_sketch.h"
 #include "tests/codecs/fold_examples.h"
 
@@ -55,23 +55,39 @@ TEST(TileLayoutTest, WeightsMeetTheInputsOfTheirColumns) {
   }
 }
 
-TEST(TileLayoutTest, FoldWordsUnpackToTheirSigns) {
+// Bit 8 * byte + 4 * chunk + unit of a word is column 4 * unit + byte of the chunk.
+TEST(BitLayoutTest, WordsHoldUnitsAcrossTheirBytes) {
   for (uint64_t example = 0; example < 200; ++example) {
-    const auto low = static_cast<uint32_t>(RandomWord(1, 2, example)) & 0xffffu;
-    const auto high = static_cast<uint32_t>(RandomWord(1, 3, example)) & 0xffffu;
-    const uint32_t word = PackFoldWord(low, high);
-    for (int instruction = 0; instruction < 4; ++instruction) {
-      for (int reg = 0; reg < 4; ++reg) {
-        const uint32_t pair = UnpackFoldPair(word, 4 * instruction + reg);
-        for (int half = 0; half < 2; ++half) {
-          const float weight = HalfToFloat(static_cast<uint16_t>(pair >> (16 * half)));
-          const uint32_t row = reg % 2 == 0 ? low : high;
-          const bool positive = (row >> (LaneColumn(instruction, reg) + half) & 1) != 0;
-          EXPECT_EQ(weight, positive ? 1.0f : -1.0f);
+    const uint32_t chunks[2] = {static_cast<uint32_t>(RandomWord(1, 2, example)) & 0xffffu,
+                                static_cast<uint32_t>(RandomWord(1, 3, example)) & 0xffffu};
+    const uint32_t word = PackBitWord(chunks[0], chunks[1]);
+    for (int chunk = 0; chunk < 2; ++chunk) {
+      for (int unit = 0; unit < kUnitsPerChunk; ++unit) {
+        const uint32_t bytes = word >> (chunk * kUnitsPerChunk + unit) & kUnitMask;
+        for (int byte = 0; byte < 4; ++byte) {
+          EXPECT_EQ(bytes >> (8 * byte) & 0xff, chunks[chunk] >> (4 * unit + byte) & 1);
         }
       }
     }
   }
+}
+
+TEST(BitLayoutTest, BucketsFillWholeBitSteps) {
+  EXPECT_EQ(FoldSteps(1), 4);
+  EXPECT_EQ(FoldSteps(256), 4);
+  EXPECT_EQ(FoldSteps(257), 8);
+  EXPECT_EQ(FoldSteps(2048) * kStepColumns, 2048);
+}
+
+TEST(TileLayoutTest, BytePlanesCoverARowOnce) {
+  constexpr int64_t kSteps = 8;
+  std::set<int64_t> offsets;
+  for (int64_t column = 0; column < kSteps * kStepColumns; ++column) {
+    offsets.insert(HighByteOffset(column));
+    offsets.insert(HighByteOffset(column) + kPlaneBytes);
+  }
+  EXPECT_EQ(offsets.size(), static_cast<size_t>(PreparedScaleOffset(kSteps)));
+  EXPECT_EQ(*offsets.rbegin(), PreparedScaleOffset(kSteps) - 1);
 }
 
 TEST(TileLayoutTest, DenseWeightsLieWhereLanesReadThem) {

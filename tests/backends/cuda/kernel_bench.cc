@@ -24,6 +24,7 @@
 #include "engine/backends/cuda/kernels.h"
 #include "engine/codecs/cuda/product.h"
 #include "engine/codecs/cuda/tile_layout.h"
+#include "engine/codecs/fold/cuda/bit_layout.h"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -262,8 +263,10 @@ double TimeNorm(const Device& device, const SiteShape& site, int64_t num_tokens)
   sketch.groups = static_cast<const SketchGroup*>(tables.at(0));
   sketch.columns = tables.at(256);
   sketch.num_groups = 1;
+  sketch.num_entries = site.cols;
   sketch.cols = site.cols;
-  sketch.num_steps = NumSteps(buckets);
+  sketch.num_steps = FoldSteps(buckets);
+  sketch.form = PreparedForm::kBytePlanes;
   sketch.max_gain = 2.0f;
   const Random prepared(num_tokens * PreparedRowBytes(sketch.num_steps));
   return Time(device, 1, [&](int) {
@@ -294,7 +297,7 @@ int Run(const std::vector<std::string>& presets, const std::vector<int64_t>& tok
       double fold_total = 0;
       double cublas_total = 0;
       for (const SiteShape& site : preset.sites) {
-        const int64_t fold_steps = NumSteps(site.cols / 2);
+        const int64_t fold_steps = FoldSteps(site.cols / 2);
         const double fold =
             TimeProduct(device, LaunchFoldProduct, site, fold_steps, kFoldStepBytes, num_tokens);
         const double dense = TimeProduct(device, LaunchDenseProduct, site, NumSteps(site.cols),

@@ -2,6 +2,7 @@
 // interface. Prints one JSON object.
 //
 //   cuda_step_bench [--device cuda:0] [--preset llama-3.2-1b|llama-3.1-8b] [--layers N]
+//                   [--codec fold|dense] [--step decode_1|decode_8|decode_64|prefill_2048]
 //
 // Fewer layers than the model has make a quick run; times are then of those layers and the head.
 #include <algorithm>
@@ -231,20 +232,29 @@ struct StepShape {
   int64_t num_new;
 };
 
-int Run(const std::string& device, const std::string& preset, int num_layers) {
+// All codecs and steps where no name is given.
+int Run(const std::string& device, const std::string& preset, int num_layers,
+        const std::string& only_codec, const std::string& only_step) {
   ModelConfig config = PresetConfig(preset);
   if (num_layers > 0) config.num_layers = std::min(num_layers, config.num_layers);
   const std::shared_ptr<Backend> backend = Must(CreateBackend(device, {}));
-  const std::vector<StepShape> shapes = {{"decode_1", 1, 511, 1},
-                                         {"decode_8", 8, 511, 1},
-                                         {"decode_64", 64, 511, 1},
-                                         {"prefill_2048", 1, 0, 2048}};
+  std::vector<StepShape> shapes = {{"decode_1", 1, 511, 1},
+                                   {"decode_8", 8, 511, 1},
+                                   {"decode_64", 64, 511, 1},
+                                   {"prefill_2048", 1, 0, 2048}};
+  std::erase_if(shapes, [&](const StepShape& shape) {
+    return !only_step.empty() && shape.name != only_step;
+  });
   constexpr int64_t kMaxTokens = 2048;
   constexpr int64_t kCacheTokens = 64 * 512;
   nlohmann::json result = {
       {"device", backend->description()}, {"preset", preset}, {"layers", config.num_layers}};
   std::vector<double> seconds[2];
   for (const bool folded : {false, true}) {
+    if (!only_codec.empty() && (only_codec == "fold") != folded) {
+      seconds[folded ? 1 : 0].resize(shapes.size());
+      continue;
+    }
     const auto begin = std::chrono::steady_clock::now();
     SyntheticModel model(config, folded, kMaxTokens, kCacheTokens, *backend);
     const std::chrono::duration<double> load = std::chrono::steady_clock::now() - begin;
@@ -274,15 +284,21 @@ int main(int argc, char** argv) {
   std::string device = "cuda:0";
   std::string preset = "llama-3.2-1b";
   int num_layers = 0;
+  std::string codec;
+  std::string step;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string option = argv[i];
     if (option == "--device") device = argv[i + 1];
     if (option == "--preset") preset = argv[i + 1];
+    if (option == "--codec") codec = argv[i + 1];
+    if (option == "--step") step = argv[i + 1];
     if (option == "--layers") num_layers = static_cast<int>(std::strtol(argv[i + 1], nullptr, 10));
   }
   if (argc % 2 == 0) {
-    std::fprintf(stderr, "usage: %s [--device D] [--preset NAME] [--layers N]\n", argv[0]);
+    std::fprintf(stderr,
+                 "usage: %s [--device D] [--preset NAME] [--layers N] [--codec C] [--step S]\n",
+                 argv[0]);
     return 2;
   }
-  return ultrasketch::Run(device, preset, num_layers);
+  return ultrasketch::Run(device, preset, num_layers, codec, step);
 }

@@ -1,0 +1,60 @@
+// How sign bits lie in device memory so that they become operands of integer tensor instructions
+// with one logic operation for each register: index arithmetic shared by the kernels that pack,
+// those that multiply, and the tests.
+//
+// A bit step is 256 columns of a row tile (16 rows): an instruction takes 32 of them
+// (mma.sync.m16n8k32, wgmma m64nNk32). Its columns come in two halves of 128, a half in eight
+// chunks of 16, a chunk in four units of 4. A unit of a row is what a lane gives an instruction in
+// one register: four bytes. In memory the four bits of a unit are one bit of each of the four bytes
+// of a word, so that `word >> b & 0x01010101` is the register.
+//
+//   packed bits   [row tile][bit step][lane] 4 words: {rows l / 4, l / 4 + 8} of either half
+//
+// Lane l has the chunks l % 4 (bits 0 to 3 of each byte) and l % 4 + 4 (bits 4 to 7) of its rows, a
+// bit for each unit. A bit is 1 where the weight is +1 and 0 where it is -1:
+//
+//   sum of weight * input = 2 * (sum of bit * input) - (sum of inputs)
+//
+// All of it integers, so that sums are exact, whoever adds them in which order.
+#ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_LAYOUT_H_
+#define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_LAYOUT_H_
+
+#include <cstdint>
+
+#include "engine/codecs/cuda/tile_layout.h"
+
+namespace ultrasketch::cuda {
+
+inline constexpr int kBitStepColumns = 256;
+inline constexpr int kBitStepBytes = 32 * 16;
+inline constexpr int kChunkColumns = 16;
+inline constexpr int kUnitsPerChunk = 4;
+inline constexpr int kInstructionsPerBitStep = 8;
+inline constexpr uint32_t kUnitMask = 0x01010101u;
+
+// In steps of 64 columns: whole bit steps.
+inline constexpr int kStepsPerBitStep = kBitStepColumns / kStepColumns;
+US_HOST_DEVICE constexpr int64_t FoldSteps(int64_t buckets) {
+  return (buckets + kBitStepColumns - 1) / kBitStepColumns * kStepsPerBitStep;
+}
+// Of a step of 64 columns of a row tile.
+inline constexpr int kFoldStepBytes = kBitStepBytes / kStepsPerBitStep;
+
+// Totals of 16-bit integers stay within 32 bits.
+inline constexpr int64_t kMaxBuckets = 65536;
+
+// A word from the 16 bits of a lane's two chunks of a row, the first column's lowest.
+US_HOST_DEVICE constexpr uint32_t PackBitWord(uint32_t first_chunk, uint32_t second_chunk) {
+  uint32_t word = 0;
+  for (int column = 0; column < kChunkColumns; ++column) {
+    const int unit = column / 4;
+    const int byte = column % 4;
+    word |= (first_chunk >> column & 1u) << (8 * byte + unit);
+    word |= (second_chunk >> column & 1u) << (8 * byte + kUnitsPerChunk + unit);
+  }
+  return word;
+}
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_LAYOUT_H_
