@@ -8,7 +8,7 @@ readonly PACKAGES=(
   build-essential cmake ninja-build ccache pkg-config
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   prometheus-cpp-dev libgtest-dev libgmock-dev
-  nlohmann-json3-dev libcli11-dev libpcre2-dev libicu-dev libeigen3-dev libopenblas-pthread-dev liblzma-dev
+  nlohmann-json3-dev libcli11-dev libpcre2-dev libicu-dev libeigen3-dev libopenblas-openmp-dev liblzma-dev
 )
 readonly LINT_PACKAGES=(clang clang-format clang-tidy)
 

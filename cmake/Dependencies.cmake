@@ -7,7 +7,16 @@ find_package(PkgConfig REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(ICU REQUIRED IMPORTED_TARGET icu-uc)
 pkg_check_modules(LZMA REQUIRED IMPORTED_TARGET liblzma)
-pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
+
+# Of OpenBLAS's builds the one that several threads may call and that starts none of its own at load.
+# By path: which build `openblas` is, is the system's choice.
+find_library(OPENBLAS_LIBRARY openblas REQUIRED
+  PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp NO_DEFAULT_PATH)
+find_path(OPENBLAS_INCLUDE_DIR cblas.h REQUIRED
+  PATHS /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp NO_DEFAULT_PATH)
+add_library(us_openblas INTERFACE)
+target_link_libraries(us_openblas INTERFACE ${OPENBLAS_LIBRARY})
+target_include_directories(us_openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE_DIR})
 find_path(NLOHMANN_JSON_INCLUDE_DIR nlohmann/json.hpp REQUIRED)
 find_path(CLI11_INCLUDE_DIR CLI/CLI.hpp REQUIRED)
 

@@ -113,6 +113,7 @@ class CompressCommand : public Command {
     app.add_option("--own-share", options_.absmaxmin_own_share,
                    "Of absmaxmin: the part of the bits for important columns with buckets of their "
                    "own; 0: all columns share, as in the paper without allocation")
+        ->check(CLI::Range(0.0, 1.0))
         ->capture_default_str()
         ->type_name("PART");
     app.add_option("--calibration", options_.calibration_files,
@@ -140,7 +141,7 @@ class CompressCommand : public Command {
     app.add_flag(
         "--resume", options_.resume,
         "Go on after the last layer that an interrupted run with the same options finished");
-    app.add_flag("--overwrite", options_.overwrite, "Replace what is at --out");
+    app.add_flag("--overwrite", options_.overwrite, "Replace the compressed model at --out");
     app.add_option("--report", report_,
                    "Write a page about the result to FILE.html and its data to FILE.json (an "
                    ".html or .json at the end of FILE is left out first)")
@@ -173,10 +174,10 @@ class CompressCommand : public Command {
     if (!eval_file_.empty()) {
       US_ASSIGN_OR_RETURN(eval_tokens, ReadEvaluationText(*checkpoint));
     }
-    const auto memory =
-        static_cast<double>(EstimateCompressionMemory(checkpoint->config(), options_));
-    std::cerr << "needs up to " << HumanBytes(memory) << " of memory; "
-              << HumanBytes(static_cast<double>(AvailableMemoryBytes())) << " are available\n";
+    options_.on_start = [](int64_t memory_bytes) {
+      std::cerr << "needs up to " << HumanBytes(static_cast<double>(memory_bytes)) << " of memory; "
+                << HumanBytes(static_cast<double>(AvailableMemoryBytes())) << " are available\n";
+    };
     absl::StatusOr<CompressionReport> report;
     {
       ProgressBar progress("compressing");
@@ -194,10 +195,18 @@ class CompressCommand : public Command {
                                   .dense_bytes = checkpoint->file_bytes(),
                                   .report = *std::move(report),
                                   .evaluation = std::nullopt};
+    absl::Status evaluated;
     if (!eval_file_.empty()) {
-      US_ASSIGN_OR_RETURN(summary.evaluation, Evaluate(checkpoint, eval_tokens));
+      auto evaluation = Evaluate(checkpoint, eval_tokens);
+      evaluated = evaluation.status();
+      if (evaluation.ok()) summary.evaluation = *std::move(evaluation);
     }
     if (!report_.empty()) US_RETURN_IF_ERROR(WriteCompressionReport(summary, files));
+    if (!evaluated.ok()) {
+      return absl::Status(evaluated.code(),
+                          absl::StrCat(evaluated.message(), "; the model in ", out_,
+                                       " is complete: 'ultrasketch eval' evaluates it"));
+    }
     return environment.json ? WriteJson(ToJson(summary)) : WriteOutput(Describe(summary, out_));
   }
 

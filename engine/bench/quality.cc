@@ -119,10 +119,9 @@ class QualityMeasurement {
       Report(progress.stage, kCompressShare * progress.fraction);
     };
     const absl::StatusOr<CompressionReport> report = CompressCheckpoint(dense_, folder, compress);
-    if (absl::IsInvalidArgument(report.status())) {
+    if (absl::IsOutOfRange(report.status())) {
       point.error = std::string(report.status().message());
-      points_.push_back(std::move(point));
-      return absl::OkStatus();
+      return Add(std::move(point));
     }
     if (!report.ok()) return Annotate(report.status(), label_);
     point.bits_per_weight_linear = report->bits_per_weight_linear;
@@ -148,8 +147,12 @@ class QualityMeasurement {
     point.nll = evaluation->nll;
     point.tokens = evaluation->tokens;
     point.ratio_to_dense = points_.empty() ? 1 : std::exp(point.nll - points_.front().nll);
+    return Add(std::move(point));
+  }
+
+  absl::Status Add(QualityPoint point) {
     points_.push_back(std::move(point));
-    return absl::OkStatus();
+    return options_.on_point ? options_.on_point(points_) : absl::OkStatus();
   }
 
   void Report(std::string_view stage, double share) {

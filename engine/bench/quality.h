@@ -20,26 +20,6 @@
 
 namespace ultrasketch {
 
-struct QualityOptions {
-  std::vector<std::string> codecs = {"fold"};
-  std::vector<double> bits = {0.25, 0.5, 1, 2};  // targets of every codec
-  std::vector<int> landmarks = {2, 4};           // bits of round_to_nearest.h, without the scale
-
-  // Of every compression; codec, bits_per_weight and progress are set for each.
-  CompressOptions compress;
-
-  // Of every evaluation; progress is set for each. A stop is asked for through both `cancelled`.
-  EvaluateOptions evaluate;
-  std::string device = "auto";
-
-  // Models are written to a folder of their own in it, one at a time, which is removed at the end,
-  // whatever the end. Rounded models take four bytes a weight.
-  std::string work_folder;
-
-  // What is done, and the fraction of the whole, estimated, in [0, 1], never falling. May be empty.
-  std::function<void(std::string_view stage, double fraction)> progress;
-};
-
 struct QualityPoint {
   std::string codec;       // "dense", a codec's name, or "int4" for a landmark
   double target_bits = 0;  // what a codec was asked for; 0 for others
@@ -56,6 +36,30 @@ struct QualityPoint {
   double nll = 0;
   int64_t tokens = 0;
   double ratio_to_dense = 0;  // of the perplexities
+};
+
+struct QualityOptions {
+  std::vector<std::string> codecs = {"fold"};
+  std::vector<double> bits = {0.25, 0.5, 1, 2};  // targets of every codec
+  std::vector<int> landmarks = {2, 4};           // bits of round_to_nearest.h, without the scale
+
+  // Of every compression; codec, bits_per_weight and progress are set for each.
+  CompressOptions compress;
+
+  // Of every evaluation; progress is set for each. A stop is asked for through both `cancelled`.
+  EvaluateOptions evaluate;
+  std::string device = "auto";
+
+  // Models are written to a folder of their own in it, one at a time, which is removed at the end,
+  // whatever the end. Rounded models take four bytes a weight.
+  std::string work_folder;
+
+  // Called with all points so far after each of them; what it returns other than OK ends the
+  // measurement. May be empty.
+  std::function<absl::Status(absl::Span<const QualityPoint>)> on_point;
+
+  // What is done, and the fraction of the whole, estimated, in [0, 1], never falling. May be empty.
+  std::function<void(std::string_view stage, double fraction)> progress;
 };
 
 // Measures the dense model, then every landmark, then every codec at every rate, on the same

@@ -35,11 +35,12 @@ int64_t BucketBitsFor(double bits_per_weight) {
 
 int64_t FewestAbsMaxMinRowBits(int64_t cols, const AbsMaxMinStyle& style) {
   const int64_t shared = FewestBuckets(cols) * style.hash_rows * style.bits;
-  return (std::min(shared, cols * style.bits) + 7) / 8 * 8;
+  const int64_t own = cols * style.bits;
+  return ((style.own_share > 0 ? std::min(shared, own) : shared) + 7) / 8 * 8;
 }
 
 int64_t MostAbsMaxMinRowBits(int64_t cols, const AbsMaxMinStyle& style) {
-  return (cols * style.bits + 7) / 8 * 8;
+  return (cols * style.bits * (style.own_share > 0 ? 1 : style.hash_rows) + 7) / 8 * 8;
 }
 
 std::vector<AbsMaxMinClass> ChooseAbsMaxMinClasses(int64_t cols, int64_t row_bits,
@@ -51,8 +52,9 @@ std::vector<AbsMaxMinClass> ChooseAbsMaxMinClasses(int64_t cols, int64_t row_bit
   AbsMaxMinClass own = {0, 0, 1, style.bits, 0};
   AbsMaxMinClass shared = {0, 0, style.hash_rows, style.bits, 0};
   // As few bytes unused as can be, then as near to the share of own buckets.
-  std::pair<int64_t, double> least = {row_bits, 0.0};
-  for (int64_t num_own = 0; num_own <= std::min(cols, row_bits / style.bits); ++num_own) {
+  std::pair<int64_t, double> least = {row_bits + 1, 0.0};
+  const int64_t most_own = style.own_share > 0 ? std::min(cols, row_bits / style.bits) : 0;
+  for (int64_t num_own = 0; num_own <= most_own; ++num_own) {
     const int64_t num_shared = cols - num_own;
     const int64_t own_bits = num_own * style.bits;
     const int64_t buckets = std::min(num_shared, (row_bits - own_bits) / bits_per_shared);
@@ -89,9 +91,9 @@ absl::StatusOr<std::vector<std::vector<AbsMaxMinClass>>> PlanAbsMaxMin(
   }
   const double bits_per_byte = 8.0 / static_cast<double>(num_weights);
   const double fewest_bits = static_cast<double>(used_bytes) * bits_per_byte;
-  const double most_bits = static_cast<double>(most_bytes) * bits_per_byte;
+  const double most_bits = static_cast<double>(std::max(used_bytes, most_bytes)) * bits_per_byte;
   if (!(bits_per_weight >= fewest_bits && bits_per_weight <= most_bits)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
+    return absl::OutOfRangeError(absl::StrFormat(
         "bits per weight: expected %.3f to %.3f for codec absmaxmin with %d hash rows, %d bits a "
         "bucket, and this model, found %g",
         fewest_bits, most_bits, style.hash_rows, style.bits, bits_per_weight));

@@ -39,7 +39,7 @@ int64_t MostAbsMaxMinRowBits(int64_t cols, const AbsMaxMinStyle& style);
 // rows allow. They go to the sites of most importance for each weight (site_importance.h), with
 // diminishing returns.
 //
-// INVALID_ARGUMENT naming the possible range when the target is below what the smallest sketches
+// OUT_OF_RANGE naming the possible range when the target is below what the smallest sketches
 // take, or above what the largest do.
 absl::StatusOr<std::vector<std::vector<AbsMaxMinClass>>> PlanAbsMaxMin(
     absl::Span<const LinearSite> sites, absl::Span<const double> importance, double bits_per_weight,

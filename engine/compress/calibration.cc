@@ -72,6 +72,7 @@ class CalibrationReader {
       }
       first_byte += file_bytes[index];
     }
+    SpreadWindows();
     if (text_.windows.empty()) {
       return absl::InvalidArgumentError("the calibration files have no text");
     }
@@ -118,8 +119,20 @@ class CalibrationReader {
     return absl::OkStatus();
   }
 
+  // Of more windows than asked for, those that are spread evenly.
+  void SpreadWindows() {
+    const auto count = static_cast<int64_t>(text_.windows.size());
+    if (count <= num_windows_) return;
+    std::vector<std::vector<int32_t>> chosen;
+    for (int64_t window = 0; window < num_windows_; ++window) {
+      chosen.push_back(
+          std::move(text_.windows[static_cast<size_t>(window * count / num_windows_)]));
+    }
+    text_.windows = std::move(chosen);
+  }
+
   void AddWindow(absl::Span<const int32_t> tokens) {
-    if (static_cast<int64_t>(text_.windows.size()) == num_windows_ || tokens.empty()) return;
+    if (tokens.empty()) return;
     tokens = tokens.subspan(0, static_cast<size_t>(window_tokens_));
     text_.windows.emplace_back(tokens.begin(), tokens.end());
   }

@@ -20,6 +20,8 @@
 #include "engine/compress/absmaxmin_plan.h"
 #include "engine/compress/accounting.h"
 #include "engine/compress/calibration.h"
+#include "engine/compress/compression_memory.h"
+#include "engine/compress/fit_description.h"
 #include "engine/compress/fit_journal.h"
 #include "engine/compress/fold_encoder.h"
 #include "engine/compress/layer_fit.h"
@@ -36,11 +38,28 @@ namespace {
 
 using nlohmann::json;
 
-// Calibration windows that the model writes together.
-constexpr int64_t kWindowsAtOnce = 128;
+constexpr int64_t kMostCalibrationTokens = int64_t{1} << 40;
 
 // The part of the time that measuring sensitivities takes.
 constexpr double kSensitivityShare = 0.15;
+
+absl::Status ValidateAbsMaxMinOptions(const CompressOptions& options) {
+  if (options.codec != "absmaxmin") return absl::OkStatus();
+  if (options.absmaxmin_hash_rows < 1 || options.absmaxmin_hash_rows > kMaxHashRows) {
+    return absl::InvalidArgumentError(absl::StrCat("hash rows: expected 1 to ", kMaxHashRows,
+                                                   ", found ", options.absmaxmin_hash_rows));
+  }
+  const int64_t bits = options.absmaxmin_bucket_bits;
+  if (bits != 0 && (bits < kMinBucketBits || bits > kMaxBucketBits)) {
+    return absl::InvalidArgumentError(absl::StrCat("bucket bits: expected 0 or ", kMinBucketBits,
+                                                   " to ", kMaxBucketBits, ", found ", bits));
+  }
+  if (!(options.absmaxmin_own_share >= 0 && options.absmaxmin_own_share <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "own share: expected a number from 0 to 1, found ", options.absmaxmin_own_share));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status ValidateOptions(const Checkpoint& checkpoint, const CompressOptions& options) {
   if (options.codec != "fold" && options.codec != "absmaxmin") {
@@ -58,16 +77,13 @@ absl::Status ValidateOptions(const Checkpoint& checkpoint, const CompressOptions
         options.calibration_windows, ", ", options.calibration_window_tokens, " and ",
         options.num_threads));
   }
-  if (options.absmaxmin_hash_rows < 1 || options.absmaxmin_hash_rows > kMaxHashRows ||
-      (options.absmaxmin_bucket_bits != 0 && (options.absmaxmin_bucket_bits < kMinBucketBits ||
-                                              options.absmaxmin_bucket_bits > kMaxBucketBits)) ||
-      !(options.absmaxmin_own_share >= 0 && options.absmaxmin_own_share <= 1)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "codec absmaxmin: expected 1 to %d hash rows, %d to %d bits a bucket (or 0) and a share of "
-        "own buckets from 0 to 1, found %d, %d and %g",
-        kMaxHashRows, kMinBucketBits, kMaxBucketBits, options.absmaxmin_hash_rows,
-        options.absmaxmin_bucket_bits, options.absmaxmin_own_share));
+  // Their product is a number of tokens, and bytes of memory a few thousand times that.
+  if (options.calibration_windows > kMostCalibrationTokens / options.calibration_window_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "calibration windows: expected at most ", kMostCalibrationTokens, " tokens in all, found ",
+        options.calibration_windows, " windows of ", options.calibration_window_tokens));
   }
+  US_RETURN_IF_ERROR(ValidateAbsMaxMinOptions(options));
   US_ASSIGN_OR_RETURN(const std::string codec, CheckpointCodec(checkpoint));
   if (codec != "dense") {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -164,7 +180,7 @@ absl::StatusOr<CalibrationText> SampleFromModel(const std::shared_ptr<const Chec
   US_ASSIGN_OR_RETURN(const std::shared_ptr<Backend> backend,
                       CreateBackend("cpu", backend_options));
   ModelOptions model_options;
-  const int64_t windows = std::min(options.calibration_windows, kWindowsAtOnce);
+  const int64_t windows = SampledWindowsAtOnce(checkpoint->config(), options);
   model_options.max_step_tokens = windows;
   model_options.max_step_logits = windows;
   const int64_t window_blocks =
@@ -177,8 +193,7 @@ absl::StatusOr<CalibrationText> SampleFromModel(const std::shared_ptr<const Chec
 
 absl::StatusOr<CalibrationText> MakeCalibration(const std::shared_ptr<const Checkpoint>& checkpoint,
                                                 const CompressOptions& options) {
-  const int64_t window_tokens =
-      std::min(options.calibration_window_tokens, checkpoint->config().max_position_embeddings);
+  const int64_t window_tokens = CalibrationWindowTokens(checkpoint->config(), options);
   if (options.calibration_files.empty()) {
     return SampleFromModel(checkpoint, window_tokens, options);
   }
@@ -219,33 +234,6 @@ json QuantizationConfig(const SiteEncoder& encoder, const CompressOptions& optio
                  {"bits", options.bits_per_weight}};
   config.update(encoder.Parameters());
   return config;
-}
-
-// All that the fit depends on, to tell whether what a journal has belongs to it.
-json DescribeFit(const Checkpoint& checkpoint, const CompressOptions& options) {
-  json files = json::array();
-  for (const std::string& file : options.calibration_files) {
-    std::error_code error;
-    const auto bytes = std::filesystem::file_size(file, error);
-    files.push_back({{"path", file}, {"bytes", error ? json() : json(bytes)}});
-  }
-  json description = {{"journal_version", 1},
-                      {"model", checkpoint.folder()},
-                      {"model_bytes", checkpoint.file_bytes()},
-                      {"codec", options.codec},
-                      {"bits", options.bits_per_weight},
-                      {"embedding", options.embedding},
-                      {"head", options.head},
-                      {"seed", options.seed},
-                      {"calibration_files", files},
-                      {"calibration_windows", options.calibration_windows},
-                      {"calibration_window_tokens", options.calibration_window_tokens}};
-  if (options.codec == "absmaxmin") {
-    description["hash_rows"] = options.absmaxmin_hash_rows;
-    description["bucket_bits"] = options.absmaxmin_bucket_bits;
-    description["own_share"] = options.absmaxmin_own_share;
-  }
-  return description;
 }
 
 absl::Status Prepare(const std::shared_ptr<const Checkpoint>& checkpoint,
@@ -300,107 +288,80 @@ absl::Status WithHint(const absl::Status& status, const FitJournal& journal, int
   return absl::Status(status.code(),
                       absl::StrCat(status.message(), "; ", journal.num_layers(), " of ", num_layers,
                                    " layers are finished and kept in ", journal.folder(),
-                                   ": resume to go on from there"));
-}
-
-// "out" and "out/" have the same.
-std::string JournalFolder(const std::string& out_folder) {
-  std::filesystem::path path = std::filesystem::path(out_folder).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
-  return path.string() + ".partial";
+                                   ": go on from there with --resume"));
 }
 
 }  // namespace
-
-int64_t EstimateCompressionMemory(const ModelConfig& config, const CompressOptions& options) {
-  constexpr int64_t kDouble = sizeof(double);
-  constexpr int64_t kFloat = sizeof(float);
-  int64_t widest_rows = 0, widest_cols = 0;
-  int64_t weights = 0;  // of two sites of a layer, as they are and transposed
-  int64_t encoding = 0;
-  const absl::StatusOr<TableTypes> table_types =
-      ChooseTableTypes(config, options.embedding, options.head, options.bits_per_weight);
-  int64_t compressed = table_types.ok() ? TableBytes(config, *table_types) : 0;
-  int64_t layer_weights = 0;
-  for (const LinearSite& site : LinearSites(config)) {
-    widest_rows = std::max(widest_rows, site.rows);
-    widest_cols = std::max(widest_cols, site.cols);
-    // Moments of inputs and outputs, the same folded, and a factor and an inverse.
-    encoding = std::max(encoding, (5 * site.cols + 2 * site.rows) * site.cols * kDouble);
-    compressed +=
-        static_cast<int64_t>(static_cast<double>(site.num_weights()) * options.bits_per_weight / 8);
-    if (site.layer == 0) layer_weights += 2 * site.num_weights() * kFloat;
-  }
-  weights = layer_weights;
-  if (options.calibration_windows == 0) return encoding + weights + compressed;
-  const int64_t num_tokens = options.calibration_windows * options.calibration_window_tokens;
-  const int64_t streams = num_tokens * (2 * config.hidden_size + config.query_width()) * kFloat;
-  const int64_t batch = LayerFitBatchTokens(options.calibration_window_tokens) *
-                        (6 * config.hidden_size + 2 * widest_rows + 3 * widest_cols) * kFloat;
-  return std::max(streams + batch + weights + encoding,
-                  SensitivityMemory(config) + 2 * layer_weights) +
-         compressed;
-}
 
 absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Checkpoint> checkpoint,
                                                      const std::string& out_folder,
                                                      const CompressOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   US_RETURN_IF_ERROR(ValidateOptions(*checkpoint, options));
-  US_RETURN_IF_ERROR(CheckOutputFolder(*checkpoint, out_folder, options.overwrite));
+  US_ASSIGN_OR_RETURN(
+      const std::string out,
+      ResolveOutputFolder(*checkpoint, options.calibration_files, out_folder, options.overwrite));
   US_ASSIGN_OR_RETURN(const TableTypes table_types,
                       ChooseTableTypes(checkpoint->config(), options.embedding, options.head,
                                        options.bits_per_weight));
   const std::vector<LinearSite> sites = LinearSites(checkpoint->config());
+  // Whether the target can be met does not depend on the importance, which is yet to be measured.
+  US_ASSIGN_OR_RETURN(std::unique_ptr<SiteEncoder> encoder,
+                      MakeEncoder(sites, TypicalImportance(sites), options));
+  CompressionReport report;
+  report.estimated_memory_bytes = EstimateCompressionMemory(checkpoint->config(), options);
+  if (options.on_start) options.on_start(report.estimated_memory_bytes);
+
   ThreadPool pool(options.num_threads);
+  US_ASSIGN_OR_RETURN(const json description, DescribeFit(*checkpoint, options, pool));
+  US_ASSIGN_OR_RETURN(const std::unique_ptr<FitJournal> journal,
+                      FitJournal::Open(out + ".partial", description, options.resume));
+  report.resumed_layers = journal->num_layers();
   Report(options, "embedding and head", 0.0);
   US_ASSIGN_OR_RETURN(CompressedTables tables, CompressTables(*checkpoint, table_types, pool));
 
-  CompressionReport report;
-  report.estimated_memory_bytes = EstimateCompressionMemory(checkpoint->config(), options);
-  EncodedSites encoded;
-  std::unique_ptr<SiteEncoder> encoder;
-  std::unique_ptr<FitJournal> journal;
-  if (options.calibration_windows == 0) {
-    report.calibration_source = "none";
-    US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, TypicalImportance(sites), options));
-    US_ASSIGN_OR_RETURN(encoded, EncodeFromWeights(*checkpoint, sites, *encoder, options, pool));
-  } else {
-    report.calibration_source = options.calibration_files.empty() ? "self-generated" : "files";
-    US_ASSIGN_OR_RETURN(
-        journal, FitJournal::Open(JournalFolder(out_folder), DescribeFit(*checkpoint, options),
-                                  options.resume));
-    report.resumed_layers = journal->num_layers();
-    US_RETURN_IF_ERROR(Prepare(checkpoint, sites, options, *journal, pool));
-    report.calibration_tokens = journal->text().num_tokens();
-    US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, journal->importance(), options));
-    absl::StatusOr<EncodedSites> fitted = EncodeFromCalibration(
-        *checkpoint, sites, *encoder, tables.embedding.get(), options, *journal, pool);
-    if (!fitted.ok()) {
-      return WithHint(fitted.status(), *journal, checkpoint->config().num_layers);
+  const auto work = [&]() -> absl::Status {
+    EncodedSites encoded;
+    if (options.calibration_windows == 0) {
+      report.calibration_source = "none";
+      US_ASSIGN_OR_RETURN(encoded, EncodeFromWeights(*checkpoint, sites, *encoder, options, pool));
+    } else {
+      report.calibration_source = options.calibration_files.empty() ? "self-generated" : "files";
+      US_RETURN_IF_ERROR(Prepare(checkpoint, sites, options, *journal, pool));
+      report.calibration_tokens = journal->text().num_tokens();
+      US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, journal->importance(), options));
+      US_ASSIGN_OR_RETURN(
+          encoded, EncodeFromCalibration(*checkpoint, sites, *encoder, tables.embedding.get(),
+                                         options, *journal, pool));
     }
-    encoded = *std::move(fitted);
-  }
-  if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
+    if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
 
-  Report(options, "writing", 1.0);
-  for (std::unique_ptr<GroupedTable>* table : {&tables.embedding, &tables.head}) {
-    if (*table != nullptr) encoded.sites.push_back(std::move(*table));
+    Report(options, "writing", 1.0);
+    for (std::unique_ptr<GroupedTable>* table : {&tables.embedding, &tables.head}) {
+      if (*table != nullptr) encoded.sites.push_back(std::move(*table));
+    }
+    json quantization_config = QuantizationConfig(*encoder, options);
+    quantization_config.update(TableParameters(table_types));
+    US_RETURN_IF_ERROR(WriteModelFolder(*checkpoint, encoded.sites, encoded.replaced,
+                                        quantization_config, journal->model_folder()));
+    // In the meantime somebody else may have put something there.
+    US_RETURN_IF_ERROR(
+        ResolveOutputFolder(*checkpoint, options.calibration_files, out, options.overwrite)
+            .status());
+    report.sites = std::move(encoded.reports);
+    return PublishFolder(journal->model_folder(), out);
+  };
+  if (const absl::Status status = work(); !status.ok()) {
+    return WithHint(status, *journal, checkpoint->config().num_layers);
   }
-  json quantization_config = QuantizationConfig(*encoder, options);
-  quantization_config.update(TableParameters(table_types));
-  US_RETURN_IF_ERROR(WriteCompressedModel(*checkpoint, encoded.sites, encoded.replaced,
-                                          quantization_config, out_folder, options.overwrite));
-  if (journal != nullptr) US_RETURN_IF_ERROR(journal->Remove());
+  US_RETURN_IF_ERROR(journal->Remove());
   // What was written is measured as anybody else would read it.
-  US_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> written,
-                      Checkpoint::Open(out_folder));
+  US_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> written, Checkpoint::Open(out));
   US_ASSIGN_OR_RETURN(const ModelSize size, MeasureModel(*written));
   report.bits_per_weight_linear = size.bits_per_weight_linear;
   report.bits_per_weight_file = size.bits_per_weight_file;
   report.bytes = size.file_bytes;
   report.parameters = size.parameters;
-  report.sites = std::move(encoded.reports);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }

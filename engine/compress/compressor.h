@@ -70,8 +70,13 @@ struct CompressOptions {
   // until the compression is complete.
   bool resume = false;
 
-  // Replaces what is at the output folder. Without it a folder that is not empty is an error.
+  // Replaces a compressed model at the output folder. Without it a folder that is not empty is an
+  // error, and always one with something else in it.
   bool overwrite = false;
+
+  // Called once, when all options have been found to be possible and before anything is done. May
+  // be empty.
+  std::function<void(int64_t estimated_memory_bytes)> on_start;
 
   std::function<void(const CompressProgress&)> progress;  // may be empty
 
@@ -114,16 +119,18 @@ struct CompressionReport {
 nlohmann::json ToJson(const CompressionReport& report);
 
 // Bytes of memory that compressing takes at its peak, estimated from above: activations of the
-// calibration text, the weights of one layer and the moments of one site. Beside them the
-// checkpoint's mapped files use what memory there is.
+// calibration text, the weights of one layer, the moments of one site, or the cache with which the
+// model writes its own text. Beside them the checkpoint's mapped files use what memory there is.
+// Valid options.
 int64_t EstimateCompressionMemory(const ModelConfig& config, const CompressOptions& options);
 
 // Compresses `checkpoint` to the folder `out_folder`, which appears whole or not at all: it is
-// written beside under a temporary name and renamed.
+// written to the folder with ".partial" added and renamed.
 //
-// INVALID_ARGUMENT for options out of range, a target that the codec cannot meet and a checkpoint
-// that is compressed already; ALREADY_EXISTS for an output folder that is not empty; CANCELLED;
-// otherwise what reading the checkpoint and writing the folder return.
+// INVALID_ARGUMENT for options out of range and a checkpoint that is compressed already;
+// OUT_OF_RANGE for a target that the codec cannot meet; what ResolveOutputFolder (model_writer.h)
+// says of the output folder; CANCELLED; otherwise what reading the checkpoint and writing the
+// folder return.
 absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Checkpoint> checkpoint,
                                                      const std::string& out_folder,
                                                      const CompressOptions& options);

@@ -3,9 +3,7 @@
 #include <cblas.h>
 
 #include <cstdint>
-#include <cstring>
 #include <limits>
-#include <mutex>
 
 #include "engine/base/check.h"
 
@@ -17,25 +15,15 @@ void dpotri_(const char* triangle, const int* size, double* matrix, const int* s
 namespace ultrasketch {
 namespace {
 
-// Parallelism is the callers': OpenBLAS keeps to the calling thread. A build of it without threads
-// is not safe to call from several at once either, so such calls take turns.
-class BlasCall {
- public:
-  BlasCall() {
-    static const bool serial = [] {
-      openblas_set_num_threads(1);
-      return std::strstr(openblas_get_config(), "SINGLE_THREADED") != nullptr;
-    }();
-    if (serial) lock_ = std::unique_lock(Turns());
-  }
-
- private:
-  static std::mutex& Turns() {
-    static std::mutex mutex;
-    return mutex;
-  }
-  std::unique_lock<std::mutex> lock_;
-};
+// Parallelism is the callers': OpenBLAS keeps to the calling thread. Its number of threads is one of
+// OpenMP's settings, which each thread has for itself.
+void UseCallingThread() {
+  thread_local const bool once = [] {
+    openblas_set_num_threads(1);
+    return true;
+  }();
+  static_cast<void>(once);
+}
 
 int Int(int64_t value) {
   US_CHECK(value >= 0 && value <= std::numeric_limits<int>::max());
@@ -47,7 +35,7 @@ int Int(int64_t value) {
 void MultiplyAdd(int64_t m, int64_t n, int64_t k, double factor, const double* a, int64_t a_stride,
                  const double* b, int64_t b_stride, double keep, double* out, int64_t out_stride) {
   if (m == 0 || n == 0) return;
-  const BlasCall call;
+  UseCallingThread();
   cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, Int(m), Int(n), Int(k), factor, a,
               Int(a_stride), b, Int(b_stride), keep, out, Int(out_stride));
 }
@@ -56,9 +44,9 @@ void MultiplyAdd(int64_t m, int64_t n, int64_t k, double factor, const double* a
 
 bool Cholesky(RowMajorMatrix& matrix) {
   US_CHECK(matrix.rows() == matrix.cols());
+  UseCallingThread();
   const int size = Int(matrix.rows());
   int info = 0;
-  const BlasCall call;
   dpotrf_("L", &size, matrix.data(), &size, &info);
   return info == 0;
 }
@@ -66,9 +54,9 @@ bool Cholesky(RowMajorMatrix& matrix) {
 void SolveCholesky(const RowMajorMatrix& upper, RowMajorMatrix& x) {
   US_CHECK(upper.rows() == x.cols());
   if (x.rows() == 0) return;
+  UseCallingThread();
   const int rows = Int(x.rows());
   const int size = Int(x.cols());
-  const BlasCall call;
   cblas_dtrsm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit, rows, size, 1.0,
               upper.data(), size, x.data(), size);
   cblas_dtrsm(CblasRowMajor, CblasRight, CblasUpper, CblasTrans, CblasNonUnit, rows, size, 1.0,
@@ -76,9 +64,9 @@ void SolveCholesky(const RowMajorMatrix& upper, RowMajorMatrix& x) {
 }
 
 bool InvertCholesky(RowMajorMatrix& upper) {
+  UseCallingThread();
   const int size = Int(upper.rows());
   int info = 0;
-  const BlasCall call;
   dpotri_("L", &size, upper.data(), &size, &info);
   return info == 0;
 }

@@ -17,6 +17,7 @@
 #include "engine/base/check.h"
 #include "engine/base/file.h"
 #include "engine/base/status.h"
+#include "engine/base/strings.h"
 #include "engine/base/thread_pool.h"
 #include "engine/format/json.h"
 #include "engine/format/safetensors.h"
@@ -30,15 +31,66 @@ using nlohmann::json;
 constexpr char kDescriptionFile[] = "description.json";
 constexpr char kPreparationFile[] = "preparation.safetensors";
 constexpr char kLockFile[] = "lock";
+constexpr char kModelFolder[] = "model";
 constexpr char kErrorsKey[] = "errors";
+
+constexpr char kAdvice[] = "; without --resume the work starts again";
+
+absl::Status WithAdvice(const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(status.message(), kAdvice));
+}
+
+// Whether a journal makes what has this name; files half written have longer ones.
+bool IsOurs(std::string_view name) {
+  return name == kLockFile || name == kModelFolder || name == absl::StrCat(kModelFolder, ".old") ||
+         name.starts_with(kDescriptionFile) || name.starts_with(kPreparationFile) ||
+         (name.starts_with("layer-") && name.find(".safetensors") != name.npos);
+}
+
+// FAILED_PRECONDITION when there is something at `folder` that is not a journal's.
+absl::Status CheckIsOurs(const std::string& folder) {
+  std::error_code error;
+  const fs::file_status status = fs::symlink_status(folder, error);
+  if (!fs::exists(status)) return absl::OkStatus();
+  if (!fs::is_directory(status)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(folder, ": expected a folder for what is finished, found something else"));
+  }
+  fs::directory_iterator entry(folder, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (IsOurs(name)) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat(folder, ": expected nothing but what an interrupted compression left, found ",
+                     Quoted(name), "; move it away"));
+  }
+  return error ? ErrnoStatus(error.value(), folder) : absl::OkStatus();
+}
+
+// Removes what is a journal's, but for the file that locks it.
+absl::Status RemoveContents(const std::string& folder) {
+  std::error_code error;
+  std::vector<fs::path> paths;
+  fs::directory_iterator entry(folder, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (IsOurs(name) && name != kLockFile) paths.push_back(entry->path());
+  }
+  if (error) return ErrnoStatus(error.value(), folder);
+  for (const fs::path& path : paths) {
+    fs::remove_all(path, error);
+    if (error) return ErrnoStatus(error.value(), path.string());
+  }
+  return absl::OkStatus();
+}
 
 // The first key whose values differ, with both.
 std::string Difference(const json& expected, const json& found) {
   for (const auto& [key, value] : expected.items()) {
     const json* other = FindMember(found, key);
     if (other == nullptr || *other != value) {
-      return absl::StrCat(key, " is ", other == nullptr ? "absent" : other->dump(), " there and ",
-                          value.dump(), " now");
+      return absl::StrCat(key, " is ", DescribeJson(other), " there and ", DescribeJson(&value),
+                          " now");
     }
   }
   return "it has keys that are not known";
@@ -79,12 +131,15 @@ std::string FitJournal::PathOf(const std::string& name) const {
   return (fs::path(folder_) / name).string();
 }
 
+std::string FitJournal::model_folder() const { return PathOf(kModelFolder); }
+
 std::string FitJournal::LayerPath(int layer) const {
   return PathOf(absl::StrFormat("layer-%05d.safetensors", layer));
 }
 
 absl::StatusOr<std::unique_ptr<FitJournal>> FitJournal::Open(const std::string& folder,
                                                              const json& description, bool resume) {
+  US_RETURN_IF_ERROR(CheckIsOurs(folder));
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) return ErrnoStatus(error.value(), folder);
@@ -103,29 +158,32 @@ absl::StatusOr<std::unique_ptr<FitJournal>> FitJournal::Open(const std::string& 
       journal->removed_ = true;  // kept for whom it was made
       return loaded;
     }
+    fs::remove_all(journal->model_folder(), error);
+    if (error) return ErrnoStatus(error.value(), journal->model_folder());
     return journal;
   }
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().filename() == kLockFile) continue;
-    fs::remove_all(entry.path(), error);
-    if (error) return ErrnoStatus(error.value(), entry.path().string());
-  }
+  US_RETURN_IF_ERROR(RemoveContents(folder));
   US_RETURN_IF_ERROR(
       WriteFileAtomically(journal->PathOf(kDescriptionFile), description.dump(2) + "\n"));
   return journal;
 }
 
 absl::Status FitJournal::Load(const json& description) {
-  US_ASSIGN_OR_RETURN(const json found, ReadJsonFile(PathOf(kDescriptionFile)));
+  const absl::StatusOr<json> read = ReadJsonFile(PathOf(kDescriptionFile));
+  if (!read.ok()) return WithAdvice(read.status());
+  const json& found = *read;
   if (found != description) {
     return absl::FailedPreconditionError(absl::StrCat(
         folder_, ": it was made by another compression: ", Difference(description, found),
-        "; compress without resuming to start again"));
+        kAdvice));
   }
   std::error_code error;
   if (!fs::exists(PathOf(kPreparationFile), error)) return absl::OkStatus();
-  US_RETURN_IF_ERROR(ReadPreparation());
-  while (fs::exists(LayerPath(num_layers_), error)) ++num_layers_;
+  if (const absl::Status status = ReadPreparation(); !status.ok()) return WithAdvice(status);
+  // A damaged layer is one that is not finished.
+  while (fs::exists(LayerPath(num_layers_), error) && OpenVerified(LayerPath(num_layers_)).ok()) {
+    ++num_layers_;
+  }
   return absl::OkStatus();
 }
 
@@ -225,9 +283,13 @@ absl::StatusOr<FittedLayer> FitJournal::ReadLayer(int layer, absl::Span<const Li
 
 absl::Status FitJournal::Remove() {
   removed_ = true;
+  US_RETURN_IF_ERROR(RemoveContents(folder_));
   std::error_code error;
-  fs::remove_all(folder_, error);
-  return error ? ErrnoStatus(error.value(), folder_) : absl::OkStatus();
+  fs::remove(PathOf(kLockFile), error);
+  fs::remove(folder_, error);
+  // What somebody else put there in the meantime stays.
+  return !error || error == std::errc::directory_not_empty ? absl::OkStatus()
+                                                           : ErrnoStatus(error.value(), folder_);
 }
 
 }  // namespace ultrasketch

@@ -18,14 +18,17 @@
 namespace ultrasketch {
 
 // A folder with a file that says what is being compressed and how, the calibration text, what the
-// bits were spread by, and one file for each finished layer. Every file appears whole or not at
-// all. One process at a time: the folder is locked. Not thread-safe.
+// bits were spread by, one file for each finished layer, and in the end the model, before it goes
+// to its place. Every file appears whole or not at all. One process at a time: the folder is
+// locked. Not thread-safe.
 class FitJournal {
  public:
   // Opens `folder`. `description` is everything that the result depends on. With `resume` what the
   // folder has is kept, and must have been made for the same description: else FAILED_PRECONDITION
-  // naming the key that differs. Without it, or when there is nothing, the folder starts empty.
-  // UNAVAILABLE when another process has it open.
+  // naming the key that differs. A damaged layer counts as not finished. Without it, or when there
+  // is nothing, the folder starts empty. UNAVAILABLE when another process has it open;
+  // FAILED_PRECONDITION, and nothing is touched, when there is something at `folder` that a journal
+  // has not made.
   static absl::StatusOr<std::unique_ptr<FitJournal>> Open(const std::string& folder,
                                                           const nlohmann::json& description,
                                                           bool resume);
@@ -36,6 +39,9 @@ class FitJournal {
   FitJournal& operator=(const FitJournal&) = delete;
 
   const std::string& folder() const { return folder_; }
+  // For the model until it is complete: a name in the folder. There is nothing of that name at
+  // first.
+  std::string model_folder() const;
 
   // The text and the importance of the sites, together: what comes before the first layer.
   bool has_preparation() const { return !importance_.empty(); }

@@ -12,11 +12,14 @@
 namespace ultrasketch {
 namespace {
 
-// The most classes that a site is split into: see ChooseFoldClasses.
-constexpr int kPlannedClasses = 2;
+// What the fit makes of `buckets` buckets.
+FoldShape ShapeOf(const LinearSite& site, int64_t buckets, bool ranked) {
+  const auto num_classes = static_cast<int>(EvenFoldClasses(site.cols, buckets).size());
+  return {buckets, num_classes, ranked && num_classes > 1};
+}
 
-int64_t StoredBytes(const LinearSite& site, int64_t buckets, bool ranked) {
-  return FoldStoredBytes(site.rows, site.cols, buckets, kPlannedClasses, ranked);
+int64_t StoredBytes(const LinearSite& site, const FoldShape& shape) {
+  return FoldStoredBytes(site.rows, site.cols, shape.buckets, shape.num_classes, shape.ranked);
 }
 
 // What one more bucket is worth to a site that has `bits` buckets for each column already. Below
@@ -43,21 +46,20 @@ absl::StatusOr<std::vector<FoldShape>> PlanFold(absl::Span<const LinearSite> sit
   std::vector<FoldShape> shapes;
   for (const LinearSite& site : sites) {
     num_weights += site.num_weights();
-    shapes.push_back({FewestBuckets(site), kPlannedClasses, ranked});
-    used_bytes += StoredBytes(site, shapes.back().buckets, ranked);
-    most_bytes += StoredBytes(site, MostBuckets(site), ranked);
+    shapes.push_back(ShapeOf(site, FewestBuckets(site), ranked));
+    used_bytes += StoredBytes(site, shapes.back());
+    most_bytes += StoredBytes(site, ShapeOf(site, MostBuckets(site), ranked));
   }
   const double bits_per_byte = 8.0 / static_cast<double>(num_weights);
   const double fewest_bits = static_cast<double>(used_bytes) * bits_per_byte;
   const double most_bits = static_cast<double>(most_bytes) * bits_per_byte;
   if (!(bits_per_weight >= fewest_bits && bits_per_weight <= most_bits)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
+    return absl::OutOfRangeError(absl::StrFormat(
         "bits per weight: expected %.3f to %.3f for codec fold and this model, found %g",
         fewest_bits, most_bits, bits_per_weight));
   }
 
-  // A byte more for every row of the site that gains most by it, until none fits
-  // any more.
+  // A byte more for every row of the site that gains most by it, until none fits any more.
   const auto budget_bytes = static_cast<int64_t>(std::floor(bits_per_weight / bits_per_byte));
   struct Candidate {
     double gain;
@@ -76,12 +78,13 @@ absl::StatusOr<std::vector<FoldShape>> PlanFold(absl::Span<const LinearSite> sit
   while (!candidates.empty()) {
     const size_t index = candidates.top().index;
     candidates.pop();
-    const int64_t buckets = std::min(shapes[index].buckets + 8, MostBuckets(sites[index]));
-    const int64_t more_bytes = StoredBytes(sites[index], buckets, ranked) -
-                               StoredBytes(sites[index], shapes[index].buckets, ranked);
-    if (buckets == shapes[index].buckets || used_bytes + more_bytes > budget_bytes) continue;
+    const LinearSite& site = sites[index];
+    const FoldShape more =
+        ShapeOf(site, std::min(shapes[index].buckets + 8, MostBuckets(site)), ranked);
+    const int64_t more_bytes = StoredBytes(site, more) - StoredBytes(site, shapes[index]);
+    if (more.buckets == shapes[index].buckets || used_bytes + more_bytes > budget_bytes) continue;
     used_bytes += more_bytes;
-    shapes[index].buckets = buckets;
+    shapes[index] = more;
     push(index);
   }
   return shapes;

@@ -25,7 +25,7 @@ struct FoldShape {
 // buckets allow. They go to the sites of most importance for each weight (site_importance.h), with
 // diminishing returns. `ranked` reserves room for the columns' classes.
 //
-// INVALID_ARGUMENT naming the possible range when the target is below what the smallest sketch
+// OUT_OF_RANGE naming the possible range when the target is below what the smallest sketch
 // takes, or above what the largest does.
 absl::StatusOr<std::vector<FoldShape>> PlanFold(absl::Span<const LinearSite> sites,
                                                 absl::Span<const double> importance,

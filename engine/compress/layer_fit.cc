@@ -298,8 +298,7 @@ class LayerFitter {
                               update_.data(), pool_);
       AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(compressed_, batch));
     }
-    SetResidualError(SiteKind::kAttentionOutput);
-    return absl::OkStatus();
+    return SetResidualError(dense_output.site());
   }
 
   absl::Status FitMlp(int layer) {
@@ -332,11 +331,10 @@ class LayerFitter {
       compressed_down.Apply(activation, batch.num_tokens, update_.data(), pool_);
       AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(compressed_, batch));
     }
-    SetResidualError(SiteKind::kMlpOutput);
-    return absl::OkStatus();
+    return SetResidualError(dense_down.site());
   }
 
-  void SetResidualError(SiteKind kind) {
+  absl::Status SetResidualError(const LinearSite& site) {
     double error = 0;
     double energy = 0;
     for (size_t i = 0; i < dense_.size(); ++i) {
@@ -344,8 +342,15 @@ class LayerFitter {
       error += difference * difference;
       energy += static_cast<double>(dense_[i]) * dense_[i];
     }
-    fit_.layers.back().sites[static_cast<size_t>(kind)].relative_residual_error =
+    if (!std::isfinite(energy) || !std::isfinite(error)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(site.name, ": on the calibration text the ",
+                       std::isfinite(energy) ? "compressed" : "dense",
+                       " model's residual stream after this site is not finite"));
+    }
+    fit_.layers.back().sites[static_cast<size_t>(site.kind)].relative_residual_error =
         energy > 0 ? error / energy : std::numeric_limits<double>::quiet_NaN();
+    return absl::OkStatus();
   }
 
   // The input of the mlp_output site, from a residual stream before the MLP.

@@ -18,6 +18,10 @@ constexpr double kScaleStep = (kLargestLogitScale - kLeastLogitScale) / (kNumSca
 constexpr int64_t kLogitsAtOnce = int64_t{1} << 24;
 constexpr int64_t kHeadRowsAtOnce = 4096;
 
+int64_t TokensAtOnce(int64_t vocab_size) {
+  return std::max<int64_t>(kLogitsAtOnce / vocab_size, 16);
+}
+
 using Losses = std::array<double, kNumScales>;
 
 double ScaleAt(int index) { return kLeastLogitScale + index * kScaleStep; }
@@ -66,8 +70,7 @@ double BestLogitScale(const TensorView& head, const float* dense_x, const float*
                       int64_t num_tokens, ThreadPool& pool) {
   const int64_t vocab_size = head.shape[0];
   const int64_t hidden_size = head.shape[1];
-  const int64_t tokens_at_once =
-      std::clamp<int64_t>(kLogitsAtOnce / vocab_size, 16, std::max<int64_t>(16, num_tokens));
+  const int64_t tokens_at_once = std::min(TokensAtOnce(vocab_size), num_tokens);
   std::vector<float> dense_logits(static_cast<size_t>(tokens_at_once * vocab_size));
   std::vector<float> compressed_logits(dense_logits.size());
   std::vector<Losses> token_losses(static_cast<size_t>(num_tokens), Losses{});
@@ -96,6 +99,14 @@ double BestLogitScale(const TensorView& head, const float* dense_x, const float*
   const double bend = losses[middle + 1] - 2 * losses[middle] + losses[middle - 1];
   const double shift = bend > 0 ? std::clamp(-0.5 * slope / bend, -1.0, 1.0) : 0.0;
   return ScaleAt(best) + shift * kScaleStep;
+}
+
+int64_t LogitScaleMemory(const ModelConfig& config) {
+  const int64_t tokens = TokensAtOnce(config.vocab_size);
+  const int64_t head_rows = std::min<int64_t>(kHeadRowsAtOnce, config.vocab_size);
+  const int64_t floats =
+      2 * tokens * config.vocab_size + head_rows * (2 * config.hidden_size + tokens);
+  return floats * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace ultrasketch

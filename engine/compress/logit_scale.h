@@ -6,6 +6,7 @@
 
 #include "engine/base/tensor.h"
 #include "engine/base/thread_pool.h"
+#include "engine/format/model_config.h"
 
 namespace ultrasketch {
 
@@ -19,6 +20,9 @@ inline constexpr double kLeastLogitScale = 0.2;
 inline constexpr double kLargestLogitScale = 1.5;
 double BestLogitScale(const TensorView& head, const float* dense_x, const float* compressed_x,
                       int64_t num_tokens, ThreadPool& pool);
+
+// Bytes of memory that it takes.
+int64_t LogitScaleMemory(const ModelConfig& config);
 
 }  // namespace ultrasketch
 

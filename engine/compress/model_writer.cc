@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -13,6 +14,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include <sys/stat.h>
 
 #include "engine/base/file.h"
 #include "engine/base/status.h"
@@ -43,12 +45,6 @@ absl::Status FromErrorCode(const std::error_code& error, std::string_view what) 
   return error ? ErrnoStatus(error.value(), what) : absl::OkStatus();
 }
 
-// Without a trailing separator, so that siblings can be named after it.
-fs::path Normalized(const std::string& folder) {
-  fs::path path = fs::path(folder).lexically_normal();
-  return path.has_filename() ? path : path.parent_path();
-}
-
 absl::Status SyncFolder(const fs::path& folder) {
   const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) return ErrnoStatus(errno, folder.string());
@@ -61,7 +57,7 @@ absl::Status WriteConfig(const Checkpoint& checkpoint, const nlohmann::json& qua
                          const fs::path& folder) {
   US_ASSIGN_OR_RETURN(nlohmann::json config,
                       ReadJsonFile((fs::path(checkpoint.folder()) / "config.json").string()));
-  config["quantization_config"] = quantization_config;
+  config[std::string(kQuantizationKey)] = quantization_config;
   return WriteFileAtomically((folder / "config.json").string(), config.dump(2) + "\n");
 }
 
@@ -69,7 +65,7 @@ absl::Status CopySideFiles(const Checkpoint& checkpoint, const fs::path& folder)
   for (const char* name : kCopiedFiles) {
     const fs::path source = fs::path(checkpoint.folder()) / name;
     std::error_code error;
-    if (!fs::exists(source, error)) continue;
+    if (!fs::is_regular_file(source, error)) continue;
     US_ASSIGN_OR_RETURN(const std::string contents, ReadFile(source.string()));
     US_RETURN_IF_ERROR(WriteFileAtomically((folder / name).string(), contents));
   }
@@ -78,7 +74,8 @@ absl::Status CopySideFiles(const Checkpoint& checkpoint, const fs::path& folder)
 
 absl::Status WriteWeights(const Checkpoint& checkpoint,
                           absl::Span<const std::unique_ptr<EncodedLinear>> sites,
-                          absl::Span<const ReplacedTensor> replaced, const fs::path& folder) {
+                          absl::Span<const ReplacedTensor> replaced,
+                          const nlohmann::json& quantization_config, const fs::path& folder) {
   std::set<std::string> left_out;
   std::vector<TensorToWrite> tensors;
   for (const auto& site : sites) {
@@ -91,37 +88,113 @@ absl::Status WriteWeights(const Checkpoint& checkpoint,
     left_out.insert(tensor.name);
     tensors.emplace_back(tensor.name, TensorView{tensor.dtype, tensor.shape, tensor.bytes.data()});
   }
+  // Some tied models store the table twice.
+  if (checkpoint.config().tie_word_embeddings) left_out.insert("lm_head.weight");
   for (const std::string& name : checkpoint.tensor_names()) {
     if (!left_out.contains(name)) tensors.emplace_back(name, *checkpoint.Find(name));
   }
-  return WriteSafetensors((folder / "model.safetensors").string(), tensors, {{"format", "pt"}});
+  return WriteSafetensors(
+      (folder / "model.safetensors").string(), tensors,
+      {{"format", "pt"}, {std::string(kQuantizationKey), quantization_config.dump()}});
+}
+
+// Whether `path`, canonical, is `folder` or lies in it.
+bool IsWithin(const fs::path& path, const fs::path& folder) {
+  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first ==
+         folder.end();
+}
+
+bool IsMountPoint(const fs::path& folder) {
+  struct stat status, parent;
+  if (stat(folder.c_str(), &status) != 0) return false;
+  if (stat((folder / "..").c_str(), &parent) != 0) return false;
+  return status.st_dev != parent.st_dev || status.st_ino == parent.st_ino;
+}
+
+bool IsCompressedModel(const fs::path& folder) {
+  const auto config = ReadJsonFile((folder / "config.json").string());
+  if (!config.ok()) return false;
+  const nlohmann::json* quantization = FindMember(*config, kQuantizationKey);
+  const nlohmann::json* method =
+      quantization == nullptr ? nullptr : FindMember(*quantization, "quant_method");
+  return method != nullptr && *method == kQuantMethod;
 }
 
 }  // namespace
 
-absl::Status CheckOutputFolder(const Checkpoint& checkpoint, const std::string& folder,
-                               bool overwrite) {
+absl::StatusOr<std::string> ResolveOutputFolder(const Checkpoint& checkpoint,
+                                                absl::Span<const std::string> inputs,
+                                                const std::string& folder, bool overwrite) {
   if (folder.empty()) return absl::InvalidArgumentError("the output folder has no name");
-  const fs::path path = Normalized(folder);
   std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) return absl::OkStatus();
+  fs::path path = fs::weakly_canonical(fs::absolute(folder), error);
+  if (error) return ErrnoStatus(error.value(), folder);
+  if (!path.has_filename()) path = path.parent_path();
+  const fs::file_status status = fs::symlink_status(path, error);
+  if (!fs::exists(status)) return path.string();
 
-  // The old folder goes when the new one is there: never the model that is being read.
-  for (fs::path source = fs::canonical(checkpoint.folder(), error); !error;
-       source = source.parent_path()) {
-    if (fs::equivalent(source, path, error)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          path.string(), ": the output folder is, or contains, the model to compress"));
+  std::vector<std::string> sources(inputs.begin(), inputs.end());
+  sources.push_back(checkpoint.folder());
+  for (const std::string& source : sources) {
+    if (const fs::path canonical = fs::canonical(source, error);
+        !error && IsWithin(canonical, path)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path.string(), ": the output folder is, or contains, ", source));
     }
-    if (source == source.parent_path()) break;
   }
-  if (fs::is_directory(status) && fs::is_empty(path, error) && !error) return absl::OkStatus();
+  if (fs::is_symlink(status)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path.string(), ": expected a folder, found a link to nothing"));
+  }
+  if (fs::is_directory(status) && (IsMountPoint(path) || path == fs::current_path(error))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path.string(), ": a model takes the place of a folder, and cannot that of ",
+                     IsMountPoint(path) ? "a mounted file system" : "the current folder",
+                     "; name a folder in it"));
+  }
+  if (fs::is_directory(status) && fs::is_empty(path, error) && !error) return path.string();
   if (!overwrite) {
     return absl::AlreadyExistsError(
         absl::StrCat(path.string(), ": expected no such folder, or an empty one"));
   }
-  return absl::OkStatus();
+  if (!IsCompressedModel(path)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path.string(), ": overwriting is for compressed models, and this is not one; remove it"));
+  }
+  return path.string();
+}
+
+absl::Status WriteModelFolder(const Checkpoint& checkpoint,
+                              absl::Span<const std::unique_ptr<EncodedLinear>> sites,
+                              absl::Span<const ReplacedTensor> replaced,
+                              const nlohmann::json& quantization_config,
+                              const std::string& folder) {
+  std::error_code error;
+  if (!fs::create_directory(folder, error)) {
+    US_RETURN_IF_ERROR(FromErrorCode(error, folder));
+    return absl::AlreadyExistsError(absl::StrCat(folder, ": expected no such folder"));
+  }
+  US_RETURN_IF_ERROR(WriteConfig(checkpoint, quantization_config, folder));
+  US_RETURN_IF_ERROR(CopySideFiles(checkpoint, folder));
+  US_RETURN_IF_ERROR(WriteWeights(checkpoint, sites, replaced, quantization_config, folder));
+  return SyncFolder(folder);
+}
+
+absl::Status PublishFolder(const std::string& staged, const std::string& folder) {
+  std::error_code error;
+  if (!fs::exists(folder, error)) {
+    fs::rename(staged, folder, error);
+  } else if (renameat2(AT_FDCWD, staged.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) != 0) {
+    const std::string old = staged + ".old";
+    fs::rename(folder, old, error);
+    if (!error) {
+      fs::rename(staged, folder, error);
+      std::error_code ignored;
+      fs::rename(old, error ? folder : staged, ignored);
+    }
+  }
+  US_RETURN_IF_ERROR(FromErrorCode(error, folder));
+  return SyncFolder(fs::path(folder).parent_path());
 }
 
 absl::Status WriteCompressedModel(const Checkpoint& checkpoint,
@@ -129,46 +202,20 @@ absl::Status WriteCompressedModel(const Checkpoint& checkpoint,
                                   absl::Span<const ReplacedTensor> replaced,
                                   const nlohmann::json& quantization_config,
                                   const std::string& folder, bool overwrite) {
-  US_RETURN_IF_ERROR(CheckOutputFolder(checkpoint, folder, overwrite));
-  const fs::path path = Normalized(folder);
-  const fs::path temporary = path.string() + absl::StrCat(".tmp.", getpid());
-  const fs::path old = path.string() + absl::StrCat(".old.", getpid());
-
+  US_ASSIGN_OR_RETURN(const std::string path,
+                      ResolveOutputFolder(checkpoint, {}, folder, overwrite));
+  const std::string staged = path + ".new";
   std::error_code error;
-  if (path.has_parent_path()) {
-    fs::create_directories(path.parent_path(), error);
-    US_RETURN_IF_ERROR(FromErrorCode(error, path.parent_path().string()));
-  }
-  if (!fs::create_directory(temporary, error)) {
-    US_RETURN_IF_ERROR(FromErrorCode(error, temporary.string()));
-    return absl::AlreadyExistsError(
-        absl::StrCat(temporary.string(), ": expected no such folder; remove it"));
-  }
-  absl::Cleanup remove_temporary = [&temporary] {
-    std::error_code ignored;
-    fs::remove_all(temporary, ignored);
-  };
-  US_RETURN_IF_ERROR(WriteConfig(checkpoint, quantization_config, temporary));
-  US_RETURN_IF_ERROR(CopySideFiles(checkpoint, temporary));
-  US_RETURN_IF_ERROR(WriteWeights(checkpoint, sites, replaced, temporary));
-  US_RETURN_IF_ERROR(SyncFolder(temporary));
-
-  // rename replaces an empty folder, not a full one.
-  const bool replaces =
-      fs::exists(path, error) && !(fs::is_directory(path, error) && fs::is_empty(path, error));
-  if (replaces) {
-    fs::rename(path, old, error);
-    US_RETURN_IF_ERROR(FromErrorCode(error, path.string()));
-  }
-  fs::rename(temporary, path, error);
-  if (error) {
-    std::error_code ignored;
-    if (replaces) fs::rename(old, path, ignored);
-    return FromErrorCode(error, path.string());
-  }
-  std::move(remove_temporary).Cancel();
-  if (replaces) fs::remove_all(old, error);
-  return SyncFolder(path.has_parent_path() ? path.parent_path() : fs::path("."));
+  // Left by a process that died.
+  if (IsCompressedModel(staged)) fs::remove_all(staged, error);
+  fs::create_directories(fs::path(path).parent_path(), error);
+  US_RETURN_IF_ERROR(FromErrorCode(error, path));
+  absl::Status status = WriteModelFolder(checkpoint, sites, replaced, quantization_config, staged);
+  // Not ours to remove.
+  if (absl::IsAlreadyExists(status)) return status;
+  if (status.ok()) status = PublishFolder(staged, path);
+  fs::remove_all(staged, error);
+  return status;
 }
 
 }  // namespace ultrasketch

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "nlohmann/json.hpp"
 
@@ -16,10 +17,15 @@
 
 namespace ultrasketch {
 
-// ALREADY_EXISTS when there is something at `folder` that is not an empty folder, unless
-// `overwrite`; INVALID_ARGUMENT when it is the checkpoint's own folder or contains it.
-absl::Status CheckOutputFolder(const Checkpoint& checkpoint, const std::string& folder,
-                               bool overwrite);
+// Where a compressed model may go: `folder` with all links followed. Nothing may be there, or an
+// empty folder; with `overwrite` also a compressed model.
+//
+// ALREADY_EXISTS or FAILED_PRECONDITION when there is something else; INVALID_ARGUMENT for what a
+// new folder cannot take the place of (the current folder, one where a file system is mounted) and
+// a folder that is, or contains, the checkpoint or one of `inputs`.
+absl::StatusOr<std::string> ResolveOutputFolder(const Checkpoint& checkpoint,
+                                                absl::Span<const std::string> inputs,
+                                                const std::string& folder, bool overwrite);
 
 // A tensor of the dense model with other values.
 struct ReplacedTensor {
@@ -29,11 +35,22 @@ struct ReplacedTensor {
   std::vector<uint8_t> bytes;
 };
 
-// `folder` with the dense checkpoint's config, to which `quantization_config` is added, its
-// tokenizer and other side files, and one model.safetensors: the stored tensors of `sites` (linear
-// sites, embedding, head) in place of the weights of their members, `replaced` in place of the
-// tensors of those names, all other tensors as they are. The folder appears whole, by renaming a
-// temporary one beside it; on failure nothing is left behind.
+// `folder`, which must not exist, with the dense checkpoint's config, to which
+// `quantization_config` is added, its tokenizer and other side files, and one model.safetensors:
+// the stored tensors of `sites` (linear sites, embedding, head) in place of the weights of their
+// members, `replaced` in place of the tensors of those names, all other tensors as they are.
+absl::Status WriteModelFolder(const Checkpoint& checkpoint,
+                              absl::Span<const std::unique_ptr<EncodedLinear>> sites,
+                              absl::Span<const ReplacedTensor> replaced,
+                              const nlohmann::json& quantization_config, const std::string& folder);
+
+// Moves the complete folder `staged` to `folder`, of the same file system. What was there, an empty
+// folder or one to replace, is then at `staged`, if anywhere. Both changes are one where the file
+// system can exchange folders.
+absl::Status PublishFolder(const std::string& staged, const std::string& folder);
+
+// The three together, for a model that is written in one go; `folder` appears whole or not at all.
+// One at a time for a folder.
 absl::Status WriteCompressedModel(const Checkpoint& checkpoint,
                                   absl::Span<const std::unique_ptr<EncodedLinear>> sites,
                                   absl::Span<const ReplacedTensor> replaced,

@@ -96,7 +96,8 @@ double RelativeOutputError(const EncodedLinear& encoded, const SiteMoments& mome
   const int64_t rows = encoded.site().rows;
   const int64_t cols = encoded.site().cols;
   const double total = moments.output.sum();
-  if (!(total > 0)) return std::numeric_limits<double>::quiet_NaN();
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  if (!(total > 0 && std::isfinite(total))) return kNan;
   Eigen::VectorXd changes(rows);
   pool.ParallelFor(rows, kRowsPerTask, [&](int64_t begin, int64_t end, int) {
     std::vector<float> decoded(static_cast<size_t>(std::min(end - begin, kRowsPerTask) * cols));
@@ -111,7 +112,8 @@ double RelativeOutputError(const EncodedLinear& encoded, const SiteMoments& mome
       changes.segment(first, count) = products.cwiseProduct(weights).rowwise().sum();
     }
   });
-  return std::max(0.0, total + changes.sum()) / total;
+  const double error = (total + changes.sum()) / total;
+  return std::isfinite(error) ? std::max(0.0, error) : kNan;
 }
 
 }  // namespace ultrasketch

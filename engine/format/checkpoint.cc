@@ -118,6 +118,27 @@ absl::Status VerifyChecksums(const std::vector<std::unique_ptr<SafetensorsFile>>
   return absl::OkStatus();
 }
 
+// The hash's seed and whatever else config.json says of the codec decides what the tensors mean: it
+// must be what they were written with.
+absl::Status CheckQuantization(const SafetensorsFile& file, const json& found,
+                               const std::string& config_path) {
+  const auto entry = file.metadata().find(std::string(kQuantizationKey));
+  if (entry == file.metadata().end()) return absl::OkStatus();
+  const json expected = json::parse(entry->second, nullptr, /*allow_exceptions=*/false);
+  if (!expected.is_object()) {
+    return absl::DataLossError(
+        absl::StrCat(file.path(), ": metadata ", A(kQuantizationKey), ": expected a JSON object"));
+  }
+  for (const auto& [key, value] : expected.items()) {
+    const json* other = FindMember(found, key);
+    if (other != nullptr && *other == value) continue;
+    return absl::DataLossError(absl::StrCat(config_path, ": ", A(kQuantizationKey), ".", key,
+                                            ": expected ", DescribeJson(&value), " as in ",
+                                            file.path(), ", found ", DescribeJson(other)));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& folder) {
@@ -152,6 +173,10 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
   }
 
   US_RETURN_IF_ERROR(VerifyChecksums(checkpoint->files_));
+  for (const auto& file : checkpoint->files_) {
+    US_RETURN_IF_ERROR(CheckQuantization(*file, checkpoint->config_.quantization_config,
+                                         Join(folder, "config.json")));
+  }
 
   for (const char* name : kSideFiles) checkpoint->file_bytes_ += FileBytes(Join(folder, name));
   std::vector<std::pair<std::string_view, Entry>> tensors;

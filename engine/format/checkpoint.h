@@ -28,7 +28,8 @@ class Checkpoint : public TensorSource {
   // NOT_FOUND when folder, config, weights or a shard is absent; UNIMPLEMENTED for a model that is
   // not supported; DATA_LOSS for anything malformed: a shard's name that is not a plain file name,
   // an index that disagrees with its shards about which tensors there are and where, a tensor that
-  // differs from its checksum. Messages name file, tensor or key, expected and found.
+  // differs from its checksum, a quantization_config that is not the one that the weights were
+  // written with. Messages name file, tensor or key, expected and found.
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& folder);
 
   const TensorView* Find(std::string_view name) const override;

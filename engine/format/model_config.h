@@ -60,6 +60,9 @@ struct ModelConfig {
 // The value of quant_method in models that this project compressed.
 inline constexpr std::string_view kQuantMethod = "ultrasketch";
 
+// The key in config.json, and in the metadata of a compressed model's weights, which has the same.
+inline constexpr std::string_view kQuantizationKey = "quantization_config";
+
 // The value of their `version`: how the tensors of all codecs are laid out. Other versions are
 // refused.
 inline constexpr int kQuantVersion = 1;

@@ -13,6 +13,7 @@
 #include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
+#include "engine/compress/absmaxmin_plan.h"
 #include "engine/models/linear_sites.h"
 #include "engine/report/chart_scale.h"
 #include "engine/report/svg_chart.h"
@@ -313,19 +314,22 @@ absl::Status CheckReportFiles(const ReportFiles& files) {
 
 ordered_json CompressionJson(const CompressionSummary& summary) {
   const CompressOptions& options = summary.options;
+  ordered_json option_values = {{"codec", options.codec},
+                                {"bits", options.bits_per_weight},
+                                {"seed", options.seed},
+                                {"embedding", options.embedding},
+                                {"head", options.head},
+                                {"calibration", options.calibration_files},
+                                {"calibration_windows", options.calibration_windows},
+                                {"calibration_window_tokens", options.calibration_window_tokens}};
+  if (options.codec == "absmaxmin") {
+    option_values["hash_rows"] = options.absmaxmin_hash_rows;
+    option_values["bucket_bits"] = options.absmaxmin_bucket_bits;
+    option_values["own_share"] = options.absmaxmin_own_share;
+  }
   ordered_json json = {
-      {"model", summary.model_name},
-      {"compressed", summary.compressed_name},
-      {"options",
-       {{"codec", options.codec},
-        {"bits", options.bits_per_weight},
-        {"seed", options.seed},
-        {"embedding", options.embedding},
-        {"head", options.head},
-        {"calibration", options.calibration_files},
-        {"calibration_windows", options.calibration_windows},
-        {"calibration_window_tokens", options.calibration_window_tokens}}},
-      {"layers", summary.config.num_layers},
+      {"model", summary.model_name},        {"compressed", summary.compressed_name},
+      {"options", option_values},           {"layers", summary.config.num_layers},
       {"dense_bytes", summary.dense_bytes},
   };
   ordered_json evaluation;
@@ -366,6 +370,21 @@ ordered_json CompressionJson(const CompressionSummary& summary) {
   return json;
 }
 
+namespace {
+
+// The codec with its options.
+std::string CodecText(const CompressOptions& options) {
+  if (options.codec != "absmaxmin") return options.codec;
+  return absl::StrFormat("%s (%d hash rows, %d bits a bucket, own share %g)", options.codec,
+                         options.absmaxmin_hash_rows,
+                         options.absmaxmin_bucket_bits != 0
+                             ? options.absmaxmin_bucket_bits
+                             : BucketBitsFor(options.bits_per_weight),
+                         options.absmaxmin_own_share);
+}
+
+}  // namespace
+
 std::string CompressionHtml(const CompressionSummary& summary) {
   const std::vector<PlacedSite> sites = PlaceSites(summary);
   const std::string title = absl::StrFormat("%s at %.3f bits per weight", summary.model_name,
@@ -375,9 +394,9 @@ std::string CompressionHtml(const CompressionSummary& summary) {
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>",
       EscapeHtml(title), "</title>\n<style>\n", ChartStyleSheet(), kPageStyle,
       "</style>\n</head>\n<body>\n<h1>", EscapeHtml(title), "</h1>\n<p class=\"subtitle\">",
-      EscapeHtml(absl::StrCat(summary.compressed_name, ": codec ", summary.options.codec, ", seed ",
-                              summary.options.seed, ". ", summary.config.model_type, ", ",
-                              WithSpaces(summary.report.parameters), " parameters, ",
+      EscapeHtml(absl::StrCat(summary.compressed_name, ": codec ", CodecText(summary.options),
+                              ", seed ", summary.options.seed, ". ", summary.config.model_type,
+                              ", ", WithSpaces(summary.report.parameters), " parameters, ",
                               summary.config.num_layers, " layers, hidden size ",
                               summary.config.hidden_size, ".")),
       "</p>\n", Tiles(summary), BitsFigure(summary, sites), OutputErrorFigure(summary, sites),

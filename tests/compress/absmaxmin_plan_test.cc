@@ -60,6 +60,10 @@ TEST(AbsMaxMinPlanTest, SpreadsBitsEvenlyOrGivesThemToImportantColumns) {
   ASSERT_EQ(even.size(), 1u);
   EXPECT_EQ(even[0].hash_rows, 3);
   EXPECT_EQ(even[0].buckets, kRowBits / (3 * 2));
+  // Whatever is left over.
+  const auto wide = ChooseAbsMaxMinClasses(384, kRowBits, {8, 8, 0.0});
+  ASSERT_EQ(wide.size(), 1u);
+  EXPECT_EQ(wide[0].buckets, 3);
   const auto half = ChooseAbsMaxMinClasses(384, kRowBits, {3, 2, 0.5});
   ASSERT_EQ(half.size(), 2u);
   EXPECT_EQ(half[0].hash_rows, 1);
@@ -109,7 +113,7 @@ TEST(AbsMaxMinPlanTest, NamesTheRangeOfTargets) {
   for (const double target : {0.01, 3.0}) {
     const auto classes = PlanAbsMaxMin(sites, TypicalImportance(sites), target, {});
     ASSERT_FALSE(classes.ok());
-    EXPECT_EQ(classes.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(classes.status().code(), absl::StatusCode::kOutOfRange);
     EXPECT_THAT(std::string(classes.status().message()),
                 testing::AllOf(testing::HasSubstr("expected 0."), testing::HasSubstr("found")));
   }

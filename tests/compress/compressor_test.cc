@@ -3,8 +3,10 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
@@ -166,21 +168,106 @@ TEST_F(CompressorTest, ADenseModelHasSixteenBits) {
   EXPECT_LT(size->bits_per_weight_file, 17.0);
 }
 
-TEST_F(CompressorTest, ReplacesAFolderOnlyWhenToldTo) {
+TEST_F(CompressorTest, ReplacesACompressedModelOnlyWhenToldTo) {
   CompressOptions options = QuickOptions();
   options.calibration_windows = 0;
   fs::create_directory(Path("out"));
   ASSERT_TRUE(CompressCheckpoint(Sample(), Path("out"), options).ok());  // empty: fine
-  WriteText("out/notes.txt", "mine");
+  const std::string before = *ReadFile(Path("out/model.safetensors"));
+  options.seed = 1;
 
   const auto refused = CompressCheckpoint(Sample(), Path("out"), options);
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kAlreadyExists);
-  EXPECT_TRUE(fs::exists(Path("out/notes.txt")));
+  EXPECT_TRUE(*ReadFile(Path("out/model.safetensors")) == before);
 
   options.overwrite = true;
   ASSERT_TRUE(CompressCheckpoint(Sample(), Path("out"), options).ok());
-  EXPECT_FALSE(fs::exists(Path("out/notes.txt")));
+  EXPECT_FALSE(*ReadFile(Path("out/model.safetensors")) == before);
   EXPECT_THAT(FolderNames(), UnorderedElementsAre("out"));
+}
+
+TEST_F(CompressorTest, NeverReplacesWhatIsNoCompressedModel) {
+  CompressOptions options = QuickOptions();
+  options.calibration_windows = 0;
+  options.overwrite = true;
+  fs::create_directories(Path("home"));
+  WriteText("home/notes.txt", "mine");
+  fs::copy(SAMPLE_MODEL_DIR, Path("dense"));
+  WriteText("file", "mine");
+  fs::create_symlink("nothing", Path("link"));
+  for (const char* name : {"home", "dense", "file", "link"}) {
+    EXPECT_EQ(CompressCheckpoint(Sample(), Path(name), options).status().code(),
+              absl::StatusCode::kFailedPrecondition)
+        << name;
+  }
+  EXPECT_EQ(*ReadFile(Path("home/notes.txt")), "mine");
+  EXPECT_EQ(*ReadFile(Path("file")), "mine");
+}
+
+TEST_F(CompressorTest, NeverReplacesTheTextThatItReads) {
+  CompressOptions options = QuickOptions();
+  options.calibration_windows = 0;
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("out"), options).ok());
+  options.overwrite = true;
+  options.calibration_windows = 2;
+  options.calibration_files = {WriteText("out/text.txt", "Some text.")};
+  EXPECT_EQ(CompressCheckpoint(Sample(), Path("out"), options).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(fs::exists(Path("out/text.txt")));
+}
+
+TEST_F(CompressorTest, FollowsALinkToTheOutputFolder) {
+  CompressOptions options = QuickOptions();
+  options.calibration_windows = 0;
+  fs::create_directories(Path("real"));
+  fs::create_symlink("real", Path("link"));
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("link"), options).ok());
+  EXPECT_TRUE(fs::is_symlink(Path("link")));
+  EXPECT_TRUE(Checkpoint::Open(Path("real")).ok());
+}
+
+TEST_F(CompressorTest, LeavesAFolderThatIsNotItsOwnAlone) {
+  fs::create_directories(Path("out.partial/photos"));
+  WriteText("out.partial/photos/one", "precious");
+  EXPECT_EQ(CompressCheckpoint(Sample(), Path("out"), QuickOptions()).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(*ReadFile(Path("out.partial/photos/one")), "precious");
+
+  fs::create_directories(Path("important"));
+  WriteText("important/lock", "precious");
+  fs::create_symlink("important", Path("other.partial"));
+  EXPECT_EQ(CompressCheckpoint(Sample(), Path("other"), QuickOptions()).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(*ReadFile(Path("important/lock")), "precious");
+}
+
+TEST_F(CompressorTest, TakesFilesWhoseNamesAreNoText) {
+  CompressOptions options = QuickOptions();
+  const std::string name = Path("caf\xe9.txt");
+  fs::rename(options.calibration_files[0], name);
+  options.calibration_files = {name};
+  const auto report = CompressCheckpoint(Sample(), Path("out\xff"), options);
+  EXPECT_TRUE(report.ok()) << report.status();
+}
+
+TEST_F(CompressorTest, AnotherSeedThanTheWeightsHaveIsFound) {
+  for (const char* codec : {"fold", "absmaxmin"}) {
+    CompressOptions options = QuickOptions();
+    options.codec = codec;
+    options.calibration_windows = 0;
+    options.overwrite = true;
+    options.seed = 7;
+    ASSERT_TRUE(CompressCheckpoint(Sample(), Path("out"), options).ok());
+    auto config = ReadJsonFile(Path("out/config.json"));
+    ASSERT_TRUE(config.ok());
+    (*config)["quantization_config"]["seed"] = 8;
+    WriteText("out/config.json", config->dump());
+    const auto opened = Checkpoint::Open(Path("out"));
+    EXPECT_EQ(opened.status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(
+        std::string(opened.status().message()),
+        testing::AllOf(HasSubstr("quantization_config.seed"), HasSubstr("7"), HasSubstr("8")));
+  }
 }
 
 TEST_F(CompressorTest, NeverReplacesTheModelThatItReads) {
@@ -241,33 +328,69 @@ TEST_F(CompressorTest, AnInterruptedCompressionResumes) {
               *ReadFile(Path("whole/model.safetensors")));
 }
 
-TEST_F(CompressorTest, ResumesOnlyTheSameWork) {
-  CompressOptions options = QuickOptions();
-  Interrupt(*this, options, Path("out"));
-  options.resume = true;
-  options.bits_per_weight = 0.6;
-  const auto other = CompressCheckpoint(Sample(), Path("out"), options);
-  EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(other.status().message()),
-              testing::AllOf(HasSubstr("bits"), HasSubstr("0.5"), HasSubstr("0.6")));
-  EXPECT_THAT(FolderNames(), UnorderedElementsAre("out.partial"));
-}
-
-TEST_F(CompressorTest, ADamagedLayerIsNotResumed) {
-  CompressOptions options = QuickOptions();
-  Interrupt(*this, options, Path("out"));
-  // A bit of a tensor, at the end of the file.
-  const std::string path = Path("out.partial/layer-00001.safetensors");
+// Turns over a bit of the last byte of a file.
+void Damage(const std::string& path) {
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
   file.seekg(-1, std::ios::end);
   const char last = static_cast<char>(file.get() ^ 1);
   file.seekp(-1, std::ios::end);
   file.put(last);
-  file.close();
+}
+
+TEST_F(CompressorTest, ResumesOnlyTheSameWork) {
+  fs::copy(SAMPLE_MODEL_DIR, Path("model"));
+  CompressOptions options = QuickOptions();
+  Interrupt(*this, options, Path("out"));
+  options.resume = true;
+  const auto expect_refusal = [&](const CompressOptions& changed, std::vector<std::string> parts) {
+    const auto other = CompressCheckpoint(*Checkpoint::Open(Path("model")), Path("out"), changed);
+    EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition);
+    for (const std::string& part : parts) {
+      EXPECT_THAT(std::string(other.status().message()), HasSubstr(part));
+    }
+  };
+  CompressOptions changed = options;
+  changed.bits_per_weight = 0.6;
+  expect_refusal(changed, {"bits", "0.5", "0.6"});
+  changed = options;
+  changed.codec = "absmaxmin";
+  expect_refusal(changed, {"another compression"});
+  // Of the same size.
+  changed = options;
+  std::string text = *ReadFile(options.calibration_files[0]);
+  text[text.size() / 2] = text[text.size() / 2] == 'x' ? 'y' : 'x';
+  changed.calibration_files = {WriteText("other.txt", text)};
+  expect_refusal(changed, {"calibration_files"});
+  Damage(Path("model/model.safetensors"));
+  expect_refusal(options, {"model"});
+  EXPECT_TRUE(fs::exists(Path("out.partial/layer-00001.safetensors")));
+}
+
+TEST_F(CompressorTest, ResumesWhatHasMovedElsewhere) {
+  CompressOptions options = QuickOptions();
+  Interrupt(*this, options, Path("out"));
+  fs::copy(SAMPLE_MODEL_DIR, Path("model"));
+  fs::rename(options.calibration_files[0], Path("moved.txt"));
+  fs::rename(Path("out.partial"), Path("elsewhere.partial"));
+  options.calibration_files = {Path("moved.txt")};
+  options.resume = true;
+  const auto report =
+      CompressCheckpoint(*Checkpoint::Open(Path("model")), Path("elsewhere"), options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->resumed_layers, 2);
+}
+
+TEST_F(CompressorTest, ADamagedLayerIsFittedAgain) {
+  CompressOptions options = QuickOptions();
+  ASSERT_TRUE(CompressCheckpoint(Sample(), Path("whole"), options).ok());
+  Interrupt(*this, options, Path("out"));
+  Damage(Path("out.partial/layer-00001.safetensors"));
   options.resume = true;
   const auto report = CompressCheckpoint(Sample(), Path("out"), options);
-  EXPECT_EQ(report.status().code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(report.status().message()), HasSubstr("layer-00001.safetensors"));
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->resumed_layers, 1);
+  EXPECT_TRUE(*ReadFile(Path("out/model.safetensors")) ==
+              *ReadFile(Path("whole/model.safetensors")));
 }
 
 TEST_F(CompressorTest, WithoutResumingItStartsAgain) {
@@ -321,11 +444,25 @@ TEST_F(CompressorTest, RefusesWhatMakesNoSense) {
   CompressOptions options = QuickOptions();
   options.codec = "dense";
   EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument);
-  for (const double bits : {0.0, -1.0, 0.001, 17.0, std::nan("")}) {
+  for (const double bits : {0.0, -1.0, HUGE_VAL, std::nan("")}) {
     options = QuickOptions();
     options.bits_per_weight = bits;
     EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument) << bits;
   }
+  for (const double bits : {0.001, 17.0}) {
+    options = QuickOptions();
+    options.bits_per_weight = bits;
+    // Before the text is looked at.
+    options.calibration_files = {Path("absent.txt")};
+    EXPECT_EQ(code(options), absl::StatusCode::kOutOfRange) << bits;
+  }
+  options = QuickOptions();
+  options.calibration_windows = std::numeric_limits<int64_t>::max() / 2;
+  EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument);
+  options = QuickOptions();
+  options.codec = "absmaxmin";
+  options.absmaxmin_hash_rows = 9;
+  EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument);
   options = QuickOptions();
   options.calibration_files = {Path("absent.txt")};
   EXPECT_EQ(code(options), absl::StatusCode::kNotFound);
