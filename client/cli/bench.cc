@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 
 #include "client/cli/bench_kernel.h"
+#include "client/cli/bench_step.h"
 #include "client/cli/command.h"
 #include "client/cli/local_model.h"
 #include "client/cli/output.h"
@@ -25,7 +26,7 @@ namespace {
 class BenchCommand : public Command {
  public:
   const char* name() const override { return "bench"; }
-  const char* summary() const override { return "Measure quality against size, and kernels"; }
+  const char* summary() const override { return "Measure quality against size, and speed"; }
 
   void Declare(CLI::App& app) override {
     app.require_subcommand(1);
@@ -35,6 +36,8 @@ class BenchCommand : public Command {
     DeclareQuality(*app.add_subcommand("quality", "Compress at several rates and compare"));
     kernel_ = app.add_subcommand("kernel", "Time the products of compressed layers on a device");
     kernel_bench_.Declare(*kernel_);
+    step_ = app.add_subcommand("step", "Time whole steps, compressed and uncompressed");
+    step_bench_.Declare(*step_);
     synth_ = app.add_subcommand("synth", "Write a checkpoint of random weights");
     synth_->group("");  // for other measurements, not for users
     DeclareSynth(*synth_);
@@ -42,6 +45,7 @@ class BenchCommand : public Command {
 
   absl::Status Run(const Environment& environment) override {
     if (kernel_->parsed()) return kernel_bench_.Run(environment);
+    if (step_->parsed()) return step_bench_.Run(environment);
     if (synth_->parsed()) {
       US_RETURN_IF_ERROR(WriteSyntheticCheckpoint(preset_, out_, synthetic_));
       return environment.json ? WriteJson({{"folder", out_}}) : absl::OkStatus();
@@ -92,7 +96,8 @@ class BenchCommand : public Command {
         ->type_name("N");
     app.add_option("--work-dir", quality_.work_folder, "Where models are for a while")
         ->type_name("DIR");
-    app.add_option("--out", out_, "Write the results, as --json prints them, to this file")
+    app.add_option("--out", out_,
+                   "Write the results, as --json prints them, to this file, after each measurement")
         ->type_name("FILE");
     DeclareDeviceOptions(app, local_);
     app.footer(
@@ -131,6 +136,12 @@ class BenchCommand : public Command {
     quality_.compress.num_threads = local_.num_threads;
     quality_.evaluate.cancelled = stop.flag();
     quality_.evaluate.num_threads = local_.num_threads;
+    if (!out_.empty()) {
+      quality_.on_point = [&](absl::Span<const QualityPoint> points) {
+        return WriteFileAtomically(out_,
+                                   FormatJson(QualityJson(parts.checkpoint->folder(), points)));
+      };
+    }
     absl::StatusOr<std::vector<QualityPoint>> points;
     {
       ProgressBar progress("measuring");
@@ -140,17 +151,20 @@ class BenchCommand : public Command {
       points = MeasureQuality(parts.checkpoint, tokens, quality_);
     }
     US_RETURN_IF_ERROR(points.status());
-    const nlohmann::ordered_json json = {
-        {"model", std::filesystem::path(parts.checkpoint->folder()).filename().string()},
-        {"text", std::filesystem::path(text_file_).filename().string()},
-        {"context", quality_.evaluate.context},
-        {"max_tokens", quality_.evaluate.max_tokens},
-        {"calibration", CalibrationNames()},
-        {"calibration_windows", quality_.compress.calibration_windows},
-        {"seed", quality_.compress.seed},
-        {"points", ToJson(*points)}};
-    if (!out_.empty()) US_RETURN_IF_ERROR(WriteFileAtomically(out_, FormatJson(json)));
-    return environment.json ? WriteJson(json) : WriteOutput(Describe(*points));
+    return environment.json ? WriteJson(QualityJson(parts.checkpoint->folder(), *points))
+                            : WriteOutput(Describe(*points));
+  }
+
+  nlohmann::ordered_json QualityJson(const std::string& folder,
+                                     absl::Span<const QualityPoint> points) const {
+    return {{"model", std::filesystem::path(folder).filename().string()},
+            {"text", std::filesystem::path(text_file_).filename().string()},
+            {"context", quality_.evaluate.context},
+            {"max_tokens", quality_.evaluate.max_tokens},
+            {"calibration", CalibrationNames()},
+            {"calibration_windows", quality_.compress.calibration_windows},
+            {"seed", quality_.compress.seed},
+            {"points", ToJson(points)}};
   }
 
   std::vector<std::string> CalibrationNames() const {
@@ -184,6 +198,8 @@ class BenchCommand : public Command {
 
   CLI::App* kernel_ = nullptr;
   KernelBench kernel_bench_;
+  CLI::App* step_ = nullptr;
+  StepBench step_bench_;
   CLI::App* synth_ = nullptr;
   LocalModelOptions local_;
   std::string text_file_;

@@ -27,6 +27,7 @@ KernelMeasurement Total(absl::Span<const KernelMeasurement> measurements, int64_
     if (measurement.num_tokens != num_tokens) continue;
     total.microseconds += measurement.microseconds;
     total.dense_microseconds += measurement.dense_microseconds;
+    total.engine_dense_microseconds += measurement.engine_dense_microseconds;
     total.naive_microseconds += measurement.naive_microseconds;
     total.decode_microseconds += measurement.decode_microseconds;
     total.bytes += measurement.bytes;
@@ -44,6 +45,7 @@ nlohmann::ordered_json ToJson(const std::string& preset, const KernelMeasurement
       {"tokens", measurement.num_tokens},
       {"microseconds", measurement.microseconds},
       {"cublas_bf16_microseconds", measurement.dense_microseconds},
+      {"engine_dense_microseconds", measurement.engine_dense_microseconds},
       {"naive_sketch_microseconds", measurement.naive_microseconds},
       {"decode_then_cublas_microseconds", measurement.decode_microseconds},
       {"ratio_to_cublas", measurement.dense_microseconds / measurement.microseconds},

@@ -38,7 +38,8 @@ struct KernelMeasurement {
   std::string site;
   int64_t num_tokens = 0;
   double microseconds = 0;
-  double dense_microseconds = 0;  // cublasLt, bfloat16
+  double dense_microseconds = 0;         // cublasLt, bfloat16
+  double engine_dense_microseconds = 0;  // the engine's own product of uncompressed weights
   // The same sketch with its whole matrix decoded first: an operator at a time, as frameworks do,
   // and by one kernel; each followed by the dense product. Of an AbsMaxMin sketch of the same bits.
   double naive_microseconds = 0;

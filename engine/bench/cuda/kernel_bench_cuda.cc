@@ -86,6 +86,28 @@ class FoldCandidate final : public Candidate {
   std::unique_ptr<RandomMemory> scales_;
 };
 
+class DenseCandidate final : public Candidate {
+ public:
+  static absl::StatusOr<std::unique_ptr<Candidate>> Create(DeviceTimer& timer,
+                                                           const KernelShape& shape) {
+    auto candidate = std::make_unique<DenseCandidate>();
+    PackedMatrix& matrix = candidate->matrix_;
+    matrix.rows = shape.rows;
+    matrix.num_steps = NumSteps(shape.cols);
+    US_RETURN_IF_ERROR(candidate->AllocateTiles(
+        timer, NumRowTiles(shape.rows) * matrix.num_steps * kDenseStepBytes, LaunchDenseProduct));
+    US_ASSIGN_OR_RETURN(candidate->scales_, RandomMemory::Create(shape.rows * 4));
+    matrix.row_scales = candidate->scales_->At<float>();
+    return candidate;
+  }
+  const PackedMatrix& matrix() const override { return matrix_; }
+  int64_t weight_bytes() const override { return copy_bytes_ + matrix_.rows * 4; }
+
+ private:
+  PackedMatrix matrix_;
+  std::unique_ptr<RandomMemory> scales_;
+};
+
 // A sketch in all the forms that are compared: packed, and as a framework would hold it.
 class SketchCandidate final : public Candidate {
  public:
@@ -222,6 +244,7 @@ class ShapeBench {
       US_ASSIGN_OR_RETURN(fold_, FoldCandidate::Create(timer_, shape_, options_.bits_per_weight));
       candidate_ = fold_.get();
     }
+    US_ASSIGN_OR_RETURN(engine_dense_, DenseCandidate::Create(timer_, shape_));
     dense_bytes_ = shape_.rows * shape_.cols * 2;
     US_ASSIGN_OR_RETURN(dense_weights_,
                         RandomMemory::Create(dense_bytes_ * timer_.NumCopies(dense_bytes_)));
@@ -237,6 +260,7 @@ class ShapeBench {
                                                                 num_tokens, dense_weights_->At(),
                                                                 timer_.NumCopies(dense_bytes_)));
     result.dense_microseconds = dense->microseconds();
+    US_ASSIGN_OR_RETURN(result.engine_dense_microseconds, engine_dense_->Time(timer_, num_tokens));
     US_ASSIGN_OR_RETURN(result.naive_microseconds, sketch_->TimeNaive(timer_, *dense));
     US_ASSIGN_OR_RETURN(result.decode_microseconds, sketch_->TimeWholeDecode(timer_, *dense));
     result.bytes = candidate_->TouchedBytes(num_tokens);
@@ -250,6 +274,7 @@ class ShapeBench {
   const KernelShape& shape_;
   std::unique_ptr<SketchCandidate> sketch_;
   std::unique_ptr<Candidate> fold_;
+  std::unique_ptr<Candidate> engine_dense_;
   Candidate* candidate_ = nullptr;
   int64_t dense_bytes_ = 0;
   std::unique_ptr<RandomMemory> dense_weights_;

@@ -100,19 +100,29 @@ if wanted models; then
   done
 fi
 
+# bench NAME SECONDS ARGUMENT...: `ultrasketch bench` on the device, its JSON in NAME.json.
+bench() {
+  local name=$1 seconds=$2
+  shift 2
+  stage "$name" "$seconds" bash -c '"$0" bench "$@" --device cuda --json >"'"$logs/$name.json"'"' \
+    "$bin/ultrasketch" "$@"
+  cat "$logs/$name.log"
+}
+
 if wanted kernels; then
-  stage kernels 200 bash -c "'$bin/cuda_kernel_bench' >'$logs/kernels.json'"
-  cat "$logs/kernels.log"
+  readonly TOKENS=1,4,8,16,32,64,128,256,512,2048
+  bench kernels-fold 120 kernel --preset llama-3.2-1b,llama-3.1-8b --codec fold --tokens "$TOKENS"
+  bench kernels-absmaxmin 120 kernel --preset llama-3.2-1b,llama-3.1-8b --codec absmaxmin \
+    --tokens "$TOKENS"
 fi
 
 if wanted steps; then
-  stage steps-1b 100 bash -c "'$bin/cuda_step_bench' --preset llama-3.2-1b >'$logs/steps-1b.json'"
-  ULTRASKETCH_CUDA_DEPENDENT_LAUNCH=off \
-    stage steps-1b-plain 60 \
-    bash -c "'$bin/cuda_step_bench' --preset llama-3.2-1b >'$logs/steps-1b-plain.json'"
-  stage steps-8b 100 \
-    bash -c "'$bin/cuda_step_bench' --preset llama-3.1-8b --layers 8 >'$logs/steps-8b.json'"
-  tail -n +1 "$logs"/steps-*.log
+  for table in dense int8; do
+    bench "steps-1b-$table" 60 step --preset llama-3.2-1b --table "$table"
+  done
+  bench steps-8b 120 step --preset llama-3.1-8b
+  bench steps-1b-absmaxmin 60 step --preset llama-3.2-1b --codec absmaxmin
+  ULTRASKETCH_CUDA_DEPENDENT_LAUNCH=off bench steps-1b-plain 60 step --preset llama-3.2-1b
 fi
 
 # Shapes that reach every kernel and are quick under a checker.
@@ -127,7 +137,7 @@ for tool in memcheck racecheck; do
   grep -E '^========= (Invalid|Error|Race|Warning|.*hazard)' -A 6 "$logs/$tool.log" | head -n 40
 done
 
-cp "$logs"/kernels.json "$logs"/steps-*.json "$out/" 2>/dev/null
+cp "$logs"/kernels-*.json "$logs"/steps-*.json "$out/" 2>/dev/null
 tar -C "$logs" -czf "$out/logs.tar.gz" .
 printf '\n--- report\n'
 printf '%s\n' "${report[@]}" | tee "$out/report.txt"

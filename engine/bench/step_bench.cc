@@ -1,0 +1,354 @@
+#include "engine/bench/step_bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/backends/backend.h"
+#include "engine/backends/cuda/cuda_plugin.h"
+#include "engine/base/random.h"
+#include "engine/base/status.h"
+#include "engine/bench/kernel_bench.h"
+#include "engine/bench/model_presets.h"
+#include "engine/codecs/absmaxmin/absmaxmin_linear.h"
+#include "engine/codecs/dense/dense_linear.h"
+#include "engine/codecs/fold/fold_linear.h"
+#include "engine/codecs/grouped/grouped_table.h"
+#include "engine/format/model_config.h"
+#include "engine/models/decoder_layer.h"
+#include "engine/models/linear_sites.h"
+#include "engine/models/vocabulary_tables.h"
+
+namespace ultrasketch {
+namespace {
+
+constexpr int64_t kHashRows = 3;
+constexpr int64_t kBucketBits = 2;
+
+std::vector<uint64_t> RandomWords(int64_t num_bytes, uint64_t state) {
+  std::vector<uint64_t> words(static_cast<size_t>((num_bytes + 7) / 8));
+  for (uint64_t& word : words) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    word = state;
+  }
+  return words;
+}
+
+template <typename T>
+std::vector<T> RandomNumbers(int64_t count) {
+  const int64_t num_bytes = count * static_cast<int64_t>(sizeof(T));
+  const std::vector<uint64_t> words = RandomWords(num_bytes, 88172645463325252u);
+  const auto* values = reinterpret_cast<const T*>(words.data());
+  return std::vector<T>(values, values + count);
+}
+
+// BF16 numbers of both signs, of magnitude near `scale`, a power of two.
+std::vector<uint16_t> RandomBf16(int64_t count, float scale) {
+  std::vector<uint16_t> values = RandomNumbers<uint16_t>(count);
+  const uint16_t exponent = FloatToBf16(scale);
+  for (uint16_t& value : values) value = static_cast<uint16_t>(exponent | (value & 0x807fu));
+  return values;
+}
+
+TensorView Bf16View(const uint16_t* values, std::vector<int64_t> shape) {
+  return {DType::kBF16, std::move(shape), reinterpret_cast<const uint8_t*>(values)};
+}
+
+TensorView FloatView(const std::vector<float>& values) {
+  return {DType::kF32,
+          {static_cast<int64_t>(values.size())},
+          reinterpret_cast<const uint8_t*>(values.data())};
+}
+
+// A site's random weights.
+class RandomSite {
+ public:
+  RandomSite(const LinearSite& site, const std::string& codec, double bits_per_weight) {
+    const std::vector<float> scales(static_cast<size_t>(site.rows), 0x1p-6f);
+    const double row_bits = static_cast<double>(site.cols) * bits_per_weight;
+    if (codec == "fold") {
+      const int64_t buckets = std::clamp<int64_t>(std::llround(row_bits), 1, site.cols);
+      FoldLayout layout(1, site.name, EvenFoldClasses(site.cols, buckets), {});
+      const int64_t row_bytes = (layout.buckets() + 7) / 8;
+      linear_ = FoldLinear::FromParts(site, std::move(layout),
+                                      RandomNumbers<uint8_t>(site.rows * row_bytes), scales);
+    } else if (codec == "absmaxmin") {
+      const int64_t fewest = (site.cols + kMaxColumnsPerBucket - 1) / kMaxColumnsPerBucket;
+      const auto wanted = static_cast<int64_t>(row_bits / (kHashRows * kBucketBits));
+      AbsMaxMinLayout layout(
+          1, site.name,
+          {{site.cols, std::clamp(wanted, fewest, site.cols), kHashRows, kBucketBits, 0}}, {});
+      std::vector<int8_t> levels = RandomNumbers<int8_t>(site.rows * layout.num_buckets());
+      for (int8_t& level : levels) level = static_cast<int8_t>((level & 3) - 2);
+      linear_ = AbsMaxMinLinear::FromParts(site, std::move(layout), levels, scales);
+    } else {
+      values_ = RandomBf16(site.num_weights(), 0x1p-6f);
+      std::vector<NamedTensor> members;
+      int64_t first_row = 0;
+      for (const SiteMember& member : site.members) {
+        members.push_back({member.name + ".weight", Bf16View(values_.data() + first_row * site.cols,
+                                                             {member.rows, site.cols})});
+        first_row += member.rows;
+      }
+      linear_ = std::make_unique<DenseLinear>(site, std::move(members));
+    }
+  }
+  const EncodedLinear& linear() const { return *linear_; }
+
+ private:
+  std::vector<uint16_t> values_;
+  std::unique_ptr<EncodedLinear> linear_;
+};
+
+// Embedding and head in one.
+class RandomTable {
+ public:
+  RandomTable(const ModelConfig& config, const std::string& form) {
+    const LinearSite site = EmbeddingSite(config);
+    if (const std::optional<GroupedType> type = GroupedTypeFromName(form)) {
+      table_ = GroupedTable::FromParts(
+          site, *type, RandomNumbers<uint8_t>(site.rows * GroupedRowBytes(*type, site.cols)),
+          std::vector<uint16_t>(static_cast<size_t>(site.rows * GroupsInRow(site.cols)),
+                                FloatToBf16(0x1p-11f)));
+    } else {
+      values_ = RandomBf16(site.num_weights(), 0x1p-5f);
+      table_ = std::make_shared<DenseLinear>(
+          site, std::vector<NamedTensor>{{"model.embed_tokens.weight",
+                                          Bf16View(values_.data(), {site.rows, site.cols})}});
+    }
+  }
+  std::shared_ptr<const EncodedLinear> table() const { return table_; }
+
+ private:
+  std::vector<uint16_t> values_;
+  std::shared_ptr<const EncodedLinear> table_;
+};
+
+// A step's input with its storage.
+class Step {
+ public:
+  Step(const StepShape& shape, int64_t block_size, int64_t vocab_size) {
+    const int64_t blocks_each = (shape.num_cached + shape.num_new + block_size - 1) / block_size;
+    blocks_.resize(static_cast<size_t>(shape.batch));
+    for (int64_t i = 0; i < shape.batch; ++i) {
+      std::vector<BlockId>& blocks = blocks_[static_cast<size_t>(i)];
+      for (int64_t block = 0; block < blocks_each; ++block) {
+        blocks.push_back(static_cast<BlockId>(block * shape.batch + i));
+      }
+      spans_.push_back(
+          {static_cast<int64_t>(ids_.size()), shape.num_new, shape.num_cached, blocks});
+      for (int64_t token = 0; token < shape.num_new; ++token) {
+        ids_.push_back(static_cast<int32_t>(RandomWord(1, 2, ids_.size()) %
+                                            static_cast<uint64_t>(vocab_size)));
+        positions_.push_back(static_cast<int32_t>(shape.num_cached + token));
+      }
+      logit_tokens_.push_back(static_cast<int32_t>(ids_.size()) - 1);
+    }
+  }
+  StepInput input() const { return {ids_, positions_, spans_, logit_tokens_}; }
+
+ private:
+  std::vector<std::vector<BlockId>> blocks_;
+  std::vector<int32_t> ids_;
+  std::vector<int32_t> positions_;
+  std::vector<int32_t> logit_tokens_;
+  std::vector<AttentionSpan> spans_;
+};
+
+// A model whose layers have the same random weights, each in device memory of its own.
+class SyntheticModel {
+ public:
+  static absl::StatusOr<std::unique_ptr<SyntheticModel>> Load(const ModelConfig& config,
+                                                              const std::string& codec,
+                                                              const StepBenchOptions& options,
+                                                              Backend& backend) {
+    std::unique_ptr<SyntheticModel> model(new SyntheticModel(config, backend));
+    US_RETURN_IF_ERROR(model->LoadLayers(codec, options.bits_per_weight));
+    US_RETURN_IF_ERROR(model->LoadRest(options));
+    return model;
+  }
+
+  int64_t weight_bytes() const { return weight_bytes_; }
+
+  // Median seconds of a step.
+  absl::StatusOr<double> Time(const StepShape& shape, double least_seconds) {
+    const Step step(shape, attention_.layout.block_size, config_.vocab_size);
+    constexpr int kWarmUps = 3;
+    for (int i = 0; i < kWarmUps; ++i) US_RETURN_IF_ERROR(Run(step.input()));
+    std::vector<double> seconds;
+    const auto start = std::chrono::steady_clock::now();
+    while (seconds.size() < 200) {
+      const auto begin = std::chrono::steady_clock::now();
+      US_RETURN_IF_ERROR(Run(step.input()));
+      const auto end = std::chrono::steady_clock::now();
+      seconds.push_back(std::chrono::duration<double>(end - begin).count());
+      const std::chrono::duration<double> spent = end - start;
+      if (seconds.size() >= 5 && spent.count() > least_seconds) break;
+    }
+    std::sort(seconds.begin(), seconds.end());
+    return seconds[seconds.size() / 2];
+  }
+
+ private:
+  SyntheticModel(const ModelConfig& config, Backend& backend)
+      : config_(config),
+        shape_(config),
+        backend_(backend),
+        ones_(static_cast<size_t>(config.hidden_size), 1.0f) {}
+
+  absl::Status LoadLayers(const std::string& codec, double bits_per_weight) {
+    std::vector<RandomSite> encoded;
+    for (const LinearSite& site : LinearSites(config_)) {
+      if (site.layer == 0) encoded.emplace_back(site, codec, bits_per_weight);
+    }
+    for (int layer = 0; layer < config_.num_layers; ++layer) {
+      DecoderLayer loaded;
+      US_ASSIGN_OR_RETURN(loaded.attention_norm, backend_.LoadVector(FloatView(ones_)));
+      US_ASSIGN_OR_RETURN(loaded.mlp_norm, backend_.LoadVector(FloatView(ones_)));
+      LoadedLinear* const linears[] = {&loaded.attention_input, &loaded.attention_output,
+                                       &loaded.mlp_input, &loaded.mlp_output};
+      for (size_t kind = 0; kind < encoded.size(); ++kind) {
+        US_ASSIGN_OR_RETURN(linears[kind]->device, backend_.LoadLinear(encoded[kind].linear(), {}));
+        weight_bytes_ += linears[kind]->device->resident_bytes();
+      }
+      prepared_width_ = std::max(prepared_width_, loaded.prepared_width());
+      layers_.push_back(std::move(loaded));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadRest(const StepBenchOptions& options) {
+    table_ = std::make_unique<RandomTable>(config_, options.table);
+    US_ASSIGN_OR_RETURN(embedding_, backend_.LoadEmbedding(table_->table()));
+    US_ASSIGN_OR_RETURN(final_norm_, backend_.LoadVector(FloatView(ones_)));
+    int64_t max_tokens = 1;
+    int64_t max_batch = 1;
+    int64_t max_blocks = 1;
+    const int64_t block_size = attention_.layout.block_size;
+    for (const StepShape& shape : options.shapes) {
+      max_tokens = std::max(max_tokens, shape.batch * shape.num_new);
+      max_batch = std::max(max_batch, shape.batch);
+      const int64_t blocks_each = (shape.num_cached + shape.num_new + block_size - 1) / block_size;
+      max_blocks = std::max(max_blocks, shape.batch * blocks_each);
+    }
+    attention_.layout.num_layers = config_.num_layers;
+    attention_.layout.num_kv_heads = config_.num_kv_heads;
+    attention_.layout.head_dim = config_.head_dim;
+    attention_.layout.num_blocks = max_blocks;
+    attention_.layout.element_bytes = backend_.cache_element_bytes();
+    US_ASSIGN_OR_RETURN(attention_.cache, backend_.Allocate(attention_.layout.total_bytes()));
+    const std::vector<float> frequencies = RopeInverseFrequencies(config_);
+    US_ASSIGN_OR_RETURN(attention_.inverse_frequencies,
+                        backend_.LoadVector(FloatView(frequencies)));
+    US_ASSIGN_OR_RETURN(buffers_,
+                        LayerBuffers::Allocate(config_, max_tokens, prepared_width_, backend_));
+    US_ASSIGN_OR_RETURN(logits_, backend_.Allocate(max_batch * int64_t{config_.vocab_size} *
+                                                   static_cast<int64_t>(sizeof(float))));
+    return absl::OkStatus();
+  }
+
+  absl::Status Run(const StepInput& input) {
+    US_RETURN_IF_ERROR(backend_.BeginStep(input));
+    backend_.Embed(*embedding_, *buffers_.hidden);
+    for (size_t layer = 0; layer < layers_.size(); ++layer) {
+      RunDecoderLayer(shape_, layers_[layer], static_cast<int>(layer), attention_, buffers_,
+                      backend_);
+    }
+    backend_.Logits(*buffers_.hidden, *final_norm_, shape_.epsilon, *embedding_, *logits_);
+    return backend_.EndStep();
+  }
+
+  ModelConfig config_;
+  DecoderShape shape_;
+  Backend& backend_;
+  std::vector<float> ones_;
+  std::vector<DecoderLayer> layers_;
+  std::unique_ptr<RandomTable> table_;
+  std::unique_ptr<DeviceEmbedding> embedding_;
+  std::unique_ptr<DeviceVector> final_norm_;
+  AttentionState attention_;
+  LayerBuffers buffers_;
+  std::unique_ptr<DeviceBuffer> logits_;
+  int64_t prepared_width_ = 0;
+  int64_t weight_bytes_ = 0;
+};
+
+absl::Status CheckOptions(const StepBenchOptions& options) {
+  if (options.codec != "fold" && options.codec != "absmaxmin") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("codec: expected fold or absmaxmin, found ", Quoted(options.codec)));
+  }
+  if (options.table != "dense" && !GroupedTypeFromName(options.table).has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("table: expected dense, int8 or int4, found ", Quoted(options.table)));
+  }
+  return absl::OkStatus();
+}
+
+int64_t NumTokens(const StepShape& shape) { return shape.batch * shape.num_new; }
+
+// Fills in dense_cublas_seconds.
+absl::Status ReckonCublas(int ordinal, const StepBenchOptions& options, StepBenchResult& result) {
+  KernelBenchOptions kernels;
+  kernels.cancelled = options.cancelled;
+  US_ASSIGN_OR_RETURN(kernels.shapes, PresetShapes(options.preset));
+  kernels.token_counts.clear();
+  for (const StepShape& shape : options.shapes) kernels.token_counts.push_back(NumTokens(shape));
+  US_ASSIGN_OR_RETURN(const KernelBenchResult measured, MeasureCudaKernels(ordinal, kernels));
+  for (StepMeasurement& step : result.measurements) {
+    double gained_microseconds = 0;
+    for (const KernelMeasurement& kernel : measured.measurements) {
+      if (kernel.num_tokens != NumTokens(step.shape)) continue;
+      gained_microseconds += kernel.engine_dense_microseconds - kernel.dense_microseconds;
+    }
+    step.dense_cublas_seconds = step.dense_seconds - result.num_layers * gained_microseconds * 1e-6;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<StepBenchResult> MeasureSteps(const StepBenchOptions& options) {
+  US_RETURN_IF_ERROR(CheckOptions(options));
+  US_ASSIGN_OR_RETURN(const nlohmann::ordered_json json, PresetConfig(options.preset));
+  US_ASSIGN_OR_RETURN(ModelConfig config, ParseModelConfig(nlohmann::json(json), "preset"));
+  if (options.num_layers > 0) config.num_layers = std::min(options.num_layers, config.num_layers);
+  US_ASSIGN_OR_RETURN(std::shared_ptr<Backend> backend, CreateBackend(options.device, {}));
+  const std::optional<int> ordinal = CudaOrdinal(backend->name());
+  StepBenchResult result;
+  result.device = backend->description();
+  result.num_layers = config.num_layers;
+  for (const StepShape& shape : options.shapes) result.measurements.push_back({shape, 0, 0});
+  double done = 0;
+  for (const bool is_dense : {true, false}) {
+    US_ASSIGN_OR_RETURN(
+        const auto model,
+        SyntheticModel::Load(config, is_dense ? "dense" : options.codec, options, *backend));
+    (is_dense ? result.dense_weight_bytes : result.weight_bytes) = model->weight_bytes();
+    for (StepMeasurement& measurement : result.measurements) {
+      if (options.cancelled != nullptr && options.cancelled->load()) {
+        return absl::CancelledError("interrupted");
+      }
+      US_ASSIGN_OR_RETURN(const double seconds, model->Time(measurement.shape, options.seconds));
+      (is_dense ? measurement.dense_seconds : measurement.seconds) = seconds;
+      done += 0.5 / static_cast<double>(result.measurements.size());
+      if (options.progress) options.progress(done);
+    }
+  }
+  if (ordinal.has_value()) {
+    backend = nullptr;  // and with it the device's memory
+    const absl::Status status = ReckonCublas(*ordinal, options, result);
+    if (absl::IsCancelled(status)) return status;
+    result.cublas_error = std::string(status.message());
+  }
+  return result;
+}
+
+}  // namespace ultrasketch
