@@ -1,134 +1,63 @@
-// Attention over a paged cache, for prompts and decoding alike.
+// Attention over a paged cache: of decoding tokens, and of anything with odd head dimensions.
 //
 //   block    up to 16 queries of one key head: the query heads of its group, for as many
 //            neighbouring tokens as fit (one instruction's rows)
 //   warp w   the keys [64 w, 64 w + 64) of a chunk of 256: scores, softmax and weighted values of
 //            its own; then the block merges the four
 //
-// A block of a prompt goes through all chunks; one of a decoding token does one chunk, and
-// LaunchFinishAttention merges. Keys and values go from the cache to registers in the order in
-// which the tensor cores take them, each read once by a block; only queries and partial results
-// are in shared memory. Bound: decoding reads each key and value once (memory); a prompt reads them
-// once for every tile of tokens (second-level cache).
-#include <cuda_fp16.h>
-
-#include <cmath>
-
-#include "engine/backends/cuda/attention_merge.cuh"
-#include "engine/backends/cuda/kernels.h"
+// A block of a decoding token does one chunk, and LaunchFinishAttention merges; others go through
+// all chunks. Up to 64 dimensions, a warp's keys and values are staged in shared memory; those of
+// steps before are on their way while the block waits for the queries. Otherwise they go from the
+// cache to registers in the order in which the tensor cores take them. Bound: each key and value is
+// read once (memory).
+#include "engine/backends/cuda/attention_stage.cuh"
 #include "engine/backends/cuda/producer_launch.cuh"
-#include "engine/codecs/cuda/device_code.cuh"
 
 namespace ultrasketch::cuda {
 namespace {
 
 constexpr int kThreads = kAttentionWarps * 32;
-constexpr int kKeyTiles = kAttentionPiece / 8;  // instructions have eight columns
-constexpr int kHeadDimStep = 32;                // dimensions that two instructions sum over
 
 // What a lane has in flight: 16 loads of keys, then 8 of values.
 constexpr int kKeyBatch = 2;
 constexpr int kValueBatch = 4;
 
-__host__ __device__ constexpr int PaddedHeadDim(int head_dim) {
-  return (head_dim + kHeadDimStep - 1) / kHeadDimStep * kHeadDimStep;
-}
-// An odd multiple of 64 bytes: the two rows that lanes read 16 bytes of at a time are in different
-// banks.
-__host__ __device__ constexpr int QueryStride(int head_dim) {
-  return PaddedHeadDim(head_dim) % 64 == 0 ? PaddedHeadDim(head_dim) + 32 : PaddedHeadDim(head_dim);
-}
-
 // A block's shared memory, in order.
 struct Shared {
-  __half* queries;       // [16][QueryStride]
-  float* pieces;         // [4][16][padded head_dim]: weighted values of a chunk's pieces
-  float* running;        // [16][padded head_dim]: of the chunks so far
-  float* piece_maximum;  // [4][16]
-  float* piece_sum;      // [4][16]
-  float* piece_weight;   // [4][16]
-  float* chunk_maximum;  // [16]
-  float* chunk_sum;      // [16]
-  MergeWeights* merge;   // [16]
-  float* running_sum;    // [16]
+  __half* queries;            // [16][RowStride]
+  float* pieces;              // [4][16][padded head_dim]: weighted values of a chunk's pieces
+  float* running;             // [16][padded head_dim]: of the chunks so far
+  float* piece_maximum;       // [4][16]
+  float* piece_sum;           // [4][16]
+  MergeWeights* piece_merge;  // [4][16]
+  float* chunk_maximum;       // [16]
+  float* chunk_sum;           // [16]
+  MergeWeights* merge;        // [16]
+  float* running_sum;         // [16]
 
   __device__ Shared(uint8_t* memory, int head_dim) {
     const int padded = PaddedHeadDim(head_dim);
     queries = reinterpret_cast<__half*>(memory);
-    pieces = reinterpret_cast<float*>(queries + kAttentionRows * QueryStride(head_dim));
+    pieces = reinterpret_cast<float*>(queries + kAttentionRows * RowStride(head_dim));
     running = pieces + kAttentionWarps * kAttentionRows * padded;
     piece_maximum = running + kAttentionRows * padded;
     piece_sum = piece_maximum + kAttentionWarps * kAttentionRows;
-    piece_weight = piece_sum + kAttentionWarps * kAttentionRows;
-    chunk_maximum = piece_weight + kAttentionWarps * kAttentionRows;
+    chunk_maximum = piece_sum + kAttentionWarps * kAttentionRows;
     chunk_sum = chunk_maximum + kAttentionRows;
     running_sum = chunk_sum + kAttentionRows;
     merge = reinterpret_cast<MergeWeights*>(running_sum + kAttentionRows);
+    piece_merge = merge + kAttentionRows;
   }
 
-  static int64_t Bytes(int head_dim) {
+  static __host__ __device__ int64_t Bytes(int head_dim) {
     const int64_t padded = PaddedHeadDim(head_dim);
     const int64_t floats = (kAttentionWarps + 1) * kAttentionRows * padded +
-                           (3 * kAttentionWarps + 3) * kAttentionRows;
-    return kAttentionRows * QueryStride(head_dim) * int64_t{sizeof(__half)} +
-           floats * int64_t{sizeof(float)} + kAttentionRows * int64_t{sizeof(MergeWeights)};
+                           (2 * kAttentionWarps + 3) * kAttentionRows;
+    return kAttentionRows * RowStride(head_dim) * int64_t{sizeof(__half)} +
+           floats * int64_t{sizeof(float)} +
+           (kAttentionWarps + 1) * kAttentionRows * int64_t{sizeof(MergeWeights)};
   }
 };
-
-// The queries of a block.
-struct Tile {
-  AttentionGeometry geometry;
-  AttentionItem item;
-  int kv_head;
-  int first_head;  // of the query heads
-  int num_heads;   // of each token
-
-  // Row r is head r % heads_per_tile of token r / heads_per_tile.
-  __device__ int TokenOf(int row) const { return row / geometry.heads_per_tile(); }
-  __device__ int HeadOf(int row) const { return row % geometry.heads_per_tile(); }
-  __device__ bool IsRow(int row) const {
-    return TokenOf(row) < item.num_tokens && HeadOf(row) < num_heads;
-  }
-  __device__ int NumKeys(int row) const { return IsRow(row) ? item.num_keys + TokenOf(row) : 0; }
-  __device__ int MostKeys() const { return item.num_keys + item.num_tokens - 1; }
-};
-
-// Keys are dealt to the columns of the scores so that each lane's weights are those of 16
-// neighbouring keys, whose values it then reads in a run: column n of key tile j is key
-// 16 * (n / 2) + 2 * j + n % 2 of the piece.
-__device__ constexpr int KeyOfColumn(int key_tile, int column) {
-  return column / 2 * 16 + 2 * key_tile + column % 2;
-}
-
-__device__ void LoadQueries(const Tile& tile, const float* qkv, Shared& shared) {
-  const AttentionGeometry& geometry = tile.geometry;
-  const int head_dim = geometry.head_dim;
-  const int padded = PaddedHeadDim(head_dim);
-  const float scale = 1.44269504f / sqrtf(static_cast<float>(head_dim));  // log2(e): scores are
-                                                                          // exponents of two
-  for (int index = static_cast<int>(threadIdx.x); index < kAttentionRows * padded;
-       index += kThreads) {
-    const int row = index / padded;
-    const int i = index % padded;
-    float value = 0.0f;
-    if (tile.IsRow(row) && i < head_dim) {
-      const int64_t token = tile.item.first_token + tile.TokenOf(row);
-      value = qkv[token * geometry.qkv_width() +
-                  int64_t{tile.first_head + tile.HeadOf(row)} * head_dim + i];
-    }
-    shared.queries[row * QueryStride(head_dim) + i] = SaturateToHalf(value * scale);
-  }
-}
-
-// Halves [0, count) of eight, zeros after: what lies in the cache past a sequence's end is not its
-// own and may be anything.
-__device__ uint4 KeepHalves(uint4 halves, int count) {
-  const auto keep = [count](uint32_t pair, int first) {
-    if (count <= first) return 0u;
-    return count == first + 1 ? pair & 0xffffu : pair;
-  };
-  return {keep(halves.x, 0), keep(halves.y, 2), keep(halves.z, 4), keep(halves.w, 6)};
-}
 
 // Eight dimensions of a key from `first` on; those from head_dim on are zero.
 __device__ uint4 LoadKey(const __half* key, int first, int head_dim) {
@@ -149,19 +78,34 @@ __device__ uint4 LoadKey(const __half* key, int first, int head_dim) {
 __device__ void PrefetchChunk(const Tile& tile, const AttentionArguments& arguments) {
   const AttentionGeometry& geometry = tile.geometry;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t run_bytes = int64_t{16} * geometry.head_dim * int64_t{sizeof(__half)};
-  for (int run = static_cast<int>(threadIdx.x) / 32; run < kAttentionChunk / 16;
+  const int64_t run_bytes = int64_t{kRunKeys} * geometry.head_dim * int64_t{sizeof(__half)};
+  for (int run = static_cast<int>(threadIdx.x) / 32; run < kAttentionChunk / kRunKeys;
        run += kAttentionWarps) {
-    const int position = tile.item.chunk * kAttentionChunk + run * 16;
+    const int position = tile.item.chunk * kAttentionChunk + run * kRunKeys;
     if (position >= tile.MostKeys()) return;
-    const int64_t block =
-        arguments.block_table[tile.item.first_block + position / geometry.block_size];
     // Of blocks of more than 16, values lie apart: the lines of as many bytes are near enough.
-    const int64_t offset =
-        (block * geometry.num_kv_heads + tile.kv_head) * geometry.block_size * geometry.head_dim +
-        int64_t{position % geometry.block_size} * geometry.head_dim;
+    const int64_t offset = RunBase(tile, arguments.block_table, position) +
+                           int64_t{position % geometry.block_size} * geometry.head_dim;
     PrefetchRange(static_cast<const __half*>(arguments.cache.keys) + offset, run_bytes, lane, 32);
     PrefetchRange(static_cast<const __half*>(arguments.cache.values) + offset, run_bytes, lane, 32);
+  }
+}
+
+__device__ void MarkEmptyPiece(int warp, Shared& shared) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane >= kAttentionRows) return;
+  shared.piece_maximum[warp * kAttentionRows + lane] = -INFINITY;
+  shared.piece_sum[warp * kAttentionRows + lane] = 0.0f;
+}
+
+__device__ void WritePieceSums(const PieceWeights& weights, int warp, Shared& shared) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane % 4 != 0) return;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = warp * kAttentionRows + lane / 4 + 8 * half;
+    shared.piece_maximum[row] = weights.maximum[half];
+    shared.piece_sum[row] = weights.sum[half];
   }
 }
 
@@ -178,22 +122,17 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
   const int most_keys = tile.MostKeys();
 
   if (first_key >= most_keys) {
-    if (lane < kAttentionRows) {
-      shared.piece_maximum[warp * kAttentionRows + lane] = -INFINITY;
-      shared.piece_sum[warp * kAttentionRows + lane] = 0.0f;
-    }
+    MarkEmptyPiece(warp, shared);
     return;
   }
 
-  // First element of the cache for run `run` of 16 keys of the piece, which are in one block.
+  // First element of the cache for run `run` of the piece.
   const auto run_base = [&](int run, bool& exists) -> int64_t {
-    const int position = first_key + run * 16;
+    const int position = first_key + run * kRunKeys;
     exists = position < most_keys;
-    if (!exists) return 0;
-    const int64_t block = arguments.block_table[tile.item.first_block + position / block_size];
-    return (block * geometry.num_kv_heads + tile.kv_head) * block_size * head_dim;
+    return exists ? RunBase(tile, arguments.block_table, position) : 0;
   };
-  const auto run_slot = [&](int run) { return (first_key + run * 16) % block_size; };
+  const auto run_slot = [&](int run) { return (first_key + run * kRunKeys) % block_size; };
 
   // Scores. This lane reads the keys of column `low_row`.
   float scores[kKeyTiles][4] = {};
@@ -219,53 +158,18 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
       for (int part = 0; part < kKeyBatch; ++part) {
         if (first + part * kHeadDimStep >= head_dim) break;
         const int dim = first + part * kHeadDimStep + quad * 8;
-        const __half* query = shared.queries + low_row * QueryStride(head_dim) + dim;
+        const __half* query = shared.queries + low_row * RowStride(head_dim) + dim;
         const uint4 low = *reinterpret_cast<const uint4*>(query);
-        const uint4 high = *reinterpret_cast<const uint4*>(query + 8 * QueryStride(head_dim));
-        const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
-        const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
+        const uint4 high = *reinterpret_cast<const uint4*>(query + 8 * RowStride(head_dim));
 #pragma unroll
-        for (int j = 0; j < kKeyTiles; ++j) {
-          MultiplyAccumulate(a0, {key[part][j].x, key[part][j].y}, scores[j]);
-          MultiplyAccumulate(a1, {key[part][j].z, key[part][j].w}, scores[j]);
-        }
+        for (int j = 0; j < kKeyTiles; ++j) AddScores(low, high, key[part][j], scores[j]);
       }
     }
   }
 
-  // Softmax. This lane holds the keys of run `quad` for rows low_row and low_row + 8.
   const int num_keys[2] = {tile.NumKeys(low_row), tile.NumKeys(low_row + 8)};
-  float maximum[2] = {-INFINITY, -INFINITY};
-#pragma unroll
-  for (int j = 0; j < kKeyTiles; ++j) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int key = first_key + KeyOfColumn(j, 2 * quad + i % 2);
-      if (key >= num_keys[i / 2]) scores[j][i] = -INFINITY;
-      maximum[i / 2] = fmaxf(maximum[i / 2], scores[j][i]);
-    }
-  }
-  float sum[2] = {0.0f, 0.0f};
-  uint32_t weights[kKeyTiles][2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    maximum[half] = fmaxf(maximum[half], __shfl_xor_sync(0xffffffffu, maximum[half], 1));
-    maximum[half] = fmaxf(maximum[half], __shfl_xor_sync(0xffffffffu, maximum[half], 2));
-#pragma unroll
-    for (int j = 0; j < kKeyTiles; ++j) {
-      const __half2 pair = __floats2half2_rn(PartWeight(scores[j][2 * half], maximum[half]),
-                                             PartWeight(scores[j][2 * half + 1], maximum[half]));
-      sum[half] = __fadd_rn(sum[half], __fadd_rn(__low2float(pair), __high2float(pair)));
-      weights[j][half] = *reinterpret_cast<const uint32_t*>(&pair);
-    }
-    sum[half] = __fadd_rn(sum[half], __shfl_xor_sync(0xffffffffu, sum[half], 1));
-    sum[half] = __fadd_rn(sum[half], __shfl_xor_sync(0xffffffffu, sum[half], 2));
-    if (quad == 0) {
-      const int row = warp * kAttentionRows + low_row + 8 * half;
-      shared.piece_maximum[row] = maximum[half];
-      shared.piece_sum[row] = sum[half];
-    }
-  }
+  const PieceWeights weights = WeighScores(scores, first_key, num_keys);
+  WritePieceSums(weights, warp, shared);
 
   // Weighted values, eight dimensions at a time. This lane reads dimension `low_row` of them.
   {
@@ -273,7 +177,7 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
     const int64_t base = run_base(quad, exists);
     const __half* values =
         static_cast<const __half*>(arguments.cache.values) + base + run_slot(quad);
-    const int count = most_keys - (first_key + quad * 16);
+    const int count = most_keys - (first_key + quad * kRunKeys);
     const int padded = PaddedHeadDim(head_dim);
     float* out = shared.pieces + (warp * kAttentionRows + low_row) * padded + 2 * quad;
     for (int first = 0; first < head_dim; first += kValueBatch * 8) {
@@ -294,21 +198,12 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
 #pragma unroll
       for (int part = 0; part < kValueBatch; ++part) {
         if (first + part * 8 >= head_dim) break;
-        if (count < 16) {
+        if (count < kRunKeys) {
           low[part] = KeepHalves(low[part], count);
           high[part] = KeepHalves(high[part], count - 8);
         }
         float sums[4] = {};
-        const uint2 b[4] = {{low[part].x, low[part].y},
-                            {low[part].z, low[part].w},
-                            {high[part].x, high[part].y},
-                            {high[part].z, high[part].w}};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const uint32_t a[4] = {weights[2 * i][0], weights[2 * i][1], weights[2 * i + 1][0],
-                                 weights[2 * i + 1][1]};
-          MultiplyAccumulate(a, b[i], sums);
-        }
+        WeighValues(weights, low[part], high[part], sums);
         *reinterpret_cast<float2*>(out + first + part * 8) = {sums[0], sums[1]};
         *reinterpret_cast<float2*>(out + 8 * padded + first + part * 8) = {sums[2], sums[3]};
       }
@@ -316,20 +211,41 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
   }
 }
 
-// One thread a row: how much each piece counts in its chunk, and the chunk beside those before it.
+// The same of a piece in shared memory.
+template <int kDims>
+__device__ void AttendStagedPiece(const Tile& tile, int first_key, int warp, const uint8_t* stage,
+                                  Shared& shared) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int low_row = lane / 4;
+  const int quad = lane % 4;
+  if (first_key >= tile.MostKeys()) {
+    MarkEmptyPiece(warp, shared);
+    return;
+  }
+  float scores[kKeyTiles][4] = {};
+  ScorePiece<kDims>(shared.queries, stage, scores);
+  const int num_keys[2] = {tile.NumKeys(low_row), tile.NumKeys(low_row + 8)};
+  const PieceWeights weights = WeighScores(scores, first_key, num_keys);
+  WritePieceSums(weights, warp, shared);
+  float* out = shared.pieces + (warp * kAttentionRows + low_row) * kDims + 2 * quad;
+  WeighPiece<kDims>(weights, stage, tile.MostKeys() - first_key,
+                    [&](int dims, const float(&sums)[4]) {
+                      *reinterpret_cast<float2*>(out + dims * 8) = {sums[0], sums[1]};
+                      *reinterpret_cast<float2*>(out + 8 * kDims + dims * 8) = {sums[2], sums[3]};
+                    });
+}
+
+// One thread a row: how the pieces merge to the chunk, and the chunk with those before it.
 __device__ void WeighChunk(int row, float& running_maximum, Shared& shared) {
   float maximum = -INFINITY;
-#pragma unroll
-  for (int piece = 0; piece < kAttentionWarps; ++piece) {
-    maximum = fmaxf(maximum, shared.piece_maximum[piece * kAttentionRows + row]);
-  }
   float sum = 0.0f;
 #pragma unroll
   for (int piece = 0; piece < kAttentionWarps; ++piece) {
     const int index = piece * kAttentionRows + row;
-    const float weight = PartWeight(shared.piece_maximum[index], maximum);
-    shared.piece_weight[index] = weight;
-    sum = __fmaf_rn(shared.piece_sum[index], weight, sum);
+    const MergeWeights merge = WeighMerge(maximum, shared.piece_maximum[index]);
+    shared.piece_merge[index] = merge;
+    sum = Merge(sum, shared.piece_sum[index], merge);
+    maximum = merge.maximum;
   }
   shared.chunk_maximum[row] = maximum;
   shared.chunk_sum[row] = sum;
@@ -344,43 +260,64 @@ __device__ float ChunkValue(const Shared& shared, int row, int i, int padded) {
 #pragma unroll
   for (int piece = 0; piece < kAttentionWarps; ++piece) {
     const int index = piece * kAttentionRows + row;
+    const MergeWeights merge = shared.piece_merge[index];
     // Pieces without a visible key have not written their values.
-    const float weight = shared.piece_weight[index];
-    if (weight != 0.0f) value = __fmaf_rn(shared.pieces[index * padded + i], weight, value);
+    if (merge.added != 0.0f) value = Merge(value, shared.pieces[index * padded + i], merge);
   }
   return value;
 }
 
+// Of kDims dimensions at most, staged; 0: any, from the cache to registers.
+template <int kDims>
+struct AttendShape {
+  static constexpr int kStageBytes = kDims > 0 ? PieceStage<kDims>::kBytes : 0;
+  static int64_t SharedBytes(int head_dim) {
+    return (Shared::Bytes(head_dim) + 127) / 128 * 128 + kAttentionWarps * kStageBytes;
+  }
+};
+
+// Runs of the piece from `first_key` on that were in the cache before this step.
+__device__ int NumOldRuns(const Tile& tile, int first_key) {
+  if (tile.item.chunk < 0) return 0;
+  return min(max((tile.item.num_keys - 1 - first_key) / kRunKeys, 0), kAttentionPiece / kRunKeys);
+}
+
 // Grid: (items, key heads * tiles of their query heads).
+template <int kDims>
 __global__ void __launch_bounds__(kThreads)
     Attend(const __grid_constant__ AttentionArguments arguments) {
-  extern __shared__ __align__(16) uint8_t memory[];
+  extern __shared__ __align__(128) uint8_t memory[];
   AllowNextKernel();
   const AttentionGeometry& geometry = arguments.geometry;
   const int head_dim = geometry.head_dim;
   const int padded = PaddedHeadDim(head_dim);
   Shared shared(memory, head_dim);
 
-  Tile tile;
-  tile.geometry = geometry;
-  tile.item = arguments.items[blockIdx.x];
-  if (tile.item.num_tokens == 0) {
+  const AttentionItem item = arguments.items[blockIdx.x];
+  if (item.num_tokens == 0) {
     WaitForKernelBefore();
     return;
   }
-  tile.kv_head = static_cast<int>(blockIdx.y) / geometry.tiles_per_group();
-  const int group_tile = static_cast<int>(blockIdx.y) % geometry.tiles_per_group();
-  const int first_in_group = group_tile * geometry.heads_per_tile();
-  tile.first_head = tile.kv_head * geometry.heads_per_group() + first_in_group;
-  tile.num_heads = min(geometry.heads_per_tile(), geometry.heads_per_group() - first_in_group);
-
-  // Items and block table were there before the step's first kernel.
-  if (tile.item.chunk >= 0) PrefetchChunk(tile, arguments);
-  WaitForKernelBefore();
+  const Tile tile(geometry, item, static_cast<int>(blockIdx.y));
 
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / 32;
-  LoadQueries(tile, arguments.qkv, shared);
+  [[maybe_unused]] uint8_t* const stage =
+      memory + (Shared::Bytes(head_dim) + 127) / 128 * 128 + warp * AttendShape<kDims>::kStageBytes;
+  [[maybe_unused]] int num_copied_runs = 0;
+  // Items and block table were there before the step's first kernel.
+  if constexpr (kDims > 0) {
+    ClearPadding<kDims>(head_dim, stage, thread % 32, 32);
+    const int first_key = max(tile.item.chunk, 0) * kAttentionChunk + warp * kAttentionPiece;
+    num_copied_runs = NumOldRuns(tile, first_key);
+    CopyRuns<kDims>(tile, arguments, first_key, tile.MostKeys(), 0, num_copied_runs, stage,
+                    thread % 32, 32);
+  } else if (tile.item.chunk >= 0) {
+    PrefetchChunk(tile, arguments);
+  }
+  WaitForKernelBefore();
+
+  LoadQueries(tile, arguments.qkv, shared.queries, thread, kThreads);
   float running_maximum = -INFINITY;  // of row `thread`, in the first threads
   if (thread < kAttentionRows) shared.running_sum[thread] = 0.0f;
   for (int index = thread; index < kAttentionRows * padded; index += kThreads) {
@@ -393,7 +330,19 @@ __global__ void __launch_bounds__(kThreads)
   const int end_chunk =
       one_chunk ? first_chunk + 1 : (tile.MostKeys() + kAttentionChunk - 1) / kAttentionChunk;
   for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
-    AttendPiece(tile, arguments, chunk * kAttentionChunk + warp * kAttentionPiece, warp, shared);
+    const int first_key = chunk * kAttentionChunk + warp * kAttentionPiece;
+    if constexpr (kDims > 0) {
+      __syncwarp();  // done with the chunk before
+      CopyRuns<kDims>(tile, arguments, first_key, tile.MostKeys(), num_copied_runs,
+                      kAttentionPiece / kRunKeys, stage, thread % 32, 32);
+      CommitCopies();
+      num_copied_runs = 0;
+      WaitForCopies<0>();
+      __syncwarp();
+      AttendStagedPiece<kDims>(tile, first_key, warp, stage, shared);
+    } else {
+      AttendPiece(tile, arguments, first_key, warp, shared);
+    }
     __syncthreads();
     if (thread < kAttentionRows) WeighChunk(thread, running_maximum, shared);
     __syncthreads();
@@ -484,17 +433,32 @@ __global__ void __launch_bounds__(kProducerThreads)
       prepared + (arguments.first_token + blockIdx.x) * PreparedRowBytes(sketch.num_steps));
 }
 
-}  // namespace
-
-cudaError_t LaunchAttention(const AttentionArguments& arguments, cudaStream_t stream) {
+template <int kDims>
+cudaError_t LaunchAttend(const AttentionArguments& arguments, cudaStream_t stream) {
   const AttentionGeometry& geometry = arguments.geometry;
-  const int64_t shared_bytes = Shared::Bytes(geometry.head_dim);
-  if (const cudaError_t error = AllowSharedMemory(Attend, shared_bytes); error != cudaSuccess) {
+  const int64_t shared_bytes = AttendShape<kDims>::SharedBytes(geometry.head_dim);
+  if (const cudaError_t error = AllowSharedMemory(Attend<kDims>, shared_bytes);
+      error != cudaSuccess) {
     return error;
   }
   const dim3 grid(static_cast<unsigned>(arguments.num_items),
                   static_cast<unsigned>(geometry.num_kv_heads * geometry.tiles_per_group()));
-  return LaunchKernel(Attend, grid, kThreads, static_cast<size_t>(shared_bytes), stream, arguments);
+  return LaunchKernel(Attend<kDims>, grid, kThreads, static_cast<size_t>(shared_bytes), stream,
+                      arguments);
+}
+
+}  // namespace
+
+cudaError_t LaunchAttention(const AttentionArguments& arguments, cudaStream_t stream) {
+  if (arguments.num_items > 0) {
+    const cudaError_t error =
+        !arguments.geometry.is_staged()     ? LaunchAttend<0>(arguments, stream)
+        : arguments.geometry.head_dim <= 32 ? LaunchAttend<32>(arguments, stream)
+        : arguments.geometry.head_dim <= 64 ? LaunchAttend<64>(arguments, stream)
+                                            : LaunchAttend<0>(arguments, stream);
+    if (error != cudaSuccess) return error;
+  }
+  return arguments.num_prompt_items > 0 ? LaunchPromptAttention(arguments, stream) : cudaSuccess;
 }
 
 cudaError_t LaunchFinishAttention(const AttentionArguments& arguments, const AttentionToken* tokens,

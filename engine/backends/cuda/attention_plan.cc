@@ -25,21 +25,28 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
   plan.tokens.clear();
   plan.slabs.clear();
   AttentionSlab slab;
+  std::vector<AttentionItem> prompt_items;  // of the slab
   int64_t slots = 0;
   const auto finish_slab = [&] {
     if (slab.num_tokens == 0) return;
-    for (const int64_t filled = RoundUpItems(slab.num_items); slab.num_items < filled;
-         ++slab.num_items) {
-      plan.items.push_back({});
-    }
+    slab.num_items = RoundUpItems(slab.num_items);
+    plan.items.resize(static_cast<size_t>(slab.first_item + slab.num_items));
+    slab.num_prompt_items = RoundUpItems(static_cast<int64_t>(prompt_items.size()));
+    prompt_items.resize(static_cast<size_t>(slab.num_prompt_items));
+    plan.items.insert(plan.items.end(), prompt_items.begin(), prompt_items.end());
     plan.slabs.push_back(slab);
-    slab = {slab.first_item + slab.num_items, 0, slab.first_token + slab.num_tokens, 0};
+    slab = {.first_item = static_cast<int64_t>(plan.items.size()),
+            .first_token = slab.first_token + slab.num_tokens};
+    prompt_items.clear();
     slots = 0;
   };
   const int64_t tile_tokens = geometry.tokens_per_tile();
   for (const PlannedSpan& span : spans) {
-    for (int64_t first = 0; first < span.num_tokens; first += tile_tokens) {
-      const int64_t count = std::min(tile_tokens, span.num_tokens - first);
+    const bool is_prompt = geometry.is_staged() && span.num_tokens > tile_tokens;
+    const int64_t item_tokens =
+        is_prompt ? std::min(tile_tokens * kPromptTiles, max_attended_tokens) : tile_tokens;
+    for (int64_t first = 0; first < span.num_tokens; first += item_tokens) {
+      const int64_t count = std::min(item_tokens, span.num_tokens - first);
       const int64_t num_chunks = NumChunks(span.num_cached + first + count);
       const bool side_by_side =
           span.num_tokens <= tile_tokens && num_chunks > 1 && num_chunks <= max_slots;
@@ -63,6 +70,8 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
           plan.items.push_back(item);
         }
         slab.num_items += num_chunks;
+      } else if (is_prompt) {
+        prompt_items.push_back(item);
       } else {
         plan.items.push_back(item);
         ++slab.num_items;
@@ -82,8 +91,8 @@ int64_t MostAttentionItems(absl::Span<const PlannedSpan> spans) {
   for (const PlannedSpan& span : spans) {
     most += span.num_tokens + NumChunks(span.num_cached + span.num_tokens);
   }
-  // Slabs are filled up by less than a quarter.
-  return most + most / 4 + 1;
+  // Both lists of a slab are filled up by less than a quarter.
+  return most + most / 4 + 2;
 }
 
 }  // namespace ultrasketch::cuda

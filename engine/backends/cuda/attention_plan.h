@@ -23,6 +23,7 @@ struct PlannedSpan {
 struct AttentionSlab {
   int64_t first_item = 0;
   int64_t num_items = 0;
+  int64_t num_prompt_items = 0;  // after the others
   int64_t first_token = 0;
   int64_t num_tokens = 0;
 };
@@ -34,8 +35,9 @@ struct AttentionPlan {
 };
 
 // At least 1 slot and kAttentionRows tokens of workspace. A sequence with no more new tokens than
-// one tile holds has its chunks computed side by side, as far as the slots go; the tiles of the
-// others go through their chunks one after the other. Results do not depend on which.
+// one tile holds has its chunks computed side by side, as far as the slots go; the others go
+// through their chunks one after the other, as prompts where there is a kernel for it. Results do
+// not depend on which.
 //
 // The items of a slab are filled up with empty ones, so that few steps differ in their number:
 // those that do not differ can be launched as the same graph.

@@ -278,12 +278,14 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
   for (const AttentionSlab& slab : plan.slabs) {
     arguments.items = step_.attention_items() + slab.first_item;
     arguments.num_items = slab.num_items;
+    arguments.prompt_items = arguments.items + slab.num_items;
+    arguments.num_prompt_items = slab.num_prompt_items;
     arguments.first_token = slab.first_token;
-    recorder_.Add(
-        "Attention",
-        {kAttention, arguments.qkv, arguments.cache.keys, arguments.cache.values,
-         arguments.block_table, arguments.items, arguments.num_items, arguments.first_token},
-        [arguments](cudaStream_t stream) { return LaunchAttention(arguments, stream); });
+    recorder_.Add("Attention",
+                  {kAttention, arguments.qkv, arguments.cache.keys, arguments.cache.values,
+                   arguments.block_table, arguments.items, arguments.num_items,
+                   arguments.num_prompt_items, arguments.first_token},
+                  [arguments](cudaStream_t stream) { return LaunchAttention(arguments, stream); });
     AddGeometry(arguments.geometry);
     recorder_.Add(
         "Attention",

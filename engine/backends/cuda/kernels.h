@@ -59,8 +59,9 @@ inline constexpr int kAttentionPiece = 64;
 inline constexpr int kAttentionWarps = 4;
 inline constexpr int kAttentionChunk = kAttentionPiece * kAttentionWarps;
 
-// Queries that a block attends with: rows of one instruction.
+// Queries of a tile: rows of one instruction. A block of a prompt has four tiles of tokens.
 inline constexpr int kAttentionRows = 16;
+inline constexpr int kPromptTiles = 4;
 
 struct AttentionGeometry {
   int num_heads = 0;
@@ -69,7 +70,10 @@ struct AttentionGeometry {
   int block_size = 0;
 
   US_HOST_DEVICE int heads_per_group() const { return num_heads / num_kv_heads; }
-  // Query heads of a block, tokens of a block, and blocks for all query heads of a key head.
+  // Whether keys and values are staged in shared memory: there are kernels for it, prompts have one
+  // of their own.
+  US_HOST_DEVICE bool is_staged() const { return head_dim % 8 == 0 && head_dim <= 128; }
+  // Query heads of a tile, tokens of a tile, and tiles for all query heads of a key head.
   US_HOST_DEVICE int heads_per_tile() const {
     return heads_per_group() < kAttentionRows ? heads_per_group() : kAttentionRows;
   }
@@ -102,6 +106,7 @@ cudaError_t LaunchRotateAndStore(const AttentionGeometry& geometry, const float*
                                  cudaStream_t stream);
 
 // Some neighbouring tokens of a sequence, against all of their keys or against one chunk of them.
+// Those of a tile at most; of a prompt's item, of kPromptTiles.
 struct AttentionItem {
   int32_t first_token;
   int32_t num_tokens;   // 0: nothing to do
@@ -126,12 +131,16 @@ struct AttentionArguments {
   const int32_t* block_table = nullptr;
   const AttentionItem* items = nullptr;
   int64_t num_items = 0;
+  const AttentionItem* prompt_items = nullptr;  // against all of their keys
+  int64_t num_prompt_items = 0;
   float* partials = nullptr;  // [slot][geometry.partial_floats()]
   float* attended = nullptr;  // [token - first_token][query_width]
   int64_t first_token = 0;
 };
 
+// Both kinds of items, as far as there are any. Prompts' need a geometry that is staged.
 cudaError_t LaunchAttention(const AttentionArguments& arguments, cudaStream_t stream);
+cudaError_t LaunchPromptAttention(const AttentionArguments& arguments, cudaStream_t stream);
 
 // prepared[t] = sketch(attention of token t) for tokens [first_token, first_token + num_tokens) of
 // the step; `tokens` and `prepared` are those of the whole step.

@@ -1,4 +1,5 @@
-// The rotary embedding, and new keys and values to the cache. One block a token: bound by latency.
+// The rotary embedding, and new keys and values to the cache. One block a token, several where
+// tokens are few: bound by latency, then by memory.
 #include <cuda_fp16.h>
 
 #include "engine/backends/cuda/kernels.h"
@@ -12,32 +13,35 @@ __global__ void __launch_bounds__(kProducerThreads)
     RotateAndStore(const __grid_constant__ AttentionGeometry geometry, const float* frequencies,
                    const TokenInput* tokens, const int32_t* block_table, __half* keys,
                    __half* values, float* qkv) {
-  extern __shared__ float rotations[];  // cosines [head_dim / 2], sines
   AllowNextKernel();
-  WaitForKernelBefore();
   const TokenInput token = tokens[blockIdx.x];
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread =
+      static_cast<int>(blockIdx.y) * kProducerThreads + static_cast<int>(threadIdx.x);
+  const int num_threads = static_cast<int>(gridDim.y) * kProducerThreads;
   const int head_dim = geometry.head_dim;
   const int half = head_dim / 2;
-  for (int i = thread; i < half; i += kProducerThreads) {
-    const float angle = static_cast<float>(token.position) * frequencies[i];
-    sincosf(angle, &rotations[half + i], &rotations[i]);
-  }
-  __syncthreads();
-
   float* row = qkv + blockIdx.x * geometry.qkv_width();
   const int64_t block = block_table[token.first_block + token.cache_position / geometry.block_size];
   const int64_t slot = token.cache_position % geometry.block_size;
   const int64_t base = block * geometry.num_kv_heads * geometry.block_size * head_dim;
   const int num_rotated = geometry.num_heads + geometry.num_kv_heads;
-  for (int index = thread; index < num_rotated * half; index += kProducerThreads) {
+  int rotated = -1;  // the dimension that sine and cosine are of
+  float sine = 0.0f;
+  float cosine = 0.0f;
+  const auto turn_to = [&](int i) {
+    if (i == rotated) return;
+    sincosf(static_cast<float>(token.position) * frequencies[i], &sine, &cosine);
+    rotated = i;
+  };
+  turn_to(thread % half);
+  WaitForKernelBefore();
+  for (int index = thread; index < num_rotated * half; index += num_threads) {
     const int head = index / half;
     const int i = index % half;
+    turn_to(i);
     float* low = row + head * head_dim + i;
     const float a = low[0];
     const float b = low[half];
-    const float cosine = rotations[i];
-    const float sine = rotations[half + i];
     const float first = a * cosine - b * sine;
     const float second = b * cosine + a * sine;
     low[0] = first;
@@ -50,7 +54,7 @@ __global__ void __launch_bounds__(kProducerThreads)
     }
   }
   const float* v = row + num_rotated * head_dim;
-  for (int index = thread; index < geometry.num_kv_heads * head_dim; index += kProducerThreads) {
+  for (int index = thread; index < geometry.num_kv_heads * head_dim; index += num_threads) {
     values[base + int64_t{index} * geometry.block_size + slot] = SaturateToHalf(v[index]);
   }
 }
@@ -61,10 +65,11 @@ cudaError_t LaunchRotateAndStore(const AttentionGeometry& geometry, const float*
                                  const TokenInput* tokens, int64_t num_tokens,
                                  const int32_t* block_table, CacheView cache, float* qkv,
                                  cudaStream_t stream) {
-  const auto shared_bytes = static_cast<size_t>(geometry.head_dim) * sizeof(float);
-  return LaunchKernel(RotateAndStore, dim3(static_cast<unsigned>(num_tokens)), kProducerThreads,
-                      shared_bytes, stream, geometry, frequencies, tokens, block_table,
-                      static_cast<__half*>(cache.keys), static_cast<__half*>(cache.values), qkv);
+  constexpr int64_t kFewTokens = 32;
+  const dim3 grid(static_cast<unsigned>(num_tokens), num_tokens <= kFewTokens ? 4 : 1);
+  return LaunchKernel(RotateAndStore, grid, kProducerThreads, /*shared_bytes=*/0, stream, geometry,
+                      frequencies, tokens, block_table, static_cast<__half*>(cache.keys),
+                      static_cast<__half*>(cache.values), qkv);
 }
 
 }  // namespace ultrasketch::cuda

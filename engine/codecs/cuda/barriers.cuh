@@ -1,4 +1,5 @@
-// Barriers in shared memory between the warps that fill a ring of buffers and those that empty it.
+// Barriers in shared memory between the warps that fill a ring of buffers and those that empty it,
+// and between the blocks of a cluster, which read each other's shared memory.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_BARRIERS_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_BARRIERS_CUH_
 
@@ -61,6 +62,44 @@ class BarrierArray {
  private:
   uint32_t address_;
 };
+
+// ---- Clusters, compute capability 9.0 and later ----
+
+// Of the calling block in its cluster.
+__device__ inline int ClusterRank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+
+// A barrier of all threads of the cluster: what they wrote to shared memory before they arrive can
+// be read after the wait. Whole warps call these, all of the cluster's equally often. A block whose
+// shared memory others read ends after a barrier that follows their reads.
+__device__ inline void ArriveAtCluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ inline void WaitForCluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ inline void SyncCluster() {
+  ArriveAtCluster();
+  WaitForCluster();
+}
+
+// An address in the shared memory of this block as one in that of the block of rank `rank`.
+__device__ inline uint32_t AddressInCluster(uint32_t shared_address, int rank) {
+  uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address), "r"(rank));
+  return address;
+}
+
+__device__ inline uint32_t LoadFromCluster(uint32_t cluster_address) {
+  uint32_t value;
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(cluster_address));
+  return value;
+}
+
+// ---- Rings ----
 
 // A place in a ring of buffers that are used one after the other, and which phase that is.
 class Ring {

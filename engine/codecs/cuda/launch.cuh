@@ -44,21 +44,43 @@ inline bool SupportsDependentLaunch() {
          major >= 9;
 }
 
-// `shared_bytes` of dynamic shared memory. All kernels launched so call WaitForKernelBefore.
+// `shared_bytes` of dynamic shared memory. All kernels launched so call WaitForKernelBefore. The
+// grid is divided along x into clusters of `cluster_blocks` blocks, a power of two up to 8, which
+// can read each other's shared memory; more than one from compute capability 9.0 on.
 template <typename... Parameters, typename... Arguments>
-cudaError_t LaunchKernel(void (*kernel)(Parameters...), dim3 grid, int num_threads,
-                         size_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+cudaError_t LaunchClusters(void (*kernel)(Parameters...), dim3 grid, int cluster_blocks,
+                           int num_threads, size_t shared_bytes, cudaStream_t stream,
+                           Arguments&&... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned num_attributes = 0;
+  if (SupportsDependentLaunch()) {
+    attributes[num_attributes].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[num_attributes].val.programmaticStreamSerializationAllowed = 1;
+    ++num_attributes;
+  }
+  if (cluster_blocks > 1) {
+    attributes[num_attributes].id = cudaLaunchAttributeClusterDimension;
+    attributes[num_attributes].val.clusterDim.x = static_cast<unsigned>(cluster_blocks);
+    attributes[num_attributes].val.clusterDim.y = 1;
+    attributes[num_attributes].val.clusterDim.z = 1;
+    ++num_attributes;
+  }
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(num_threads));
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = SupportsDependentLaunch() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = num_attributes;
   return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
+// The same without clusters.
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchKernel(void (*kernel)(Parameters...), dim3 grid, int num_threads,
+                         size_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
+  return LaunchClusters(kernel, grid, 1, num_threads, shared_bytes, stream,
+                        std::forward<Arguments>(arguments)...);
 }
 
 }  // namespace ultrasketch::cuda

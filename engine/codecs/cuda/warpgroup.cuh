@@ -124,6 +124,24 @@ __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[6
       : "l"(a), "l"(b));
 }
 
+// 192 tokens.
+__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[96]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+      "}, %96, %97, 1, 1, 1, 1, 0;"
+      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
+        US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
+        US_SUMS(56), US_SUMS(60), US_SUMS(64), US_SUMS(68), US_SUMS(72), US_SUMS(76), US_SUMS(80),
+        US_SUMS(84), US_SUMS(88), US_SUMS(92)
+      : "l"(a), "l"(b));
+}
+
 // 256 tokens.
 __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[128]) {
   asm volatile(

@@ -87,8 +87,9 @@ TEST_P(SketchProductTest, AgreesWithTheCpu) {
   EXPECT_LT(RelativeError(found.added, expected.added), kTolerance);
 }
 
-// One column; ragged rows and columns; as the paper has them; classes; rows for tall tiles; more
-// words than shared memory holds.
+// One column; ragged rows and columns; as the paper has them; classes; an odd number of steps that
+// goes through the ring of buffers more than once, in short tiles and in tall ones; rows for tall
+// tiles; more words than shared memory holds.
 INSTANTIATE_TEST_SUITE_P(
     Shapes, SketchProductTest,
     ::testing::Combine(
@@ -96,6 +97,7 @@ INSTANTIATE_TEST_SUITE_P(
                           Shape{17, {{100, 33, 2, 3, 0}}}, Shape{131, {{250, 20, 3, 2, 0}}},
                           Shape{300, {{1000, 90, 3, 4, 0}}},
                           Shape{97, {{64, 64, 1, 5, 0}, {200, 10, 4, 2, 3}, {36, 9, 8, 8, 0}}},
+                          Shape{200, {{2600, 210, 3, 2, 0}}}, Shape{5000, {{900, 75, 3, 2, 0}}},
                           Shape{20000, {{60, 60, 1, 2, 0}, {200, 4, 3, 2, 0}}},
                           Shape{40, {{4100, 4100, 3, 8, 0}}}),
         ::testing::Values(1, 8, 9, 17, 33, 64, 65, 130, 300)),
@@ -134,6 +136,8 @@ TEST_P(SketchBatchTest, ATokensResultIsTheSameToTheBitInEveryBatch) {
 INSTANTIATE_TEST_SUITE_P(Shapes, SketchBatchTest,
                          ::testing::Values(Shape{131, {{250, 20, 3, 2, 0}}},
                                            Shape{300, {{1000, 90, 3, 4, 0}}},
+                                           Shape{200, {{2600, 210, 3, 2, 0}}},
+                                           Shape{5000, {{900, 75, 3, 2, 0}}},
                                            Shape{20000, {{60, 60, 1, 2, 0}, {200, 4, 3, 2, 0}}}),
                          [](const auto& test) { return NameOf(test.param); });
 

@@ -185,12 +185,14 @@ void CheckPlan(const AttentionGeometry& geometry, const std::vector<PlannedSpan>
     std::set<int32_t> slots;
     std::map<int32_t, std::vector<int32_t>> chunks_of_token;
     std::map<int32_t, int32_t> first_slot;
-    for (int64_t i = 0; i < slab.num_items; ++i) {
+    for (int64_t i = 0; i < slab.num_items + slab.num_prompt_items; ++i) {
+      const bool is_prompt = i >= slab.num_items;
       const AttentionItem& work = plan.items[static_cast<size_t>(item + i)];
       if (work.num_tokens == 0) continue;
       EXPECT_GE(work.first_token, slab.first_token);
       EXPECT_LE(work.first_token + work.num_tokens, slab.first_token + slab.num_tokens);
-      EXPECT_LE(work.num_tokens, geometry.tokens_per_tile());
+      EXPECT_LE(work.num_tokens, geometry.tokens_per_tile() * (is_prompt ? kPromptTiles : 1));
+      EXPECT_TRUE(!is_prompt || (geometry.is_staged() && work.chunk < 0));
       if (work.chunk >= 0) {
         EXPECT_TRUE(slots.insert(work.slot).second);
         EXPECT_LT(work.slot, max_slots);
@@ -212,7 +214,7 @@ void CheckPlan(const AttentionGeometry& geometry, const std::vector<PlannedSpan>
       const AttentionToken& planned = plan.tokens[static_cast<size_t>(id)];
       EXPECT_EQ(chunks.size(), static_cast<size_t>(std::max(1, planned.num_chunks)));
     }
-    item += slab.num_items;
+    item += slab.num_items + slab.num_prompt_items;
     token += slab.num_tokens;
   }
   EXPECT_EQ(item, static_cast<int64_t>(plan.items.size()));
@@ -226,13 +228,24 @@ TEST(AttentionPlanTest, CoversEveryTokenWithinTheWorkspace) {
       {103, 3, 600, 400}, {106, 40, 900, 500}, {146, 1, 255, 700}};
   for (const AttentionGeometry& geometry :
        {AttentionGeometry{32, 8, 128, 16}, AttentionGeometry{4, 4, 64, 16},
-        AttentionGeometry{24, 1, 64, 16}, AttentionGeometry{14, 2, 64, 32}}) {
+        AttentionGeometry{24, 1, 64, 16}, AttentionGeometry{14, 2, 64, 32},
+        AttentionGeometry{4, 2, 10, 16}, AttentionGeometry{4, 2, 256, 16}}) {
     for (const int64_t max_slots : {1, 3, 20, 1000}) {
       for (const int64_t max_tokens : {16, 50, 1000}) {
         CheckPlan(geometry, spans, max_slots, max_tokens);
       }
     }
   }
+}
+
+TEST(AttentionPlanTest, GivesPromptsItemsOfFourTiles) {
+  AttentionPlan plan;
+  const std::vector<PlannedSpan> spans = {{0, 1, 10, 0}, {1, 100, 0, 1}};
+  PlanAttention({32, 8, 128, 16}, spans, 100, 200, plan);
+  ASSERT_EQ(plan.slabs.size(), 1u);
+  EXPECT_EQ(plan.slabs[0].num_items, 1);
+  EXPECT_EQ(plan.slabs[0].num_prompt_items, 7);  // of 16 tokens
+  EXPECT_EQ(plan.items[1].num_tokens, 16);
 }
 
 TEST(AttentionPlanTest, SpreadsTheKeysOfADecodingToken) {

@@ -96,6 +96,7 @@ TEST_P(ProductTest, AgreesWithTheCpu) {
   EXPECT_LT(RelativeError(found.added, expected.added), kTolerance);
 }
 
+// Buckets of 1 to 28 bit steps, which clusters of 2, 4 and 8 blocks divide unevenly.
 INSTANTIATE_TEST_SUITE_P(
     Shapes, ProductTest,
     ::testing::Combine(
@@ -103,10 +104,12 @@ INSTANTIATE_TEST_SUITE_P(
                           SiteShape{"fold", 17, 100, 33}, SiteShape{"fold", 131, 250, 129},
                           SiteShape{"fold", 768, 256, 128}, SiteShape{"fold", 300, 1000, 700},
                           SiteShape{"fold", 40, 96, 200}, SiteShape{"fold", 9000, 260, 140},
-                          SiteShape{"dense", 64, 128}, SiteShape{"dense", 1, 2},
-                          SiteShape{"dense", 17, 100}, SiteShape{"dense", 131, 250},
-                          SiteShape{"dense", 768, 256}, SiteShape{"dense", 9000, 260}),
-        ::testing::Values(1, 2, 8, 9, 16, 17, 31, 33, 64, 65, 130, 300)),
+                          SiteShape{"fold", 1100, 2200, 1100}, SiteShape{"fold", 200, 4400, 2700},
+                          SiteShape{"fold", 70, 7200, 7100}, SiteShape{"dense", 64, 128},
+                          SiteShape{"dense", 1, 2}, SiteShape{"dense", 17, 100},
+                          SiteShape{"dense", 131, 250}, SiteShape{"dense", 768, 256},
+                          SiteShape{"dense", 9000, 260}),
+        ::testing::Values(1, 2, 8, 9, 12, 16, 17, 31, 33, 64, 65, 130, 300)),
     [](const auto& test) {
       return absl::StrCat(NameOf(std::get<0>(test.param)), "_tokens", std::get<1>(test.param));
     });
@@ -122,7 +125,7 @@ TEST_P(BatchTest, ATokensResultIsTheSameToTheBitInEveryBatch) {
   const auto cols = static_cast<size_t>(shape.cols);
   const auto rows = static_cast<size_t>(shape.rows);
   const Site::Outputs together = site.Run(backend, inputs);
-  for (const size_t count : {1, 7, 13, 30, 64, 100, 299}) {
+  for (const size_t count : {1, 7, 9, 13, 16, 17, 30, 40, 64, 100, 299}) {
     const Site::Outputs some = site.Run(backend, all.subspan(0, count * cols));
     for (size_t i = 0; i < count * rows; ++i) {
       ASSERT_EQ(some.written[i], together.written[i])
@@ -137,13 +140,13 @@ TEST_P(BatchTest, ATokensResultIsTheSameToTheBitInEveryBatch) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, BatchTest,
-                         ::testing::Values(SiteShape{"fold", 131, 250, 129},
-                                           SiteShape{"fold", 300, 1000, 700},
-                                           SiteShape{"fold", 20000, 260, 140},
-                                           SiteShape{"dense", 131, 1250},
-                                           SiteShape{"dense", 20000, 260}),
-                         [](const auto& test) { return NameOf(test.param); });
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, BatchTest,
+    ::testing::Values(SiteShape{"fold", 131, 250, 129}, SiteShape{"fold", 300, 1000, 700},
+                      SiteShape{"fold", 1100, 2200, 1100}, SiteShape{"fold", 200, 4400, 2700},
+                      SiteShape{"fold", 20000, 260, 140}, SiteShape{"dense", 131, 1250},
+                      SiteShape{"dense", 20000, 260}),
+    [](const auto& test) { return NameOf(test.param); });
 
 // A site whose columns are dealt to classes that fold 1, 2 and 7 columns, in 1 to 3 planes.
 TEST_F(CudaTest, ClassesAndPlanesAgreeWithTheCpu) {

@@ -110,7 +110,7 @@ bench() {
 }
 
 if wanted kernels; then
-  readonly TOKENS=1,4,8,16,32,64,128,256,512,2048
+  readonly TOKENS=1,4,8,16,32,64,256,2048
   bench kernels-fold 120 kernel --preset llama-3.2-1b,llama-3.1-8b --codec fold --tokens "$TOKENS"
   bench kernels-absmaxmin 120 kernel --preset llama-3.2-1b,llama-3.1-8b --codec absmaxmin \
     --tokens "$TOKENS"

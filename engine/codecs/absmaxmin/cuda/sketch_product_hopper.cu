@@ -3,13 +3,14 @@
 //                            kTokens tokens
 //   32, 64 or 128 rows  [ a warpgroup for each 64 rows ]   sums in registers
 //
-// Four or eight more warps fill a ring of buffers ahead of them, a step of 64 columns each: they
+// Four to sixteen more warps fill a ring of buffers ahead of them, a step of 64 columns each: they
 // decode the weights [64 columns][rows] from the rows' sketch, which stays in shared memory, and
 // have the inputs [tokens][64 columns] copied. 32 rows are multiplied as 64, twice the same ones.
 //
-// 128 rows by 256 tokens: the tensor cores take 1,024 clocks for a step and read 80 bytes of shared
-// memory a clock; decoding its 8,192 weights reads and writes 22 more and takes a quarter of the
-// issue slots. Few tokens: decoding is all of the time, see sketch_decode.cuh.
+// 128 rows by 192 tokens: the tensor cores take 768 clocks for a step and read 85 bytes of shared
+// memory a clock; decoding its 8,192 weights reads and writes 29 more and takes two fifths of the
+// issue slots. Few tokens: decoding is all of the time, see sketch_decode.cuh, or with 32 rows the
+// turns of the one warpgroup that multiplies, some 400 clocks each, which take two steps at once.
 #include <algorithm>
 
 #include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
@@ -19,7 +20,9 @@
 namespace ultrasketch::cuda {
 namespace {
 
-constexpr int kMaxStages = 8;
+#if defined(US_BUILD_SM_90A)
+
+constexpr int kMaxStages = 16;
 constexpr int kHalves = kStepColumns / kHalfStep;
 constexpr int kWarpgroupRows = 64;
 // To begin at a multiple of 1024.
@@ -33,8 +36,11 @@ struct HopperTile {
   static constexpr int kTokens = kTokensOf;
   static constexpr int kRows = kRowBlocks * kSketchBlockRows;
   static constexpr int kWarpgroups = (kRows + kWarpgroupRows - 1) / kWarpgroupRows;
-  // Sums of 256 tokens leave registers for four.
-  static constexpr int kFillWarps = kTokens == 256 ? 4 : 8;
+  // As many as the sums leave registers for: one warp issues an instruction every seven clocks.
+  static constexpr int kFillWarps = kTokens == 256                     ? 4
+                                    : kRowBlocks == 1                  ? 16
+                                    : kRowBlocks == 2 && kTokens <= 64 ? 12
+                                                                       : 8;
   static constexpr int kThreads = 128 * kWarpgroups + 32 * kFillWarps;
   static constexpr int kInputBytes = kTokens * kInputRowBytes;
   static constexpr int kStageBytes = kInputBytes + kRowBlocks * kWeightBlockBytes;
@@ -44,28 +50,34 @@ struct HopperTile {
   static constexpr int kFillersPerStep = std::min(kFillWarps, kHalves* kRowBlocks);
   static constexpr int kFillerBlocks = kHalves * kRowBlocks / kFillersPerStep;
   static constexpr int kStepsAtOnce = kFillWarps / kFillersPerStep;
-  static constexpr int kMinStages = kStepsAtOnce + 1;
+  // Steps that a warpgroup multiplies at once: with few tokens, waiting and fencing takes longer.
+  static constexpr int kBatch = kTokens <= 64 ? 2 : 1;
+  // The steps of a batch are read while those of the one before are given back.
+  static constexpr int kMinStages = std::max(kStepsAtOnce + 1, 2 * kBatch);
 
   // Two blocks to a multiprocessor where that leaves registers for the sums.
-  static constexpr int kBlocks = kRowBlocks <= 2 && kTokens <= 64 ? 2 : 1;
+  static constexpr int kBlocks = kRowBlocks == 2 && kTokens <= 64 ? 2 : 1;
 
   static int64_t SharedBytes(const BucketTables& tables, int num_stages) {
     return kAlignment + kRowBlocks * tables.words_per_block * 4 +
            ColumnQueue::SharedBytes(kFillWarps, tables.entry_words) +
            int64_t{num_stages} * kStageBytes;
   }
-  // Less than kMinStages: it does not fit. Leaves room for a second block where that fits.
-  static int NumStages(const BucketTables& tables, int64_t max_shared_bytes) {
-    int num_stages = 0;
-    for (int blocks = kBlocks; blocks > 0 && num_stages < kMinStages; --blocks) {
-      const int64_t left = max_shared_bytes / blocks - kStaticBytes - SharedBytes(tables, 0);
-      num_stages = static_cast<int>(std::clamp<int64_t>(left / kStageBytes, 0, kMaxStages));
-    }
-    return num_stages;
+  // Less than kMinStages: it does not fit. Where that many fit, a buffer is always filled by the
+  // same warps.
+  static int NumStages(const BucketTables& tables, int64_t max_shared_bytes, int blocks) {
+    const int64_t left = max_shared_bytes / blocks - kStaticBytes - SharedBytes(tables, 0);
+    const int fitting = static_cast<int>(std::clamp<int64_t>(left / kStageBytes, 0, kMaxStages));
+    const int rounded = fitting / kStepsAtOnce * kStepsAtOnce;
+    return rounded >= kMinStages ? rounded : fitting;
+  }
+  // Blocks that fit into a multiprocessor; 0: it does not fit.
+  static int BlocksAtOnce(const BucketTables& tables, int64_t max_shared_bytes) {
+    int blocks = kBlocks;
+    while (blocks > 0 && NumStages(tables, max_shared_bytes, blocks) < kMinStages) --blocks;
+    return blocks;
   }
 };
-
-#if defined(US_BUILD_SM_90A)
 
 // What all warps of a block share.
 template <typename Tile>
@@ -100,7 +112,8 @@ __device__ inline void FillStages(const ProductArguments& arguments, const CUten
   const auto begin_step = [&](int step) {
     WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
     uint8_t* stage = stages + ring.slot() * Tile::kStageBytes;
-    if (copies_inputs) {
+    // Those of the first steps are copied by a warp that multiplies.
+    if (copies_inputs && step >= num_stages) {
       CopyBox(inputs, step * kStepColumns, first_token, Tile::kInputBytes, stage,
               full[ring.slot()]);
     }
@@ -122,41 +135,64 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, int num
   const PackedMatrix& matrix = arguments.matrix;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warpgroup = warp / 4;
+  // Lets the compiler know that it is the same for all lanes.
+  const int warpgroup = __shfl_sync(0xffffffffu, warp / 4, 0);
   const auto num_steps = static_cast<int>(matrix.num_steps);
   // Between the first 32 rows and the other 32.
   constexpr uint32_t kBlockDistance = Tile::kRowBlocks == 1 ? 0 : kWeightBlockBytes;
   constexpr int kWarpgroupBytes = kWarpgroupRows / kSketchBlockRows * kWeightBlockBytes;
   const uint32_t first_stage = SharedAddress(stages);
+  // Units of eight columns by 32 rows, and of eight tokens by 64 columns. Further on in shared
+  // memory it is the descriptor plus the distance in units of 16 bytes.
+  const uint64_t first_weights =
+      OperandDescriptor(first_stage + Tile::kInputBytes + warpgroup * kWarpgroupBytes,
+                        kBlockDistance, 8 * kSketchBlockRows * 2, OperandSwizzle::k64Bytes);
+  const uint64_t first_inputs =
+      OperandDescriptor(first_stage, 0, 8 * kInputRowBytes, OperandSwizzle::k128Bytes);
   const BarrierArray full(shared.full);
   const BarrierArray empty(shared.empty);
   float sums[Tile::kTokens / 2];
 #pragma unroll
   for (int i = 0; i < Tile::kTokens / 2; ++i) sums[i] = 0.0f;
   Ring ring(num_stages);
-  int previous_slot = 0;
-  for (int step = 0; step < num_steps; ++step) {
-    WaitForPhase(full[ring.slot()], ring.parity());
+  Ring given_back(num_stages);
+  int num_held = 0;
+  const auto multiply = [&]<int kSteps>() {
+    int slots[kSteps];
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      WaitForPhase(full[ring.slot()], ring.parity());
+      slots[i] = ring.slot();
+      ring.Advance();
+    }
     // Here rather than where weights are written: it would wait for the columns that those warps
     // have asked for.
     FenceForWarpgroups();
-    const uint32_t inputs = first_stage + ring.slot() * Tile::kStageBytes;
-    const uint32_t weights = inputs + Tile::kInputBytes + warpgroup * kWarpgroupBytes;
     FenceWarpgroup();
 #pragma unroll
-    for (int column = 0; column < kStepColumns; column += 16) {
-      // Units of eight columns by 32 rows, and of eight tokens by 64 columns.
-      WarpgroupMultiply(
-          OperandDescriptor(weights + column * kSketchBlockRows * 2, kBlockDistance,
-                            8 * kSketchBlockRows * 2, OperandSwizzle::k64Bytes),
-          OperandDescriptor(inputs + column * 2, 0, 8 * kInputRowBytes, OperandSwizzle::k128Bytes),
-          sums);
+    for (int i = 0; i < kSteps; ++i) {
+      const uint64_t stage = static_cast<uint32_t>(slots[i] * (Tile::kStageBytes / 16));
+#pragma unroll
+      for (int column = 0; column < kStepColumns; column += 16) {
+        WarpgroupMultiply(first_weights + stage + column * kSketchBlockRows * 2 / 16,
+                          first_inputs + stage + column * 2 / 16, sums);
+      }
     }
     CommitWarpgroup();
     WaitForWarpgroup<1>();
-    if (step > 0 && lane == 0) Arrive(empty[previous_slot]);
-    previous_slot = ring.slot();
-    ring.Advance();
+    // Of the batch before.
+    for (; num_held > 0; --num_held) {
+      if (lane == 0) Arrive(empty[given_back.slot()]);
+      given_back.Advance();
+    }
+    num_held = kSteps;
+  };
+  int step = 0;
+  for (; step + Tile::kBatch <= num_steps; step += Tile::kBatch) {
+    multiply.template operator()<Tile::kBatch>();
+  }
+  if constexpr (Tile::kBatch > 1) {
+    for (; step < num_steps; ++step) multiply.template operator()<1>();
   }
   WaitForWarpgroup<0>();
   FenceSums(sums);
@@ -219,11 +255,21 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   CommitCopies();
   WaitForCopies<0>();
   __syncthreads();
-  WaitForKernelBefore();
 
   if (thread >= Tile::kWarpgroups * 128) {
     FillStages<Tile>(arguments, inputs, num_stages, stages, words, ring_of_columns, shared);
   } else {
+    // The first weights are decoded while the kernel that writes the inputs ends.
+    WaitForKernelBefore();
+    if (thread == 0) {
+      const BarrierArray full(shared.full);
+      const int num_copies = min(num_stages, static_cast<int>(matrix.num_steps));
+      for (int step = 0; step < num_copies; ++step) {
+        CopyBox(inputs, step * kStepColumns, static_cast<int>(blockIdx.y) * Tile::kTokens,
+                Tile::kInputBytes, stages + step * Tile::kStageBytes, full[step]);
+      }
+    }
+    __syncwarp();
     MultiplyStages<Tile>(arguments, num_stages, stages, shared);
   }
 #endif
@@ -261,7 +307,8 @@ cudaError_t DescribeInputs(const ProductArguments& arguments, int num_tokens, CU
 template <typename Tile>
 cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cudaStream_t stream) {
   const BucketTables& tables = arguments.matrix.buckets;
-  const int num_stages = Tile::NumStages(tables, max_shared_bytes);
+  const int num_stages =
+      Tile::NumStages(tables, max_shared_bytes, Tile::BlocksAtOnce(tables, max_shared_bytes));
   const auto shared_bytes = static_cast<int>(Tile::SharedBytes(tables, num_stages));
   cudaError_t error = cudaFuncSetAttribute(
       HopperProduct<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
@@ -279,17 +326,19 @@ cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cuda
 // Clocks that a multiprocessor needs for a step of all the tiles that it gets, about.
 template <typename Tile>
 int64_t Cost(const ProductArguments& arguments, int max_shared_bytes) {
-  if (Tile::NumStages(arguments.matrix.buckets, max_shared_bytes) < Tile::kMinStages) {
-    return INT64_MAX;
-  }
+  const int64_t blocks = Tile::BlocksAtOnce(arguments.matrix.buckets, max_shared_bytes);
+  if (blocks == 0) return INT64_MAX;
   const int64_t tiles = (arguments.matrix.rows + Tile::kRows - 1) / Tile::kRows *
                         ((arguments.num_tokens + Tile::kTokens - 1) / Tile::kTokens);
-  const int64_t rounds =
-      (tiles + arguments.num_multiprocessors - 1) / arguments.num_multiprocessors;
-  constexpr int64_t kDecodeClocks = 130 * Tile::kRowBlocks;
-  constexpr int64_t kMultiplyClocks = Tile::kWarpgroups * std::max<int64_t>(Tile::kTokens * 2, 128);
-  constexpr int64_t kClocks = 80 + std::max(kDecodeClocks, kMultiplyClocks * 5 / 4);
-  return rounds * kClocks;
+  const int64_t blocks_at_once = arguments.num_multiprocessors * blocks;
+  const int64_t rounds = (tiles + blocks_at_once - 1) / blocks_at_once;
+  constexpr int64_t kUnitClocks = 1000;  // for half a step's columns and 32 rows, by one warp
+  constexpr int64_t kDecodeClocks = kUnitClocks * kHalves * Tile::kRowBlocks / Tile::kFillWarps;
+  // A warpgroup's wait, fence and first instruction, between steps or pairs of them.
+  constexpr int64_t kTurnClocks = 400 / Tile::kBatch;
+  const int64_t multiply_clocks =
+      Tile::kWarpgroups * std::max<int64_t>(Tile::kTokens * 2, 128) * blocks * 9 / 8;
+  return rounds * std::max({kDecodeClocks, kTurnClocks, multiply_clocks});
 }
 
 struct Choice {
@@ -319,6 +368,7 @@ Choice ChooseTile(const ProductArguments& arguments, int max_shared_bytes) {
     consider.template operator()<64>();
   } else {
     Consider<HopperTile<4, 256>>(arguments, max_shared_bytes, choice);
+    Consider<HopperTile<4, 192>>(arguments, max_shared_bytes, choice);
     Consider<HopperTile<4, 128>>(arguments, max_shared_bytes, choice);
     Consider<HopperTile<2, 128>>(arguments, max_shared_bytes, choice);
     Consider<HopperTile<1, 64>>(arguments, max_shared_bytes, choice);

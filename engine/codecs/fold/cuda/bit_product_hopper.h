@@ -1,4 +1,4 @@
-// Products of sign bits with many tokens on compute capability 9.0.
+// Products of sign bits with more than a few tokens on compute capability 9.0.
 #ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_H_
 #define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_H_
 

@@ -35,8 +35,12 @@ __global__ void PackFold(const uint8_t* bits, int64_t row_bytes, int64_t first_r
 }  // namespace
 
 cudaError_t LaunchFoldProduct(const ProductArguments& arguments, cudaStream_t stream) {
+  // From here on wgmma is faster where there is one.
+  constexpr int kFewestTokensForHopper = 9;
+  if (arguments.num_tokens >= kFewestTokensForHopper && HasBitProductHopper()) {
+    return LaunchBitProductHopper(arguments, stream);
+  }
   if (arguments.num_tokens <= kMostFewTokens) return LaunchBitProductFew(arguments, stream);
-  if (HasBitProductHopper()) return LaunchBitProductHopper(arguments, stream);
   return LaunchBitProductTiled(arguments, stream);
 }
 

@@ -14,6 +14,16 @@ namespace ultrasketch::cuda {
 // 8 i + 2 (lane % 4) and the next, the two planes of a token.
 #define US_SUMS(i) "+r"(sums[i]), "+r"(sums[i + 1]), "+r"(sums[i + 2]), "+r"(sums[i + 3])
 
+// 16 tokens.
+__device__ inline void WarpgroupMultiplyBytes(const uint32_t (&a)[4], uint64_t b, int (&sums)[16]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n32k32.s32.u8.s8 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+      "}, {%16, %17, %18, %19}, %20, 1;"
+      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
 // 32 tokens.
 __device__ inline void WarpgroupMultiplyBytes(const uint32_t (&a)[4], uint64_t b, int (&sums)[32]) {
   asm volatile(

@@ -1,0 +1,175 @@
+// What the kernels of attention share: tiles of queries, and the arithmetic of a piece of keys. A
+// query's result is the same to the bit in each of them, so the order of every sum is fixed here:
+// a piece's scores, its weights, its weighted values; then the pieces of a chunk in ascending order
+// (attention_merge.cuh), then the chunks.
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_TILE_CUH_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_TILE_CUH_
+
+#include <cuda_fp16.h>
+
+#include <cmath>
+#include <cstdint>
+
+#include "engine/backends/cuda/attention_merge.cuh"
+#include "engine/backends/cuda/kernels.h"
+#include "engine/codecs/cuda/device_code.cuh"
+
+namespace ultrasketch::cuda {
+
+inline constexpr int kKeyTiles = kAttentionPiece / 8;  // instructions have eight columns
+inline constexpr int kHeadDimStep = 32;                // dimensions that two instructions sum over
+inline constexpr int kRunKeys = 16;  // neighbouring keys of one block of the cache
+
+__host__ __device__ constexpr int PaddedHeadDim(int head_dim) {
+  return (head_dim + kHeadDimStep - 1) / kHeadDimStep * kHeadDimStep;
+}
+// Of queries and keys in shared memory: an odd multiple of 64 bytes. The two rows that lanes read
+// 16 bytes of at a time are in different banks.
+__host__ __device__ constexpr int RowStride(int head_dim) {
+  return PaddedHeadDim(head_dim) % 64 == 0 ? PaddedHeadDim(head_dim) + 32 : PaddedHeadDim(head_dim);
+}
+
+// Sixteen queries.
+struct Tile {
+  AttentionGeometry geometry;
+  AttentionItem item;
+  int kv_head;
+  int first_head;  // of the query heads
+  int num_heads;   // of each token
+
+  // `part` is one of the tiles that the query heads of all key heads are cut into.
+  __device__ Tile(const AttentionGeometry& geometry_of, const AttentionItem& item_of, int part)
+      : geometry(geometry_of), item(item_of) {
+    kv_head = part / geometry.tiles_per_group();
+    const int first_in_group = part % geometry.tiles_per_group() * geometry.heads_per_tile();
+    first_head = kv_head * geometry.heads_per_group() + first_in_group;
+    num_heads = min(geometry.heads_per_tile(), geometry.heads_per_group() - first_in_group);
+  }
+
+  // Row r is head r % heads_per_tile of token r / heads_per_tile.
+  __device__ int TokenOf(int row) const { return row / geometry.heads_per_tile(); }
+  __device__ int HeadOf(int row) const { return row % geometry.heads_per_tile(); }
+  __device__ bool IsRow(int row) const {
+    return TokenOf(row) < item.num_tokens && HeadOf(row) < num_heads;
+  }
+  __device__ int NumKeys(int row) const { return IsRow(row) ? item.num_keys + TokenOf(row) : 0; }
+  __device__ int MostKeys() const { return item.num_keys + item.num_tokens - 1; }
+};
+
+// Keys are dealt to the columns of the scores so that each lane's weights are those of 16
+// neighbouring keys, whose values it then reads in a run: column n of key tile j is key
+// 16 * (n / 2) + 2 * j + n % 2 of the piece.
+__device__ constexpr int KeyOfColumn(int key_tile, int column) {
+  return column / 2 * kRunKeys + 2 * key_tile + column % 2;
+}
+
+// The tile's queries to `queries` [16][RowStride], scaled; zero where there is none. By
+// `num_threads` threads, this one being `thread`.
+__device__ inline void LoadQueries(const Tile& tile, const float* qkv, __half* queries, int thread,
+                                   int num_threads) {
+  const AttentionGeometry& geometry = tile.geometry;
+  const int head_dim = geometry.head_dim;
+  const int padded = PaddedHeadDim(head_dim);
+  const float scale = 1.44269504f / sqrtf(static_cast<float>(head_dim));  // log2(e): scores are
+                                                                          // exponents of two
+  for (int index = thread; index < kAttentionRows * padded; index += num_threads) {
+    const int row = index / padded;
+    const int i = index % padded;
+    float value = 0.0f;
+    if (tile.IsRow(row) && i < head_dim) {
+      const int64_t token = tile.item.first_token + tile.TokenOf(row);
+      value = qkv[token * geometry.qkv_width() +
+                  int64_t{tile.first_head + tile.HeadOf(row)} * head_dim + i];
+    }
+    queries[row * RowStride(head_dim) + i] = SaturateToHalf(value * scale);
+  }
+}
+
+// Adds the products of dimensions [dim, dim + 8) of each quad of lanes: `low` and `high` are this
+// lane's of queries l / 4 and l / 4 + 8, `key` of its key.
+__device__ inline void AddScores(const uint4& low, const uint4& high, const uint4& key,
+                                 float (&scores)[4]) {
+  const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
+  const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
+  MultiplyAccumulate(a0, {key.x, key.y}, scores);
+  MultiplyAccumulate(a1, {key.z, key.w}, scores);
+}
+
+// Of a piece's keys for rows l / 4 and l / 4 + 8 of lane l. The lane holds the weights of the 16
+// keys of run l % 4; maximum and sum are those of all, in each lane of the quad.
+struct PieceWeights {
+  float maximum[2];
+  float sum[2];
+  uint32_t pairs[kKeyTiles][2];
+};
+
+// A row sees its first num_keys keys of the sequence; the piece begins at `first_key`.
+__device__ inline PieceWeights WeighScores(float (&scores)[kKeyTiles][4], int first_key,
+                                           const int (&num_keys)[2]) {
+  const int quad = static_cast<int>(threadIdx.x) % 4;
+  PieceWeights result;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float maximum = -INFINITY;
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& score = scores[j][2 * half + i];
+        if (first_key + KeyOfColumn(j, 2 * quad + i) >= num_keys[half]) score = -INFINITY;
+        maximum = fmaxf(maximum, score);
+      }
+    }
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 1));
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 2));
+    float sum = 0.0f;
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; ++j) {
+      const __half2 pair = __floats2half2_rn(PartWeight(scores[j][2 * half], maximum),
+                                             PartWeight(scores[j][2 * half + 1], maximum));
+      sum = __fadd_rn(sum, __fadd_rn(__low2float(pair), __high2float(pair)));
+      result.pairs[j][half] = *reinterpret_cast<const uint32_t*>(&pair);
+    }
+    sum = __fadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, 1));
+    sum = __fadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, 2));
+    result.maximum[half] = maximum;
+    result.sum[half] = sum;
+  }
+  return result;
+}
+
+// Halves [0, count) of eight, zeros after: what lies in the cache past a sequence's end is not its
+// own and may be anything.
+__device__ inline uint4 KeepHalves(const uint4& halves, int count) {
+  const auto keep = [count](uint32_t pair, int first) {
+    if (count <= first) return 0u;
+    return count == first + 1 ? pair & 0xffffu : pair;
+  };
+  return {keep(halves.x, 0), keep(halves.y, 2), keep(halves.z, 4), keep(halves.w, 6)};
+}
+
+// Weighted values of eight dimensions: this lane reads dimension l / 4 of them, of its run's keys
+// `low` (the first eight) and `high`; `sums` are rows l / 4 and l / 4 + 8, dimensions 2 * (l % 4)
+// and the next.
+__device__ inline void WeighValues(const PieceWeights& weights, const uint4& low, const uint4& high,
+                                   float (&sums)[4]) {
+  const uint2 b[4] = {{low.x, low.y}, {low.z, low.w}, {high.x, high.y}, {high.z, high.w}};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t a[4] = {weights.pairs[2 * i][0], weights.pairs[2 * i][1],
+                           weights.pairs[2 * i + 1][0], weights.pairs[2 * i + 1][1]};
+    MultiplyAccumulate(a, b[i], sums);
+  }
+}
+
+// Where the keys and values of a run of 16 positions from `position` on lie in the cache: the first
+// element of its block for the tile's key head.
+__device__ inline int64_t RunBase(const Tile& tile, const int32_t* block_table, int position) {
+  const AttentionGeometry& geometry = tile.geometry;
+  const int64_t block = block_table[tile.item.first_block + position / geometry.block_size];
+  return (block * geometry.num_kv_heads + tile.kv_head) * geometry.block_size * geometry.head_dim;
+}
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_TILE_CUH_
