@@ -9,6 +9,7 @@ readonly PACKAGES=(
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   prometheus-cpp-dev libgtest-dev libgmock-dev
   nlohmann-json3-dev libcli11-dev libpcre2-dev libicu-dev libeigen3-dev libopenblas-openmp-dev liblzma-dev
+  libtorch-dev libgloo-dev
 )
 readonly LINT_PACKAGES=(clang clang-format clang-tidy)
 
@@ -22,7 +23,7 @@ usage() {
   cat <<'TEXT'
 usage: ./run.sh COMMAND
 
-  demo    compress the sample model, serve it next to the dense one, stream text from both
+  demo    serve a finetuned model of half a bit per weight beside a dense one, stream text from both
   test    build everything and run all tests
   build   install what is missing and build the release into build/bin
   setup   install the Debian packages that are missing (needs root or sudo)
@@ -115,7 +116,7 @@ main() {
   shift || true
   case "$command" in
     setup) setup ;;
-    build) build ultrasketch ultrasketchd ;;
+    build) build ultrasketch ultrasketchd ultrasketch-finetune ;;
     test) run_tests "$@" ;;
     demo)
       build ultrasketch ultrasketchd

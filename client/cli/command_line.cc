@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "client/cli/command.h"
+#include "client/cli/finetune.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/output.h"
 
@@ -53,15 +54,14 @@ int FailUsage(const CLI::App& app, std::string_view message) {
   return kExitUsage;
 }
 
-int Finish(const absl::Status& status, const CLI::App& app, const Environment& environment) {
+// `path` is the command as the user spelled it.
+int Finish(const absl::Status& status, const std::string& path, const Environment& environment) {
   if (status.ok()) return kExitOk;
   if (IsBrokenPipe(status)) return kExitFailed;
   const bool interrupted = environment.stop.stop_requested() && absl::IsCancelled(status);
   const std::string code = absl::StatusCodeToString(status.code());
   const std::string message =
       interrupted ? absl::StrCat("interrupted: ", status.message()) : std::string(status.message());
-  std::string path;
-  ParsedCommand(&app, &path);
   std::cerr << path << ": " << message << (interrupted ? "" : absl::StrCat(" [", code, "]"))
             << "\n";
   if (environment.json) {
@@ -111,6 +111,15 @@ int RunCommandLine(int argc, const char* const* argv) {
     }
   }
 
+  app.add_subcommand(kFinetuneName, kFinetuneSummary);
+  if (argc > 1 && argv[1] == std::string_view(kFinetuneName)) {
+    const absl::Span<const char* const> arguments(argv + 2, static_cast<size_t>(argc - 2));
+    environment.json =
+        std::count(arguments.begin(), arguments.end(), std::string_view("--json")) > 0;
+    return Finish(BecomeTrainer(arguments), absl::StrCat(app.get_name(), " ", kFinetuneName),
+                  environment);
+  }
+
   const auto is_command = [&](std::string_view word) {
     return std::any_of(commands.begin(), commands.end(),
                        [&](const auto& command) { return word == command->name(); });
@@ -139,8 +148,12 @@ int RunCommandLine(int argc, const char* const* argv) {
       status = command->Run(environment);
     } catch (const std::bad_alloc&) {
       status = absl::ResourceExhaustedError("out of memory");
+    } catch (const std::exception& error) {  // of a library, against our expectations
+      status = absl::InternalError(error.what());
     }
-    return Finish(status, app, environment);
+    std::string path;
+    ParsedCommand(&app, &path);
+    return Finish(status, path, environment);
   }
   return kExitUsage;
 }
