@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Draws docs/quality.svg and writes the table of docs/quality.md from the JSON of
-`ultrasketch bench quality`. Standard library only.
+"""Draws docs/quality.svg and docs/training.svg and writes the table of docs/quality.md, from the JSON
+of `ultrasketch bench quality` and that of gather_training.py. Standard library only.
 
-usage: plot_quality.py QUALITY.json [DOCS_FOLDER]
+usage: plot_quality.py [DOCS_FOLDER]
+
+Reads quality.json and, where it is there, training.json in the folder.
 """
 
 import json
@@ -10,11 +12,13 @@ import math
 import pathlib
 import sys
 
-WIDTH, HEIGHT = 760, 420
-LEFT, RIGHT, TOP, BOTTOM = 70, 150, 30, 60
+WIDTH, HEIGHT = 800, 420
+LEFT, RIGHT, TOP, BOTTOM = 70, 220, 30, 60
 # Okabe and Ito's palette: told apart by colour-blind readers too.
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"]
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777"]
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+STYLE = ("text{fill:#333}.grid{stroke:#ccc;stroke-width:1}.page{fill:#fff}"
+         "@media(prefers-color-scheme:dark){text{fill:#ddd}.grid{stroke:#444}.page{fill:#14171a}}")
 
 
 def log_scale(low, high, begin, end):
@@ -29,89 +33,155 @@ def ticks(low, high):
     return [v for v in values if low * 0.999 <= v <= high * 1.001]
 
 
-def plot(points):
+class Chart:
+    """Both axes logarithmic."""
+
+    def __init__(self, x_range, y_range, x_title, y_title):
+        self.x = log_scale(*x_range, LEFT, WIDTH - RIGHT)
+        self.y = log_scale(*y_range, HEIGHT - BOTTOM, TOP)
+        self.parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+            'font-family="sans-serif" font-size="13">',
+            f"<style>{STYLE}</style>",
+            f'<rect class="page" width="{WIDTH}" height="{HEIGHT}"/>',
+        ]
+        for value in ticks(*x_range):
+            at = f"{self.x(value):.1f}"
+            self.parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{TOP}" '
+                              f'y2="{HEIGHT - BOTTOM}"/>')
+            self.parts.append(f'<text x="{at}" y="{HEIGHT - BOTTOM + 18}" '
+                              f'text-anchor="middle">{value:g}</text>')
+        for value in ticks(*y_range):
+            at = self.y(value)
+            self.parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" '
+                              f'y2="{at:.1f}"/>')
+            self.parts.append(f'<text x="{LEFT - 8}" y="{at + 4:.1f}" '
+                              f'text-anchor="end">{value:g}</text>')
+        self.parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 18}" '
+                          f'text-anchor="middle">{x_title}</text>')
+        self.parts.append(f'<text transform="translate(20 {(TOP + HEIGHT - BOTTOM) / 2}) '
+                          f'rotate(-90)" text-anchor="middle">{y_title}</text>')
+
+    def line(self, points, colour, label, dots=True):
+        path = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in points)
+        self.parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" '
+                          'stroke-width="2"/>')
+        if dots:
+            for a, b in points:
+                self.dot(a, b, colour)
+        self.label(*points[-1], label, colour)
+
+    def dot(self, a, b, colour):
+        self.parts.append(f'<circle cx="{self.x(a):.1f}" cy="{self.y(b):.1f}" r="4" '
+                          f'fill="{colour}"/>')
+
+    def square(self, a, b, label):
+        self.parts.append(f'<rect x="{self.x(a) - 4:.1f}" y="{self.y(b) - 4:.1f}" width="8" '
+                          'height="8" fill="#777"/>')
+        self.label(a, b, label)
+
+    def label(self, a, b, text, colour=None):
+        style = f' style="fill:{colour}"' if colour else ""
+        self.parts.append(f'<text x="{self.x(a) + 10:.1f}" y="{self.y(b) + 4:.1f}"{style}>'
+                          f"{text}</text>")
+
+    def svg(self):
+        return "\n".join(self.parts + ["</svg>"]) + "\n"
+
+
+def draw_rates(points, runs, dense):
     compressed = [p for p in points if p["codec"] != "dense" and p["ratio_to_dense"]]
+    # Of each codec and rate, the run that ended best.
+    best = {}
+    for run in runs:
+        key = (run["codec"], round(run["bits_per_weight_linear"], 2))
+        if key not in best or run["perplexity"] < best[key]["perplexity"]:
+            best[key] = run
+    tuned = [(run["codec"], run["bits_per_weight_linear"], run["perplexity"] / dense)
+             for run in best.values()]
     bits = [p["bits_per_weight_linear"] for p in compressed]
-    ratios = [p["ratio_to_dense"] for p in compressed]
-    x_low, x_high = min(bits) / 1.3, max(bits) * 1.3
-    y_low, y_high = 0.9, max(ratios) * 1.4
-    x = log_scale(x_low, x_high, LEFT, WIDTH - RIGHT)
-    y = log_scale(y_low, y_high, HEIGHT - BOTTOM, TOP)
-    svg = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="sans-serif" font-size="13">',
-        "<style>text{fill:#333}.grid{stroke:#ccc;stroke-width:1}.page{fill:#fff}"
-        "@media(prefers-color-scheme:dark){text{fill:#ddd}.grid{stroke:#444}.page{fill:#14171a}}"
-        "</style>",
-        f'<rect class="page" width="{WIDTH}" height="{HEIGHT}"/>',
-    ]
-    for value in ticks(x_low, x_high):
-        svg.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{TOP}" '
-                   f'y2="{HEIGHT - BOTTOM}"/>')
-        svg.append(f'<text x="{x(value):.1f}" y="{HEIGHT - BOTTOM + 18}" '
-                   f'text-anchor="middle">{value:g}</text>')
-    for value in ticks(y_low, y_high):
-        svg.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" '
-                   f'y2="{y(value):.1f}"/>')
-        svg.append(f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" '
-                   f'text-anchor="end">{value:g}</text>')
-    svg.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 18}" '
-               'text-anchor="middle">bits per weight (linear layers)</text>')
-    svg.append(f'<text transform="translate(20 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" '
-               'text-anchor="middle">perplexity, times the dense model\'s</text>')
+    ratios = [p["ratio_to_dense"] for p in compressed] + [ratio for _, _, ratio in tuned]
+    chart = Chart((min(bits) / 1.3, max(bits) * 1.3), (0.9, max(ratios) * 1.4),
+                  "bits per weight (linear layers)", "perplexity, times the dense model's")
     landmarks = [p for p in compressed if p["codec"].startswith("int")]
     codecs = sorted({p["codec"] for p in compressed} - {p["codec"] for p in landmarks},
                     key=[p["codec"] for p in compressed].index)
-    for colour, codec in zip(COLOURS, codecs):
-        line = sorted((p["bits_per_weight_linear"], p["ratio_to_dense"])
-                      for p in compressed if p["codec"] == codec)
-        path = " ".join(f"{x(b):.1f},{y(r):.1f}" for b, r in line)
-        svg.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for b, r in line:
-            svg.append(f'<circle cx="{x(b):.1f}" cy="{y(r):.1f}" r="4" fill="{colour}"/>')
-        b, r = line[-1]
-        svg.append(f'<text x="{x(b) + 10:.1f}" y="{y(r) + 4:.1f}" '
-                   f'style="fill:{colour}">{codec}</text>')
+    colours = iter(COLOURS)
+    for codec in codecs:
+        chart.line(sorted((p["bits_per_weight_linear"], p["ratio_to_dense"])
+                          for p in compressed if p["codec"] == codec), next(colours), codec)
+    for codec in codecs:
+        line = sorted((b, ratio) for name, b, ratio in tuned if name == codec)
+        if line:
+            chart.line(line, next(colours), f"{codec}, finetuned")
     for p in landmarks:
-        b, r = x(p["bits_per_weight_linear"]), y(p["ratio_to_dense"])
-        svg.append(f'<rect x="{b - 4:.1f}" y="{r - 4:.1f}" width="8" height="8" fill="#666"/>')
-        svg.append(f'<text x="{b + 10:.1f}" y="{r + 4:.1f}">rounded {p["codec"]}</text>')
-    svg.append("</svg>")
-    return "\n".join(svg) + "\n"
+        chart.square(p["bits_per_weight_linear"], p["ratio_to_dense"], f'rounded {p["codec"]}')
+    return chart.svg()
 
 
-def table(points):
+def draw_training(runs):
+    curves = [(run["label"].replace("`", ""),
+               [(tokens / 1e6, perplexity / run["teacher_perplexity"])
+                for tokens, perplexity in run["perplexities"] if tokens > 0]) for run in runs]
+    curves = [(label, points) for label, points in curves if points]
+    x = [a for _, points in curves for a, _ in points]
+    y = [b for _, points in curves for _, b in points]
+    chart = Chart((min(x) / 1.1, max(x) * 1.1), (1, max(y) * 1.1), "million tokens of training",
+                  "perplexity, times the dense model's")
+    for index, (label, points) in enumerate(curves):
+        chart.line(points, COLOURS[index % len(COLOURS)], label, dots=False)
+    return chart.svg()
+
+
+def duration(seconds):
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+
+
+def row(name, point, perplexity, ratio, compressed_in="", tokens="", trained_in=""):
+    return (f'| {name} | {point["bits_per_weight_linear"]:.4f} | '
+            f'{point["bits_per_weight_file"]:.2f} | {point["bytes"] / 1e6:.2f} MB | '
+            f"{perplexity:.1f} | {ratio:.2f} | {compressed_in} | {tokens} | {trained_in} |")
+
+
+def table(points, runs, dense):
     rows = ["| | bits per weight (linear) | (file) | bytes on disk | perplexity | times dense "
-            "| compressed in |",
-            "|---|---|---|---|---|---|---|"]
+            "| compressed in | finetuned on | in |",
+            "|---|---|---|---|---|---|---|---|---|"]
     for p in points:
         if not p["ratio_to_dense"]:  # why is in its "error"
             continue
-        name = {"dense": "dense"}.get(p["codec"], p["codec"])
+        name = p["codec"]
         if p["codec"].startswith("int"):
             name = f'rounded to nearest, {p["codec"]}, groups of 64'
         elif p["codec"] != "dense":
             unit = "bit" if p["target_bits"] == 1 else "bits"
             name = f'`{p["codec"]}`, {p["target_bits"]:g} {unit}'
-        seconds = p["compress_seconds"]
-        rows.append(f'| {name} | {p["bits_per_weight_linear"]:.4f} | '
-                    f'{p["bits_per_weight_file"]:.2f} | {p["bytes"] / 1e6:.2f} MB | '
-                    f'{p["perplexity"]:.1f} | {p["ratio_to_dense"]:.2f} | '
-                    f'{"" if seconds is None else f"{seconds:.0f} s"} |')
+        rows.append(row(name, p, p["perplexity"], p["ratio_to_dense"],
+                        duration(p["compress_seconds"])))
+    for run in runs:
+        rows.append(row(run["label"], run, run["perplexity"], run["perplexity"] / dense,
+                        tokens=f'{run["tokens"] / 1e6:.1f}M tokens',
+                        trained_in=f'{duration(run["seconds"])}, {run["device"]}'))
     return "\n".join(rows)
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) > 2:
         sys.exit(__doc__)
-    docs = pathlib.Path(sys.argv[2] if len(sys.argv) == 3 else pathlib.Path(__file__).parent)
-    points = json.loads(pathlib.Path(sys.argv[1]).read_text())["points"]
-    (docs / "quality.svg").write_text(plot(points))
+    docs = pathlib.Path(sys.argv[1] if len(sys.argv) == 2 else pathlib.Path(__file__).parent)
+    points = json.loads((docs / "quality.json").read_text())["points"]
+    dense = next(p["perplexity"] for p in points if p["codec"] == "dense")
+    training = docs / "training.json"
+    runs = json.loads(training.read_text())["runs"] if training.exists() else []
+    (docs / "quality.svg").write_text(draw_rates(points, runs, dense))
+    if runs:
+        (docs / "training.svg").write_text(draw_training(runs))
     page = docs / "quality.md"
-    text = page.read_text()
-    before, rest = text.split(BEGIN)
+    before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{table(points)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{table(points, runs, dense)}\n{END}{after}")
 
 
 if __name__ == "__main__":
