@@ -118,6 +118,8 @@ class Backend {
       std::shared_ptr<const EncodedLinear> table) = 0;
 
   // --- One step ---
+  // A backend may do an operation together with the next one, and not write what lies between and
+  // is not read again: qkv after Attention, gate_up after SwiGlu.
   virtual absl::Status BeginStep(const StepInput& step) = 0;
   virtual absl::Status EndStep() = 0;
 

@@ -1,4 +1,4 @@
-// Attention over a paged cache: of decoding tokens, and of anything with odd head dimensions.
+// Attention over a paged cache: of a few tokens of a sequence, and of odd head dimensions.
 //
 //   block    up to 16 queries of one key head: the query heads of its group, for as many
 //            neighbouring tokens as fit (one instruction's rows)
@@ -12,6 +12,7 @@
 // read once (memory).
 #include "engine/backends/cuda/attention_stage.cuh"
 #include "engine/backends/cuda/producer_launch.cuh"
+#include "engine/backends/cuda/producer_rows.cuh"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -213,7 +214,7 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
 
 // The same of a piece in shared memory.
 template <int kDims>
-__device__ void AttendStagedPiece(const Tile& tile, int first_key, int warp, const uint8_t* stage,
+__device__ void AttendStagedPiece(const Tile& tile, int first_key, int warp, uint8_t* stage,
                                   Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int low_row = lane / 4;
@@ -222,17 +223,20 @@ __device__ void AttendStagedPiece(const Tile& tile, int first_key, int warp, con
     MarkEmptyPiece(warp, shared);
     return;
   }
+  if (first_key + kAttentionPiece > tile.MostKeys()) {
+    ClearValues<kDims>(tile.MostKeys() - first_key, stage, lane, 32);
+    __syncwarp();
+  }
   float scores[kKeyTiles][4] = {};
   ScorePiece<kDims>(shared.queries, stage, scores);
   const int num_keys[2] = {tile.NumKeys(low_row), tile.NumKeys(low_row + 8)};
   const PieceWeights weights = WeighScores(scores, first_key, num_keys);
   WritePieceSums(weights, warp, shared);
   float* out = shared.pieces + (warp * kAttentionRows + low_row) * kDims + 2 * quad;
-  WeighPiece<kDims>(weights, stage, tile.MostKeys() - first_key,
-                    [&](int dims, const float(&sums)[4]) {
-                      *reinterpret_cast<float2*>(out + dims * 8) = {sums[0], sums[1]};
-                      *reinterpret_cast<float2*>(out + 8 * kDims + dims * 8) = {sums[2], sums[3]};
-                    });
+  WeighPiece<kDims>(weights, stage, [&](int dims, const float(&sums)[4]) {
+    *reinterpret_cast<float2*>(out + dims * 8) = {sums[0], sums[1]};
+    *reinterpret_cast<float2*>(out + 8 * kDims + dims * 8) = {sums[2], sums[3]};
+  });
 }
 
 // One thread a row: how the pieces merge to the chunk, and the chunk with those before it.
@@ -305,19 +309,21 @@ __global__ void __launch_bounds__(kThreads)
   [[maybe_unused]] uint8_t* const stage =
       memory + (Shared::Bytes(head_dim) + 127) / 128 * 128 + warp * AttendShape<kDims>::kStageBytes;
   [[maybe_unused]] int num_copied_runs = 0;
+  constexpr int kCopiedDims = kDims > 0 ? kDims : 32;
+  [[maybe_unused]] PieceCopier<kCopiedDims, 32> copier(tile, arguments, thread % 32);
   // Items and block table were there before the step's first kernel.
   if constexpr (kDims > 0) {
     ClearPadding<kDims>(head_dim, stage, thread % 32, 32);
     const int first_key = max(tile.item.chunk, 0) * kAttentionChunk + warp * kAttentionPiece;
     num_copied_runs = NumOldRuns(tile, first_key);
-    CopyRuns<kDims>(tile, arguments, first_key, tile.MostKeys(), 0, num_copied_runs, stage,
-                    thread % 32, 32);
+    copier.Find(first_key, tile.MostKeys());
+    copier.Copy(0, num_copied_runs, stage);
   } else if (tile.item.chunk >= 0) {
     PrefetchChunk(tile, arguments);
   }
   WaitForKernelBefore();
 
-  LoadQueries(tile, arguments.qkv, shared.queries, thread, kThreads);
+  LoadQueries(tile, arguments.qkv, shared.queries, warp, kAttentionWarps);
   float running_maximum = -INFINITY;  // of row `thread`, in the first threads
   if (thread < kAttentionRows) shared.running_sum[thread] = 0.0f;
   for (int index = thread; index < kAttentionRows * padded; index += kThreads) {
@@ -333,8 +339,8 @@ __global__ void __launch_bounds__(kThreads)
     const int first_key = chunk * kAttentionChunk + warp * kAttentionPiece;
     if constexpr (kDims > 0) {
       __syncwarp();  // done with the chunk before
-      CopyRuns<kDims>(tile, arguments, first_key, tile.MostKeys(), num_copied_runs,
-                      kAttentionPiece / kRunKeys, stage, thread % 32, 32);
+      if (chunk != first_chunk) copier.Find(first_key, tile.MostKeys());
+      copier.Copy(num_copied_runs, kAttentionPiece / kRunKeys, stage);
       CommitCopies();
       num_copied_runs = 0;
       WaitForCopies<0>();
@@ -377,33 +383,8 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t token = tile.item.first_token + tile.TokenOf(row) - arguments.first_token;
     const int64_t head = tile.first_head + tile.HeadOf(row);
     arguments.attended[token * geometry.query_width() + head * head_dim + i] =
-        __fdiv_rn(shared.running[row * padded + i], shared.running_sum[row]);
+        __fmul_rn(shared.running[row * padded + i], InverseSum(shared.running_sum[row]));
   }
-}
-
-// One value of a token's attention out of its chunks.
-__device__ float MergeChunks(const AttentionArguments& arguments, const AttentionToken& token,
-                             int head, int i) {
-  const AttentionGeometry& geometry = arguments.geometry;
-  const int kv_head = head / geometry.heads_per_group();
-  const int in_group = head % geometry.heads_per_group();
-  const int tile = kv_head * geometry.tiles_per_group() + in_group / geometry.heads_per_tile();
-  const int row =
-      token.tile_token * geometry.heads_per_tile() + in_group % geometry.heads_per_tile();
-  const float* partial = arguments.partials + token.first_slot * geometry.partial_floats() +
-                         (int64_t{tile} * kAttentionRows + row) * (geometry.head_dim + 2);
-  float maximum = -INFINITY;
-  float sum = 0.0f;
-  float value = 0.0f;
-#pragma unroll 4
-  for (int chunk = 0; chunk < token.num_chunks; ++chunk) {
-    const MergeWeights merge = WeighMerge(maximum, partial[0]);
-    sum = Merge(sum, partial[1], merge);
-    value = Merge(value, partial[2 + i], merge);
-    maximum = merge.maximum;
-    partial += geometry.partial_floats();
-  }
-  return __fdiv_rn(value, sum);
 }
 
 __global__ void __launch_bounds__(kProducerThreads)
@@ -416,20 +397,10 @@ __global__ void __launch_bounds__(kProducerThreads)
       input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
   WaitForKernelBefore();
   const AttentionToken token = tokens[arguments.first_token + blockIdx.x];
-  const int head_dim = arguments.geometry.head_dim;
-  float maximum = 0.0f;
-  for (int64_t index = threadIdx.x; index < sketch.cols; index += kProducerThreads) {
-    const float value = token.num_chunks == 0
-                            ? arguments.attended[int64_t{blockIdx.x} * sketch.cols + index]
-                            : MergeChunks(arguments, token, static_cast<int>(index / head_dim),
-                                          static_cast<int>(index % head_dim));
-    maximum = fmaxf(maximum, fabsf(value));
-    x[index] = value;
-  }
-  WaitForCopies<0>();
-  maximum = BlockSumAndMax<kProducerThreads>(0.0f, maximum).maximum;
+  const RowRange row = LoadAttention<kProducerThreads>(
+      arguments, token, arguments.attended + int64_t{blockIdx.x} * sketch.cols, x);
   WritePrepared<kProducerThreads>(
-      x, 1.0f, maximum, sketch, ThisShare(),
+      x, row.gain, row.maximum, sketch, ThisShare(),
       prepared + (arguments.first_token + blockIdx.x) * PreparedRowBytes(sketch.num_steps));
 }
 

@@ -24,6 +24,8 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
   plan.items.clear();
   plan.tokens.clear();
   plan.slabs.clear();
+  plan.most_chunks = 0;
+  plan.has_long_items = false;
   AttentionSlab slab;
   std::vector<AttentionItem> prompt_items;  // of the slab
   int64_t slots = 0;
@@ -54,6 +56,7 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
           (side_by_side && slots + num_chunks > max_slots)) {
         finish_slab();
       }
+      if (!side_by_side && num_chunks > 1) plan.has_long_items = true;
       AttentionItem item;
       item.first_token = static_cast<int32_t>(span.first_token + first);
       item.num_tokens = static_cast<int32_t>(count);
@@ -64,6 +67,7 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
       AttentionToken token = {static_cast<int32_t>(slots), 0, 0};
       if (side_by_side) {
         token.num_chunks = static_cast<int32_t>(num_chunks);
+        plan.most_chunks = std::max(plan.most_chunks, num_chunks);
         for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
           item.chunk = static_cast<int32_t>(chunk);
           item.slot = static_cast<int32_t>(slots++);

@@ -32,6 +32,8 @@ struct AttentionPlan {
   std::vector<AttentionItem> items;
   std::vector<AttentionToken> tokens;  // [num_tokens]
   std::vector<AttentionSlab> slabs;    // cover items and tokens in order
+  int64_t most_chunks = 0;             // of a token, that are to be merged
+  bool has_long_items = false;         // of several chunks
 };
 
 // At least 1 slot and kAttentionRows tokens of workspace. A sequence with no more new tokens than

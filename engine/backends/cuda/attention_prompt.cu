@@ -96,16 +96,16 @@ __global__ void __launch_bounds__(kThreads, kDims <= 64 ? 3 : 2)
   for (int stage = 0; stage < 2; ++stage) {
     ClearPadding<kDims>(geometry.head_dim, memory + stage * Stage::kBytes, thread, kThreads);
   }
+  PieceCopier<kDims, kThreads> copier(tile, arguments, thread);
+  copier.Find(0, most_keys);
   WaitForKernelBefore();
 
   const auto copy_piece = [&](int piece) {
-    CopyRuns<kDims>(tile, arguments, piece * kAttentionPiece, most_keys, 0,
-                    kAttentionPiece / kRunKeys, memory + piece % 2 * Stage::kBytes, thread,
-                    kThreads);
+    copier.Copy(0, kAttentionPiece / kRunKeys, memory + piece % 2 * Stage::kBytes);
     CommitCopies();
   };
   copy_piece(0);
-  LoadQueries(tile, arguments.qkv, queries, lane, 32);
+  LoadQueries(tile, arguments.qkv, queries, /*warp=*/0, /*num_warps=*/1);
   const int num_keys[2] = {tile.NumKeys(lane / 4), tile.NumKeys(lane / 4 + 8)};
 
   Weighted<kDims> running;
@@ -114,19 +114,24 @@ __global__ void __launch_bounds__(kThreads, kDims <= 64 ? 3 : 2)
   chunk.Clear();
   const int num_pieces = (most_keys + kAttentionPiece - 1) / kAttentionPiece;
   for (int piece = 0; piece < num_pieces; ++piece) {
+    copier.Find((piece + 1) * kAttentionPiece, most_keys);
     WaitForCopies<0>();
     // The piece is there for all, and all are done with the one whose place the next one takes.
     __syncthreads();
     if (piece + 1 < num_pieces) copy_piece(piece + 1);
     const int first_key = piece * kAttentionPiece;
+    uint8_t* const stage = memory + piece % 2 * Stage::kBytes;
+    if (first_key + kAttentionPiece > most_keys) {
+      ClearValues<kDims>(most_keys - first_key, stage, thread, kThreads);
+      __syncthreads();
+    }
     if (first_key < own_keys) {
-      const uint8_t* stage = memory + piece % 2 * Stage::kBytes;
       float scores[kKeyTiles][4] = {};
       ScorePiece<kDims>(queries, stage, scores);
       const PieceWeights weights = WeighScores(scores, first_key, num_keys);
       MergeWeights merge[2];
       chunk.MergeSums(weights.maximum, weights.sum, merge);
-      WeighPiece<kDims>(weights, stage, own_keys - first_key, [&](int dims, const float(&sums)[4]) {
+      WeighPiece<kDims>(weights, stage, [&](int dims, const float(&sums)[4]) {
         chunk.MergeValues(dims, sums, merge);
       });
     }
@@ -150,12 +155,13 @@ __global__ void __launch_bounds__(kThreads, kDims <= 64 ? 3 : 2)
     const int64_t head = tile.first_head + tile.HeadOf(row);
     float* out = arguments.attended + token * geometry.query_width() + head * geometry.head_dim +
                  2 * (lane % 4);
+    const float inverse = InverseSum(running.sum[half]);
 #pragma unroll
     for (int dims = 0; dims < kDims / 8; ++dims) {
       if (dims * 8 >= geometry.head_dim) break;
       *reinterpret_cast<float2*>(out + dims * 8) = {
-          __fdiv_rn(running.values[dims][2 * half], running.sum[half]),
-          __fdiv_rn(running.values[dims][2 * half + 1], running.sum[half])};
+          __fmul_rn(running.values[dims][2 * half], inverse),
+          __fmul_rn(running.values[dims][2 * half + 1], inverse)};
     }
   }
 }

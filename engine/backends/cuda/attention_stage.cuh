@@ -2,7 +2,9 @@
 // lanes read them without bank conflicts. For head dimensions of up to kDims, multiples of 8.
 //
 //   keys    [64 keys][kDims]    16-byte parts of a row; odd keys swap their halves of 64 bytes
-//   values  [kDims][64 keys]    16-byte parts of a row; odd dimensions swap neighbours
+//   values  [kDims][64 keys]    16-byte parts of a row; part p of dimension d is where (p ^ (2 *
+//                               (d % 4) | d % 2)) is, so that neither a run's copies nor the reads
+//                               of two dimensions meet in a bank
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_STAGE_CUH_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_STAGE_CUH_
 
@@ -21,7 +23,7 @@ struct PieceStage {
     return key * kDims * 2 + (part ^ swap) * kPartBytes;
   }
   static __device__ int ValueOffset(int dim, int part) {
-    return kKeyBytes + dim * kAttentionPiece * 2 + (part ^ (dim % 2)) * kPartBytes;
+    return kKeyBytes + dim * kAttentionPiece * 2 + (part ^ (2 * (dim % 4) | dim % 2)) * kPartBytes;
   }
 };
 
@@ -30,40 +32,106 @@ template <int kDims>
 __device__ inline void ClearPadding(int head_dim, uint8_t* stage, int thread, int num_threads) {
   const int first = head_dim / 8;
   const int count = kDims / 8 - first;
+#pragma unroll 1
   for (int index = thread; index < kAttentionPiece * count; index += num_threads) {
     *reinterpret_cast<uint4*>(
         stage + PieceStage<kDims>::KeyOffset(index / count, first + index % count)) = {};
   }
 }
 
-// Begins to copy runs [first_run, end_run) of the piece from `first_key` on, as far as they hold
-// keys of the tile's sequence before `most_keys`.
-template <int kDims>
-__device__ inline void CopyRuns(const Tile& tile, const AttentionArguments& arguments,
-                                int first_key, int most_keys, int first_run, int end_run,
-                                uint8_t* stage, int thread, int num_threads) {
-  using Stage = PieceStage<kDims>;
-  const int head_dim = tile.geometry.head_dim;
-  const int block_size = tile.geometry.block_size;
-  const int parts = head_dim / 8;
-  for (int run = first_run; run < end_run; ++run) {
-    const int position = first_key + run * kRunKeys;
-    if (position >= most_keys) return;
-    const int64_t base = RunBase(tile, arguments.block_table, position);
-    const int slot = position % block_size;
-    const __half* keys =
-        static_cast<const __half*>(arguments.cache.keys) + base + int64_t{slot} * head_dim;
-    const __half* values = static_cast<const __half*>(arguments.cache.values) + base + slot;
-    for (int index = thread; index < kRunKeys * parts; index += num_threads) {
-      CopyAsync16(stage + Stage::KeyOffset(run * kRunKeys + index / parts, index % parts),
-                  keys + index * 8);
-      const int dim = index / 2;
-      const int part = index % 2;
-      CopyAsync16(stage + Stage::ValueOffset(dim, 2 * run + part),
-                  values + int64_t{dim} * block_size + part * 8);
+// Copies the keys and values of a sequence to stages: the work of thread `thread` of kThreads. What
+// is the same for each run is reckoned once.
+template <int kDims, int kThreads>
+class PieceCopier {
+ public:
+  __device__ PieceCopier(const Tile& tile, const AttentionArguments& arguments, int thread)
+      : block_table_(arguments.block_table + tile.item.first_block),
+        head_dim_(tile.geometry.head_dim),
+        block_size_(tile.geometry.block_size) {
+    const int64_t head_stride = int64_t{block_size_} * head_dim_;
+    block_stride_ = tile.geometry.num_kv_heads * head_stride;
+    const int dim = thread / 2;
+    const int part = thread % 2;
+    keys_ = static_cast<const __half*>(arguments.cache.keys) + tile.kv_head * head_stride +
+            thread * kPartHalves;
+    values_ = static_cast<const __half*>(arguments.cache.values) + tile.kv_head * head_stride +
+              dim * block_size_ + part * kPartHalves;
+    value_offset_ = Stage::ValueOffset(dim, part);
+    const int parts = head_dim_ / kPartHalves;
+    num_passes_ = (kRunKeys * parts - thread + kThreads - 1) / kThreads;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int index = thread + pass * kThreads;
+      key_offsets_[pass] = Stage::KeyOffset(index / parts, index % parts);
     }
   }
-}
+
+  // Looks up where the piece from `first_key` on lies in the cache, as far as it holds keys before
+  // `most_keys`.
+  __device__ void Find(int first_key, int most_keys) {
+    num_runs_ = (most_keys - first_key + kRunKeys - 1) / kRunKeys;
+    int block = first_key / block_size_;
+    first_slot_ = first_key - block * block_size_;
+    int slot = first_slot_;
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      if (run < num_runs_) blocks_[run] = block_table_[block];
+      Advance(slot, block);
+    }
+  }
+
+  // Begins to copy runs [first_run, end_run) of the piece that was found.
+  __device__ void Copy(int first_run, int end_run, uint8_t* stage) const {
+    int slot = first_slot_;
+    int block = 0;
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      if (run >= first_run && run < end_run && run < num_runs_) {
+        const __half* keys = keys_ + blocks_[run] * block_stride_ + slot * head_dim_;
+        const __half* values = values_ + blocks_[run] * block_stride_ + slot;
+#pragma unroll
+        for (int pass = 0; pass < kPasses; ++pass) {
+          if (pass >= num_passes_) break;
+          CopyAsync16(stage + key_offsets_[pass] + run * (kRunKeys * kDims * 2),
+                      keys + pass * (kThreads * kPartHalves));
+          // A run is two parts; which places they trade is within these bits.
+          CopyAsync16(stage + (value_offset_ ^ (run * 2 * Stage::kPartBytes)) +
+                          pass * (kThreads / 2 * kAttentionPiece * 2),
+                      values + pass * (kThreads / 2) * block_size_);
+        }
+      }
+      Advance(slot, block);
+    }
+  }
+
+ private:
+  using Stage = PieceStage<kDims>;
+  static constexpr int kPartHalves = Stage::kPartBytes / 2;
+  static constexpr int kRuns = kAttentionPiece / kRunKeys;
+  static constexpr int kPasses = (kRunKeys * kDims / kPartHalves + kThreads - 1) / kThreads;
+
+  // To the next run: blocks hold whole runs.
+  __device__ void Advance(int& slot, int& block) const {
+    slot += kRunKeys;
+    if (slot == block_size_) {
+      slot = 0;
+      ++block;
+    }
+  }
+
+  const int32_t* block_table_;
+  const __half* keys_;
+  const __half* values_;
+  int64_t block_stride_;
+  int head_dim_;
+  int block_size_;
+  int num_passes_;
+  int key_offsets_[kPasses];
+  int value_offset_;
+  int num_runs_ = 0;
+  int first_slot_ = 0;
+  int32_t blocks_[kRuns];
+};
 
 // One warp: the scores of a piece in `stage` for the tile's queries.
 template <int kDims>
@@ -86,26 +154,36 @@ __device__ inline void ScorePiece(const __half* queries, const uint8_t* stage,
   }
 }
 
+// Zeros for the values of keys [count, 64) of a piece in `stage`: what lies in the cache past a
+// sequence's end may be anything, and is multiplied by weights of zero.
+template <int kDims>
+__device__ inline void ClearValues(int count, uint8_t* stage, int thread, int num_threads) {
+  constexpr int kPartKeys = PieceStage<kDims>::kPartBytes / 2;
+#pragma unroll 1
+  for (int dim = thread; dim < kDims; dim += num_threads) {
+#pragma unroll 1
+    for (int part = count / kPartKeys; part < kAttentionPiece / kPartKeys; ++part) {
+      auto* const values =
+          reinterpret_cast<uint4*>(stage + PieceStage<kDims>::ValueOffset(dim, part));
+      *values = KeepHalves(*values, count - part * kPartKeys);
+    }
+  }
+}
+
 // One warp: calls `take(tile of eight dimensions, sums)` with the weighted values of a piece in
-// `stage`. Of its keys those from `count` on are not the sequence's.
+// `stage`. Those of keys that are not the sequence's are zero.
 template <int kDims, typename Take>
-__device__ inline void WeighPiece(const PieceWeights& weights, const uint8_t* stage, int count,
+__device__ inline void WeighPiece(const PieceWeights& weights, const uint8_t* stage,
                                   const Take& take) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int quad = lane % 4;
-  const bool is_whole = count >= kAttentionPiece;
-  const int run_count = count - quad * kRunKeys;
 #pragma unroll
   for (int tile = 0; tile < kDims / 8; ++tile) {
     const int dim = tile * 8 + lane / 4;
-    uint4 low =
+    const uint4 low =
         *reinterpret_cast<const uint4*>(stage + PieceStage<kDims>::ValueOffset(dim, 2 * quad));
-    uint4 high =
+    const uint4 high =
         *reinterpret_cast<const uint4*>(stage + PieceStage<kDims>::ValueOffset(dim, 2 * quad + 1));
-    if (!is_whole) {
-      low = KeepHalves(low, run_count);
-      high = KeepHalves(high, run_count - 8);
-    }
     float sums[4] = {};
     WeighValues(weights, low, high, sums);
     take(tile, sums);

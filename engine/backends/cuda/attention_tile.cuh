@@ -37,6 +37,7 @@ struct Tile {
   int first_head;  // of the query heads
   int num_heads;   // of each token
 
+  Tile() = default;
   // `part` is one of the tiles that the query heads of all key heads are cut into.
   __device__ Tile(const AttentionGeometry& geometry_of, const AttentionItem& item_of, int part)
       : geometry(geometry_of), item(item_of) {
@@ -63,25 +64,31 @@ __device__ constexpr int KeyOfColumn(int key_tile, int column) {
   return column / 2 * kRunKeys + 2 * key_tile + column % 2;
 }
 
-// The tile's queries to `queries` [16][RowStride], scaled; zero where there is none. By
-// `num_threads` threads, this one being `thread`.
-__device__ inline void LoadQueries(const Tile& tile, const float* qkv, __half* queries, int thread,
-                                   int num_threads) {
+// Of queries: scores are exponents of two.
+__device__ inline float QueryScale(int head_dim) {
+  return 1.44269504f / sqrtf(static_cast<float>(head_dim));  // log2(e)
+}
+
+// The tile's queries to `queries` [16][RowStride], scaled; zero where there is none. By warps
+// `warp` of `num_warps`.
+__device__ inline void LoadQueries(const Tile& tile, const float* qkv, __half* queries, int warp,
+                                   int num_warps) {
   const AttentionGeometry& geometry = tile.geometry;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const int head_dim = geometry.head_dim;
   const int padded = PaddedHeadDim(head_dim);
-  const float scale = 1.44269504f / sqrtf(static_cast<float>(head_dim));  // log2(e): scores are
-                                                                          // exponents of two
-  for (int index = thread; index < kAttentionRows * padded; index += num_threads) {
-    const int row = index / padded;
-    const int i = index % padded;
-    float value = 0.0f;
-    if (tile.IsRow(row) && i < head_dim) {
-      const int64_t token = tile.item.first_token + tile.TokenOf(row);
-      value = qkv[token * geometry.qkv_width() +
-                  int64_t{tile.first_head + tile.HeadOf(row)} * head_dim + i];
+  const float scale = QueryScale(head_dim);
+#pragma unroll 1
+  for (int row = warp; row < kAttentionRows; row += num_warps) {
+    const bool is_row = tile.IsRow(row);
+    const int64_t token = tile.item.first_token + tile.TokenOf(row);
+    const float* const source =
+        qkv + token * geometry.qkv_width() + int64_t{tile.first_head + tile.HeadOf(row)} * head_dim;
+    __half* const out = queries + row * RowStride(head_dim);
+#pragma unroll 2
+    for (int i = lane; i < padded; i += 32) {
+      out[i] = SaturateToHalf(is_row && i < head_dim ? source[i] * scale : 0.0f);
     }
-    queries[row * RowStride(head_dim) + i] = SaturateToHalf(value * scale);
   }
 }
 
@@ -108,25 +115,33 @@ __device__ inline PieceWeights WeighScores(float (&scores)[kKeyTiles][4], int fi
                                            const int (&num_keys)[2]) {
   const int quad = static_cast<int>(threadIdx.x) % 4;
   PieceWeights result;
+  if (__any_sync(0xffffffffu, first_key + kAttentionPiece > min(num_keys[0], num_keys[1]))) {
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (first_key + KeyOfColumn(j, 2 * quad + i % 2) >= num_keys[i / 2]) {
+          scores[j][i] = -INFINITY;
+        }
+      }
+    }
+  }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float maximum = -INFINITY;
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float& score = scores[j][2 * half + i];
-        if (first_key + KeyOfColumn(j, 2 * quad + i) >= num_keys[half]) score = -INFINITY;
-        maximum = fmaxf(maximum, score);
-      }
+      maximum = fmaxf(maximum, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
     }
     maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 1));
     maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 2));
+    // Keys that are not seen have weights of zero, with or without one that is.
+    const float base = maximum == -INFINITY ? 0.0f : maximum;
     float sum = 0.0f;
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
-      const __half2 pair = __floats2half2_rn(PartWeight(scores[j][2 * half], maximum),
-                                             PartWeight(scores[j][2 * half + 1], maximum));
+      const __half2 pair = __floats2half2_rn(Exp2(__fsub_rn(scores[j][2 * half], base)),
+                                             Exp2(__fsub_rn(scores[j][2 * half + 1], base)));
       sum = __fadd_rn(sum, __fadd_rn(__low2float(pair), __high2float(pair)));
       result.pairs[j][half] = *reinterpret_cast<const uint32_t*>(&pair);
     }

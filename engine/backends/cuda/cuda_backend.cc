@@ -1,6 +1,7 @@
 #include "engine/backends/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -29,6 +30,9 @@ constexpr int64_t kRowsBytes = int64_t{32} << 20;
 // Partial results of attention. While weights are loaded, rows that are to be packed.
 constexpr int64_t kPartialsBytes = int64_t{64} << 20;
 
+// Each block of a product merges all of them.
+constexpr int64_t kMostFusedChunks = 8;
+
 float* Floats(DeviceBuffer& buffer) { return static_cast<float*>(buffer.data()); }
 const float* Floats(const DeviceBuffer& buffer) { return static_cast<const float*>(buffer.data()); }
 const CudaLinear& Unwrap(const DeviceLinear& linear) {
@@ -49,6 +53,9 @@ CacheView LayerOf(const KvCacheLayout& layout, int layer, const DeviceBuffer& ca
   return {keys, keys + plane};
 }
 
+// Operations are recorded and launched at the step's end. With few tokens, some wait until the next
+// one is known, and become one kernel with it: an input with the product that it is for, gates and
+// ups with what is made of them, the rotation of queries and keys with attention.
 class CudaBackend final : public Backend {
  public:
   CudaBackend(std::unique_ptr<CudaDevice> device, CudaMemory rows, CudaMemory partials,
@@ -95,11 +102,14 @@ class CudaBackend final : public Backend {
   absl::Status BeginStep(const StepInput& step) override {
     US_RETURN_IF_ERROR(device_->lost());
     device_->Activate();
+    deferred_.reset();
+    rotation_.reset();
     recorder_.Begin();
     return step_.Begin(step);
   }
 
   absl::Status EndStep() override {
+    FinishDeferred();
     // Larger steps keep the device busy for longer than launching them takes, and hardly repeat.
     constexpr int64_t kMostGraphTokens = 256;
     device_->Activate();
@@ -108,6 +118,7 @@ class CudaBackend final : public Backend {
   }
 
   void Embed(const DeviceEmbedding& embedding, DeviceBuffer& hidden) override {
+    FinishDeferred();
     const auto& table = static_cast<const CudaEmbedding&>(embedding);
     const int64_t num_tokens = step_.num_tokens();
     recorder_.Add(
@@ -120,6 +131,12 @@ class CudaBackend final : public Backend {
 
   void RmsNorm(const DeviceBuffer& hidden, const DeviceVector& weight, float epsilon,
                const DeviceLinear& consumer, DeviceBuffer& prepared) override {
+    FusedInput input;
+    input.kind = FusedInput::Kind::kNormalized;
+    input.rows = Floats(hidden);
+    input.weight = Unwrap(weight).data();
+    input.epsilon = epsilon;
+    if (Defer("RmsNorm", input, consumer, weight.size(), prepared)) return;
     Normalize("RmsNorm", hidden, /*rows=*/nullptr, step_.num_tokens(), weight, epsilon,
               Unwrap(consumer), prepared.data());
   }
@@ -127,6 +144,17 @@ class CudaBackend final : public Backend {
   void SwiGlu(const DeviceBuffer& gate_up, int64_t intermediate_size, const DeviceLinear& consumer,
               DeviceBuffer& prepared) override {
     const InputSketch& sketch = SketchOf(consumer, intermediate_size);
+    if (deferred_.has_value() && deferred_->output == gate_up.data() &&
+        deferred_->linear->rows() == 2 * intermediate_size && CanFuse(Unwrap(consumer))) {
+      // The product before writes silu(gate) * up; what is left is to sketch it.
+      AddFused(*std::exchange(deferred_, std::nullopt), /*is_gated=*/true);
+      FusedInput input;
+      input.kind = FusedInput::Kind::kRows;
+      input.rows = Floats(gate_up);
+      Defer("SwiGlu", input, consumer, intermediate_size, prepared);
+      return;
+    }
+    FinishDeferred();
     const int64_t num_tokens = step_.num_tokens();
     recorder_.Add("SwiGlu", {kSwiGlu, gate_up.data(), &consumer, prepared.data(), num_tokens},
                   [this, in = Floats(gate_up), &sketch, num_tokens,
@@ -138,32 +166,23 @@ class CudaBackend final : public Backend {
 
   void Linear(const DeviceLinear& linear, const DeviceBuffer& prepared,
               DeviceBuffer& output) override {
-    Multiply("Linear", Unwrap(linear), prepared.data(), step_.num_tokens(), /*accumulate=*/false,
-             Floats(output));
+    MultiplyPrepared("Linear", Unwrap(linear), prepared, /*accumulate=*/false, output);
   }
 
   void LinearAdd(const DeviceLinear& linear, const DeviceBuffer& prepared,
                  DeviceBuffer& output) override {
-    Multiply("LinearAdd", Unwrap(linear), prepared.data(), step_.num_tokens(), /*accumulate=*/true,
-             Floats(output));
+    MultiplyPrepared("LinearAdd", Unwrap(linear), prepared, /*accumulate=*/true, output);
   }
 
   void RotateAndStore(const AttentionShape& shape, const DeviceVector& inverse_frequencies,
                       const KvCacheLayout& layout, int layer, DeviceBuffer& qkv,
                       DeviceBuffer& cache) override {
+    FinishDeferred();
     const AttentionGeometry geometry = GeometryOf(shape, layout);
-    const CacheView view = LayerOf(layout, layer, cache);
-    const int64_t num_tokens = step_.num_tokens();
-    recorder_.Add(
-        "RotateAndStore",
-        {kRotateAndStore, &inverse_frequencies, view.keys, view.values, qkv.data(),
-         step_.block_table(), num_tokens},
-        [this, geometry, view, num_tokens, frequencies = Unwrap(inverse_frequencies).data(),
-         inout = Floats(qkv)](cudaStream_t stream) {
-          return LaunchRotateAndStore(geometry, frequencies, step_.tokens(), num_tokens,
-                                      step_.block_table(), view, inout, stream);
-        });
-    AddGeometry(geometry);
+    rotation_ = {geometry, LayerOf(layout, layer, cache), Unwrap(inverse_frequencies).data(),
+                 Floats(qkv)};
+    // Otherwise attention may do it.
+    if (!step_.has_one_token_each() || !HasTokenAttention(geometry)) FinishRotation();
   }
 
   void Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
@@ -198,10 +217,31 @@ class CudaBackend final : public Backend {
     kEmbed,
     kNormalize,
     kSwiGlu,
+    kSketch,
     kMultiply,
+    kFused,
     kRotateAndStore,
     kAttention,
     kFinishAttention,
+  };
+
+  // Inputs of a linear site that its product can make itself, and, once it is known, that product:
+  // what is recorded of them waits for what comes next.
+  struct Deferred {
+    const char* call;
+    FusedInput input;
+    const CudaLinear* consumer;
+    // Of the product, null before it is known.
+    const CudaLinear* linear = nullptr;
+    bool accumulate = false;
+    float* output = nullptr;
+  };
+  // Queries, keys and values that are neither rotated nor stored yet.
+  struct Rotation {
+    AttentionGeometry geometry;
+    CacheView cache;
+    const float* frequencies;
+    float* qkv;
   };
 
   void AddGeometry(const AttentionGeometry& geometry) {
@@ -246,6 +286,110 @@ class CudaBackend final : public Backend {
                   });
   }
 
+  void MultiplyPrepared(const char* call, const CudaLinear& linear, const DeviceBuffer& prepared,
+                        bool accumulate, DeviceBuffer& output) {
+    if (deferred_.has_value() && deferred_->linear == nullptr && deferred_->consumer == &linear &&
+        deferred_->input.prepared == prepared.data()) {
+      deferred_->linear = &linear;
+      deferred_->accumulate = accumulate;
+      deferred_->output = Floats(output);
+      // SwiGlu may follow.
+      if (accumulate || linear.rows() % (2 * kTileRows) != 0) FinishDeferred();
+      return;
+    }
+    FinishDeferred();
+    Multiply(call, linear, prepared.data(), step_.num_tokens(), accumulate, Floats(output));
+  }
+
+  bool CanFuse(const CudaLinear& linear) const {
+    return linear.launch() == &LaunchFoldProduct &&
+           CanFuseProduct(linear.matrix(), linear.sketch(), step_.num_tokens(),
+                          device_->max_shared_bytes());
+  }
+
+  // False when the product cannot make `input` [num_tokens, input_size] itself. Finishes what was
+  // deferred before in any case.
+  bool Defer(const char* call, FusedInput input, const DeviceLinear& consumer, int64_t input_size,
+             DeviceBuffer& prepared) {
+    FinishDeferred();
+    if (!CanFuse(Unwrap(consumer))) return false;
+    input.sketch = SketchOf(consumer, input_size);
+    input.prepared = prepared.data();
+    deferred_ = {.call = call, .input = input, .consumer = &Unwrap(consumer)};
+    return true;
+  }
+
+  void FinishDeferred() {
+    FinishRotation();
+    if (!deferred_.has_value()) return;
+    const Deferred deferred = *std::exchange(deferred_, std::nullopt);
+    if (deferred.linear != nullptr) {
+      AddFused(deferred, /*is_gated=*/false);
+    } else {
+      AddInput(deferred);
+    }
+  }
+
+  // Inputs without their product.
+  void AddInput(const Deferred& deferred) {
+    const FusedInput& input = deferred.input;
+    const int64_t num_tokens = step_.num_tokens();
+    recorder_.Add(deferred.call,
+                  {kSketch, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
+                   deferred.consumer, input.prepared, num_tokens},
+                  [this, input, num_tokens](cudaStream_t stream) {
+                    const int multiprocessors = device_->num_multiprocessors();
+                    switch (input.kind) {
+                      case FusedInput::Kind::kNormalized:
+                        return LaunchRmsNorm(input.rows, /*rows=*/nullptr, num_tokens, input.weight,
+                                             input.epsilon, input.sketch, multiprocessors,
+                                             input.prepared, stream);
+                      case FusedInput::Kind::kAttended:
+                        return LaunchFinishAttention(input.attention, input.attention_tokens,
+                                                     num_tokens, input.sketch, multiprocessors,
+                                                     input.prepared, stream);
+                      case FusedInput::Kind::kRows:
+                        return LaunchSketch(input.rows, num_tokens, input.sketch, multiprocessors,
+                                            input.prepared, stream);
+                    }
+                    return cudaErrorInvalidValue;
+                  });
+    AddGeometry(input.attention.geometry);
+  }
+
+  void AddFused(const Deferred& deferred, bool is_gated) {
+    const FusedInput& input = deferred.input;
+    ProductArguments arguments;
+    arguments.matrix = deferred.linear->matrix();
+    arguments.num_tokens = step_.num_tokens();
+    arguments.accumulate = deferred.accumulate;
+    arguments.y = deferred.output;
+    arguments.num_multiprocessors = device_->num_multiprocessors();
+    recorder_.Add(deferred.call,
+                  {kFused, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
+                   input.attention_tokens, deferred.linear, input.prepared, arguments.num_tokens,
+                   static_cast<int>(arguments.accumulate), arguments.y, static_cast<int>(is_gated)},
+                  [arguments, input, is_gated](cudaStream_t stream) {
+                    return LaunchFusedProduct(arguments, is_gated, input, stream);
+                  });
+    AddGeometry(input.attention.geometry);
+  }
+
+  void FinishRotation() {
+    if (!rotation_.has_value()) return;
+    const Rotation rotation = *std::exchange(rotation_, std::nullopt);
+    const int64_t num_tokens = step_.num_tokens();
+    recorder_.Add("RotateAndStore",
+                  {kRotateAndStore, rotation.frequencies, rotation.cache.keys,
+                   rotation.cache.values, rotation.qkv, step_.block_table(), num_tokens},
+                  [this, rotation, num_tokens](cudaStream_t stream) {
+                    return LaunchRotateAndStore(rotation.geometry, rotation.frequencies,
+                                                step_.tokens(), num_tokens, step_.block_table(),
+                                                rotation.cache, rotation.qkv, stream);
+                  });
+    AddGeometry(rotation.geometry);
+  }
+
   std::unique_ptr<CudaDevice> device_;  // outlives what is on it
   CudaMemory rows_;
   CudaMemory partials_;
@@ -254,6 +398,8 @@ class CudaBackend final : public Backend {
   DeviceStep step_;
   StepRecorder recorder_;
   CudaSampler sampler_;
+  std::optional<Deferred> deferred_;
+  std::optional<Rotation> rotation_;
 };
 
 void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
@@ -262,16 +408,27 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
   const InputSketch& sketch = SketchOf(consumer, shape.query_width());
   AttentionArguments arguments;
   arguments.geometry = GeometryOf(shape, layout);
+  arguments.qkv = Floats(qkv);
+  arguments.cache = LayerOf(layout, layer, cache);
   constexpr int64_t kFloatBytes = sizeof(float);
   const AttentionPlanKey key = {
       arguments.geometry,
       partials_.num_bytes() / (arguments.geometry.partial_floats() * kFloatBytes),
       rows_.num_bytes() / (shape.query_width() * kFloatBytes)};
-  if (step_.IsUsedForOther(key)) recorder_.Run(/*repeats=*/false);
+  if (step_.IsUsedForOther(key)) {
+    FinishDeferred();
+    recorder_.Run(/*repeats=*/false);
+  }
   const AttentionPlan& plan = step_.PlanFor(key);
+  const bool rotates = rotation_.has_value() && rotation_->qkv == arguments.qkv &&
+                       rotation_->cache.keys == arguments.cache.keys && !plan.has_long_items;
+  if (rotates) {
+    arguments.frequencies = std::exchange(rotation_, std::nullopt)->frequencies;
+    arguments.tokens = step_.tokens();
+    arguments.num_multiprocessors = device_->num_multiprocessors();
+  }
+  FinishDeferred();
 
-  arguments.qkv = Floats(qkv);
-  arguments.cache = LayerOf(layout, layer, cache);
   arguments.block_table = step_.block_table();
   arguments.partials = static_cast<float*>(partials_.data());
   arguments.attended = static_cast<float*>(rows_.data());
@@ -281,12 +438,23 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
     arguments.prompt_items = arguments.items + slab.num_items;
     arguments.num_prompt_items = slab.num_prompt_items;
     arguments.first_token = slab.first_token;
-    recorder_.Add("Attention",
-                  {kAttention, arguments.qkv, arguments.cache.keys, arguments.cache.values,
-                   arguments.block_table, arguments.items, arguments.num_items,
-                   arguments.num_prompt_items, arguments.first_token},
-                  [arguments](cudaStream_t stream) { return LaunchAttention(arguments, stream); });
+    recorder_.Add(
+        "Attention",
+        {kAttention, arguments.qkv, arguments.cache.keys, arguments.cache.values,
+         arguments.block_table, arguments.items, arguments.num_items, arguments.num_prompt_items,
+         arguments.first_token, arguments.frequencies, arguments.tokens},
+        [arguments, rotates](cudaStream_t stream) {
+          return rotates ? LaunchTokenAttention(arguments, stream)
+                         : LaunchAttention(arguments, stream);
+        });
     AddGeometry(arguments.geometry);
+    if (slab.num_tokens == step_.num_tokens() && plan.most_chunks <= kMostFusedChunks) {
+      FusedInput input;
+      input.kind = FusedInput::Kind::kAttended;
+      input.attention = arguments;
+      input.attention_tokens = step_.attention_tokens();
+      if (Defer("Attention", input, consumer, shape.query_width(), prepared)) return;
+    }
     recorder_.Add(
         "Attention",
         {kFinishAttention, step_.attention_tokens(), slab.num_tokens, &consumer, prepared.data()},
@@ -300,6 +468,7 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
 
 void CudaBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_weight, float epsilon,
                          const DeviceEmbedding& head, DeviceBuffer& logits) {
+  FinishDeferred();
   const CudaLinear& table = static_cast<const CudaEmbedding&>(head).table();
   const int64_t rows_at_once = rows_.num_bytes() / PreparedRowBytes(table.sketch().num_steps);
   for (int64_t first = 0; first < step_.num_logit_tokens(); first += rows_at_once) {

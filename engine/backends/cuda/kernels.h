@@ -47,6 +47,10 @@ cudaError_t LaunchRmsNorm(const float* hidden, const int32_t* rows, int64_t num_
 cudaError_t LaunchSwiGlu(const float* gate_up, int64_t num_tokens, const InputSketch& sketch,
                          int num_multiprocessors, void* prepared, cudaStream_t stream);
 
+// prepared = sketch(rows), rows [num_tokens, sketch.cols].
+cudaError_t LaunchSketch(const float* rows, int64_t num_tokens, const InputSketch& sketch,
+                         int num_multiprocessors, void* prepared, cudaStream_t stream);
+
 // --- Attention ---
 //
 // Keys lie in the cache as [block][kv head][slot][head_dim], values as [block][kv head][head_dim]
@@ -126,7 +130,7 @@ struct AttentionToken {
 
 struct AttentionArguments {
   AttentionGeometry geometry;
-  const float* qkv = nullptr;  // rotated
+  const float* qkv = nullptr;  // rotated and stored in the cache, but for LaunchTokenAttention
   CacheView cache;
   const int32_t* block_table = nullptr;
   const AttentionItem* items = nullptr;
@@ -136,17 +140,58 @@ struct AttentionArguments {
   float* partials = nullptr;  // [slot][geometry.partial_floats()]
   float* attended = nullptr;  // [token - first_token][query_width]
   int64_t first_token = 0;
+  // Of LaunchTokenAttention.
+  const float* frequencies = nullptr;  // [head_dim / 2]
+  const TokenInput* tokens = nullptr;  // of the step, for their positions
+  int num_multiprocessors = 1;
 };
 
 // Both kinds of items, as far as there are any. Prompts' need a geometry that is staged.
 cudaError_t LaunchAttention(const AttentionArguments& arguments, cudaStream_t stream);
 cudaError_t LaunchPromptAttention(const AttentionArguments& arguments, cudaStream_t stream);
 
+// RotateAndStore and attention in one, of steps with no more than one token of each sequence whose
+// items have a chunk each, or all of no more than one.
+inline bool HasTokenAttention(const AttentionGeometry& geometry) {
+  return (geometry.head_dim == 64 || geometry.head_dim == 128) && geometry.tiles_per_group() == 1;
+}
+cudaError_t LaunchTokenAttention(const AttentionArguments& arguments, cudaStream_t stream);
+
 // prepared[t] = sketch(attention of token t) for tokens [first_token, first_token + num_tokens) of
 // the step; `tokens` and `prepared` are those of the whole step.
 cudaError_t LaunchFinishAttention(const AttentionArguments& arguments, const AttentionToken* tokens,
                                   int64_t num_tokens, const InputSketch& sketch,
                                   int num_multiprocessors, void* prepared, cudaStream_t stream);
+
+// --- Products that make their inputs themselves ---
+
+// With more tokens a kernel of their own for the inputs is quicker.
+inline constexpr int64_t kMostFusedTokens = 4;
+
+// What a product's inputs are made of, [num_tokens][sketch.cols].
+struct FusedInput {
+  enum class Kind : int {
+    kNormalized,  // rows / rms(rows) * weight
+    kAttended,    // what LaunchFinishAttention takes, of tokens [0, num_tokens)
+    kRows,        // rows as they are
+  };
+  Kind kind = Kind::kRows;
+  const float* rows = nullptr;
+  const float* weight = nullptr;
+  float epsilon = 0.0f;
+  AttentionArguments attention;
+  const AttentionToken* attention_tokens = nullptr;
+  InputSketch sketch;
+  void* prepared = nullptr;  // written as well
+};
+
+// Whether there is a kernel for tiles of sign bits; `max_shared_bytes` are what a block may have.
+bool CanFuseProduct(const PackedMatrix& matrix, const InputSketch& sketch, int64_t num_tokens,
+                    int64_t max_shared_bytes);
+// The same results to the bit as of the kernels one by one. Gated: y [num_tokens][matrix.rows / 2]
+// = silu(gate) * up, gates being the first half of the rows, which are a multiple of 32.
+cudaError_t LaunchFusedProduct(const ProductArguments& arguments, bool is_gated,
+                               const FusedInput& input, cudaStream_t stream);
 
 // --- Sampling ---
 

@@ -4,6 +4,7 @@
 
 #include "engine/backends/cuda/kernels.h"
 #include "engine/backends/cuda/producer_launch.cuh"
+#include "engine/backends/cuda/rotation.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 
 namespace ultrasketch::cuda {
@@ -25,32 +26,22 @@ __global__ void __launch_bounds__(kProducerThreads)
   const int64_t slot = token.cache_position % geometry.block_size;
   const int64_t base = block * geometry.num_kv_heads * geometry.block_size * head_dim;
   const int num_rotated = geometry.num_heads + geometry.num_kv_heads;
-  int rotated = -1;  // the dimension that sine and cosine are of
-  float sine = 0.0f;
-  float cosine = 0.0f;
-  const auto turn_to = [&](int i) {
-    if (i == rotated) return;
-    sincosf(static_cast<float>(token.position) * frequencies[i], &sine, &cosine);
-    rotated = i;
-  };
-  turn_to(thread % half);
+  Rotation rotation(frequencies, token.position);
+  rotation.TurnTo(thread % half);
   WaitForKernelBefore();
   for (int index = thread; index < num_rotated * half; index += num_threads) {
     const int head = index / half;
     const int i = index % half;
-    turn_to(i);
+    rotation.TurnTo(i);
     float* low = row + head * head_dim + i;
-    const float a = low[0];
-    const float b = low[half];
-    const float first = a * cosine - b * sine;
-    const float second = b * cosine + a * sine;
-    low[0] = first;
-    low[half] = second;
+    const float2 rotated = rotation.Apply(low[0], low[half]);
+    low[0] = rotated.x;
+    low[half] = rotated.y;
     if (head >= geometry.num_heads) {
       const int kv_head = head - geometry.num_heads;
       __half* key = keys + base + (int64_t{kv_head} * geometry.block_size + slot) * head_dim + i;
-      key[0] = SaturateToHalf(first);
-      key[half] = SaturateToHalf(second);
+      key[0] = SaturateToHalf(rotated.x);
+      key[half] = SaturateToHalf(rotated.y);
     }
   }
   const float* v = row + num_rotated * head_dim;

@@ -11,12 +11,14 @@ namespace ultrasketch::cuda {
 absl::Status DeviceStep::Begin(const StepInput& step) {
   num_tokens_ = static_cast<int64_t>(step.token_ids.size());
   num_logit_tokens_ = static_cast<int64_t>(step.logit_tokens.size());
+  has_one_token_each_ = true;
   used_ = false;
   spans_.clear();
   int64_t num_blocks = 0;
   for (const AttentionSpan& span : step.spans) {
     spans_.push_back({span.first_token, span.num_tokens, span.num_cached, num_blocks});
     num_blocks += static_cast<int64_t>(span.blocks.size());
+    has_one_token_each_ = has_one_token_each_ && span.num_tokens <= 1;
   }
 
   // What grows with the sequences has room to do so in place: while addresses stay, a step's

@@ -36,6 +36,8 @@ class DeviceStep {
 
   int64_t num_tokens() const { return num_tokens_; }
   int64_t num_logit_tokens() const { return num_logit_tokens_; }
+  // No more than one of each sequence.
+  bool has_one_token_each() const { return has_one_token_each_; }
 
   // Device memory.
   const TokenInput* tokens() const { return At<TokenInput>(tokens_); }
@@ -67,6 +69,7 @@ class DeviceStep {
   CudaMemory memory_;
   int64_t num_tokens_ = 0;
   int64_t num_logit_tokens_ = 0;
+  bool has_one_token_each_ = false;
   // Offsets in both buffers, in this order.
   int64_t tokens_ = 0;
   int64_t logit_tokens_ = 0;

@@ -38,6 +38,7 @@ inline constexpr int kLineBytes = 128;
 // The lines of `num_bytes` from `begin` on: this thread's of num_threads.
 __device__ inline void PrefetchRange(const void* begin, int64_t num_bytes, int thread,
                                      int num_threads) {
+#pragma unroll 1
   for (int64_t offset = int64_t{thread} * kLineBytes; offset < num_bytes;
        offset += int64_t{num_threads} * kLineBytes) {
     Prefetch(static_cast<const uint8_t*>(begin) + offset);
@@ -86,26 +87,46 @@ struct SumAndMax {
   float maximum;
 };
 
-// Of all threads of the block, to all threads, in an order that only kThreads decides. Every thread
-// of the block calls it, once in a kernel.
-template <int kThreads>
-__device__ inline SumAndMax BlockSumAndMax(float sum, float maximum) {
-  __shared__ float sums[kThreads / 32];
-  __shared__ float maxima[kThreads / 32];
-  sum = WarpSum(sum);
+// Of all threads of the block, to all threads. A thread's part p counts as that of thread `thread +
+// p * kThreads` of kParts * kThreads: only that product decides the order of the sum. Every thread
+// of the block calls it; between two calls of a kernel lies a barrier.
+template <int kThreads, int kParts>
+__device__ inline SumAndMax BlockSumAndMax(const float (&parts)[kParts], float maximum) {
+  constexpr int kWarps = kThreads / 32;
+  __shared__ float sums[kParts * kWarps];
+  __shared__ float maxima[kWarps];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   maximum = WarpMax(maximum);
-  if (threadIdx.x % 32 == 0) {
-    sums[threadIdx.x / 32] = sum;
-    maxima[threadIdx.x / 32] = maximum;
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+    const float sum = WarpSum(parts[part]);
+    if (threadIdx.x % 32 == 0) sums[part * kWarps + warp] = sum;
   }
+  if (threadIdx.x % 32 == 0) maxima[warp] = maximum;
   __syncthreads();
   SumAndMax result = {0.0f, 0.0f};
 #pragma unroll
-  for (int warp = 0; warp < kThreads / 32; ++warp) {
-    result.sum += sums[warp];
-    result.maximum = fmaxf(result.maximum, maxima[warp]);
-  }
+  for (int i = 0; i < kParts * kWarps; ++i) result.sum += sums[i];
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) result.maximum = fmaxf(result.maximum, maxima[i]);
   return result;
+}
+
+// The maximum alone.
+template <int kThreads>
+__device__ inline float BlockMax(float maximum) {
+  __shared__ float maxima[kThreads / 32];
+  maximum = WarpMax(maximum);
+  if (threadIdx.x % 32 == 0) maxima[threadIdx.x / 32] = maximum;
+  __syncthreads();
+#pragma unroll
+  for (int warp = 0; warp < kThreads / 32; ++warp) maximum = fmaxf(maximum, maxima[warp]);
+  return maximum;
+}
+
+// silu(gate) * up.
+__device__ inline float SwiGluValue(float gate, float up) {
+  return __fdividef(gate, 1.0f + __expf(-gate)) * up;
 }
 
 // A power of two and its inverse.

@@ -42,7 +42,8 @@ __device__ inline InputSketch StageSketch(const InputSketch& sketch, uint8_t* st
     return result;
   }
   const auto copy = [&](const void* from, int64_t num_bytes) {
-    for (int64_t offset = int64_t{thread} * 16; offset < num_bytes; offset += kThreads * 16) {
+#pragma unroll 1
+    for (int offset = thread * 16; offset < static_cast<int>(num_bytes); offset += kThreads * 16) {
       CopyAsync16(staged + offset, static_cast<const uint8_t*>(from) + offset);
     }
     const void* begin = staged;
@@ -55,46 +56,66 @@ __device__ inline InputSketch StageSketch(const InputSketch& sketch, uint8_t* st
   return result;
 }
 
-template <typename Entry>
-__device__ inline float BucketSum(const float* x, const Entry* columns, int columns_per_bucket) {
-  constexpr Entry kSign = static_cast<Entry>(Entry{1} << (8 * sizeof(Entry) - 1));
-  float sum = 0.0f;
-  for (int i = 0; i < columns_per_bucket; ++i) {
-    const Entry entry = columns[i];
-    const float value = x[entry & static_cast<Entry>(~kSign)];
-    sum += (entry & kSign) != 0 ? -value : value;
-  }
-  return sum;
-}
-
-// Calls `write(bucket, sum * weight)` for each of this thread's buckets of the share.
+// Calls `write(bucket, sum * weight)` for each of this thread's buckets of the share. Several
+// buckets at a time, whose gathers are in flight together.
 template <typename Entry, int kThreads, typename Write>
 __device__ inline void SumBuckets(const float* x, const InputSketch& sketch, Share share,
                                   const Write& write) {
+  constexpr Entry kSign = static_cast<Entry>(Entry{1} << (8 * sizeof(Entry) - 1));
+  constexpr int kBatch = 4;
+  const int stride = share.count * kThreads;
+#pragma unroll 1
   for (int index = 0; index < sketch.num_groups; ++index) {
     const SketchGroup group = sketch.groups[index];
     const Entry* columns = static_cast<const Entry*>(sketch.columns) + group.first_column;
-    for (int bucket = share.index * kThreads + static_cast<int>(threadIdx.x);
-         bucket < group.num_buckets; bucket += share.count * kThreads) {
-      const float sum =
-          BucketSum(x, columns + bucket * group.columns_per_bucket, group.columns_per_bucket);
-      write(group.first_bucket + bucket, sum * group.weight);
+#pragma unroll 1
+    for (int first = share.index * kThreads + static_cast<int>(threadIdx.x);
+         first < group.num_buckets; first += kBatch * stride) {
+      const Entry* bucket_columns[kBatch];
+      float sums[kBatch];
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        bucket_columns[b] = columns + (first + b * stride) * group.columns_per_bucket;
+        sums[b] = 0.0f;
+      }
+#pragma unroll 1
+      for (int i = 0; i < group.columns_per_bucket; ++i) {
+#pragma unroll
+        for (int b = 0; b < kBatch; ++b) {
+          if (first + b * stride >= group.num_buckets) continue;
+          const Entry entry = bucket_columns[b][i];
+          const float value = x[entry & static_cast<Entry>(~kSign)];
+          sums[b] += (entry & kSign) != 0 ? -value : value;
+        }
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const int bucket = first + b * stride;
+        if (bucket < group.num_buckets) write(group.first_bucket + bucket, sums[b] * group.weight);
+      }
     }
   }
 }
 
+// Which tables a kernel is made for: of any sketch and none, or only those with entries of 2 bytes.
+enum class SketchTables { kAny, kNarrow };
+
 // The same of any sketch, or of the inputs themselves. Returns how many values there are in all.
-template <int kThreads, typename Write>
-__device__ inline int64_t SumInputs(const float* x, const InputSketch& sketch, Share share,
-                                    const Write& write) {
-  if (sketch.num_groups == 0) {
-    for (int64_t i = share.index * kThreads + static_cast<int>(threadIdx.x); i < sketch.cols;
-         i += share.count * kThreads) {
-      write(i, x[i]);
+template <int kThreads, SketchTables kTables, typename Write>
+__device__ inline int SumInputs(const float* x, const InputSketch& sketch, Share share,
+                                const Write& write) {
+  if constexpr (kTables == SketchTables::kAny) {
+    if (sketch.num_groups == 0) {
+      const int cols = static_cast<int>(sketch.cols);
+#pragma unroll 1
+      for (int i = share.index * kThreads + static_cast<int>(threadIdx.x); i < cols;
+           i += share.count * kThreads) {
+        write(i, x[i]);
+      }
+      return cols;
     }
-    return sketch.cols;
   }
-  if (sketch.column_bytes == 2) {
+  if (kTables == SketchTables::kNarrow || sketch.column_bytes == 2) {
     SumBuckets<uint16_t, kThreads>(x, sketch, share, write);
   } else {
     SumBuckets<uint32_t, kThreads>(x, sketch, share, write);
@@ -109,12 +130,13 @@ __device__ inline void WriteHalves(const float* x, float gain, float maximum,
   const PowerOfTwo scale = ScaleToHalfRange(maximum * gain * sketch.max_gain);
   const float factor = gain * scale.factor;
   auto* out = reinterpret_cast<__half*>(row);
-  const int64_t used = SumInputs<kThreads>(x, sketch, share, [&](int64_t position, float value) {
-    out[position] = __float2half_rn(value * factor);
-  });
+  const int used = SumInputs<kThreads, SketchTables::kAny>(
+      x, sketch, share,
+      [&](int position, float value) { out[position] = __float2half_rn(value * factor); });
   if (share.index != 0) return;
-  for (int64_t i = used + static_cast<int>(threadIdx.x); i < sketch.num_steps * kStepColumns;
-       i += kThreads) {
+  const int num_values = static_cast<int>(sketch.num_steps) * kStepColumns;
+#pragma unroll 1
+  for (int i = used + static_cast<int>(threadIdx.x); i < num_values; i += kThreads) {
     out[i] = __float2half_rn(0.0f);
   }
   if (threadIdx.x == 0) {
@@ -122,7 +144,7 @@ __device__ inline void WriteHalves(const float* x, float gain, float maximum,
   }
 }
 
-template <int kThreads>
+template <int kThreads, SketchTables kTables>
 __device__ inline void WriteBytePlanes(const float* x, float gain, float maximum,
                                        const InputSketch& sketch, Share share, uint8_t* row) {
   __shared__ int totals[kThreads / 32];
@@ -133,13 +155,13 @@ __device__ inline void WriteBytePlanes(const float* x, float gain, float maximum
   const float factor = gain * scale;
   int total = 0;
   bool is_finite = true;
-  const int64_t used = SumInputs<kThreads>(x, sketch, share, [&](int64_t position, float value) {
+  const int used = SumInputs<kThreads, kTables>(x, sketch, share, [&](int position, float value) {
     const float scaled = value * factor;
     is_finite = is_finite && fabsf(scaled) <= static_cast<float>(kLargestInteger);
     const int integer = __float2int_rn(scaled);
     total += integer;
     const auto low = static_cast<int8_t>(integer);
-    const int64_t offset = HighByteOffset(position);
+    const unsigned offset = HighByteOffset(static_cast<unsigned>(position));
     row[offset] = static_cast<uint8_t>((integer - low) >> 8);
     row[offset + kPlaneBytes] = static_cast<uint8_t>(low);
   });
@@ -148,10 +170,12 @@ __device__ inline void WriteBytePlanes(const float* x, float gain, float maximum
   if (threadIdx.x % 32 == 0) totals[threadIdx.x / 32] = is_finite ? total : kNotFinite;
   auto* trailer = reinterpret_cast<PreparedTrailer*>(row + PreparedScaleOffset(sketch.num_steps));
   if (share.index == 0) {
-    for (int64_t i = used + static_cast<int>(threadIdx.x); i < sketch.num_steps * kStepColumns;
-         i += kThreads) {
-      row[HighByteOffset(i)] = 0;
-      row[HighByteOffset(i) + kPlaneBytes] = 0;
+    const int num_values = static_cast<int>(sketch.num_steps) * kStepColumns;
+#pragma unroll 1
+    for (int i = used + static_cast<int>(threadIdx.x); i < num_values; i += kThreads) {
+      const unsigned offset = HighByteOffset(static_cast<unsigned>(i));
+      row[offset] = 0;
+      row[offset + kPlaneBytes] = 0;
     }
     if (threadIdx.x == 0) trailer->scale = 1.0f / scale;
     if (static_cast<int>(threadIdx.x) >= share.count && threadIdx.x < kMostShares) {
@@ -178,7 +202,7 @@ __device__ inline void WritePrepared(const float* x, float gain, float maximum,
   if (sketch.form == PreparedForm::kHalves) {
     WriteHalves<kThreads>(x, gain, maximum, sketch, share, row);
   } else {
-    WriteBytePlanes<kThreads>(x, gain, maximum, sketch, share, row);
+    WriteBytePlanes<kThreads, SketchTables::kAny>(x, gain, maximum, sketch, share, row);
   }
 }
 

@@ -85,7 +85,8 @@ US_HOST_DEVICE constexpr int64_t PreparedScaleOffset(int64_t num_steps) {
 // Planes alternate every 128 bytes. Where the high byte of an integer is; the low one is
 // kPlaneBytes later.
 inline constexpr int kPlaneBytes = 128;
-US_HOST_DEVICE constexpr int64_t HighByteOffset(int64_t column) {
+template <typename Integer>
+US_HOST_DEVICE constexpr Integer HighByteOffset(Integer column) {
   return column / kPlaneBytes * (2 * kPlaneBytes) + column % kPlaneBytes;
 }
 // The most that such an integer can be is 127 * 256 + 127. Inputs are scaled to at most this, so

@@ -43,7 +43,7 @@ __global__ void PackDense(const float* values, int64_t cols, int64_t first_row, 
       maximum = fmaxf(maximum, fabsf(source[column]));
     }
   }
-  maximum = BlockSumAndMax<kPackThreads>(0.0f, maximum).maximum;
+  maximum = BlockMax<kPackThreads>(maximum);
   const PowerOfTwo scale = ScaleToHalfRange(maximum);
   if (row < num_rows && threadIdx.x == 0) row_scales[first_row + row] = scale.inverse;
   for (int64_t column = threadIdx.x; column < num_steps * kStepColumns; column += kPackThreads) {

@@ -13,7 +13,8 @@
 // registers.
 //
 // Bounds a multiprocessor and clock, for bits read: memory 18 bytes; logic at 64 lanes 28 bytes;
-// issue 40 bytes. A block asks for its bits before it waits for the kernel that makes its inputs.
+// issue 40 bytes. A block asks for its bits before it waits for the kernel that makes its inputs,
+// or for the one before that, where it makes its inputs itself.
 #ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_FEW_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_FEW_CUH_
 
@@ -24,6 +25,7 @@
 
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/sketch.h"
 #include "engine/codecs/fold/cuda/bit_product.cuh"
 
 namespace ultrasketch::cuda {
@@ -33,11 +35,15 @@ inline constexpr int kFewThreads = 32 * kFewWarps;
 inline constexpr int kMostFewTokens = 16;
 // Of instructions: 4 tokens.
 inline constexpr int kTokensPerTile = 4;
+// What two blocks of a multiprocessor have each.
+inline constexpr int64_t kMostFewSharedBytes = 112 * 1024;
 
-// How the blocks divide a matrix.
+// How the blocks divide a matrix. Gated: its first half of rows are gates of the second; row tiles
+// are taken in pairs of both, and silu(gate) * up is what is written, [num_tokens][rows / 2].
 struct FewPlan {
   int num_k_warps;      // a power of two up to kFewWarps
   int tiles_per_group;  // row tiles of a warp
+  bool is_gated;
   US_HOST_DEVICE int tiles_per_block() const { return kFewWarps / num_k_warps * tiles_per_group; }
   US_HOST_DEVICE int rows_per_block() const { return tiles_per_block() * kTileRows; }
 };
@@ -60,17 +66,26 @@ struct FewShape {
   }
 };
 
-template <typename Shape>
+// Where inputs come from. This: from device memory, where a kernel before left them prepared.
+// Others have kInBlock, and make prepared rows in a block's shared memory `memory` of SharedBytes
+// bytes: Begin before the wait for the kernel before, Prepare after it, with a barrier at its end.
+struct PreparedInputs {
+  static constexpr bool kInBlock = false;
+  int64_t SharedBytes(int64_t /*num_tokens*/) const { return 0; }
+};
+
+template <typename Shape, typename Inputs>
 __global__ void __launch_bounds__(kFewThreads, 2)
     BitProductFew(const __grid_constant__ ProductArguments arguments,
-                  const __grid_constant__ FewPlan plan) {
+                  const __grid_constant__ FewPlan plan, const __grid_constant__ Inputs inputs_of) {
   constexpr int kSteps = Shape::kSteps;
   constexpr int kTokenTiles = Shape::kTokenTiles;
   constexpr int kSets = Shape::kSets;
-  constexpr int kRing = Shape::kRing;
+  // Shorter code counts for more where a kernel makes its inputs: see fused_product.cu.
+  constexpr int kRing = Inputs::kInBlock && Shape::kRing > 2 ? 2 : Shape::kRing;
   constexpr int kColumns = Shape::kColumns;
   extern __shared__ __align__(16) uint8_t shared[];
-  __shared__ __align__(16) PreparedTrailer trailers[Shape::kTokens];
+  __shared__ __align__(16) PreparedTrailer staged_trailers[Inputs::kInBlock ? 1 : Shape::kTokens];
   AllowNextKernel();
 
   const PackedMatrix& matrix = arguments.matrix;
@@ -82,20 +97,27 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   const int group = warp / num_k_warps;
   const int rows_per_block = plan.rows_per_block();
   const int num_steps = static_cast<int>(matrix.num_steps) / kStepsPerBitStep;
-  const int64_t last_tile = NumRowTiles(matrix.rows) - 1;
-  const int64_t block_tile = int64_t{blockIdx.x} * plan.tiles_per_block();
-  const int64_t block_row = block_tile * kTileRows;
-  const int64_t first_tile = block_tile + group * plan.tiles_per_group;
+  const int num_rows = static_cast<int>(matrix.rows);
+  const int last_tile = static_cast<int>(NumRowTiles(num_rows)) - 1;
+  const int block_tile = static_cast<int>(blockIdx.x) * plan.tiles_per_block();
+  const int block_row = block_tile * kTileRows;
+  const int first_tile = block_tile + group * plan.tiles_per_group;
   const int num_tokens = static_cast<int>(arguments.num_tokens);
 
   auto* partial = reinterpret_cast<int*>(shared);  // [row tile][k warp][16][kColumns]
   auto* row_scales = reinterpret_cast<float*>(partial + rows_per_block * num_k_warps * kColumns);
   float* biases = row_scales + rows_per_block;
+  [[maybe_unused]] auto* const input_memory = reinterpret_cast<uint8_t*>(biases + rows_per_block);
 
-  // Row tiles past the end repeat the last one; their sums are dropped.
+  // The matrix's tile at a place in the order of the blocks. Places past the end repeat the last
+  // tile; their sums are dropped.
+  const auto tile_at = [&](int place) {
+    place = min(place, last_tile);
+    return plan.is_gated ? place % 2 * ((last_tile + 1) / 2) + place / 2 : place;
+  };
   const auto bits_of = [&](int tile, int step) {
-    const int64_t index = min(first_tile + tile, last_tile) * num_steps + step;
-    return static_cast<const uint8_t*>(matrix.tiles) + index * kBitStepBytes;
+    const int index = tile_at(first_tile + tile) * num_steps + step;
+    return static_cast<const uint8_t*>(matrix.tiles) + int64_t{index} * kBitStepBytes;
   };
   uint4 ring[kRing][kSteps];
   const auto load_bits = [&](int tile, int first_step, uint4(&bits)[kSteps]) {
@@ -116,38 +138,50 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   fill_ring(k_warp);
   FinishIssuingLoads();
   // The rest of the bits on their way to the second-level cache.
+#pragma unroll 1
   for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
     const int first = tile < kRing ? k_warp + kSteps * num_k_warps : k_warp;
+#pragma unroll 1
     for (int step = first; step < num_steps; step += num_k_warps) {
       if (lane < kBitStepBytes / kLineBytes) Prefetch(bits_of(tile, step) + lane * kLineBytes);
     }
   }
+#pragma unroll 1
   for (int row = thread; row < rows_per_block; row += kFewThreads) {
-    if (block_row + row >= matrix.rows) break;
-    CopyAsync4(row_scales + row, matrix.row_scales + block_row + row);
+    if (block_row + row >= num_rows) break;
+    const int matrix_row = tile_at(block_tile + row / kTileRows) * kTileRows + row % kTileRows;
+    CopyAsync4(row_scales + row, matrix.row_scales + matrix_row);
     if (matrix.bias != nullptr) {
-      CopyAsync4(biases + row, matrix.bias + block_row + row);
+      CopyAsync4(biases + row, matrix.bias + matrix_row);
     } else {
       biases[row] = 0.0f;
     }
   }
+  [[maybe_unused]] InputSketch sketch;
+  if constexpr (Inputs::kInBlock) sketch = inputs_of.Begin(input_memory);
   WaitForKernelBefore();
 
-  constexpr int kTrailerPieces = sizeof(PreparedTrailer) / 16;
-  if (thread < num_tokens * kTrailerPieces) {
-    const int token = thread / kTrailerPieces;
-    const int piece = thread % kTrailerPieces * 16;
-    CopyAsync16(reinterpret_cast<uint8_t*>(&trailers[token]) + piece,
-                reinterpret_cast<const uint8_t*>(&TrailerOf(arguments, token)) + piece);
-  }
-  CommitCopies();
   // This thread's first output, as it was.
   float before = 0.0f;
-  if (arguments.accumulate && thread / rows_per_block < num_tokens &&
-      block_row + thread % rows_per_block < matrix.rows) {
-    before =
-        arguments.y[thread / rows_per_block * matrix.rows + block_row + thread % rows_per_block];
+  if (arguments.accumulate) {
+    const int token = thread / rows_per_block;
+    const int row = block_row + thread - token * rows_per_block;
+    if (token < num_tokens && row < num_rows) before = arguments.y[token * matrix.rows + row];
   }
+  const uint8_t* prepared = static_cast<const uint8_t*>(arguments.prepared);
+  if constexpr (Inputs::kInBlock) {
+    prepared = inputs_of.Prepare(sketch, num_tokens, input_memory);
+  } else {
+    constexpr int kTrailerPieces = sizeof(PreparedTrailer) / 16;
+    if (thread < num_tokens * kTrailerPieces) {
+      const int token = thread / kTrailerPieces;
+      const int piece = thread % kTrailerPieces * 16;
+      CopyAsync16(reinterpret_cast<uint8_t*>(&staged_trailers[token]) + piece,
+                  reinterpret_cast<const uint8_t*>(&TrailerOf(arguments, token)) + piece);
+    }
+    CommitCopies();
+  }
+  const int64_t prepared_bytes = PreparedRowBytes(matrix.num_steps);
 
   // This lane's column of an instruction is a token's high or low bytes. Tokens past the end repeat
   // the last one.
@@ -156,9 +190,10 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   for (int tile = 0; tile < kTokenTiles; ++tile) {
     const int token = min(tile * kTokensPerTile + lane / 8, num_tokens - 1);
     inputs[tile] =
-        PreparedRow(arguments, token) + lane / 4 % 2 * kPlaneBytes + lane % 4 * kChunkColumns;
+        prepared + token * prepared_bytes + lane / 4 % 2 * kPlaneBytes + lane % 4 * kChunkColumns;
   }
 
+#pragma unroll 1
   for (int pass_step = k_warp; pass_step - k_warp < num_steps; pass_step += kSteps * num_k_warps) {
     const bool is_first_pass = pass_step == k_warp;
     // Words of chunks l % 4 and l % 4 + 4 of both halves.
@@ -178,6 +213,7 @@ __global__ void __launch_bounds__(kFewThreads, 2)
       }
     }
     if (!is_first_pass) fill_ring(pass_step);
+#pragma unroll 1
     for (int first = 0; first < plan.tiles_per_group; first += kRing) {
 #pragma unroll
       for (int slot = 0; slot < kRing; ++slot) {
@@ -242,68 +278,117 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   WaitForCopies<0>();
   __syncthreads();
 
-  for (int output = thread; output < rows_per_block * num_tokens; output += kFewThreads) {
-    const int row = output % rows_per_block;
-    const int token = output / rows_per_block;
-    if (block_row + row >= matrix.rows) continue;
+  const auto output_of = [&](int row, int token) {
     const int* in = partial + row / kTileRows * num_k_warps * kTileRows * kColumns +
                     row % kTileRows * kColumns + 2 * token;
     int2 sum = {0, 0};
-    for (int k = 0; k < num_k_warps; ++k) {
+#pragma unroll
+    for (int k = 0; k < kFewWarps; ++k) {
+      if (k >= num_k_warps) break;
       const int2 part = *reinterpret_cast<const int2*>(in + k * kTileRows * kColumns);
       sum.x += part.x;
       sum.y += part.y;
     }
-    const float value =
-        FinishBits(sum.x, sum.y, SumTotals(trailers[token]), row_scales[row], biases[row]);
-    float* out = arguments.y + token * matrix.rows + block_row + row;
-    if (arguments.accumulate) {
-      *out = __fadd_rn(output == thread ? before : *out, value);
-    } else {
-      *out = value;
+    const auto& trailer =
+        Inputs::kInBlock
+            ? *reinterpret_cast<const PreparedTrailer*>(prepared + token * prepared_bytes +
+                                                        PreparedScaleOffset(matrix.num_steps))
+            : staged_trailers[token];
+    return FinishBits(sum.x, sum.y, SumTotals(trailer), row_scales[row], biases[row]);
+  };
+  // Of pairs of tiles, or of tiles.
+  const int halves = plan.is_gated ? 2 : 1;
+  const int block_outputs = rows_per_block / halves;
+  const int first_output = block_row / halves;
+  const int num_outputs = num_rows / halves;
+#pragma unroll 1
+  for (int index = thread; index < block_outputs * num_tokens; index += kFewThreads) {
+    const int token = index / block_outputs;
+    const int output = index - token * block_outputs;
+    if (first_output + output >= num_outputs) continue;
+    const int row =
+        plan.is_gated ? output / kTileRows * (2 * kTileRows) + output % kTileRows : output;
+    float gate = 0.0f;
+    float value = 0.0f;
+#pragma unroll 1
+    for (int half = 0; half < halves; ++half) {
+      gate = value;
+      value = output_of(row + half * kTileRows, token);
     }
+    if (plan.is_gated) value = SwiGluValue(gate, value);
+    float* out = arguments.y + int64_t{token} * num_outputs + first_output + output;
+    if (arguments.accumulate) value = __fadd_rn(index == thread ? before : *out, value);
+    *out = value;
   }
 }
 
-template <typename Shape>
-cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, cudaStream_t stream) {
-  // What two blocks of a multiprocessor have each.
-  constexpr int64_t kMostSharedBytes = 100 * 1024;
+template <typename Shape, typename Inputs>
+cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, bool is_gated,
+                      const Inputs& inputs, cudaStream_t stream) {
   const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
   const int num_groups = kFewWarps / num_k_warps;
   const int64_t places = 2 * int64_t{arguments.num_multiprocessors} * num_groups;
-  FewPlan plan = {num_k_warps, 1};
-  const int64_t most_tiles = std::max<int64_t>(1, kMostSharedBytes / Shape::SharedBytes(plan));
+  const int64_t input_bytes = inputs.SharedBytes(arguments.num_tokens);
+  FewPlan plan = {num_k_warps, 1, is_gated};
+  const int64_t most_tiles =
+      std::max<int64_t>(1, (kMostFewSharedBytes - input_bytes) / Shape::SharedBytes(plan));
   // As few rounds of blocks as fit, of equal length.
   const int64_t num_rounds = (num_tiles + places * most_tiles - 1) / (places * most_tiles);
   plan.tiles_per_group =
       static_cast<int>((num_tiles + places * num_rounds - 1) / (places * num_rounds));
-  const int64_t shared_bytes = Shape::SharedBytes(plan);
-  const cudaError_t error =
-      cudaFuncSetAttribute(BitProductFew<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(shared_bytes));
+  // Pairs stay together.
+  if (is_gated && plan.tiles_per_block() % 2 != 0) ++plan.tiles_per_group;
+  const int64_t shared_bytes = Shape::SharedBytes(plan) + input_bytes;
+  const cudaError_t error = cudaFuncSetAttribute(BitProductFew<Shape, Inputs>,
+                                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
   const int64_t num_blocks = (num_tiles + plan.tiles_per_block() - 1) / plan.tiles_per_block();
-  return LaunchKernel(BitProductFew<Shape>, dim3(static_cast<unsigned>(num_blocks)), kFewThreads,
-                      static_cast<size_t>(shared_bytes), stream, arguments, plan);
+  return LaunchKernel(BitProductFew<Shape, Inputs>, dim3(static_cast<unsigned>(num_blocks)),
+                      kFewThreads, static_cast<size_t>(shared_bytes), stream, arguments, plan,
+                      inputs);
+}
+
+// Warps that share a row's steps, and the steps of each.
+struct FewSteps {
+  int num_k_warps;
+  int64_t steps_each;
+};
+inline FewSteps DivideSteps(const PackedMatrix& matrix) {
+  const int64_t num_steps = matrix.num_steps / kStepsPerBitStep;
+  int num_k_warps = 1;
+  while (num_k_warps < kFewWarps && 2 * num_k_warps <= num_steps) num_k_warps *= 2;
+  return {num_k_warps, (num_steps + num_k_warps - 1) / num_k_warps};
+}
+
+// Up to kTokensPerTile tokens.
+template <typename Inputs>
+cudaError_t LaunchBitProductTile(const ProductArguments& arguments, bool is_gated,
+                                 const Inputs& inputs, cudaStream_t stream) {
+  const auto [num_k_warps, steps_each] = DivideSteps(arguments.matrix);
+  if (steps_each <= 1) {
+    return LaunchFew<FewShape<1, 1>>(arguments, num_k_warps, is_gated, inputs, stream);
+  }
+  if (steps_each <= 2) {
+    return LaunchFew<FewShape<1, 2>>(arguments, num_k_warps, is_gated, inputs, stream);
+  }
+  return LaunchFew<FewShape<1, 4>>(arguments, num_k_warps, is_gated, inputs, stream);
 }
 
 // Up to kMostFewTokens tokens.
 inline cudaError_t LaunchBitProductFew(const ProductArguments& arguments, cudaStream_t stream) {
-  const int64_t num_steps = arguments.matrix.num_steps / kStepsPerBitStep;
-  int num_k_warps = 1;
-  while (num_k_warps < kFewWarps && 2 * num_k_warps <= num_steps) num_k_warps *= 2;
-  const int64_t steps_each = (num_steps + num_k_warps - 1) / num_k_warps;
-  if (arguments.num_tokens <= 4) {
-    if (steps_each <= 1) return LaunchFew<FewShape<1, 1>>(arguments, num_k_warps, stream);
-    if (steps_each <= 2) return LaunchFew<FewShape<1, 2>>(arguments, num_k_warps, stream);
-    return LaunchFew<FewShape<1, 4>>(arguments, num_k_warps, stream);
+  const PreparedInputs inputs;
+  const auto [num_k_warps, steps_each] = DivideSteps(arguments.matrix);
+  if (arguments.num_tokens <= kTokensPerTile) {
+    return LaunchBitProductTile(arguments, /*is_gated=*/false, inputs, stream);
   }
-  if (arguments.num_tokens <= 8) {
-    if (steps_each <= 1) return LaunchFew<FewShape<2, 1>>(arguments, num_k_warps, stream);
-    return LaunchFew<FewShape<2, 2>>(arguments, num_k_warps, stream);
+  if (arguments.num_tokens > 2 * kTokensPerTile) {
+    return LaunchFew<FewShape<4, 1>>(arguments, num_k_warps, false, inputs, stream);
   }
-  return LaunchFew<FewShape<4, 1>>(arguments, num_k_warps, stream);
+  if (steps_each <= 1) {
+    return LaunchFew<FewShape<2, 1>>(arguments, num_k_warps, false, inputs, stream);
+  }
+  return LaunchFew<FewShape<2, 2>>(arguments, num_k_warps, false, inputs, stream);
 }
 
 }  // namespace ultrasketch::cuda
