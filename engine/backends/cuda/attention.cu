@@ -387,19 +387,20 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kProducerThreads)
+template <int kBlockThreads>
+__global__ void __launch_bounds__(kBlockThreads)
     FinishAttention(const __grid_constant__ AttentionArguments arguments,
                     const AttentionToken* tokens, const __grid_constant__ InputSketch input_sketch,
                     uint8_t* prepared, bool is_staged) {
   extern __shared__ __align__(16) float x[];
   AllowNextKernel();
-  const InputSketch sketch = StageSketch<kProducerThreads>(
+  const InputSketch sketch = StageSketch<kBlockThreads>(
       input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
   WaitForKernelBefore();
   const AttentionToken token = tokens[arguments.first_token + blockIdx.x];
-  const RowRange row = LoadAttention<kProducerThreads>(
+  const RowRange row = LoadAttention<kBlockThreads>(
       arguments, token, arguments.attended + int64_t{blockIdx.x} * sketch.cols, x);
-  WritePrepared<kProducerThreads>(
+  WritePrepared<kBlockThreads>(
       x, row.gain, row.maximum, sketch, ThisShare(),
       prepared + (arguments.first_token + blockIdx.x) * PreparedRowBytes(sketch.num_steps));
 }
@@ -435,8 +436,9 @@ cudaError_t LaunchAttention(const AttentionArguments& arguments, cudaStream_t st
 cudaError_t LaunchFinishAttention(const AttentionArguments& arguments, const AttentionToken* tokens,
                                   int64_t num_tokens, const InputSketch& sketch,
                                   int num_multiprocessors, void* prepared, cudaStream_t stream) {
-  return LaunchProducer(FinishAttention, num_tokens, sketch, num_multiprocessors, stream, arguments,
-                        tokens, sketch, static_cast<uint8_t*>(prepared));
+  return LaunchProducer([](auto threads) { return FinishAttention<threads.value>; }, num_tokens,
+                        sketch, num_multiprocessors, stream, arguments, tokens, sketch,
+                        static_cast<uint8_t*>(prepared));
 }
 
 }  // namespace ultrasketch::cuda

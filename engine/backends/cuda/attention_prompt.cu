@@ -4,9 +4,9 @@
 //   stages   a piece of 64 keys and values in shared memory, read by all four warps, and the next
 //            one on its way
 //
-// Each warp keeps the weighted values of its tile in registers: those of the chunk at hand, and of
-// the chunks before it. Bound: tensor cores (two instructions for each eight keys and eight
-// dimensions), and one exponential for each query and key.
+// Each warp keeps the weighted values of its tile: those of the chunk at hand in registers, and
+// those of the chunks before it. Bound: tensor cores (two instructions for each eight keys and
+// eight dimensions), and one exponential for each query and key.
 #include "engine/backends/cuda/attention_stage.cuh"
 #include "engine/backends/cuda/producer_launch.cuh"
 
@@ -18,44 +18,53 @@ constexpr int kThreads = kPromptTiles * 32;
 template <int kDims>
 struct PromptShared {
   static constexpr int kQueryBytes = kAttentionRows * RowStride(kDims) * 2;
-  static constexpr int kBytes = 2 * PieceStage<kDims>::kBytes + kPromptTiles * kQueryBytes;
+  // The weighted values of the chunks before: in registers where only two blocks find room anyway.
+  static constexpr bool kHasRunning = kDims <= 64;
+  static constexpr int kRunningBytes = kHasRunning ? kAttentionRows * kDims * 4 : 0;
+  static constexpr int kBytes =
+      2 * PieceStage<kDims>::kBytes + kPromptTiles * (kQueryBytes + kRunningBytes);
 };
 
-// Weighted values of a lane: of each tile of eight dimensions, two in row l / 4 and two in row
-// l / 4 + 8.
+// Weighted values of the chunks before, of the calling lane: of each tile of eight dimensions, two
+// in row l / 4 and two in row l / 4 + 8.
 template <int kDims>
-struct Weighted {
-  float values[kDims / 8][4];
-  float maximum[2];
-  float sum[2];
-
-  __device__ void Clear() {
+class RunningValues {
+ public:
+  __device__ explicit RunningValues(uint8_t* warp_memory)
+      : shared_(reinterpret_cast<float4*>(warp_memory) + threadIdx.x % 32) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      maximum[half] = -INFINITY;
-      sum[half] = 0.0f;
-    }
-#pragma unroll
-    for (int tile = 0; tile < kDims / 8; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) values[tile][i] = 0.0f;
+    for (int tile = 0; tile < kDims / 8; ++tile) Set(tile, {});
+  }
+  __device__ float4 Get(int tile) const {
+    return kIsShared ? shared_[tile * 32] : values_[kIsShared ? 0 : tile];
+  }
+  __device__ void Set(int tile, const float4& values) {
+    if (kIsShared) {
+      shared_[tile * 32] = values;
+    } else {
+      values_[kIsShared ? 0 : tile] = values;
     }
   }
 
-  // The weights with which something of maximum `added` is merged; its sums are.
-  __device__ void MergeSums(const float (&added_maximum)[2], const float (&added_sum)[2],
-                            MergeWeights (&merge)[2]) {
+ private:
+  static constexpr bool kIsShared = PromptShared<kDims>::kHasRunning;
+  float4* shared_;
+  float4 values_[kIsShared ? 1 : kDims / 8];
+};
+
+// Maximum and sum of this lane's two rows.
+struct RowSums {
+  float maximum[2] = {-INFINITY, -INFINITY};
+  float sum[2] = {};
+
+  // Merges others, and returns with which weights.
+  __device__ void Merge(const float (&added_maximum)[2], const float (&added_sum)[2],
+                        MergeWeights (&merge)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       merge[half] = WeighMerge(maximum[half], added_maximum[half]);
       maximum[half] = merge[half].maximum;
-      sum[half] = Merge(sum[half], added_sum[half], merge[half]);
-    }
-  }
-  __device__ void MergeValues(int tile, const float (&added)[4], const MergeWeights (&merge)[2]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      values[tile][i] = Merge(values[tile][i], added[i], merge[i / 2]);
+      sum[half] = cuda::Merge(sum[half], added_sum[half], merge[half]);
     }
   }
 };
@@ -108,10 +117,12 @@ __global__ void __launch_bounds__(kThreads, kDims <= 64 ? 3 : 2)
   LoadQueries(tile, arguments.qkv, queries, /*warp=*/0, /*num_warps=*/1);
   const int num_keys[2] = {tile.NumKeys(lane / 4), tile.NumKeys(lane / 4 + 8)};
 
-  Weighted<kDims> running;
-  Weighted<kDims> chunk;
-  running.Clear();
-  chunk.Clear();
+  RunningValues<kDims> running(memory + 2 * Stage::kBytes +
+                               kPromptTiles * PromptShared<kDims>::kQueryBytes +
+                               warp * PromptShared<kDims>::kRunningBytes);
+  RowSums running_sums;
+  float chunk[kDims / 8][4] = {};
+  RowSums chunk_sums;
   const int num_pieces = (most_keys + kAttentionPiece - 1) / kAttentionPiece;
   for (int piece = 0; piece < num_pieces; ++piece) {
     copier.Find((piece + 1) * kAttentionPiece, most_keys);
@@ -130,20 +141,27 @@ __global__ void __launch_bounds__(kThreads, kDims <= 64 ? 3 : 2)
       ScorePiece<kDims>(queries, stage, scores);
       const PieceWeights weights = WeighScores(scores, first_key, num_keys);
       MergeWeights merge[2];
-      chunk.MergeSums(weights.maximum, weights.sum, merge);
+      chunk_sums.Merge(weights.maximum, weights.sum, merge);
       WeighPiece<kDims>(weights, stage, [&](int dims, const float(&sums)[4]) {
-        chunk.MergeValues(dims, sums, merge);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) chunk[dims][i] = Merge(chunk[dims][i], sums[i], merge[i / 2]);
       });
     }
     constexpr int kPiecesPerChunk = kAttentionChunk / kAttentionPiece;
     if (piece % kPiecesPerChunk == kPiecesPerChunk - 1 || piece + 1 == num_pieces) {
       MergeWeights merge[2];
-      running.MergeSums(chunk.maximum, chunk.sum, merge);
+      running_sums.Merge(chunk_sums.maximum, chunk_sums.sum, merge);
+      chunk_sums = RowSums();
 #pragma unroll
       for (int dims = 0; dims < kDims / 8; ++dims) {
-        running.MergeValues(dims, chunk.values[dims], merge);
+        float(&added)[4] = chunk[dims];
+        const float4 before = running.Get(dims);
+        running.Set(dims,
+                    {Merge(before.x, added[0], merge[0]), Merge(before.y, added[1], merge[0]),
+                     Merge(before.z, added[2], merge[1]), Merge(before.w, added[3], merge[1])});
+#pragma unroll
+        for (int i = 0; i < 4; ++i) added[i] = 0.0f;
       }
-      chunk.Clear();
     }
   }
 
@@ -155,13 +173,14 @@ __global__ void __launch_bounds__(kThreads, kDims <= 64 ? 3 : 2)
     const int64_t head = tile.first_head + tile.HeadOf(row);
     float* out = arguments.attended + token * geometry.query_width() + head * geometry.head_dim +
                  2 * (lane % 4);
-    const float inverse = InverseSum(running.sum[half]);
+    const float inverse = InverseSum(running_sums.sum[half]);
 #pragma unroll
     for (int dims = 0; dims < kDims / 8; ++dims) {
       if (dims * 8 >= geometry.head_dim) break;
+      const float4 values = running.Get(dims);
       *reinterpret_cast<float2*>(out + dims * 8) = {
-          __fmul_rn(running.values[dims][2 * half], inverse),
-          __fmul_rn(running.values[dims][2 * half + 1], inverse)};
+          __fmul_rn(half == 0 ? values.x : values.z, inverse),
+          __fmul_rn(half == 0 ? values.y : values.w, inverse)};
     }
   }
 }

@@ -19,6 +19,8 @@ namespace {
 template <typename Source>
 struct InputsInBlock {
   static constexpr bool kInBlock = true;
+  static constexpr int kWarps = Source::kWarps;
+  static constexpr int kThreads = kWarps * 32;
 
   Source source;
   InputSketch sketch;
@@ -32,8 +34,8 @@ struct InputsInBlock {
   }
 
   __device__ InputSketch Begin(uint8_t* memory) const {
-    source.Prefetch(sketch.cols);
-    return StageSketch<kFewThreads>(sketch, memory + InputBytes(sketch.cols), {0, 1});
+    source.template Prefetch<kThreads>(sketch.cols);
+    return StageSketch<kThreads>(sketch, memory + InputBytes(sketch.cols), {0, 1});
   }
 
   __device__ const uint8_t* Prepare(const InputSketch& staged, int num_tokens,
@@ -43,15 +45,16 @@ struct InputsInBlock {
     const int row_bytes = static_cast<int>(PreparedRowBytes(sketch.num_steps));
 #pragma unroll 1
     for (int token = 0; token < num_tokens; ++token) {
-      const RowRange range = source.Load(token, static_cast<int>(sketch.cols), x);
-      WriteBytePlanes<kFewThreads, SketchTables::kNarrow>(x, range.gain, range.maximum, staged,
-                                                          {0, 1}, rows + token * row_bytes);
+      const RowRange range =
+          source.template Load<kThreads>(token, static_cast<int>(sketch.cols), x);
+      WriteBytePlanes<kThreads, SketchTables::kNarrow>(x, range.gain, range.maximum, staged, {0, 1},
+                                                       rows + token * row_bytes);
     }
     __syncthreads();
     if (blockIdx.x == 0) {
 #pragma unroll 1
       for (int offset = static_cast<int>(threadIdx.x) * 16; offset < num_tokens * row_bytes;
-           offset += kFewThreads * 16) {
+           offset += kThreads * 16) {
         *reinterpret_cast<uint4*>(prepared + offset) =
             *reinterpret_cast<const uint4*>(rows + offset);
       }
@@ -61,37 +64,46 @@ struct InputsInBlock {
 };
 
 struct Normalized {
+  static constexpr int kWarps = 8;
   const float* hidden;
   const float* weight;
   float epsilon;
 
+  template <int kThreads>
   __device__ void Prefetch(int64_t cols) const {
     if (blockIdx.x > 0) return;
-    PrefetchRange(weight, cols * int64_t{sizeof(float)}, static_cast<int>(threadIdx.x),
-                  kFewThreads);
+    PrefetchRange(weight, cols * int64_t{sizeof(float)}, static_cast<int>(threadIdx.x), kThreads);
   }
+  template <int kThreads>
   __device__ RowRange Load(int token, int cols, float* x) const {
-    return LoadNormalized<kFewThreads>(hidden + int64_t{token} * cols, weight, cols, epsilon, x);
+    return LoadNormalized<kThreads>(hidden + int64_t{token} * cols, weight, cols, epsilon, x);
   }
 };
 
 struct Attended {
+  static constexpr int kWarps = 8;
   AttentionArguments arguments;
   const AttentionToken* tokens;
 
+  template <int kThreads>
   __device__ void Prefetch(int64_t /*cols*/) const {}
+  template <int kThreads>
   __device__ RowRange Load(int token, int cols, float* x) const {
-    return LoadAttention<kFewThreads>(arguments, tokens[token],
-                                      arguments.attended + int64_t{token} * cols, x);
+    return LoadAttention<kThreads>(arguments, tokens[token],
+                                   arguments.attended + int64_t{token} * cols, x);
   }
 };
 
 struct Rows {
+  // The longest rows, of up to four times as many columns as others.
+  static constexpr int kWarps = 16;
   const float* rows;
 
+  template <int kThreads>
   __device__ void Prefetch(int64_t /*cols*/) const {}
+  template <int kThreads>
   __device__ RowRange Load(int token, int cols, float* x) const {
-    return LoadRow<kFewThreads>(rows + int64_t{token} * cols, cols, x);
+    return LoadRow<kThreads>(rows + int64_t{token} * cols, cols, x);
   }
 };
 
@@ -113,7 +125,8 @@ bool CanFuseProduct(const PackedMatrix& matrix, const InputSketch& sketch, int64
   }
   const InputsInBlock<Rows> inputs = {{}, sketch, nullptr};
   // The shape of most sums, two row tiles for each group of warps.
-  const FewPlan plan = {DivideSteps(matrix).num_k_warps, 2, false};
+  constexpr int kWarps = decltype(inputs)::kWarps;
+  const FewPlan plan = {kWarps, DivideSteps(matrix, kWarps).num_k_warps, 2, false};
   return inputs.SharedBytes(num_tokens) + FewShape<1, 4>::SharedBytes(plan) <=
          std::min(kMostFewSharedBytes, max_shared_bytes - 1024);
 }

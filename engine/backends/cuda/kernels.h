@@ -166,7 +166,7 @@ cudaError_t LaunchFinishAttention(const AttentionArguments& arguments, const Att
 // --- Products that make their inputs themselves ---
 
 // With more tokens a kernel of their own for the inputs is quicker.
-inline constexpr int64_t kMostFusedTokens = 4;
+inline constexpr int64_t kMostFusedTokens = 2;
 
 // What a product's inputs are made of, [num_tokens][sketch.cols].
 struct FusedInput {

@@ -7,13 +7,19 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "engine/codecs/cuda/launch.cuh"
 #include "engine/codecs/cuda/sketch.cuh"
 
 namespace ultrasketch::cuda {
 
+// Of a block, where one is not enough to hide what it waits for; with many tokens blocks of fewer
+// threads do the same in fewer instructions.
 inline constexpr int kProducerThreads = 512;
+inline constexpr int kWideProducerThreads = 256;    // of rows of kWideColumns and more
+inline constexpr int kNarrowProducerThreads = 128;  // of shorter ones
+inline constexpr int64_t kWideColumns = 4096;
 
 __device__ inline Share ThisShare() {
   return {static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y)};
@@ -45,12 +51,12 @@ cudaError_t AllowSharedMemory(Kernel kernel, int64_t num_bytes) {
                               static_cast<int>(num_bytes));
 }
 
-// `kernel` with shared memory for cols floats and, where they fit beside those of another block,
+// A kernel with shared memory for cols floats and, where they fit beside those of another block,
 // the sketch's tables; grid (tokens, shares).
 template <typename Kernel, typename... Arguments>
-cudaError_t LaunchProducer(Kernel kernel, int64_t num_tokens, const InputSketch& sketch,
-                           int num_multiprocessors, cudaStream_t stream,
-                           const Arguments&... arguments) {
+cudaError_t LaunchProducerKernel(Kernel kernel, int num_threads, int num_shares, int64_t num_tokens,
+                                 const InputSketch& sketch, cudaStream_t stream,
+                                 const Arguments&... arguments) {
   constexpr int64_t kMostStagedBytes = 96 * 1024;
   int64_t shared_bytes = InputBytes(sketch.cols);
   const int64_t staged_bytes = sketch.table_bytes() + sketch.group_bytes();
@@ -59,10 +65,29 @@ cudaError_t LaunchProducer(Kernel kernel, int64_t num_tokens, const InputSketch&
   if (const cudaError_t error = AllowSharedMemory(kernel, shared_bytes); error != cudaSuccess) {
     return error;
   }
-  const dim3 grid(static_cast<unsigned>(num_tokens),
-                  static_cast<unsigned>(NumShares(num_tokens, sketch, num_multiprocessors)));
-  return LaunchKernel(kernel, grid, kProducerThreads, static_cast<size_t>(shared_bytes), stream,
+  const dim3 grid(static_cast<unsigned>(num_tokens), static_cast<unsigned>(num_shares));
+  return LaunchKernel(kernel, grid, num_threads, static_cast<size_t>(shared_bytes), stream,
                       arguments..., is_staged);
+}
+
+// `kernel_of(std::integral_constant<int, kThreads>())` is the kernel with blocks of kThreads
+// threads. Its result does not depend on that.
+template <typename KernelOf, typename... Arguments>
+cudaError_t LaunchProducer(const KernelOf& kernel_of, int64_t num_tokens, const InputSketch& sketch,
+                           int num_multiprocessors, cudaStream_t stream,
+                           const Arguments&... arguments) {
+  const auto launch = [&](auto threads, int num_shares) {
+    return LaunchProducerKernel(kernel_of(threads), threads.value, num_shares, num_tokens, sketch,
+                                stream, arguments...);
+  };
+  if (num_tokens <= 2 * num_multiprocessors) {
+    return launch(std::integral_constant<int, kProducerThreads>(),
+                  NumShares(num_tokens, sketch, num_multiprocessors));
+  }
+  if (sketch.cols >= kWideColumns) {
+    return launch(std::integral_constant<int, kWideProducerThreads>(), 1);
+  }
+  return launch(std::integral_constant<int, kNarrowProducerThreads>(), 1);
 }
 
 }  // namespace ultrasketch::cuda

@@ -30,55 +30,58 @@ __global__ void __launch_bounds__(kProducerThreads)
   }
 }
 
-__global__ void __launch_bounds__(kProducerThreads)
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
     RmsNorm(const float* hidden, const int32_t* rows, const float* weight, float epsilon,
             const __grid_constant__ InputSketch input_sketch, uint8_t* prepared, bool is_staged) {
   extern __shared__ __align__(16) float x[];
   AllowNextKernel();
-  const InputSketch sketch = StageSketch<kProducerThreads>(
-      input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
+  const InputSketch sketch =
+      StageSketch<kThreads>(input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
   if (blockIdx.x == 0) {
     PrefetchRange(weight, sketch.cols * int64_t{sizeof(float)}, static_cast<int>(threadIdx.x),
-                  kProducerThreads);
+                  kThreads);
   }
   WaitForKernelBefore();
   const int64_t index = blockIdx.x;
-  const RowRange row = LoadNormalized<kProducerThreads>(
-      hidden + (rows != nullptr ? rows[index] : index) * sketch.cols, weight, sketch.cols, epsilon,
-      x);
-  WritePrepared<kProducerThreads>(x, row.gain, row.maximum, sketch, ThisShare(),
-                                  prepared + index * PreparedRowBytes(sketch.num_steps));
+  const RowRange row =
+      LoadNormalized<kThreads>(hidden + (rows != nullptr ? rows[index] : index) * sketch.cols,
+                               weight, sketch.cols, epsilon, x);
+  WritePrepared<kThreads>(x, row.gain, row.maximum, sketch, ThisShare(),
+                          prepared + index * PreparedRowBytes(sketch.num_steps));
 }
 
-__global__ void __launch_bounds__(kProducerThreads)
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
     SwiGlu(const float* gate_up, const __grid_constant__ InputSketch input_sketch,
            uint8_t* prepared, bool is_staged) {
   extern __shared__ __align__(16) float x[];
   AllowNextKernel();
-  const InputSketch sketch = StageSketch<kProducerThreads>(
-      input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
+  const InputSketch sketch =
+      StageSketch<kThreads>(input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
   WaitForKernelBefore();
   const int64_t token = blockIdx.x;
   const float* gate = gate_up + token * 2 * sketch.cols;
   const RowRange row =
-      LoadSwiGlu<kProducerThreads>(gate, gate + sketch.cols, static_cast<int>(sketch.cols), x);
-  WritePrepared<kProducerThreads>(x, row.gain, row.maximum, sketch, ThisShare(),
-                                  prepared + token * PreparedRowBytes(sketch.num_steps));
+      LoadSwiGlu<kThreads>(gate, gate + sketch.cols, static_cast<int>(sketch.cols), x);
+  WritePrepared<kThreads>(x, row.gain, row.maximum, sketch, ThisShare(),
+                          prepared + token * PreparedRowBytes(sketch.num_steps));
 }
 
-__global__ void __launch_bounds__(kProducerThreads)
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
     Sketch(const float* rows, const __grid_constant__ InputSketch input_sketch, uint8_t* prepared,
            bool is_staged) {
   extern __shared__ __align__(16) float x[];
   AllowNextKernel();
-  const InputSketch sketch = StageSketch<kProducerThreads>(
-      input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
+  const InputSketch sketch =
+      StageSketch<kThreads>(input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
   WaitForKernelBefore();
   const int64_t token = blockIdx.x;
   const RowRange row =
-      LoadRow<kProducerThreads>(rows + token * sketch.cols, static_cast<int>(sketch.cols), x);
-  WritePrepared<kProducerThreads>(x, row.gain, row.maximum, sketch, ThisShare(),
-                                  prepared + token * PreparedRowBytes(sketch.num_steps));
+      LoadRow<kThreads>(rows + token * sketch.cols, static_cast<int>(sketch.cols), x);
+  WritePrepared<kThreads>(x, row.gain, row.maximum, sketch, ThisShare(),
+                          prepared + token * PreparedRowBytes(sketch.num_steps));
 }
 
 }  // namespace
@@ -97,20 +100,22 @@ cudaError_t LaunchEmbed(const PackedMatrix& table, int64_t hidden_size, const To
 cudaError_t LaunchRmsNorm(const float* hidden, const int32_t* rows, int64_t num_rows,
                           const float* weight, float epsilon, const InputSketch& sketch,
                           int num_multiprocessors, void* prepared, cudaStream_t stream) {
-  return LaunchProducer(RmsNorm, num_rows, sketch, num_multiprocessors, stream, hidden, rows,
-                        weight, epsilon, sketch, static_cast<uint8_t*>(prepared));
+  return LaunchProducer([](auto threads) { return RmsNorm<threads.value>; }, num_rows, sketch,
+                        num_multiprocessors, stream, hidden, rows, weight, epsilon, sketch,
+                        static_cast<uint8_t*>(prepared));
 }
 
 cudaError_t LaunchSwiGlu(const float* gate_up, int64_t num_tokens, const InputSketch& sketch,
                          int num_multiprocessors, void* prepared, cudaStream_t stream) {
-  return LaunchProducer(SwiGlu, num_tokens, sketch, num_multiprocessors, stream, gate_up, sketch,
+  return LaunchProducer([](auto threads) { return SwiGlu<threads.value>; }, num_tokens, sketch,
+                        num_multiprocessors, stream, gate_up, sketch,
                         static_cast<uint8_t*>(prepared));
 }
 
 cudaError_t LaunchSketch(const float* rows, int64_t num_tokens, const InputSketch& sketch,
                          int num_multiprocessors, void* prepared, cudaStream_t stream) {
-  return LaunchProducer(Sketch, num_tokens, sketch, num_multiprocessors, stream, rows, sketch,
-                        static_cast<uint8_t*>(prepared));
+  return LaunchProducer([](auto threads) { return Sketch<threads.value>; }, num_tokens, sketch,
+                        num_multiprocessors, stream, rows, sketch, static_cast<uint8_t*>(prepared));
 }
 
 }  // namespace ultrasketch::cuda

@@ -48,6 +48,19 @@ __device__ inline float FinishSum(float sum, float token_scale, float row_scale,
   return __fmaf_rn(sum * token_scale, row_scale, bias);
 }
 
+// Writes an output, or adds it to what is there. Additions are reductions in the second-level
+// cache, one for each output: nothing waits for what was there. Numbers below 2^-126 count as zero
+// in them, so every kernel adds this way.
+__device__ inline void PutOutput(const ProductArguments& arguments, int64_t token, int64_t row,
+                                 float value) {
+  float* const out = arguments.y + token * arguments.matrix.rows + row;
+  if (arguments.accumulate) {
+    asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(out), "f"(value) : "memory");
+  } else {
+    *out = value;
+  }
+}
+
 __device__ inline const uint8_t* PreparedRow(const ProductArguments& arguments, int64_t token) {
   return static_cast<const uint8_t*>(arguments.prepared) +
          token * PreparedRowBytes(arguments.matrix.num_steps);
@@ -199,13 +212,10 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   }
   // Meanwhile, what the outputs are made of besides.
   float token_scales[kOutputs];
-  float before[kOutputs];
 #pragma unroll
   for (int i = 0; i < kOutputs; ++i) {
     const int64_t token = first_token + i * kTokensAtOnce + thread / kRows;
-    const bool is_output = is_row && token < arguments.num_tokens;
-    token_scales[i] = is_output ? TokenScale(arguments, token) : 0.0f;
-    before[i] = is_output && arguments.accumulate ? arguments.y[token * matrix.rows + row] : 0.0f;
+    token_scales[i] = is_row && token < arguments.num_tokens ? TokenScale(arguments, token) : 0.0f;
   }
   __syncthreads();
 #pragma unroll
@@ -218,9 +228,7 @@ __global__ void __launch_bounds__(kProductThreads, 2)
     for (int c = 0; c < kNumChunks; ++c) {
       sum = __fadd_rn(sum, partial[c][block_token][thread % kRows]);
     }
-    const float value = FinishSum(sum, token_scales[i], row_scale, bias);
-    arguments.y[token * matrix.rows + row] =
-        arguments.accumulate ? __fadd_rn(before[i], value) : value;
+    PutOutput(arguments, token, row, FinishSum(sum, token_scales[i], row_scale, bias));
   }
 }
 
@@ -377,7 +385,6 @@ __global__ void __launch_bounds__(kProductThreads, 1)
         first_token + (warp_token * kWarpTokenTiles + i / 2) * 8 + lane % 4 * 2 + i % 2;
     if (token >= arguments.num_tokens) continue;
     const float token_scale = TokenScale(arguments, token);
-    float* out = arguments.y + token * matrix.rows + first_row;
 #pragma unroll
     for (int tile = 0; tile < kWarpRowTiles; ++tile) {
 #pragma unroll
@@ -386,7 +393,7 @@ __global__ void __launch_bounds__(kProductThreads, 1)
         if (first_row + row >= matrix.rows) continue;
         const float value = FinishSum(totals[tile][i / 2][half * 2 + i % 2], token_scale,
                                       row_scales[tile][half], biases[tile][half]);
-        out[row] = arguments.accumulate ? __fadd_rn(out[row], value) : value;
+        PutOutput(arguments, token, first_row + row, value);
       }
     }
   }

@@ -80,9 +80,7 @@ __device__ inline float FinishSketchSum(float sum, float token_scale, float row_
 
 __device__ inline void WriteOutput(const ProductArguments& arguments, int64_t token, int64_t row,
                                    float sum, float token_scale, float row_scale, float bias) {
-  const float value = FinishSketchSum(sum, token_scale, row_scale, bias);
-  float* out = arguments.y + token * arguments.matrix.rows + row;
-  *out = arguments.accumulate ? __fadd_rn(*out, value) : value;
+  PutOutput(arguments, token, row, FinishSketchSum(sum, token_scale, row_scale, bias));
 }
 
 }  // namespace ultrasketch::cuda

@@ -57,12 +57,6 @@ __device__ inline float FinishBits(int high, int low, const InputTotal& input, f
   return FinishSum(static_cast<float>(sum), input.scale, row_scale, bias);
 }
 
-__device__ inline void WriteBits(const ProductArguments& arguments, int64_t token, int64_t row,
-                                 float value) {
-  float* out = arguments.y + token * arguments.matrix.rows + row;
-  *out = arguments.accumulate ? __fadd_rn(*out, value) : value;
-}
-
 }  // namespace ultrasketch::cuda
 
 #endif  // ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_CUH_

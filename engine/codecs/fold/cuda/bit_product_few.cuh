@@ -30,8 +30,6 @@
 
 namespace ultrasketch::cuda {
 
-inline constexpr int kFewWarps = 8;
-inline constexpr int kFewThreads = 32 * kFewWarps;
 inline constexpr int kMostFewTokens = 16;
 // Of instructions: 4 tokens.
 inline constexpr int kTokensPerTile = 4;
@@ -41,10 +39,11 @@ inline constexpr int64_t kMostFewSharedBytes = 112 * 1024;
 // How the blocks divide a matrix. Gated: its first half of rows are gates of the second; row tiles
 // are taken in pairs of both, and silu(gate) * up is what is written, [num_tokens][rows / 2].
 struct FewPlan {
-  int num_k_warps;      // a power of two up to kFewWarps
+  int num_warps;        // of a block
+  int num_k_warps;      // a power of two up to num_warps
   int tiles_per_group;  // row tiles of a warp
   bool is_gated;
-  US_HOST_DEVICE int tiles_per_block() const { return kFewWarps / num_k_warps * tiles_per_group; }
+  US_HOST_DEVICE int tiles_per_block() const { return num_warps / num_k_warps * tiles_per_group; }
   US_HOST_DEVICE int rows_per_block() const { return tiles_per_block() * kTileRows; }
 };
 
@@ -71,18 +70,22 @@ struct FewShape {
 // bytes: Begin before the wait for the kernel before, Prepare after it, with a barrier at its end.
 struct PreparedInputs {
   static constexpr bool kInBlock = false;
+  static constexpr int kWarps = 8;
   int64_t SharedBytes(int64_t /*num_tokens*/) const { return 0; }
 };
 
 template <typename Shape, typename Inputs>
-__global__ void __launch_bounds__(kFewThreads, 2)
+__global__ void __launch_bounds__(Inputs::kWarps * 32, 2)
     BitProductFew(const __grid_constant__ ProductArguments arguments,
                   const __grid_constant__ FewPlan plan, const __grid_constant__ Inputs inputs_of) {
+  constexpr int kWarps = Inputs::kWarps;
+  constexpr int kThreads = kWarps * 32;
   constexpr int kSteps = Shape::kSteps;
   constexpr int kTokenTiles = Shape::kTokenTiles;
-  constexpr int kSets = Shape::kSets;
-  // Shorter code counts for more where a kernel makes its inputs: see fused_product.cu.
-  constexpr int kRing = Inputs::kInBlock && Shape::kRing > 2 ? 2 : Shape::kRing;
+  constexpr int kSets = kWarps > 8 ? 2 : Shape::kSets;
+  // Where a block makes its inputs, short code counts for more than loads in flight.
+  constexpr int kMostRing = !Inputs::kInBlock ? Shape::kRing : kWarps > 8 ? 1 : 2;
+  constexpr int kRing = kMostRing < Shape::kRing ? kMostRing : Shape::kRing;
   constexpr int kColumns = Shape::kColumns;
   extern __shared__ __align__(16) uint8_t shared[];
   __shared__ __align__(16) PreparedTrailer staged_trailers[Inputs::kInBlock ? 1 : Shape::kTokens];
@@ -147,7 +150,7 @@ __global__ void __launch_bounds__(kFewThreads, 2)
     }
   }
 #pragma unroll 1
-  for (int row = thread; row < rows_per_block; row += kFewThreads) {
+  for (int row = thread; row < rows_per_block; row += kThreads) {
     if (block_row + row >= num_rows) break;
     const int matrix_row = tile_at(block_tile + row / kTileRows) * kTileRows + row % kTileRows;
     CopyAsync4(row_scales + row, matrix.row_scales + matrix_row);
@@ -161,13 +164,6 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   if constexpr (Inputs::kInBlock) sketch = inputs_of.Begin(input_memory);
   WaitForKernelBefore();
 
-  // This thread's first output, as it was.
-  float before = 0.0f;
-  if (arguments.accumulate) {
-    const int token = thread / rows_per_block;
-    const int row = block_row + thread - token * rows_per_block;
-    if (token < num_tokens && row < num_rows) before = arguments.y[token * matrix.rows + row];
-  }
   const uint8_t* prepared = static_cast<const uint8_t*>(arguments.prepared);
   if constexpr (Inputs::kInBlock) {
     prepared = inputs_of.Prepare(sketch, num_tokens, input_memory);
@@ -283,7 +279,7 @@ __global__ void __launch_bounds__(kFewThreads, 2)
                     row % kTileRows * kColumns + 2 * token;
     int2 sum = {0, 0};
 #pragma unroll
-    for (int k = 0; k < kFewWarps; ++k) {
+    for (int k = 0; k < kWarps; ++k) {
       if (k >= num_k_warps) break;
       const int2 part = *reinterpret_cast<const int2*>(in + k * kTileRows * kColumns);
       sum.x += part.x;
@@ -302,7 +298,7 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   const int first_output = block_row / halves;
   const int num_outputs = num_rows / halves;
 #pragma unroll 1
-  for (int index = thread; index < block_outputs * num_tokens; index += kFewThreads) {
+  for (int index = thread; index < block_outputs * num_tokens; index += kThreads) {
     const int token = index / block_outputs;
     const int output = index - token * block_outputs;
     if (first_output + output >= num_outputs) continue;
@@ -315,10 +311,11 @@ __global__ void __launch_bounds__(kFewThreads, 2)
       gate = value;
       value = output_of(row + half * kTileRows, token);
     }
-    if (plan.is_gated) value = SwiGluValue(gate, value);
-    float* out = arguments.y + int64_t{token} * num_outputs + first_output + output;
-    if (arguments.accumulate) value = __fadd_rn(index == thread ? before : *out, value);
-    *out = value;
+    if (plan.is_gated) {
+      arguments.y[int64_t{token} * num_outputs + first_output + output] = SwiGluValue(gate, value);
+    } else {
+      PutOutput(arguments, token, first_output + output, value);
+    }
   }
 }
 
@@ -326,10 +323,10 @@ template <typename Shape, typename Inputs>
 cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, bool is_gated,
                       const Inputs& inputs, cudaStream_t stream) {
   const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
-  const int num_groups = kFewWarps / num_k_warps;
+  const int num_groups = Inputs::kWarps / num_k_warps;
   const int64_t places = 2 * int64_t{arguments.num_multiprocessors} * num_groups;
   const int64_t input_bytes = inputs.SharedBytes(arguments.num_tokens);
-  FewPlan plan = {num_k_warps, 1, is_gated};
+  FewPlan plan = {Inputs::kWarps, num_k_warps, 1, is_gated};
   const int64_t most_tiles =
       std::max<int64_t>(1, (kMostFewSharedBytes - input_bytes) / Shape::SharedBytes(plan));
   // As few rounds of blocks as fit, of equal length.
@@ -345,8 +342,8 @@ cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, bool i
   if (error != cudaSuccess) return error;
   const int64_t num_blocks = (num_tiles + plan.tiles_per_block() - 1) / plan.tiles_per_block();
   return LaunchKernel(BitProductFew<Shape, Inputs>, dim3(static_cast<unsigned>(num_blocks)),
-                      kFewThreads, static_cast<size_t>(shared_bytes), stream, arguments, plan,
-                      inputs);
+                      Inputs::kWarps * 32, static_cast<size_t>(shared_bytes), stream, arguments,
+                      plan, inputs);
 }
 
 // Warps that share a row's steps, and the steps of each.
@@ -354,10 +351,10 @@ struct FewSteps {
   int num_k_warps;
   int64_t steps_each;
 };
-inline FewSteps DivideSteps(const PackedMatrix& matrix) {
+inline FewSteps DivideSteps(const PackedMatrix& matrix, int num_warps) {
   const int64_t num_steps = matrix.num_steps / kStepsPerBitStep;
   int num_k_warps = 1;
-  while (num_k_warps < kFewWarps && 2 * num_k_warps <= num_steps) num_k_warps *= 2;
+  while (num_k_warps < num_warps && 2 * num_k_warps <= num_steps) num_k_warps *= 2;
   return {num_k_warps, (num_steps + num_k_warps - 1) / num_k_warps};
 }
 
@@ -365,7 +362,7 @@ inline FewSteps DivideSteps(const PackedMatrix& matrix) {
 template <typename Inputs>
 cudaError_t LaunchBitProductTile(const ProductArguments& arguments, bool is_gated,
                                  const Inputs& inputs, cudaStream_t stream) {
-  const auto [num_k_warps, steps_each] = DivideSteps(arguments.matrix);
+  const auto [num_k_warps, steps_each] = DivideSteps(arguments.matrix, Inputs::kWarps);
   if (steps_each <= 1) {
     return LaunchFew<FewShape<1, 1>>(arguments, num_k_warps, is_gated, inputs, stream);
   }
@@ -378,7 +375,7 @@ cudaError_t LaunchBitProductTile(const ProductArguments& arguments, bool is_gate
 // Up to kMostFewTokens tokens.
 inline cudaError_t LaunchBitProductFew(const ProductArguments& arguments, cudaStream_t stream) {
   const PreparedInputs inputs;
-  const auto [num_k_warps, steps_each] = DivideSteps(arguments.matrix);
+  const auto [num_k_warps, steps_each] = DivideSteps(arguments.matrix, PreparedInputs::kWarps);
   if (arguments.num_tokens <= kTokensPerTile) {
     return LaunchBitProductTile(arguments, /*is_gated=*/false, inputs, stream);
   }

@@ -363,7 +363,7 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const G
           if (place.tile == t && place.half == half) row_scale = row_scales[t][half];
         }
       }
-      WriteBits(arguments, first_token + token, row,
+      PutOutput(arguments, first_token + token, row,
                 FinishBits(0, sum, totals[token], row_scale, BiasOf(matrix, row)));
     };
     if (grid.log2_splits == 0) {

@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       for (int half = 0; half < 2; ++half) {
         const int64_t row = first_row + row_tile * kTileRows + half * 8;
         if (row >= matrix.rows) continue;
-        WriteBits(arguments, token, row,
+        PutOutput(arguments, token, row,
                   FinishBits(sums[row_tile][tile][2 * half], sums[row_tile][tile][2 * half + 1],
                              total, matrix.row_scales[row], BiasOf(matrix, row)));
       }

@@ -159,8 +159,7 @@ __global__ void __launch_bounds__(kWarps * 32)
       if (token >= arguments.num_tokens || row >= matrix.rows) continue;
       const float value =
           FinishSum(totals[token_tile][j], TokenScale(arguments, token), 1.0f, BiasOf(matrix, row));
-      float* out = arguments.y + token * matrix.rows + row;
-      *out = arguments.accumulate ? __fadd_rn(*out, value) : value;
+      PutOutput(arguments, token, row, value);
     }
   }
 }
