@@ -177,16 +177,20 @@ class SyntheticModel {
 
   int64_t weight_bytes() const { return weight_bytes_; }
 
+  // Of a step: all of it, or without the products of the layers.
+  enum class Part { kWhole, kWithoutProducts };
+
   // Median seconds of a step.
-  absl::StatusOr<double> Time(const StepShape& shape, double least_seconds) {
+  absl::StatusOr<double> Time(const StepShape& shape, double least_seconds,
+                              Part part = Part::kWhole) {
     const Step step(shape, attention_.layout.block_size, config_.vocab_size);
     constexpr int kWarmUps = 3;
-    for (int i = 0; i < kWarmUps; ++i) US_RETURN_IF_ERROR(Run(step.input()));
+    for (int i = 0; i < kWarmUps; ++i) US_RETURN_IF_ERROR(Run(step.input(), part));
     std::vector<double> seconds;
     const auto start = std::chrono::steady_clock::now();
     while (seconds.size() < 200) {
       const auto begin = std::chrono::steady_clock::now();
-      US_RETURN_IF_ERROR(Run(step.input()));
+      US_RETURN_IF_ERROR(Run(step.input(), part));
       const auto end = std::chrono::steady_clock::now();
       seconds.push_back(std::chrono::duration<double>(end - begin).count());
       const std::chrono::duration<double> spent = end - start;
@@ -254,15 +258,32 @@ class SyntheticModel {
     return absl::OkStatus();
   }
 
-  absl::Status Run(const StepInput& input) {
+  absl::Status Run(const StepInput& input, Part part) {
     US_RETURN_IF_ERROR(backend_.BeginStep(input));
     backend_.Embed(*embedding_, *buffers_.hidden);
     for (size_t layer = 0; layer < layers_.size(); ++layer) {
-      RunDecoderLayer(shape_, layers_[layer], static_cast<int>(layer), attention_, buffers_,
-                      backend_);
+      if (part == Part::kWhole) {
+        RunDecoderLayer(shape_, layers_[layer], static_cast<int>(layer), attention_, buffers_,
+                        backend_);
+      } else {
+        RunWithoutProducts(layers_[layer], static_cast<int>(layer));
+      }
     }
     backend_.Logits(*buffers_.hidden, *final_norm_, shape_.epsilon, *embedding_, *logits_);
     return backend_.EndStep();
+  }
+
+  // What RunDecoderLayer does between its products, on whatever they left in the buffers before.
+  void RunWithoutProducts(const DecoderLayer& layer, int cache_layer) {
+    auto& [hidden, prepared, qkv, gate_up] = buffers_;
+    backend_.RmsNorm(*hidden, *layer.attention_norm, shape_.epsilon, *layer.attention_input.device,
+                     *prepared);
+    backend_.RotateAndStore(shape_.attention, *attention_.inverse_frequencies, attention_.layout,
+                            cache_layer, *qkv, *attention_.cache);
+    backend_.Attention(shape_.attention, attention_.layout, cache_layer, *qkv, *attention_.cache,
+                       *layer.attention_output.device, *prepared);
+    backend_.RmsNorm(*hidden, *layer.mlp_norm, shape_.epsilon, *layer.mlp_input.device, *prepared);
+    backend_.SwiGlu(*gate_up, shape_.intermediate_size, *layer.mlp_output.device, *prepared);
   }
 
   ModelConfig config_;
@@ -294,7 +315,7 @@ absl::Status CheckOptions(const StepBenchOptions& options) {
 
 int64_t NumTokens(const StepShape& shape) { return shape.batch * shape.num_new; }
 
-// Fills in dense_cublas_seconds.
+// Adds to dense_cublas_seconds, the rest of the step, the products.
 absl::Status ReckonCublas(int ordinal, const StepBenchOptions& options, StepBenchResult& result) {
   KernelBenchOptions kernels;
   kernels.cancelled = options.cancelled;
@@ -303,12 +324,11 @@ absl::Status ReckonCublas(int ordinal, const StepBenchOptions& options, StepBenc
   for (const StepShape& shape : options.shapes) kernels.token_counts.push_back(NumTokens(shape));
   US_ASSIGN_OR_RETURN(const KernelBenchResult measured, MeasureCudaKernels(ordinal, kernels));
   for (StepMeasurement& step : result.measurements) {
-    double gained_microseconds = 0;
+    double microseconds = 0;
     for (const KernelMeasurement& kernel : measured.measurements) {
-      if (kernel.num_tokens != NumTokens(step.shape)) continue;
-      gained_microseconds += kernel.engine_dense_microseconds - kernel.dense_microseconds;
+      if (kernel.num_tokens == NumTokens(step.shape)) microseconds += kernel.dense_microseconds;
     }
-    step.dense_cublas_seconds = step.dense_seconds - result.num_layers * gained_microseconds * 1e-6;
+    step.dense_cublas_seconds += result.num_layers * microseconds * 1e-6;
   }
   return absl::OkStatus();
 }
@@ -338,6 +358,11 @@ absl::StatusOr<StepBenchResult> MeasureSteps(const StepBenchOptions& options) {
       }
       US_ASSIGN_OR_RETURN(const double seconds, model->Time(measurement.shape, options.seconds));
       (is_dense ? measurement.dense_seconds : measurement.seconds) = seconds;
+      if (is_dense && ordinal.has_value()) {
+        US_ASSIGN_OR_RETURN(measurement.dense_cublas_seconds,
+                            model->Time(measurement.shape, options.seconds,
+                                        SyntheticModel::Part::kWithoutProducts));
+      }
       done += 0.5 / static_cast<double>(result.measurements.size());
       if (options.progress) options.progress(done);
     }
@@ -347,6 +372,9 @@ absl::StatusOr<StepBenchResult> MeasureSteps(const StepBenchOptions& options) {
     const absl::Status status = ReckonCublas(*ordinal, options, result);
     if (absl::IsCancelled(status)) return status;
     result.cublas_error = std::string(status.message());
+    if (!status.ok()) {
+      for (StepMeasurement& step : result.measurements) step.dense_cublas_seconds = 0;
+    }
   }
   return result;
 }

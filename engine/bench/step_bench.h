@@ -44,8 +44,8 @@ struct StepMeasurement {
   double seconds = 0;
   double dense_seconds = 0;  // with the engine's own products of uncompressed weights
 
-  // Reckoned: dense_seconds with the time of cublasLt's bfloat16 products of the layers in place of
-  // the engine's, both measured by kernel_bench.h. 0 when they could not be, or on a CPU.
+  // Reckoned: a dense step without the products of its layers, plus the time of cublasLt's bfloat16
+  // products as kernel_bench.h measures them. 0 when they could not be, or on a CPU.
   double dense_cublas_seconds = 0;
 };
 

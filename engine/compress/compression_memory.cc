@@ -62,7 +62,7 @@ int64_t EstimateCompressionMemory(const ModelConfig& config, const CompressOptio
   const int64_t num_tokens = options.calibration_windows * window_tokens;
   const int64_t streams = num_tokens * (2 * config.hidden_size + config.query_width()) * kFloat;
   const int64_t batch = LayerFitBatchTokens(window_tokens) *
-                        (6 * config.hidden_size + 2 * widest_rows + 3 * widest_cols) * kFloat;
+                        (6 * config.hidden_size + 2 * widest_rows + 4 * widest_cols) * kFloat;
   const int64_t sampling =
       options.calibration_files.empty()
           ? SampledWindowsAtOnce(config, options) *
