@@ -151,7 +151,7 @@ class CudaBackend final : public Backend {
       FusedInput input;
       input.kind = FusedInput::Kind::kRows;
       input.rows = Floats(gate_up);
-      Defer("SwiGlu", input, consumer, intermediate_size, prepared);
+      US_CHECK(Defer("SwiGlu", input, consumer, intermediate_size, prepared));
       return;
     }
     FinishDeferred();
@@ -282,6 +282,7 @@ class CudaBackend final : public Backend {
                     arguments.accumulate = accumulate;
                     arguments.y = output;
                     arguments.num_multiprocessors = device_->num_multiprocessors();
+                    arguments.max_shared_bytes = device_->max_shared_bytes();
                     return linear.launch()(arguments, stream);
                   });
   }
@@ -365,6 +366,7 @@ class CudaBackend final : public Backend {
     arguments.accumulate = deferred.accumulate;
     arguments.y = deferred.output;
     arguments.num_multiprocessors = device_->num_multiprocessors();
+    arguments.max_shared_bytes = device_->max_shared_bytes();
     recorder_.Add(deferred.call,
                   {kFused, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
                    input.attention_tokens, deferred.linear, input.prepared, arguments.num_tokens,

@@ -128,7 +128,7 @@ bool CanFuseProduct(const PackedMatrix& matrix, const InputSketch& sketch, int64
   constexpr int kWarps = decltype(inputs)::kWarps;
   const FewPlan plan = {kWarps, DivideSteps(matrix, kWarps).num_k_warps, 2, false};
   return inputs.SharedBytes(num_tokens) + FewShape<1, 4>::SharedBytes(plan) <=
-         std::min(kMostFewSharedBytes, max_shared_bytes - 1024);
+         std::min(kMostFewSharedBytes, max_shared_bytes - int64_t{2048});
 }
 
 cudaError_t LaunchFusedProduct(const ProductArguments& arguments, bool is_gated,

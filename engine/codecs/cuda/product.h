@@ -43,6 +43,7 @@ struct ProductArguments {
   bool accumulate = false;
   float* y = nullptr;
   int num_multiprocessors = 1;
+  int max_shared_bytes = 99 * 1024;  // that a block may have; here what every device allows
 };
 
 using LaunchProduct = cudaError_t (*)(const ProductArguments& arguments, cudaStream_t stream);

@@ -327,14 +327,18 @@ cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, bool i
   const int64_t places = 2 * int64_t{arguments.num_multiprocessors} * num_groups;
   const int64_t input_bytes = inputs.SharedBytes(arguments.num_tokens);
   FewPlan plan = {Inputs::kWarps, num_k_warps, 1, is_gated};
-  const int64_t most_tiles =
-      std::max<int64_t>(1, (kMostFewSharedBytes - input_bytes) / Shape::SharedBytes(plan));
+  constexpr int64_t kStaticBytes = 2048;  // more than the kernel's
+  const int64_t most_bytes =
+      std::min(kMostFewSharedBytes, arguments.max_shared_bytes - kStaticBytes) - input_bytes;
+  const int64_t most_tiles = std::max<int64_t>(1, most_bytes / Shape::SharedBytes(plan));
   // As few rounds of blocks as fit, of equal length.
   const int64_t num_rounds = (num_tiles + places * most_tiles - 1) / (places * most_tiles);
   plan.tiles_per_group =
       static_cast<int>((num_tiles + places * num_rounds - 1) / (places * num_rounds));
   // Pairs stay together.
-  if (is_gated && plan.tiles_per_block() % 2 != 0) ++plan.tiles_per_group;
+  if (is_gated && plan.tiles_per_block() % 2 != 0) {
+    plan.tiles_per_group += plan.tiles_per_group < most_tiles ? 1 : -1;
+  }
   const int64_t shared_bytes = Shape::SharedBytes(plan) + input_bytes;
   const cudaError_t error = cudaFuncSetAttribute(BitProductFew<Shape, Inputs>,
                                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
