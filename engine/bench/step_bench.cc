@@ -321,7 +321,12 @@ absl::Status ReckonCublas(int ordinal, const StepBenchOptions& options, StepBenc
   kernels.cancelled = options.cancelled;
   US_ASSIGN_OR_RETURN(kernels.shapes, PresetShapes(options.preset));
   kernels.token_counts.clear();
-  for (const StepShape& shape : options.shapes) kernels.token_counts.push_back(NumTokens(shape));
+  for (const StepShape& shape : options.shapes) {
+    std::vector<int64_t>& counts = kernels.token_counts;
+    if (std::find(counts.begin(), counts.end(), NumTokens(shape)) == counts.end()) {
+      counts.push_back(NumTokens(shape));
+    }
+  }
   US_ASSIGN_OR_RETURN(const KernelBenchResult measured, MeasureCudaKernels(ordinal, kernels));
   for (StepMeasurement& step : result.measurements) {
     double microseconds = 0;

@@ -220,10 +220,14 @@ __global__ void __launch_bounds__(kWarps * 32)
 }
 
 template <int kDims, int kWarps>
+int64_t SharedBytes(const AttentionGeometry& geometry) {
+  return kWarps * PieceStage<kDims>::kBytes + TokenShared<kDims>::Bytes(geometry.heads_per_group());
+}
+
+template <int kDims, int kWarps>
 cudaError_t Launch(const AttentionArguments& arguments, cudaStream_t stream) {
   const AttentionGeometry& geometry = arguments.geometry;
-  const int shared_bytes =
-      kWarps * PieceStage<kDims>::kBytes + TokenShared<kDims>::Bytes(geometry.heads_per_group());
+  const int64_t shared_bytes = SharedBytes<kDims, kWarps>(geometry);
   if (const cudaError_t error = AllowSharedMemory(AttendToken<kDims, kWarps>, shared_bytes);
       error != cudaSuccess) {
     return error;
@@ -236,11 +240,19 @@ cudaError_t Launch(const AttentionArguments& arguments, cudaStream_t stream) {
 
 }  // namespace
 
+bool HasTokenAttention(const AttentionGeometry& geometry, int64_t max_shared_bytes) {
+  if (geometry.tiles_per_group() != 1) return false;
+  return (geometry.head_dim == 64 && SharedBytes<64, 4>(geometry) <= max_shared_bytes) ||
+         (geometry.head_dim == 128 && SharedBytes<128, 2>(geometry) <= max_shared_bytes);
+}
+
 cudaError_t LaunchTokenAttention(const AttentionArguments& arguments, cudaStream_t stream) {
   if (arguments.geometry.head_dim == 64) return Launch<64, 4>(arguments, stream);
   const int64_t num_blocks = arguments.num_items * arguments.geometry.num_kv_heads;
-  return num_blocks <= arguments.num_multiprocessors ? Launch<128, 4>(arguments, stream)
-                                                     : Launch<128, 2>(arguments, stream);
+  const bool all_pieces_at_once =
+      num_blocks <= arguments.num_multiprocessors &&
+      SharedBytes<128, 4>(arguments.geometry) <= arguments.max_shared_bytes;
+  return all_pieces_at_once ? Launch<128, 4>(arguments, stream) : Launch<128, 2>(arguments, stream);
 }
 
 }  // namespace ultrasketch::cuda

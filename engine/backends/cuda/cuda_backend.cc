@@ -182,7 +182,8 @@ class CudaBackend final : public Backend {
     rotation_ = {geometry, LayerOf(layout, layer, cache), Unwrap(inverse_frequencies).data(),
                  Floats(qkv)};
     // Otherwise attention may do it.
-    if (!step_.has_one_token_each() || !HasTokenAttention(geometry)) FinishRotation();
+    if (!step_.has_one_token_each() || !HasTokenAttention(geometry, device_->max_shared_bytes()))
+      FinishRotation();
   }
 
   void Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
@@ -290,7 +291,9 @@ class CudaBackend final : public Backend {
   void MultiplyPrepared(const char* call, const CudaLinear& linear, const DeviceBuffer& prepared,
                         bool accumulate, DeviceBuffer& output) {
     if (deferred_.has_value() && deferred_->linear == nullptr && deferred_->consumer == &linear &&
-        deferred_->input.prepared == prepared.data()) {
+        deferred_->input.prepared == prepared.data() &&
+        // Blocks read all of the rows while others write.
+        deferred_->input.rows != Floats(output)) {
       deferred_->linear = &linear;
       deferred_->accumulate = accumulate;
       deferred_->output = Floats(output);
@@ -337,7 +340,7 @@ class CudaBackend final : public Backend {
     const int64_t num_tokens = step_.num_tokens();
     recorder_.Add(deferred.call,
                   {kSketch, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
-                   deferred.consumer, input.prepared, num_tokens},
+                   input.attention_tokens, deferred.consumer, input.prepared, num_tokens},
                   [this, input, num_tokens](cudaStream_t stream) {
                     const int multiprocessors = device_->num_multiprocessors();
                     switch (input.kind) {
@@ -427,6 +430,7 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
   if (rotates) {
     arguments.frequencies = std::exchange(rotation_, std::nullopt)->frequencies;
     arguments.tokens = step_.tokens();
+    arguments.max_shared_bytes = device_->max_shared_bytes();
     arguments.num_multiprocessors = device_->num_multiprocessors();
   }
   FinishDeferred();

@@ -47,8 +47,8 @@ struct InputsInBlock {
     for (int token = 0; token < num_tokens; ++token) {
       const RowRange range =
           source.template Load<kThreads>(token, static_cast<int>(sketch.cols), x);
-      WriteBytePlanes<kThreads, SketchTables::kNarrow>(x, range.gain, range.maximum, staged, {0, 1},
-                                                       rows + token * row_bytes);
+      WriteBytePlanes<kThreads, TableWidth::kNarrow>(x, range.gain, range.maximum, staged, {0, 1},
+                                                     rows + token * row_bytes);
     }
     __syncthreads();
     if (blockIdx.x == 0) {
@@ -128,7 +128,7 @@ bool CanFuseProduct(const PackedMatrix& matrix, const InputSketch& sketch, int64
   constexpr int kWarps = decltype(inputs)::kWarps;
   const FewPlan plan = {kWarps, DivideSteps(matrix, kWarps).num_k_warps, 2, false};
   return inputs.SharedBytes(num_tokens) + FewShape<1, 4>::SharedBytes(plan) <=
-         std::min(kMostFewSharedBytes, max_shared_bytes - int64_t{2048});
+         std::min(kMostFewSharedBytes, max_shared_bytes - kStaticFewBytes);
 }
 
 cudaError_t LaunchFusedProduct(const ProductArguments& arguments, bool is_gated,

@@ -1,6 +1,6 @@
-// The kernels of a step other than products: plain launch functions on device pointers. Each
-// returns the launch's error and does not wait. `num_multiprocessors` decides only how work is
-// spread, never a result.
+// The kernels of a step other than those that only multiply: plain launch functions on device
+// pointers. Each returns the launch's error and does not wait. `num_multiprocessors` decides only
+// how work is spread, never a result.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_KERNELS_H_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_KERNELS_H_
 
@@ -144,6 +144,7 @@ struct AttentionArguments {
   const float* frequencies = nullptr;  // [head_dim / 2]
   const TokenInput* tokens = nullptr;  // of the step, for their positions
   int num_multiprocessors = 1;
+  int64_t max_shared_bytes = 0;  // that a block may have
 };
 
 // Both kinds of items, as far as there are any. Prompts' need a geometry that is staged.
@@ -152,9 +153,7 @@ cudaError_t LaunchPromptAttention(const AttentionArguments& arguments, cudaStrea
 
 // RotateAndStore and attention in one, of steps with no more than one token of each sequence whose
 // items have a chunk each, or all of no more than one.
-inline bool HasTokenAttention(const AttentionGeometry& geometry) {
-  return (geometry.head_dim == 64 || geometry.head_dim == 128) && geometry.tiles_per_group() == 1;
-}
+bool HasTokenAttention(const AttentionGeometry& geometry, int64_t max_shared_bytes);
 cudaError_t LaunchTokenAttention(const AttentionArguments& arguments, cudaStream_t stream);
 
 // prepared[t] = sketch(attention of token t) for tokens [first_token, first_token + num_tokens) of

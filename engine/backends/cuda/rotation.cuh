@@ -17,8 +17,9 @@ class Rotation {
   __device__ void TurnTo(int i) {
     if (i == pair_) return;
     // Whole turns are taken off in double: sincosf of any angle is a hundred instructions more.
-    const double turns = static_cast<double>(position_ * frequencies_[i]) * 0.15915494309189535;
-    sincospif(static_cast<float>(2.0 * (turns - rint(turns))), &sine_, &cosine_);
+    const double angle = __fmul_rn(position_, frequencies_[i]);
+    const double turns = __dmul_rn(angle, 0.15915494309189535);
+    sincospif(static_cast<float>(2.0 * __dsub_rn(turns, rint(turns))), &sine_, &cosine_);
     pair_ = i;
   }
   // `low` and `high` are dimensions i and i + head_dim / 2.

@@ -41,6 +41,7 @@ class Candidate {
       arguments.num_tokens = num_tokens;
       arguments.y = output->At<float>();
       arguments.num_multiprocessors = timer.properties().multiProcessorCount;
+      arguments.max_shared_bytes = static_cast<int>(timer.properties().sharedMemPerBlockOptin);
       return CheckCuda(launch_(arguments, timer.stream()), "product");
     });
   }

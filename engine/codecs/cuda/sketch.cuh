@@ -98,13 +98,13 @@ __device__ inline void SumBuckets(const float* x, const InputSketch& sketch, Sha
 }
 
 // Which tables a kernel is made for: of any sketch and none, or only those with entries of 2 bytes.
-enum class SketchTables { kAny, kNarrow };
+enum class TableWidth { kAny, kNarrow };
 
 // The same of any sketch, or of the inputs themselves. Returns how many values there are in all.
-template <int kThreads, SketchTables kTables, typename Write>
+template <int kThreads, TableWidth kTables, typename Write>
 __device__ inline int SumInputs(const float* x, const InputSketch& sketch, Share share,
                                 const Write& write) {
-  if constexpr (kTables == SketchTables::kAny) {
+  if constexpr (kTables == TableWidth::kAny) {
     if (sketch.num_groups == 0) {
       const int cols = static_cast<int>(sketch.cols);
 #pragma unroll 1
@@ -115,7 +115,7 @@ __device__ inline int SumInputs(const float* x, const InputSketch& sketch, Share
       return cols;
     }
   }
-  if (kTables == SketchTables::kNarrow || sketch.column_bytes == 2) {
+  if (kTables == TableWidth::kNarrow || sketch.column_bytes == 2) {
     SumBuckets<uint16_t, kThreads>(x, sketch, share, write);
   } else {
     SumBuckets<uint32_t, kThreads>(x, sketch, share, write);
@@ -130,7 +130,7 @@ __device__ inline void WriteHalves(const float* x, float gain, float maximum,
   const PowerOfTwo scale = ScaleToHalfRange(maximum * gain * sketch.max_gain);
   const float factor = gain * scale.factor;
   auto* out = reinterpret_cast<__half*>(row);
-  const int used = SumInputs<kThreads, SketchTables::kAny>(
+  const int used = SumInputs<kThreads, TableWidth::kAny>(
       x, sketch, share,
       [&](int position, float value) { out[position] = __float2half_rn(value * factor); });
   if (share.index != 0) return;
@@ -144,7 +144,7 @@ __device__ inline void WriteHalves(const float* x, float gain, float maximum,
   }
 }
 
-template <int kThreads, SketchTables kTables>
+template <int kThreads, TableWidth kTables>
 __device__ inline void WriteBytePlanes(const float* x, float gain, float maximum,
                                        const InputSketch& sketch, Share share, uint8_t* row) {
   __shared__ int totals[kThreads / 32];
@@ -202,7 +202,7 @@ __device__ inline void WritePrepared(const float* x, float gain, float maximum,
   if (sketch.form == PreparedForm::kHalves) {
     WriteHalves<kThreads>(x, gain, maximum, sketch, share, row);
   } else {
-    WriteBytePlanes<kThreads, SketchTables::kAny>(x, gain, maximum, sketch, share, row);
+    WriteBytePlanes<kThreads, TableWidth::kAny>(x, gain, maximum, sketch, share, row);
   }
 }
 

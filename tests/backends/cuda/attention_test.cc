@@ -22,6 +22,13 @@ struct Example {
   std::vector<TestStep::Sequence> sequences;
 };
 
+// Sequences of `least` tokens and more, for a new one each.
+std::vector<TestStep::Sequence> ManyDecodes(int count, int least) {
+  std::vector<TestStep::Sequence> sequences;
+  for (int i = 0; i < count; ++i) sequences.push_back({least + 2 * i, 1});
+  return sequences;
+}
+
 std::vector<Example> Examples() {
   return {
       {"one_token", {4, 2, 64}, 16, {{0, 1}}},
@@ -29,6 +36,7 @@ std::vector<Example> Examples() {
       {"long_prompt", {8, 2, 64}, 16, {{0, 700}}},
       {"decode", {4, 2, 64}, 16, {{1, 1}, {15, 1}, {16, 1}, {63, 1}, {64, 1}, {255, 1}, {256, 1}}},
       {"decode_over_many_chunks", {8, 2, 128}, 32, {{1000, 1}, {257, 1}, {2049, 1}}},
+      {"many_decodes_of_128", {8, 2, 128}, 16, ManyDecodes(80, 100)},
       {"decode_small_heads", {4, 2, 32}, 32, {{1, 1}, {300, 1}, {511, 2}, {512, 1}}},
       {"decode_padded_heads", {4, 2, 40}, 16, {{3, 1}, {300, 1}, {511, 2}, {1000, 1}}},
       {"long_prompts_of_128", {8, 2, 128}, 16, {{0, 300}, {250, 70}, {1000, 20}}},

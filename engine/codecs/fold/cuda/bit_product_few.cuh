@@ -1,8 +1,8 @@
 // Products of sign bits with 1 to 16 tokens.
 //
 //              K warps: bit steps k, k + num_k_warps, ...
-//   16 rows  [ warp 0 ][ warp 1 ] ... [ warp 7 ]      a block: 8 warps, a group of row tiles for
-//   16 rows  [        ][        ] ... [        ]      each num_k_warps of them
+//   16 rows  [ warp 0 ][ warp 1 ] ... [ warp 7 ]      a block: 8 warps or 16, a group of row tiles
+//   16 rows  [        ][        ] ... [        ]      for each num_k_warps of them
 //   ...        sums of the warps meet in shared memory
 //
 // A warp keeps the inputs of its bit steps in registers and goes down the row tiles, so that
@@ -33,8 +33,10 @@ namespace ultrasketch::cuda {
 inline constexpr int kMostFewTokens = 16;
 // Of instructions: 4 tokens.
 inline constexpr int kTokensPerTile = 4;
-// What two blocks of a multiprocessor have each.
+// What two blocks of a multiprocessor of compute capability 9.0 have each; others may allow less.
 inline constexpr int64_t kMostFewSharedBytes = 112 * 1024;
+// More than the kernels have besides, declared in them.
+inline constexpr int64_t kStaticFewBytes = 2048;
 
 // How the blocks divide a matrix. Gated: its first half of rows are gates of the second; row tiles
 // are taken in pairs of both, and silu(gate) * up is what is written, [num_tokens][rows / 2].
@@ -327,9 +329,8 @@ cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, bool i
   const int64_t places = 2 * int64_t{arguments.num_multiprocessors} * num_groups;
   const int64_t input_bytes = inputs.SharedBytes(arguments.num_tokens);
   FewPlan plan = {Inputs::kWarps, num_k_warps, 1, is_gated};
-  constexpr int64_t kStaticBytes = 2048;  // more than the kernel's
   const int64_t most_bytes =
-      std::min(kMostFewSharedBytes, arguments.max_shared_bytes - kStaticBytes) - input_bytes;
+      std::min(kMostFewSharedBytes, arguments.max_shared_bytes - kStaticFewBytes) - input_bytes;
   const int64_t most_tiles = std::max<int64_t>(1, most_bytes / Shape::SharedBytes(plan));
   // As few rounds of blocks as fit, of equal length.
   const int64_t num_rounds = (num_tiles + places * most_tiles - 1) / (places * most_tiles);
