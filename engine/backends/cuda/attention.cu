@@ -364,15 +364,19 @@ __global__ void __launch_bounds__(kThreads)
   }
 
   if (one_chunk) {
-    float* partial = arguments.partials + tile.item.slot * geometry.partial_floats() +
-                     int64_t{blockIdx.y} * kAttentionRows * (head_dim + 2);
+    const PartialLayout layout(geometry);
+    float* const partial = arguments.partials + int64_t{tile.item.slot} * layout.chunk_floats;
     for (int index = thread; index < kAttentionRows * (head_dim + 2); index += kThreads) {
       const int row = index / (head_dim + 2);
       const int i = index % (head_dim + 2);
       if (!tile.IsRow(row)) continue;
-      partial[index] = i == 0   ? shared.chunk_maximum[row]
-                       : i == 1 ? shared.chunk_sum[row]
-                                : ChunkValue(shared, row, i - 2, padded);
+      const int place = tile.TokenOf(row) * geometry.num_heads + tile.first_head + tile.HeadOf(row);
+      if (i < head_dim) {
+        partial[place * head_dim + i] = ChunkValue(shared, row, i, padded);
+      } else {
+        partial[layout.RangeOffset(place) + i - head_dim] =
+            i == head_dim ? shared.chunk_maximum[row] : shared.chunk_sum[row];
+      }
     }
     return;
   }
@@ -398,8 +402,9 @@ __global__ void __launch_bounds__(kBlockThreads)
       input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
   WaitForKernelBefore();
   const AttentionToken token = tokens[arguments.first_token + blockIdx.x];
-  const RowRange row = LoadAttention<kBlockThreads>(
-      arguments, token, arguments.attended + int64_t{blockIdx.x} * sketch.cols, x);
+  const RowRange row =
+      LoadAttention<kBlockThreads>(arguments, PartialLayout(arguments.geometry), token,
+                                   arguments.attended + int64_t{blockIdx.x} * sketch.cols, x);
   WritePrepared<kBlockThreads>(
       x, row.gain, row.maximum, sketch, ThisShare(),
       prepared + (arguments.first_token + blockIdx.x) * PreparedRowBytes(sketch.num_steps));

@@ -5,10 +5,11 @@
 //   warp w   pieces w, w + kWarps, ... of the chunk: 64 keys and values in shared memory, scores,
 //            softmax, weighted values; then the block merges the pieces
 //
-// All but the newest key and value are on their way while the block waits for the query. With few
-// blocks each piece has a warp, so that all are in flight at once; with many, half of the shared
-// memory lets two blocks overlap. Written to be short: a step of one token runs through its kernels
-// once a layer, and most of what it waits for is their instructions.
+// Each warp's first piece is in shared memory before the query is waited for, but for the newest
+// key and value, which are put there when they are rotated. With few blocks each piece has a warp;
+// with many, half of the shared memory lets two blocks overlap. Between the query's arrival and the
+// result lies one chain of instructions after another: what can be reckoned before is, and loads
+// come together and before what they are needed for.
 #include "engine/backends/cuda/attention_stage.cuh"
 #include "engine/backends/cuda/producer_launch.cuh"
 #include "engine/backends/cuda/rotation.cuh"
@@ -38,26 +39,40 @@ struct TokenShared {
   }
 };
 
+// Where a token's newest key and value go besides the cache: key `key` of a piece in `stage`, or
+// nowhere.
+struct NewestKey {
+  uint8_t* stage = nullptr;
+  int key = 0;
+};
+
 // Rotates the queries of the item's heads to `queries` and, where `has_new_key`, stores its key and
-// value in the cache.
+// value. `pair` is which pair of each row is this thread's, `rotation` is turned to it.
 template <int kDims, int kThreads>
 __device__ inline void RotateToken(const AttentionArguments& arguments, const Tile& tile,
-                                   const Rotation& rotation, bool has_new_key, __half* queries) {
+                                   const Rotation& rotation, int pair, bool has_new_key,
+                                   const NewestKey& newest, __half* queries) {
   constexpr int kHalf = kDims / 2;
   constexpr int kRowsAtOnce = kThreads / kHalf;
-  constexpr int kBatch = 2;
+  // All rows of groups of up to six heads at once, or more.
+  constexpr int kBatch = 4;
+  using Stage = PieceStage<kDims>;
   const AttentionGeometry& geometry = tile.geometry;
-  const int i = static_cast<int>(threadIdx.x) % kHalf;
-  const float* const row = arguments.qkv + tile.item.first_token * geometry.qkv_width();
-  const float* const heads = row + tile.first_head * kDims + i;
-  const float* const key = row + (geometry.num_heads + tile.kv_head) * kDims + i;
+  const float* const row = arguments.qkv + tile.item.first_token * geometry.qkv_width() + pair;
+  const float* const heads = row + tile.first_head * kDims;
+  const float* const key = row + (geometry.num_heads + tile.kv_head) * kDims;
+  const float* const value = key + geometry.num_kv_heads * kDims;
   const float scale = QueryScale(kDims);
-  const int num_rows = tile.num_heads + static_cast<int>(has_new_key);
+  const int key_row = tile.num_heads;
+  const int value_row = key_row + 1;
+  const int num_rows = has_new_key ? value_row + 1 : key_row;
   const int position = tile.item.num_keys - 1;
   const int slot = position % geometry.block_size;
   const int64_t base = RunBase(tile, arguments.block_table, position);
-  __half* const new_key =
-      static_cast<__half*>(arguments.cache.keys) + base + int64_t{slot} * kDims + i;
+  __half* const cached_key =
+      static_cast<__half*>(arguments.cache.keys) + base + int64_t{slot} * kDims + pair;
+  __half* const cached_value = static_cast<__half*>(arguments.cache.values) + base + slot +
+                               int64_t{pair} * geometry.block_size;
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kHalf; first < num_rows;
        first += kBatch * kRowsAtOnce) {
@@ -65,28 +80,74 @@ __device__ inline void RotateToken(const AttentionArguments& arguments, const Ti
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
       const int r = first + b * kRowsAtOnce;
-      const float* const source = r < tile.num_heads ? heads + r * kDims : key;
-      if (r < num_rows) pairs[b] = {source[0], source[kHalf]};
+      if (r >= num_rows) break;
+      const float* const source = r < key_row ? heads + r * kDims : r == key_row ? key : value;
+      pairs[b] = {source[0], source[kHalf]};
     }
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
       const int r = first + b * kRowsAtOnce;
       if (r >= num_rows) break;
-      const bool is_query = r < tile.num_heads;
       const float2 rotated = rotation.Apply(pairs[b].x, pairs[b].y);
-      __half* const out = is_query ? queries + r * RowStride(kDims) + i : new_key;
-      out[0] = SaturateToHalf(is_query ? rotated.x * scale : rotated.x);
-      out[kHalf] = SaturateToHalf(is_query ? rotated.y * scale : rotated.y);
+      if (r < key_row) {
+        __half* const out = queries + r * RowStride(kDims) + pair;
+        out[0] = SaturateToHalf(rotated.x * scale);
+        out[kHalf] = SaturateToHalf(rotated.y * scale);
+        continue;
+      }
+      const bool is_key = r == key_row;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int dim = pair + half * kHalf;
+        const float unrotated = half == 0 ? pairs[b].x : pairs[b].y;
+        const __half stored = SaturateToHalf(!is_key     ? unrotated
+                                             : half == 0 ? rotated.x
+                                                         : rotated.y);
+        (is_key ? cached_key : cached_value)[half * kHalf * (is_key ? 1 : geometry.block_size)] =
+            stored;
+        if (newest.stage == nullptr) continue;
+        const int offset = is_key ? Stage::KeyOffset(newest.key, dim / 8) + dim % 8 * 2
+                                  : Stage::ValueOffset(dim, newest.key / 8) + newest.key % 8 * 2;
+        *reinterpret_cast<__half*>(newest.stage + offset) = stored;
+      }
     }
   }
-  if (!has_new_key) return;
-  const float* const value =
-      row + (geometry.num_heads + geometry.num_kv_heads + tile.kv_head) * kDims;
-  __half* const values = static_cast<__half*>(arguments.cache.values) + base + slot;
-#pragma unroll 1
-  for (int dim = static_cast<int>(threadIdx.x); dim < kDims; dim += kThreads) {
-    values[int64_t{dim} * geometry.block_size] = SaturateToHalf(value[dim]);
+}
+
+// One warp: the pieces of a head, merged to the chunk, to `out`: this lane's pair of each 64
+// dimensions. Returns the chunk's maximum and sum.
+template <int kDims>
+__device__ inline float2 MergePieces(const TokenShared<kDims>& shared, int row, int num_heads,
+                                     float2 (&out)[kDims / 64]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float2 ranges[kPieces];
+  float2 added[kPieces][kDims / 64];
+#pragma unroll
+  for (int piece = 0; piece < kPieces; ++piece) {
+    ranges[piece] = shared.ranges[piece * kAttentionRows + row];
+    // Pieces without a key have not written theirs, which are then not used.
+    const auto* const values =
+        reinterpret_cast<const float2*>(shared.values + (piece * num_heads + row) * kDims);
+#pragma unroll
+    for (int part = 0; part < kDims / 64; ++part) added[piece][part] = values[part * 32 + lane];
   }
+  float maximum = -INFINITY;
+  float sum = 0.0f;
+#pragma unroll
+  for (int part = 0; part < kDims / 64; ++part) out[part] = {0.0f, 0.0f};
+#pragma unroll
+  for (int piece = 0; piece < kPieces; ++piece) {
+    const MergeWeights merge = WeighMerge(maximum, ranges[piece].x);
+    maximum = merge.maximum;
+    sum = Merge(sum, ranges[piece].y, merge);
+#pragma unroll
+    for (int part = 0; part < kDims / 64; ++part) {
+      const float2 merged = {Merge(out[part].x, added[piece][part].x, merge),
+                             Merge(out[part].y, added[piece][part].y, merge)};
+      out[part] = merge.added == 0.0f ? out[part] : merged;
+    }
+  }
+  return {maximum, sum};
 }
 
 // Grid: (items, key heads).
@@ -94,6 +155,7 @@ template <int kDims, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32)
     AttendToken(const __grid_constant__ AttentionArguments arguments) {
   constexpr int kThreads = kWarps * 32;
+  using Stage = PieceStage<kDims>;
   extern __shared__ __align__(128) uint8_t memory[];
   AllowNextKernel();
   const AttentionGeometry& geometry = arguments.geometry;
@@ -111,16 +173,31 @@ __global__ void __launch_bounds__(kWarps * 32)
   tile.num_heads = geometry.heads_per_group();
   tile.kv_head = static_cast<int>(blockIdx.y);
   tile.first_head = tile.kv_head * tile.num_heads;
-  TokenShared<kDims> shared(memory + kWarps * PieceStage<kDims>::kBytes);
-  uint8_t* const stage = memory + warp * PieceStage<kDims>::kBytes;
+  const TokenShared<kDims> shared(memory + kWarps * Stage::kBytes);
+  uint8_t* const stage = memory + warp * Stage::kBytes;
   const int first_key = max(item.chunk, 0) * kAttentionChunk;
-  const int new_position = item.num_keys - 1;
+  const int new_key = item.num_keys - 1 - first_key;
+  const bool has_new_key = new_key < kAttentionChunk;
 
-  // Items and block table were there before the step's first kernel.
+  // A piece's keys and values as they are in the cache, zeros for values past the first `count`.
   PieceCopier<kDims, 32> copier(tile, arguments, lane);
-  copier.Find(first_key + warp * kAttentionPiece, item.num_keys);
-  const int old_runs = max((new_position - first_key - warp * kAttentionPiece) / kRunKeys, 0);
-  copier.Copy(0, old_runs, stage);
+  const auto copy_piece = [&](int piece, int count) {
+    copier.Find(first_key + piece * kAttentionPiece, item.num_keys);
+    copier.Copy(0, kAttentionPiece / kRunKeys, stage);
+    CommitCopies();
+    WaitForCopies<0>();
+    __syncwarp();
+    if (count < kAttentionPiece) {
+      ClearValues<kDims>(max(count, 0), stage, lane, 32);
+      __syncwarp();
+    }
+  };
+  // Items, block table and cache were there before the step's first kernel, but for the newest.
+  copy_piece(warp, new_key - warp * kAttentionPiece);
+  NewestKey newest;
+  if (has_new_key && new_key / kAttentionPiece < kWarps) {
+    newest = {memory + new_key / kAttentionPiece * Stage::kBytes, new_key % kAttentionPiece};
+  }
   // Rows without a query.
   constexpr int kRowParts = RowStride(kDims) * 2 / 16;
 #pragma unroll 1
@@ -129,11 +206,14 @@ __global__ void __launch_bounds__(kWarps * 32)
     reinterpret_cast<uint4*>(shared.queries)[part] = {};
   }
   Rotation rotation(arguments.frequencies, arguments.tokens[item.first_token].position);
-  rotation.TurnTo(thread % (kDims / 2));
+  const int pair = thread % (kDims / 2);
+  rotation.TurnTo(pair);
+  // The newest value goes where others have written zeros.
+  __syncthreads();
   WaitForKernelBefore();
 
-  const bool has_new_key = new_position - first_key < kAttentionChunk;
-  RotateToken<kDims, kThreads>(arguments, tile, rotation, has_new_key, shared.queries);
+  RotateToken<kDims, kThreads>(arguments, tile, rotation, pair, has_new_key, newest,
+                               shared.queries);
   __syncthreads();
 
 #pragma unroll 1
@@ -146,15 +226,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     }
     if (piece != warp) {
       __syncwarp();  // done with the piece before
-      copier.Find(piece_key, item.num_keys);
-    }
-    copier.Copy(piece == warp ? old_runs : 0, kAttentionPiece / kRunKeys, stage);
-    CommitCopies();
-    WaitForCopies<0>();
-    __syncwarp();
-    if (piece_key + kAttentionPiece > item.num_keys) {
-      ClearValues<kDims>(item.num_keys - piece_key, stage, lane, 32);
-      __syncwarp();
+      copy_piece(piece, item.num_keys - piece_key);
     }
     float scores[kKeyTiles][4] = {};
     ScorePiece<kDims>(shared.queries, stage, scores);
@@ -165,56 +237,47 @@ __global__ void __launch_bounds__(kWarps * 32)
       ranges[low_row] = {weights.maximum[0], weights.sum[0]};
       ranges[low_row + 8] = {weights.maximum[1], weights.sum[1]};
     }
+    // Stored when all are there: loads would not overtake the stores.
+    float sums[kDims / 8][4];
+    WeighPiece<kDims>(weights, stage, [&](int dims, const float(&of_dims)[4]) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[dims][i] = of_dims[i];
+    });
     float* const out = shared.values + (piece * tile.num_heads + low_row) * kDims + 2 * (lane % 4);
     const bool is_low = low_row < tile.num_heads;
     const bool is_high = low_row + 8 < tile.num_heads;
-    WeighPiece<kDims>(weights, stage, [&](int dims, const float(&sums)[4]) {
-      if (is_low) *reinterpret_cast<float2*>(out + dims * 8) = {sums[0], sums[1]};
-      if (is_high) *reinterpret_cast<float2*>(out + 8 * kDims + dims * 8) = {sums[2], sums[3]};
-    });
+#pragma unroll
+    for (int dims = 0; dims < kDims / 8; ++dims) {
+      if (is_low) *reinterpret_cast<float2*>(out + dims * 8) = {sums[dims][0], sums[dims][1]};
+      if (is_high) {
+        *reinterpret_cast<float2*>(out + 8 * kDims + dims * 8) = {sums[dims][2], sums[dims][3]};
+      }
+    }
   }
   __syncthreads();
 
-  // One warp a head: its pieces merge to the chunk.
+  // One warp a head.
 #pragma unroll 1
   for (int row = warp; row < tile.num_heads; row += kWarps) {
-    float maximum = -INFINITY;
-    float sum = 0.0f;
-    float2 values[kDims / 64] = {};
-#pragma unroll
-    for (int piece = 0; piece < kPieces; ++piece) {
-      const float2 range = shared.ranges[piece * kAttentionRows + row];
-      const MergeWeights merge = WeighMerge(maximum, range.x);
-      maximum = merge.maximum;
-      sum = Merge(sum, range.y, merge);
-      // Pieces without a key have not written their values.
-      if (merge.added == 0.0f) continue;
-#pragma unroll
-      for (int part = 0; part < kDims / 64; ++part) {
-        const float2 added = reinterpret_cast<const float2*>(
-            shared.values + (piece * tile.num_heads + row) * kDims)[part * 32 + lane];
-        values[part] = {Merge(values[part].x, added.x, merge),
-                        Merge(values[part].y, added.y, merge)};
-      }
-    }
-    const bool is_partial = item.chunk >= 0;
+    float2 values[kDims / 64];
+    const float2 range = MergePieces<kDims>(shared, row, tile.num_heads, values);
+    const int head = tile.first_head + row;
     float factor = 1.0f;
-    float2* out;
-    if (is_partial) {
-      out = reinterpret_cast<float2*>(arguments.partials + item.slot * geometry.partial_floats() +
-                                      (tile.kv_head * kAttentionRows + row) * (kDims + 2));
-      if (lane == 0) *out = {maximum, sum};
-      ++out;
+    float* out;
+    if (item.chunk >= 0) {
+      const PartialLayout layout(geometry);
+      out = arguments.partials + int64_t{item.slot} * layout.chunk_floats;
+      if (lane == 0) *reinterpret_cast<float2*>(out + layout.RangeOffset(head)) = range;
     } else {
-      factor = InverseSum(sum);
-      out = reinterpret_cast<float2*>(
-          arguments.attended + (item.first_token - arguments.first_token) * geometry.query_width() +
-          (tile.first_head + row) * kDims);
+      factor = InverseSum(range.y);
+      out =
+          arguments.attended + (item.first_token - arguments.first_token) * geometry.query_width();
     }
+    auto* const row_out = reinterpret_cast<float2*>(out + head * kDims);
 #pragma unroll
     for (int part = 0; part < kDims / 64; ++part) {
-      out[part * 32 + lane] = {__fmul_rn(values[part].x, factor),
-                               __fmul_rn(values[part].y, factor)};
+      row_out[part * 32 + lane] = {__fmul_rn(values[part].x, factor),
+                                   __fmul_rn(values[part].y, factor)};
     }
   }
 }

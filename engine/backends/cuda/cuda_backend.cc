@@ -308,7 +308,7 @@ class CudaBackend final : public Backend {
   bool CanFuse(const CudaLinear& linear) const {
     return linear.launch() == &LaunchFoldProduct &&
            CanFuseProduct(linear.matrix(), linear.sketch(), step_.num_tokens(),
-                          device_->max_shared_bytes());
+                          device_->num_multiprocessors(), device_->max_shared_bytes());
   }
 
   // False when the product cannot make `input` [num_tokens, input_size] itself. Finishes what was

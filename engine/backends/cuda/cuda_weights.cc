@@ -207,8 +207,9 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
   sketch.groups = reinterpret_cast<const SketchGroup*>(memory.bytes() + groups);
   sketch.columns = memory.bytes() + columns;
   sketch.num_groups = static_cast<int>(num_groups);
+  sketch.first_group = fold_sketch.groups.front();
   sketch.column_bytes = fold_sketch.column_bytes;
-  sketch.num_entries = column_bytes / fold_sketch.column_bytes;
+  sketch.num_pairs = fold_sketch.num_pairs;
   sketch.cols = fold.layout().cols();
   sketch.num_steps = matrix.num_steps;
   sketch.max_gain = fold_sketch.max_gain;
@@ -293,8 +294,9 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
   sketch.groups = reinterpret_cast<const SketchGroup*>(base + groups);
   sketch.columns = base + columns;
   sketch.num_groups = static_cast<int>(tables.groups.size());
+  sketch.first_group = tables.groups.front();
   sketch.column_bytes = tables.column_bytes;
-  sketch.num_entries = bytes_of(tables.columns) / tables.column_bytes;
+  sketch.num_pairs = tables.num_pairs;
   sketch.cols = sketched.site().cols;
   sketch.num_steps = matrix.num_steps;
   return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchSketchProduct);

@@ -1,10 +1,22 @@
-// Products of sign bits with few tokens, whose blocks make the inputs themselves.
+// Products of sign bits with one or two tokens, whose blocks make the inputs themselves.
 //
 // With one token a kernel of its own for the inputs is mostly a launch, a round trip to the
 // second-level cache for what the kernel before wrote, and another one for what it writes. Each
 // block of the product makes the whole input anew instead: as many blocks as there are compute the
 // same, none waits for another, and a kernel's latency less is paid.
+//
+//   before the wait for the kernel before    bits on their way to registers, tables in shared
+//                                            memory, what the threads will need of them reckoned
+//   after it    x to shared memory, its largest magnitude      barrier
+//               buckets' sums as integers, their total         barrier
+//               bits times integers, added in shared memory    barrier
+//               outputs
+//
+// What follows the wait is a chain of instructions of a few warps, each waiting for the one before,
+// and its length is the kernel's time: it is written to be short. Integer sums are exact, so that
+// warps may add theirs in any order.
 #include <algorithm>
+#include <bit>
 
 #include "engine/backends/cuda/kernels.h"
 #include "engine/backends/cuda/producer_launch.cuh"
@@ -15,68 +27,304 @@
 namespace ultrasketch::cuda {
 namespace {
 
-// Memory of a block: x, the sketch's tables, prepared rows.
+// How the blocks divide a matrix, as those of FewPlan do, and a block's shared memory: offsets of
+// the rows' scales, the planes of the tokens, x, and the tables. Gated: the matrix's first half of
+// rows are gates of the second; row tiles are taken in pairs of both, and silu(gate) * up is what
+// is written, [num_tokens][rows / 2].
+struct FusedPlan {
+  bool is_gated;
+  int log2_k_warps;
+  int tiles_per_group;
+  int rows_per_block;
+  int plane_bytes;  // of a token
+  int scales;       // {row scale, bias}; at 0 are the sums, [row][kMostFusedTokens]
+  int planes;
+  int x;
+  int pairs;
+  int groups;
+  int staged;  // the source's own
+  int shared_bytes;
+};
+
+constexpr int kSumBytes = int{kMostFusedTokens} * int{sizeof(uint32_t)};
+
+// A token's input besides its planes.
+struct alignas(16) BlockTotal {
+  float scale;
+  int total;
+  int is_not_finite;
+};
+
+// Blocks find room beside those of the kernels before and after: two to a multiprocessor, of which
+// the launch takes one.
 template <typename Source>
-struct InputsInBlock {
-  static constexpr bool kInBlock = true;
-  static constexpr int kWarps = Source::kWarps;
-  static constexpr int kThreads = kWarps * 32;
+__global__ void __launch_bounds__(Source::kWarps * 32, 2)
+    FusedProduct(const __grid_constant__ ProductArguments arguments,
+                 const __grid_constant__ FusedPlan plan, const __grid_constant__ InputSketch sketch,
+                 uint8_t* prepared, const __grid_constant__ Source source) {
+  constexpr int kThreads = Source::kWarps * 32;
+  constexpr int kRing = Source::kWarps > 8 ? 2 : 4;  // bit steps whose bits are in flight
+  constexpr int kSets = 4;                           // sums kept apart
+  extern __shared__ __align__(16) uint8_t shared[];
+  __shared__ BlockTotal totals[kMostFusedTokens];
+  AllowNextKernel();
 
-  Source source;
-  InputSketch sketch;
-  uint8_t* prepared;  // in device memory, for others
+  const PackedMatrix& matrix = arguments.matrix;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  const int num_tokens = static_cast<int>(arguments.num_tokens);
+  const int num_k_warps = 1 << plan.log2_k_warps;
+  const int k_warp = warp & (num_k_warps - 1);
+  const int group = warp >> plan.log2_k_warps;
+  const int num_steps = static_cast<int>(matrix.num_steps) / kStepsPerBitStep;
+  const int num_rows = static_cast<int>(matrix.rows);
+  const int last_tile = static_cast<int>(NumRowTiles(num_rows)) - 1;
+  const int block_row = static_cast<int>(blockIdx.x) * plan.rows_per_block;
+  const int first_tile = block_row / kTileRows + group * plan.tiles_per_group;
 
-  __host__ __device__ int64_t RowsOffset() const {
-    return InputBytes(sketch.cols) + sketch.table_bytes() + sketch.group_bytes();
+  // The matrix's tile at a place in the order of the blocks. Places past the end repeat the last
+  // tile; their sums are dropped.
+  const auto tile_at = [&](int place) {
+    place = min(place, last_tile);
+    return plan.is_gated ? place % 2 * ((last_tile + 1) / 2) + place / 2 : place;
+  };
+  const auto bits_of = [&](int tile, int step) {
+    const int index = tile_at(first_tile + tile) * num_steps + step;
+    return static_cast<const uint8_t*>(matrix.tiles) + int64_t{index} * kBitStepBytes;
+  };
+  // This warp's bit steps: k_warp, k_warp + num_k_warps and so on, of each its row tiles.
+  const int num_units =
+      (num_steps - k_warp + num_k_warps - 1 >> plan.log2_k_warps) * plan.tiles_per_group;
+  struct Unit {
+    int tile;
+    int step;
+  };
+  const auto advance = [&](Unit& unit) {
+    if (++unit.tile == plan.tiles_per_group) unit = {0, unit.step + num_k_warps};
+  };
+  uint4 ring[kRing];
+  Unit asked = {0, k_warp};
+#pragma unroll
+  for (int slot = 0; slot < kRing; ++slot) {
+    if (slot >= num_units) break;
+    ring[slot] = __ldcs(reinterpret_cast<const uint4*>(bits_of(asked.tile, asked.step)) + lane);
+    advance(asked);
   }
-  int64_t SharedBytes(int64_t num_tokens) const {
-    return RowsOffset() + num_tokens * PreparedRowBytes(sketch.num_steps);
-  }
-
-  __device__ InputSketch Begin(uint8_t* memory) const {
-    source.template Prefetch<kThreads>(sketch.cols);
-    return StageSketch<kThreads>(sketch, memory + InputBytes(sketch.cols), {0, 1});
-  }
-
-  __device__ const uint8_t* Prepare(const InputSketch& staged, int num_tokens,
-                                    uint8_t* memory) const {
-    auto* const x = reinterpret_cast<float*>(memory);
-    uint8_t* const rows = memory + RowsOffset();
-    const int row_bytes = static_cast<int>(PreparedRowBytes(sketch.num_steps));
+  FinishIssuingLoads();
+  // The rest of the bits on their way to the second-level cache.
+  Unit later = asked;
 #pragma unroll 1
-    for (int token = 0; token < num_tokens; ++token) {
-      const RowRange range =
-          source.template Load<kThreads>(token, static_cast<int>(sketch.cols), x);
-      WriteBytePlanes<kThreads, TableWidth::kNarrow>(x, range.gain, range.maximum, staged, {0, 1},
-                                                     rows + token * row_bytes);
+  for (int i = kRing; i < num_units; ++i) {
+    if (lane < kBitStepBytes / kLineBytes) {
+      Prefetch(bits_of(later.tile, later.step) + lane * kLineBytes);
     }
-    __syncthreads();
-    if (blockIdx.x == 0) {
+    advance(later);
+  }
+
+  auto* const sums = reinterpret_cast<uint32_t*>(shared);
+  auto* const scales = reinterpret_cast<float2*>(shared + plan.scales);
+  auto* const x = reinterpret_cast<float*>(shared + plan.x);
+  const auto* const pairs = reinterpret_cast<const EntryPair<uint16_t>*>(shared + plan.pairs);
+  const auto* const groups = reinterpret_cast<const SketchGroup*>(shared + plan.groups);
+  const auto stage = [&](const void* from, int num_bytes, uint8_t* to) {
 #pragma unroll 1
-      for (int offset = static_cast<int>(threadIdx.x) * 16; offset < num_tokens * row_bytes;
-           offset += kThreads * 16) {
-        *reinterpret_cast<uint4*>(prepared + offset) =
-            *reinterpret_cast<const uint4*>(rows + offset);
+    for (int offset = thread * 16; offset < num_bytes; offset += kThreads * 16) {
+      CopyAsync16(to + offset, static_cast<const uint8_t*>(from) + offset);
+    }
+  };
+  stage(sketch.columns, static_cast<int>(sketch.table_bytes()), shared + plan.pairs);
+  if (sketch.num_groups > 1) {
+    stage(sketch.groups, static_cast<int>(sketch.group_bytes()), shared + plan.groups);
+  }
+  const auto state = source.template Begin<kThreads>(num_tokens, shared + plan.staged);
+#pragma unroll 1
+  for (int row = thread; row < plan.rows_per_block; row += kThreads) {
+#pragma unroll
+    for (int i = 0; i < kMostFusedTokens; ++i) sums[row * kMostFusedTokens + i] = 0;
+    if (block_row + row >= num_rows) continue;
+    const int matrix_row = tile_at((block_row + row) / kTileRows) * kTileRows + row % kTileRows;
+    scales[row] = {matrix.row_scales[matrix_row], BiasOf(matrix, matrix_row)};
+  }
+  if (thread < kMostFusedTokens) totals[thread] = {};
+  CommitCopies();
+  WaitForCopies<0>();
+  __syncthreads();
+  GroupCursor cursor(sketch, groups);
+  QuadPlan quad = cursor.PlanQuad(FirstQuad<kThreads>({0, 1}));
+  WorkOutNow(quad.first_pair);
+  WorkOutNow(quad.pairs_per_bucket);
+  // This lane's column of an instruction is a token's high or low bytes. Tokens past the end repeat
+  // the last one.
+  int first_input = plan.planes + min(lane / 8, num_tokens - 1) * plan.plane_bytes +
+                    lane / 4 % 2 * kPlaneBytes + lane % 4 * kChunkColumns +
+                    k_warp * (2 * kBitStepColumns);
+  WorkOutNow(first_input);
+  // Of lanes l % 4 < num_tokens: their token's sums of rows l / 4 and l / 4 + 8.
+  int first_sum =
+      (group * plan.tiles_per_group * kTileRows + lane / 4) * int{kMostFusedTokens} + lane % 4;
+  WorkOutNow(first_sum);
+  WaitForKernelBefore();
+
+#pragma unroll 1
+  for (int token = 0; token < num_tokens; ++token) {
+    const RowRange range = source.template Load<kThreads>(state, token, shared + plan.staged, x);
+    const PlaneScale scale = ScaleToPlanes(range.maximum * sketch.max_gain);
+    const int total = WritePlanes(
+        scale.factor, shared + plan.planes + token * plan.plane_bytes, [&](const auto& write) {
+          SumBuckets<uint16_t, kThreads>(x, sketch, pairs, groups, {0, 1}, cursor, quad, write);
+        });
+    if (lane == 0) {
+      if (total == kNotFinite) {
+        atomicOr(&totals[token].is_not_finite, 1);
+      } else {
+        atomicAdd(&totals[token].total, total);
       }
     }
-    return rows;
+    if (thread == 0) totals[token].scale = range.gain * scale.inverse;
+    __syncthreads();
   }
-};
+
+  Unit unit = {0, k_warp};
+  uint4 input[2][2];  // words of chunks l % 4 and l % 4 + 4 of both halves
+#pragma unroll 1
+  for (int first = 0; first < num_units; first += kRing) {
+#pragma unroll
+    for (int slot = 0; slot < kRing; ++slot) {
+      if (first + slot >= num_units) break;
+      if (unit.tile == 0) {
+#pragma unroll
+        for (int part = 0; part < 4; ++part) {
+          input[part / 2][part % 2] = *reinterpret_cast<const uint4*>(
+              shared + first_input + part / 2 * (2 * kPlaneBytes) + part % 2 * (kPlaneBytes / 2));
+        }
+        first_input += num_k_warps * (2 * kBitStepColumns);
+      }
+      const uint4 bits = ring[slot];
+      int products[kSets][4] = {};
+#pragma unroll
+      for (int bit = 0; bit < kInstructionsPerBitStep; ++bit) {
+        const int shift = bit / kSets * kSets;
+        const uint32_t mask = kUnitMask << (bit % kSets);
+        const uint32_t a[4] = {bits.x >> shift & mask, bits.y >> shift & mask,
+                               bits.z >> shift & mask, bits.w >> shift & mask};
+        const auto word = [&](int half) {
+          const uint4& chunk = input[half][bit / kUnitsPerChunk];
+          switch (bit % kUnitsPerChunk) {
+            case 0:
+              return chunk.x;
+            case 1:
+              return chunk.y;
+            case 2:
+              return chunk.z;
+            default:
+              return chunk.w;
+          }
+        };
+        MultiplyBytes(a, {word(0), word(1)}, products[bit % kSets]);
+      }
+      if (first + slot + kRing < num_units) {
+        ring[slot] = __ldcs(reinterpret_cast<const uint4*>(bits_of(asked.tile, asked.step)) + lane);
+        advance(asked);
+      }
+      // Products of set s are times 2^s. Those of a step, of both planes and of all sets are within
+      // 32 bits.
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        int sum = 0;
+#pragma unroll
+        for (int set = 0; set < kSets; ++set) {
+          sum = 2 * sum + products[set][2 * half] * 256 + products[set][2 * half + 1];
+        }
+        const int row = unit.tile * kTileRows + half * 8;
+        if (lane % 4 < num_tokens) {
+          atomicAdd(&sums[first_sum + row * int{kMostFusedTokens}],
+                    static_cast<uint32_t>(sum >> (kSets - 1)));
+        }
+      }
+      advance(unit);
+    }
+  }
+  __syncthreads();
+
+  const auto output_of = [&](int row, int token) {
+    const BlockTotal total = totals[token];
+    const float2 scale = scales[row];
+    const InputTotal input_total = {
+        total.is_not_finite != 0 ? __int_as_float(0x7fffffff) : total.scale, total.total};
+    return FinishBits(0, static_cast<int>(sums[row * kMostFusedTokens + token]), input_total,
+                      scale.x, scale.y);
+  };
+  // Of pairs of tiles, or of tiles.
+  const int halves = plan.is_gated ? 2 : 1;
+  const int block_outputs = plan.rows_per_block / halves;
+  const int first_output = block_row / halves;
+  const int num_outputs = num_rows / halves;
+#pragma unroll 1
+  for (int output = thread; output < block_outputs; output += kThreads) {
+    if (first_output + output >= num_outputs) break;
+#pragma unroll 1
+    for (int token = 0; token < num_tokens; ++token) {
+      if (plan.is_gated) {
+        const int gate = output / kTileRows * (2 * kTileRows) + output % kTileRows;
+        arguments.y[token * num_outputs + first_output + output] =
+            SwiGluValue(output_of(gate, token), output_of(gate + kTileRows, token));
+      } else {
+        PutOutput(arguments, token, first_output + output, output_of(output, token));
+      }
+    }
+  }
+
+  // For others, by the last block, which has the fewest outputs.
+  if (blockIdx.x + 1 != gridDim.x) return;
+#pragma unroll 1
+  for (int token = 0; token < num_tokens; ++token) {
+    const uint8_t* const row = shared + plan.planes + token * plan.plane_bytes;
+    uint8_t* const out = prepared + token * PreparedRowBytes(sketch.num_steps);
+#pragma unroll 1
+    for (int offset = thread * 16; offset < plan.plane_bytes; offset += kThreads * 16) {
+      *reinterpret_cast<uint4*>(out + offset) = *reinterpret_cast<const uint4*>(row + offset);
+    }
+    auto* const trailer = reinterpret_cast<PreparedTrailer*>(out + plan.plane_bytes);
+    const BlockTotal total = totals[token];
+    if (thread == 0) trailer->scale = total.scale;
+    if (thread < kMostShares) {
+      trailer->totals[thread] = thread > 0                 ? 0
+                                : total.is_not_finite != 0 ? kNotFinite
+                                                           : total.total;
+    }
+  }
+}
 
 struct Normalized {
   static constexpr int kWarps = 8;
   const float* hidden;
   const float* weight;
   float epsilon;
+  int cols;
+
+  struct State {};
+  static int64_t StagedBytes(int64_t cols) { return InputBytes(cols); }
 
   template <int kThreads>
-  __device__ void Prefetch(int64_t cols) const {
-    if (blockIdx.x > 0) return;
-    PrefetchRange(weight, cols * int64_t{sizeof(float)}, static_cast<int>(threadIdx.x), kThreads);
+  __device__ State Begin(int /*num_tokens*/, uint8_t* staged) const {
+    auto* const weights = reinterpret_cast<float*>(staged);
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x) * 4; i < cols; i += kThreads * 4) {
+      if (cols % 4 == 0) {
+        CopyAsync16(weights + i, weight + i);
+      } else {
+#pragma unroll 1
+        for (int j = i; j < min(i + 4, cols); ++j) CopyAsync4(weights + j, weight + j);
+      }
+    }
+    return {};
   }
   template <int kThreads>
-  __device__ RowRange Load(int token, int cols, float* x) const {
-    return LoadNormalized<kThreads>(hidden + int64_t{token} * cols, weight, cols, epsilon, x);
+  __device__ RowRange Load(const State& /*state*/, int token, const uint8_t* staged,
+                           float* x) const {
+    return LoadNormalized<kThreads>(hidden + token * cols, reinterpret_cast<const float*>(staged),
+                                    cols, epsilon, x);
   }
 };
 
@@ -84,13 +332,29 @@ struct Attended {
   static constexpr int kWarps = 8;
   AttentionArguments arguments;
   const AttentionToken* tokens;
+  PartialLayout layout;
+  int cols;
+
+  // The tokens were there before the step's first kernel.
+  struct State {
+    AttentionToken first;
+    AttentionToken second;
+  };
+  static_assert(kMostFusedTokens == 2);
+  static int64_t StagedBytes(int64_t /*cols*/) { return 0; }
 
   template <int kThreads>
-  __device__ void Prefetch(int64_t /*cols*/) const {}
+  __device__ State Begin(int num_tokens, uint8_t* /*staged*/) const {
+    return {tokens[0], tokens[num_tokens - 1]};
+  }
   template <int kThreads>
-  __device__ RowRange Load(int token, int cols, float* x) const {
-    return LoadAttention<kThreads>(arguments, tokens[token],
-                                   arguments.attended + int64_t{token} * cols, x);
+  __device__ RowRange Load(const State& state, int token, const uint8_t* /*staged*/,
+                           float* x) const {
+    // By value: a choice of references would put both into memory.
+    AttentionToken of_token = state.first;
+    if (token > 0) of_token = state.second;
+    return LoadAttention<kThreads>(arguments, layout, of_token,
+                                   arguments.attended + token * cols, x);
   }
 };
 
@@ -98,50 +362,94 @@ struct Rows {
   // The longest rows, of up to four times as many columns as others.
   static constexpr int kWarps = 16;
   const float* rows;
+  int cols;
+
+  struct State {};
+  static int64_t StagedBytes(int64_t /*cols*/) { return 0; }
 
   template <int kThreads>
-  __device__ void Prefetch(int64_t /*cols*/) const {}
+  __device__ State Begin(int /*num_tokens*/, uint8_t* /*staged*/) const {
+    return {};
+  }
   template <int kThreads>
-  __device__ RowRange Load(int token, int cols, float* x) const {
-    return LoadRow<kThreads>(rows + int64_t{token} * cols, cols, x);
+  __device__ RowRange Load(const State& /*state*/, int token, const uint8_t* /*staged*/,
+                           float* x) const {
+    return LoadRow<kThreads>(rows + token * cols, cols, x);
   }
 };
 
 template <typename Source>
+FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t num_tokens,
+                  bool is_gated, int num_multiprocessors) {
+  const int num_k_warps = DivideSteps(matrix, Source::kWarps).num_k_warps;
+  const int num_groups = Source::kWarps / num_k_warps;
+  const int64_t num_tiles = NumRowTiles(matrix.rows);
+  const int64_t places = int64_t{num_multiprocessors} * num_groups;
+  FusedPlan plan = {};
+  plan.is_gated = is_gated;
+  plan.log2_k_warps = std::countr_zero(static_cast<unsigned>(num_k_warps));
+  plan.tiles_per_group = static_cast<int>((num_tiles + places - 1) / places);
+  // Pairs stay together.
+  if (is_gated && num_groups * plan.tiles_per_group % 2 != 0) ++plan.tiles_per_group;
+  plan.rows_per_block = num_groups * plan.tiles_per_group * kTileRows;
+  plan.plane_bytes = static_cast<int>(PreparedScaleOffset(sketch.num_steps));
+  plan.scales = plan.rows_per_block * kSumBytes;
+  plan.planes = plan.scales + plan.rows_per_block * int{sizeof(float2)};
+  plan.x = plan.planes + static_cast<int>(num_tokens) * plan.plane_bytes;
+  plan.pairs = plan.x + static_cast<int>(InputBytes(sketch.cols));
+  plan.groups = plan.pairs + static_cast<int>(sketch.table_bytes());
+  plan.staged = plan.groups + static_cast<int>(sketch.group_bytes());
+  plan.shared_bytes = plan.staged + static_cast<int>(Source::StagedBytes(sketch.cols));
+  return plan;
+}
+
+template <typename Source>
 cudaError_t Launch(const ProductArguments& arguments, bool is_gated, const FusedInput& input,
                    const Source& source, cudaStream_t stream) {
-  return LaunchBitProductTile(
-      arguments, is_gated,
-      InputsInBlock<Source>{source, input.sketch, static_cast<uint8_t*>(input.prepared)}, stream);
+  const FusedPlan plan = PlanFor<Source>(arguments.matrix, input.sketch, arguments.num_tokens,
+                                         is_gated, arguments.num_multiprocessors);
+  const cudaError_t error = AllowSharedMemory(FusedProduct<Source>, plan.shared_bytes);
+  if (error != cudaSuccess) return error;
+  const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
+  const int64_t tiles_per_block = plan.rows_per_block / kTileRows;
+  return LaunchKernel(
+      FusedProduct<Source>,
+      dim3(static_cast<unsigned>((num_tiles + tiles_per_block - 1) / tiles_per_block)),
+      Source::kWarps * 32, static_cast<size_t>(plan.shared_bytes), stream, arguments, plan,
+      input.sketch, static_cast<uint8_t*>(input.prepared), source);
 }
 
 }  // namespace
 
 bool CanFuseProduct(const PackedMatrix& matrix, const InputSketch& sketch, int64_t num_tokens,
-                    int64_t max_shared_bytes) {
+                    int num_multiprocessors, int64_t max_shared_bytes) {
   if (num_tokens > kMostFusedTokens || sketch.form != PreparedForm::kBytePlanes ||
       sketch.num_groups == 0 || sketch.column_bytes != 2) {
     return false;
   }
-  const InputsInBlock<Rows> inputs = {{}, sketch, nullptr};
-  // The shape of most sums, two row tiles for each group of warps.
-  constexpr int kWarps = decltype(inputs)::kWarps;
-  const FewPlan plan = {kWarps, DivideSteps(matrix, kWarps).num_k_warps, 2, false};
-  return inputs.SharedBytes(num_tokens) + FewShape<1, 4>::SharedBytes(plan) <=
-         std::min(kMostFewSharedBytes, max_shared_bytes - kStaticFewBytes);
+  const auto fits = [&](const FusedPlan& plan) {
+    return plan.shared_bytes <= std::min(kMostFewSharedBytes, max_shared_bytes - kStaticFewBytes);
+  };
+  // Of the sources, those that take the most.
+  constexpr bool kIsGated = true;
+  return fits(PlanFor<Rows>(matrix, sketch, num_tokens, kIsGated, num_multiprocessors)) &&
+         fits(PlanFor<Normalized>(matrix, sketch, num_tokens, kIsGated, num_multiprocessors));
 }
 
 cudaError_t LaunchFusedProduct(const ProductArguments& arguments, bool is_gated,
                                const FusedInput& input, cudaStream_t stream) {
+  const int cols = static_cast<int>(input.sketch.cols);
   switch (input.kind) {
     case FusedInput::Kind::kNormalized:
-      return Launch(arguments, is_gated, input, Normalized{input.rows, input.weight, input.epsilon},
-                    stream);
+      return Launch(arguments, is_gated, input,
+                    Normalized{input.rows, input.weight, input.epsilon, cols}, stream);
     case FusedInput::Kind::kAttended:
-      return Launch(arguments, is_gated, input, Attended{input.attention, input.attention_tokens},
+      return Launch(arguments, is_gated, input,
+                    Attended{input.attention, input.attention_tokens,
+                             PartialLayout(input.attention.geometry), cols},
                     stream);
     case FusedInput::Kind::kRows:
-      return Launch(arguments, is_gated, input, Rows{input.rows}, stream);
+      return Launch(arguments, is_gated, input, Rows{input.rows, cols}, stream);
   }
   return cudaErrorInvalidValue;
 }

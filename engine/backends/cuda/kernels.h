@@ -89,12 +89,27 @@ struct AttentionGeometry {
   US_HOST_DEVICE int64_t qkv_width() const {
     return (int64_t{num_heads} + 2 * num_kv_heads) * head_dim;
   }
-  // Floats of a chunk's partial result for all heads of a tile of tokens: for each query its
-  // maximum, its sum and head_dim weighted values.
+  // Floats of a chunk's partial result for all heads of a tile of tokens (PartialLayout).
   US_HOST_DEVICE int64_t partial_floats() const {
-    return int64_t{num_kv_heads} * tiles_per_group() * kAttentionRows * (head_dim + 2);
+    return (tokens_per_tile() * num_heads * (int64_t{head_dim} + 2) + 3) / 4 * 4;
   }
   friend bool operator==(const AttentionGeometry&, const AttentionGeometry&) = default;
+};
+
+// Where a chunk's partial result has what: the weighted values of the tile's tokens, each a row as
+// attention's result is, then a maximum and a sum for each token and head.
+//
+//   values   [tokens_per_tile][num_heads][head_dim]
+//   ranges   [tokens_per_tile][num_heads] {maximum, sum}
+struct PartialLayout {
+  int chunk_floats;
+  int first_range;
+
+  US_HOST_DEVICE explicit PartialLayout(const AttentionGeometry& geometry)
+      : chunk_floats(static_cast<int>(geometry.partial_floats())),
+        first_range(geometry.tokens_per_tile() * geometry.num_heads * geometry.head_dim) {}
+  // `row` is a token of the tile times num_heads, plus a head.
+  US_HOST_DEVICE int RangeOffset(int row) const { return first_range + 2 * row; }
 };
 
 // A layer's part of the cache.
@@ -121,7 +136,7 @@ struct AttentionItem {
 };
 
 // How a token's result comes about: its tile's chunks are in `num_chunks` slots from first_slot on,
-// in row `tile_token` * heads_per_tile and following; with num_chunks 0 it is in `attended`.
+// as token `tile_token` of them; with num_chunks 0 it is in `attended`.
 struct AttentionToken {
   int32_t first_slot;
   int32_t num_chunks;
@@ -186,7 +201,7 @@ struct FusedInput {
 
 // Whether there is a kernel for tiles of sign bits; `max_shared_bytes` are what a block may have.
 bool CanFuseProduct(const PackedMatrix& matrix, const InputSketch& sketch, int64_t num_tokens,
-                    int64_t max_shared_bytes);
+                    int num_multiprocessors, int64_t max_shared_bytes);
 // The same results to the bit as of the kernels one by one. Gated: y [num_tokens][matrix.rows / 2]
 // = silu(gate) * up, gates being the first half of the rows, which are a multiple of 32.
 cudaError_t LaunchFusedProduct(const ProductArguments& arguments, bool is_gated,

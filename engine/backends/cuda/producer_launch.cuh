@@ -25,20 +25,20 @@ __device__ inline Share ThisShare() {
   return {static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y)};
 }
 
-// Bytes of a token's input in shared memory. The sketch's tables may follow.
+// Bytes of a token's input in shared memory, with a zero after it. The sketch's tables may follow.
 US_HOST_DEVICE inline int64_t InputBytes(int64_t cols) {
-  return (cols * int64_t{sizeof(float)} + 15) / 16 * 16;
+  return ((cols + 1) * int64_t{sizeof(float)} + 15) / 16 * 16;
 }
 
 __device__ inline uint8_t* StagedTables(float* x, const InputSketch& sketch, bool is_staged) {
   return is_staged ? reinterpret_cast<uint8_t*>(x) + InputBytes(sketch.cols) : nullptr;
 }
 
-// Blocks that share a token: no more than find room at once, nor than have a bucket for each
+// Blocks that share a token: no more than find room at once, nor than have buckets for each
 // thread.
 inline int NumShares(int64_t num_tokens, const InputSketch& sketch, int num_multiprocessors) {
   const int64_t room = num_multiprocessors / std::max<int64_t>(num_tokens, 1);
-  const int64_t useful = sketch.num_steps * kStepColumns / kProducerThreads;
+  const int64_t useful = sketch.num_steps * kStepColumns / (kQuad * kProducerThreads);
   return static_cast<int>(std::max<int64_t>(1, std::min({int64_t{kMostShares}, room, useful})));
 }
 

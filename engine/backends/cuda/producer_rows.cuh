@@ -1,8 +1,8 @@
 // A token's input of a linear site, from what the operation before it left in device memory to
-// floats in shared memory. The same to the bit whoever does it: the kernels that only prepare
-// inputs, or those that multiply with them right after (fused_product.cu). By all kThreads threads
-// of a block, for which x [cols] is complete when they return; and so is what they began to copy to
-// shared memory before.
+// floats in shared memory, with a zero after them. The same to the bit whoever does it: the kernels
+// that only prepare inputs, or those that multiply with them right after (fused_product.cu). By all
+// kThreads threads of a block, for which x [cols + 1] is complete when they return; and so is what
+// they began to copy to shared memory before.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_ROWS_CUH_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_ROWS_CUH_
 
@@ -88,6 +88,12 @@ __device__ inline void CombineRows(const float* first, const float* second, int 
       });
 }
 
+// Before the barrier after which a row is complete.
+__device__ inline void EndRow(int cols, float* x) {
+  if (threadIdx.x == 0) x[cols] = 0.0f;
+  WaitForCopies<0>();
+}
+
 // x = source * weight; gain = 1 / rms(source). Squares are summed as kOrder threads do.
 template <int kThreads>
 __device__ inline RowRange LoadNormalized(const float* source, const float* weight, int cols,
@@ -102,9 +108,9 @@ __device__ inline RowRange LoadNormalized(const float* source, const float* weig
     maximum = fmaxf(maximum, fabsf(weighted));
     return weighted;
   });
-  WaitForCopies<0>();
+  EndRow(cols, x);
   const SumAndMax row = BlockSumAndMax<kThreads>(squares, maximum);
-  return {1.0f / sqrtf(row.sum / static_cast<float>(cols) + epsilon), row.maximum};
+  return {rsqrtf(__fdividef(row.sum, static_cast<float>(cols)) + epsilon), row.maximum};
 }
 
 // x = silu(gate) * up.
@@ -116,7 +122,7 @@ __device__ inline RowRange LoadSwiGlu(const float* gate, const float* up, int co
     maximum = fmaxf(maximum, fabsf(value));
     return value;
   });
-  WaitForCopies<0>();
+  EndRow(cols, x);
   return {1.0f, BlockMax<kThreads>(maximum)};
 }
 
@@ -135,84 +141,118 @@ __device__ inline RowRange LoadRow(const float* source, int cols, float* x) {
                                              take(values.w)};
       },
       [&](int i) { return source[i]; }, [&](int /*b*/, int i, float value) { x[i] = take(value); });
-  WaitForCopies<0>();
+  EndRow(cols, x);
   return {1.0f, BlockMax<kThreads>(maximum)};
+}
+
+__device__ inline float2 Merge(const float2& before, const float2& added,
+                               const MergeWeights& weights) {
+  return {Merge(before.x, added.x, weights), Merge(before.y, added.y, weights)};
+}
+__device__ inline float4 Merge(const float4& before, const float4& added,
+                               const MergeWeights& weights) {
+  return {Merge(before.x, added.x, weights), Merge(before.y, added.y, weights),
+          Merge(before.z, added.z, weights), Merge(before.w, added.w, weights)};
+}
+__device__ inline float2 Scaled(const float2& values, float factor) {
+  return {__fmul_rn(values.x, factor), __fmul_rn(values.y, factor)};
+}
+__device__ inline float4 Scaled(const float4& values, float factor) {
+  return {__fmul_rn(values.x, factor), __fmul_rn(values.y, factor), __fmul_rn(values.z, factor),
+          __fmul_rn(values.w, factor)};
+}
+__device__ inline float LargestMagnitude(const float2& values) {
+  return fmaxf(fabsf(values.x), fabsf(values.y));
+}
+__device__ inline float LargestMagnitude(const float4& values) {
+  return fmaxf(fmaxf(fabsf(values.x), fabsf(values.y)), fmaxf(fabsf(values.z), fabsf(values.w)));
+}
+
+// x = a token's chunks merged, `Vector` (float2 or float4) columns of a head at a time. Loads of
+// several vectors and of two chunks are in flight together.
+template <int kThreads, typename Vector>
+__device__ inline RowRange MergeChunks(const AttentionArguments& arguments,
+                                       const PartialLayout& layout, const AttentionToken& token,
+                                       float* x) {
+  constexpr int kWidth = sizeof(Vector) / sizeof(float);
+  constexpr int kBatch = 8 / kWidth;
+  constexpr int kChunks = 2;
+  const AttentionGeometry& geometry = arguments.geometry;
+  const int width = static_cast<int>(geometry.query_width());
+  const float heads_per_column = 1.0f / static_cast<float>(geometry.head_dim);
+  const float* const partials =
+      arguments.partials + int64_t{token.first_slot} * layout.chunk_floats;
+  float largest = 0.0f;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) * kWidth; first < width;
+       first += kBatch * kThreads * kWidth) {
+    const float* values_of[kBatch];
+    const float2* range_of[kBatch];
+    float maximum[kBatch];
+    float sum[kBatch];
+    Vector merged[kBatch] = {};
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int column = min(first + b * kThreads * kWidth, width - kWidth);
+      // Half a column from any border: rounding does not matter.
+      const int head = static_cast<int>((static_cast<float>(column) + 0.5f) * heads_per_column);
+      values_of[b] = partials + token.tile_token * width + column;
+      range_of[b] = reinterpret_cast<const float2*>(
+          partials + layout.RangeOffset(token.tile_token * geometry.num_heads + head));
+      maximum[b] = -INFINITY;
+      sum[b] = 0.0f;
+    }
+#pragma unroll 1
+    for (int chunk = 0; chunk < token.num_chunks; chunk += kChunks) {
+      float2 range[kChunks][kBatch];
+      Vector added[kChunks][kBatch];
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+        for (int b = 0; b < kBatch; ++b) {
+          if (chunk + c >= token.num_chunks) continue;
+          range[c][b] = range_of[b][(chunk + c) * layout.chunk_floats / 2];
+          added[c][b] =
+              *reinterpret_cast<const Vector*>(values_of[b] + (chunk + c) * layout.chunk_floats);
+        }
+      }
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+        for (int b = 0; b < kBatch; ++b) {
+          if (chunk + c >= token.num_chunks) continue;
+          const MergeWeights merge = WeighMerge(maximum[b], range[c][b].x);
+          maximum[b] = merge.maximum;
+          sum[b] = Merge(sum[b], range[c][b].y, merge);
+          merged[b] = Merge(merged[b], added[c][b], merge);
+        }
+      }
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int column = first + b * kThreads * kWidth;
+      if (column >= width) break;
+      const Vector result = Scaled(merged[b], InverseSum(sum[b]));
+      largest = fmaxf(largest, LargestMagnitude(result));
+      *reinterpret_cast<Vector*>(x + column) = result;
+    }
+  }
+  EndRow(width, x);
+  return {1.0f, BlockMax<kThreads>(largest)};
 }
 
 // x = a token's attention: its chunks merged, or what is in `attended` [query_width].
 template <int kThreads>
 __device__ inline RowRange LoadAttention(const AttentionArguments& arguments,
-                                         const AttentionToken& token, const float* attended,
-                                         float* x) {
-  const AttentionGeometry& geometry = arguments.geometry;
-  const int head_dim = geometry.head_dim;
+                                         const PartialLayout& layout, const AttentionToken& token,
+                                         const float* attended, float* x) {
   if (token.num_chunks == 0) {
-    return LoadRow<kThreads>(attended, static_cast<int>(geometry.query_width()), x);
+    return LoadRow<kThreads>(attended, static_cast<int>(arguments.geometry.query_width()), x);
   }
-  // Head dimensions are even, so that a pair of columns is of one head. Loads of several pairs are
-  // in flight at a time.
-  constexpr int kPairs = 4;
-  const int num_pairs = static_cast<int>(geometry.query_width() / 2);
-  const int heads_per_group = geometry.heads_per_group();
-  const int heads_per_tile = geometry.heads_per_tile();
-  const int tiles_per_group = geometry.tiles_per_group();
-  const int chunk_pairs = static_cast<int>(geometry.partial_floats() / 2);
-  const auto* const partials = reinterpret_cast<const float2*>(
-      arguments.partials + token.first_slot * geometry.partial_floats());
-  float largest = 0.0f;
-#pragma unroll 1
-  for (int first = static_cast<int>(threadIdx.x); first < num_pairs; first += kPairs * kThreads) {
-    int range_offset[kPairs];  // of maximum and sum; the values follow
-    int value_offset[kPairs];
-    float maximum[kPairs];
-    float sum[kPairs];
-    float2 value[kPairs];
-#pragma unroll
-    for (int p = 0; p < kPairs; ++p) {
-      const int column = 2 * min(first + p * kThreads, num_pairs - 1);
-      const int head = column / head_dim;
-      const int group = head / heads_per_group;
-      const int in_group = head - group * heads_per_group;
-      const int tile = in_group / heads_per_tile;
-      const int row = token.tile_token * heads_per_tile + in_group - tile * heads_per_tile;
-      range_offset[p] =
-          ((group * tiles_per_group + tile) * kAttentionRows + row) * (head_dim / 2 + 1);
-      value_offset[p] = range_offset[p] + 1 + (column - head * head_dim) / 2;
-      maximum[p] = -INFINITY;
-      sum[p] = 0.0f;
-      value[p] = {0.0f, 0.0f};
-    }
-    const float2* chunk_partials = partials;
-#pragma unroll 1
-    for (int chunk = 0; chunk < token.num_chunks; ++chunk) {
-      float2 range[kPairs];
-      float2 added[kPairs];
-#pragma unroll
-      for (int p = 0; p < kPairs; ++p) {
-        range[p] = chunk_partials[range_offset[p]];
-        added[p] = chunk_partials[value_offset[p]];
-      }
-      chunk_partials += chunk_pairs;
-#pragma unroll
-      for (int p = 0; p < kPairs; ++p) {
-        const MergeWeights merge = WeighMerge(maximum[p], range[p].x);
-        maximum[p] = merge.maximum;
-        sum[p] = Merge(sum[p], range[p].y, merge);
-        value[p] = {Merge(value[p].x, added[p].x, merge), Merge(value[p].y, added[p].y, merge)};
-      }
-    }
-#pragma unroll
-    for (int p = 0; p < kPairs; ++p) {
-      const int pair = first + p * kThreads;
-      if (pair >= num_pairs) break;
-      const float inverse = InverseSum(sum[p]);
-      const float2 result = {__fmul_rn(value[p].x, inverse), __fmul_rn(value[p].y, inverse)};
-      largest = fmaxf(largest, fmaxf(fabsf(result.x), fabsf(result.y)));
-      *reinterpret_cast<float2*>(x + 2 * pair) = result;
-    }
-  }
-  WaitForCopies<0>();
-  return {1.0f, BlockMax<kThreads>(largest)};
+  // Head dimensions are even.
+  return arguments.geometry.head_dim % 4 == 0
+             ? MergeChunks<kThreads, float4>(arguments, layout, token, x)
+             : MergeChunks<kThreads, float2>(arguments, layout, token, x);
 }
 
 }  // namespace ultrasketch::cuda

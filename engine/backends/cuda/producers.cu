@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads)
 
 int64_t MaxInputColumns(int max_shared_bytes) {
   constexpr int kReductionBytes = 1024;
-  return (max_shared_bytes - kReductionBytes) / static_cast<int64_t>(sizeof(float));
+  return (max_shared_bytes - kReductionBytes) / int64_t{sizeof(float)} - 1;
 }
 
 cudaError_t LaunchEmbed(const PackedMatrix& table, int64_t hidden_size, const TokenInput* tokens,

@@ -74,12 +74,9 @@ __device__ inline float WarpSum(float value) {
   return value;
 }
 
-__device__ inline float WarpMax(float value) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, distance));
-  }
-  return value;
+// Of numbers that are not negative: their bits are in the same order.
+__device__ inline float WarpMaxMagnitude(float value) {
+  return __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(value)));
 }
 
 struct SumAndMax {
@@ -87,26 +84,35 @@ struct SumAndMax {
   float maximum;
 };
 
-// Of all threads of the block, to all threads. A thread's part p counts as that of thread `thread +
-// p * kThreads` of kParts * kThreads: only that product decides the order of the sum. Every thread
-// of the block calls it; between two calls of a kernel lies a barrier.
+// The sum in pairs, then pairs of those, and so on; kCount is a power of two.
+template <int kCount>
+__device__ inline float PairwiseSum(const float* values) {
+  if constexpr (kCount == 1) {
+    return values[0];
+  } else {
+    return PairwiseSum<kCount / 2>(values) + PairwiseSum<kCount / 2>(values + kCount / 2);
+  }
+}
+
+// Of all threads of the block, to all threads; no magnitude is negative. A thread's part p counts
+// as that of thread `thread + p * kThreads` of kParts * kThreads: only that product decides the
+// order of the sum. Every thread of the block calls it; between two calls of a kernel lies a
+// barrier.
 template <int kThreads, int kParts>
-__device__ inline SumAndMax BlockSumAndMax(const float (&parts)[kParts], float maximum) {
+__device__ inline SumAndMax BlockSumAndMax(const float (&parts)[kParts], float magnitude) {
   constexpr int kWarps = kThreads / 32;
-  __shared__ float sums[kParts * kWarps];
-  __shared__ float maxima[kWarps];
+  __shared__ __align__(16) float sums[kParts * kWarps];
+  __shared__ __align__(16) float maxima[kWarps];
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  maximum = WarpMax(maximum);
+  magnitude = WarpMaxMagnitude(magnitude);
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
     const float sum = WarpSum(parts[part]);
     if (threadIdx.x % 32 == 0) sums[part * kWarps + warp] = sum;
   }
-  if (threadIdx.x % 32 == 0) maxima[warp] = maximum;
+  if (threadIdx.x % 32 == 0) maxima[warp] = magnitude;
   __syncthreads();
-  SumAndMax result = {0.0f, 0.0f};
-#pragma unroll
-  for (int i = 0; i < kParts * kWarps; ++i) result.sum += sums[i];
+  SumAndMax result = {PairwiseSum<kParts * kWarps>(sums), 0.0f};
 #pragma unroll
   for (int i = 0; i < kWarps; ++i) result.maximum = fmaxf(result.maximum, maxima[i]);
   return result;
@@ -114,15 +120,25 @@ __device__ inline SumAndMax BlockSumAndMax(const float (&parts)[kParts], float m
 
 // The maximum alone.
 template <int kThreads>
-__device__ inline float BlockMax(float maximum) {
-  __shared__ float maxima[kThreads / 32];
-  maximum = WarpMax(maximum);
-  if (threadIdx.x % 32 == 0) maxima[threadIdx.x / 32] = maximum;
+__device__ inline float BlockMax(float magnitude) {
+  __shared__ __align__(16) float maxima[kThreads / 32];
+  magnitude = WarpMaxMagnitude(magnitude);
+  if (threadIdx.x % 32 == 0) maxima[threadIdx.x / 32] = magnitude;
   __syncthreads();
 #pragma unroll
-  for (int warp = 0; warp < kThreads / 32; ++warp) maximum = fmaxf(maximum, maxima[warp]);
-  return maximum;
+  for (int warp = 0; warp < kThreads / 32; ++warp) magnitude = fmaxf(magnitude, maxima[warp]);
+  return magnitude;
 }
+
+// The nearest integer, ties to even, of numbers up to 2^22; in two instructions of the common
+// units where the conversion is one of few.
+__device__ inline int RoundToInteger(float value) {
+  constexpr float kUnits = 0x1.8p23f;  // the last bit of numbers near it is 1
+  return __float_as_int(value + kUnits) - 0x4b400000;
+}
+
+// Keeps the compiler from working out a value later than here, where there is time for it.
+__device__ inline void WorkOutNow(int& value) { asm volatile("" : "+r"(value)); }
 
 // silu(gate) * up.
 __device__ inline float SwiGluValue(float gate, float up) {

@@ -131,9 +131,9 @@ std::vector<float> Sketch(const FoldSketch& sketch, const std::vector<float>& x)
     EXPECT_EQ(group.first_bucket, static_cast<int32_t>(z.size()));
     for (int32_t bucket = 0; bucket < group.num_buckets; ++bucket) {
       float sum = 0;
-      for (int32_t i = 0; i < group.columns_per_bucket; ++i) {
-        const auto entry =
-            static_cast<size_t>(group.first_column + bucket * group.columns_per_bucket + i);
+      for (int32_t i = 0; i < 2 * group.pairs_per_bucket; ++i) {
+        const auto entry = static_cast<size_t>(
+            2 * (group.first_pair + bucket * group.pairs_per_bucket) + i);
         uint32_t bits = 0;
         for (int byte = 0; byte < sketch.column_bytes; ++byte) {
           bits |= uint32_t{sketch.columns[entry * static_cast<size_t>(sketch.column_bytes) +
@@ -141,7 +141,8 @@ std::vector<float> Sketch(const FoldSketch& sketch, const std::vector<float>& x)
                   << (8 * byte);
         }
         const uint32_t sign = 1u << (8 * sketch.column_bytes - 1);
-        const float value = x[bits & ~sign];
+        const size_t column = bits & ~sign;
+        const float value = column == x.size() ? 0.0f : x[column];
         sum += (bits & sign) != 0 ? -value : value;
       }
       z.push_back(sum * group.weight);
@@ -152,10 +153,13 @@ std::vector<float> Sketch(const FoldSketch& sketch, const std::vector<float>& x)
 
 TEST(FoldSketchTest, IsTheLayoutsFold) {
   for (const auto& [cols, buckets] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 1}, {100, 33}, {256, 128}, {250, 129}, {96, 200}, {40000, 20000}}) {
+           {1, 1}, {100, 33}, {256, 128}, {250, 129}, {96, 200}, {32767, 1100}, {40000, 20000}}) {
     const FoldLayout layout(5, "site", EvenFoldClasses(cols, buckets), {});
     const FoldSketch sketch = MakeFoldSketch(layout);
-    EXPECT_EQ(sketch.column_bytes, cols > 32768 ? 4 : 2);
+    EXPECT_EQ(sketch.column_bytes, cols > 32767 ? 4 : 2);
+    // Its last pair is zero.
+    EXPECT_EQ(sketch.columns.size(),
+              static_cast<size_t>(2 * sketch.num_pairs * sketch.column_bytes));
     const std::vector<float> x = RandomFloats(cols, 1);
     std::vector<float> expected(static_cast<size_t>(layout.buckets()));
     layout.Fold(x.data(), expected.data());

@@ -1,23 +1,15 @@
 #include "engine/codecs/absmaxmin/cuda/sketch_tables.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "engine/base/check.h"
+#include "engine/codecs/cuda/column_pairs.h"
 
 namespace ultrasketch::cuda {
 namespace {
 
 static_assert(kMaxSketchParts == kMaxAbsMaxMinClasses);
 static_assert(kMaxSketchHashRows == kMaxHashRows);
-
-template <typename Entry>
-std::vector<uint8_t> PackColumns(const std::vector<int32_t>& columns) {
-  const std::vector<Entry> entries(columns.begin(), columns.end());
-  std::vector<uint8_t> bytes(entries.size() * sizeof(Entry));
-  std::memcpy(bytes.data(), entries.data(), bytes.size());
-  return bytes;
-}
 
 }  // namespace
 
@@ -30,7 +22,7 @@ SketchTables MakeSketchTables(const AbsMaxMinLayout& layout) {
   tables.entry_words =
       static_cast<int>((max_hash_rows + kHashRowsPerEntryWord - 1) / kHashRowsPerEntryWord);
   const int64_t place_entries = int64_t{tables.entry_words} * kHashRowsPerEntryWord;
-  std::vector<int32_t> columns;
+  ColumnPairs columns(layout.cols());
   for (int64_t index = 0; index < layout.num_classes(); ++index) {
     const AbsMaxMinClass& sketch_class = layout.classes()[static_cast<size_t>(index)];
     US_CHECK(sketch_class.buckets <= int64_t{1} << 16);
@@ -67,27 +59,23 @@ SketchTables MakeSketchTables(const AbsMaxMinLayout& layout) {
     SketchGroup group;
     group.first_bucket = part.first_step * kStepColumns;
     group.num_buckets = part.num_columns;
-    group.first_column = static_cast<int32_t>(columns.size());
+    group.first_pair = columns.num_pairs();
     tables.groups.push_back(group);
     if (num_places > sketch_class.num_columns) {
       group.first_bucket += group.num_buckets;
       group.num_buckets = static_cast<int32_t>(num_places - sketch_class.num_columns);
-      group.weight = 0.0f;
+      group.pairs_per_bucket = 0;
       tables.groups.push_back(group);
     }
     const int64_t first_place = layout.FirstPlaceOf(index);
     for (int64_t place = 0; place < sketch_class.num_columns; ++place) {
-      columns.push_back(layout.columns()[static_cast<size_t>(first_place + place)]);
+      columns.Add(layout.columns()[static_cast<size_t>(first_place + place)], /*is_negative=*/false);
+      columns.EndBucket();
     }
   }
-  // A group of places without columns is at least as long as what it takes for its columns.
-  columns.resize(columns.size() + kStepColumns);
-  if (layout.cols() <= kMaxNarrowColumns) {
-    tables.columns = PackColumns<uint16_t>(columns);
-  } else {
-    tables.column_bytes = 4;
-    tables.columns = PackColumns<uint32_t>(columns);
-  }
+  tables.column_bytes = columns.column_bytes();
+  tables.columns = columns.Finish();
+  tables.num_pairs = columns.num_pairs();
   return tables;
 }
 

@@ -20,9 +20,10 @@ struct SketchTables {
   int64_t words_per_block = 0;
 
   // How an input comes to be in the order of places (sketch.h). Places that fill up a class's last
-  // step are a column times zero.
+  // step have no columns.
   std::vector<SketchGroup> groups;
-  std::vector<uint8_t> columns;  // entries of column_bytes each
+  std::vector<uint8_t> columns;  // num_pairs pairs of entries of column_bytes each
+  int num_pairs = 0;
   int column_bytes = 2;
 };
 

@@ -13,19 +13,18 @@
 // registers.
 //
 // Bounds a multiprocessor and clock, for bits read: memory 18 bytes; logic at 64 lanes 28 bytes;
-// issue 40 bytes. A block asks for its bits before it waits for the kernel that makes its inputs,
-// or for the one before that, where it makes its inputs itself.
+// issue 40 bytes. A block asks for its bits before it waits for the kernel that makes its inputs.
 #ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_FEW_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_FEW_CUH_
 
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
-#include "engine/codecs/cuda/sketch.h"
 #include "engine/codecs/fold/cuda/bit_product.cuh"
 
 namespace ultrasketch::cuda {
@@ -37,15 +36,17 @@ inline constexpr int kTokensPerTile = 4;
 inline constexpr int64_t kMostFewSharedBytes = 112 * 1024;
 // More than the kernels have besides, declared in them.
 inline constexpr int64_t kStaticFewBytes = 2048;
+inline constexpr int kFewWarps = 8;
+inline constexpr int kFewThreads = kFewWarps * 32;
 
-// How the blocks divide a matrix. Gated: its first half of rows are gates of the second; row tiles
-// are taken in pairs of both, and silu(gate) * up is what is written, [num_tokens][rows / 2].
+// How the blocks divide a matrix.
 struct FewPlan {
-  int num_warps;        // of a block
-  int num_k_warps;      // a power of two up to num_warps
+  int log2_k_warps;     // up to kFewWarps
   int tiles_per_group;  // row tiles of a warp
-  bool is_gated;
-  US_HOST_DEVICE int tiles_per_block() const { return num_warps / num_k_warps * tiles_per_group; }
+  US_HOST_DEVICE int num_k_warps() const { return 1 << log2_k_warps; }
+  US_HOST_DEVICE int tiles_per_block() const {
+    return (kFewWarps >> log2_k_warps) * tiles_per_group;
+  }
   US_HOST_DEVICE int rows_per_block() const { return tiles_per_block() * kTileRows; }
 };
 
@@ -63,43 +64,30 @@ struct FewShape {
   // Partial sums, row scales, biases.
   static int64_t SharedBytes(const FewPlan& plan) {
     return int64_t{plan.rows_per_block()} *
-           (plan.num_k_warps * kColumns * int64_t{sizeof(int)} + 2 * int64_t{sizeof(float)});
+           (plan.num_k_warps() * kColumns * int64_t{sizeof(int)} + 2 * int64_t{sizeof(float)});
   }
 };
 
-// Where inputs come from. This: from device memory, where a kernel before left them prepared.
-// Others have kInBlock, and make prepared rows in a block's shared memory `memory` of SharedBytes
-// bytes: Begin before the wait for the kernel before, Prepare after it, with a barrier at its end.
-struct PreparedInputs {
-  static constexpr bool kInBlock = false;
-  static constexpr int kWarps = 8;
-  int64_t SharedBytes(int64_t /*num_tokens*/) const { return 0; }
-};
-
-template <typename Shape, typename Inputs>
-__global__ void __launch_bounds__(Inputs::kWarps * 32, 2)
+template <typename Shape>
+__global__ void __launch_bounds__(kFewThreads, 2)
     BitProductFew(const __grid_constant__ ProductArguments arguments,
-                  const __grid_constant__ FewPlan plan, const __grid_constant__ Inputs inputs_of) {
-  constexpr int kWarps = Inputs::kWarps;
-  constexpr int kThreads = kWarps * 32;
+                  const __grid_constant__ FewPlan plan) {
   constexpr int kSteps = Shape::kSteps;
   constexpr int kTokenTiles = Shape::kTokenTiles;
-  constexpr int kSets = kWarps > 8 ? 2 : Shape::kSets;
-  // Where a block makes its inputs, short code counts for more than loads in flight.
-  constexpr int kMostRing = !Inputs::kInBlock ? Shape::kRing : kWarps > 8 ? 1 : 2;
-  constexpr int kRing = kMostRing < Shape::kRing ? kMostRing : Shape::kRing;
+  constexpr int kSets = Shape::kSets;
+  constexpr int kRing = Shape::kRing;
   constexpr int kColumns = Shape::kColumns;
   extern __shared__ __align__(16) uint8_t shared[];
-  __shared__ __align__(16) PreparedTrailer staged_trailers[Inputs::kInBlock ? 1 : Shape::kTokens];
+  __shared__ __align__(16) PreparedTrailer staged_trailers[Shape::kTokens];
   AllowNextKernel();
 
   const PackedMatrix& matrix = arguments.matrix;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32;
   const int warp = thread / 32;
-  const int num_k_warps = plan.num_k_warps;
-  const int k_warp = warp % num_k_warps;
-  const int group = warp / num_k_warps;
+  const int num_k_warps = plan.num_k_warps();
+  const int k_warp = warp & (num_k_warps - 1);
+  const int group = warp >> plan.log2_k_warps;
   const int rows_per_block = plan.rows_per_block();
   const int num_steps = static_cast<int>(matrix.num_steps) / kStepsPerBitStep;
   const int num_rows = static_cast<int>(matrix.rows);
@@ -112,16 +100,10 @@ __global__ void __launch_bounds__(Inputs::kWarps * 32, 2)
   auto* partial = reinterpret_cast<int*>(shared);  // [row tile][k warp][16][kColumns]
   auto* row_scales = reinterpret_cast<float*>(partial + rows_per_block * num_k_warps * kColumns);
   float* biases = row_scales + rows_per_block;
-  [[maybe_unused]] auto* const input_memory = reinterpret_cast<uint8_t*>(biases + rows_per_block);
 
-  // The matrix's tile at a place in the order of the blocks. Places past the end repeat the last
-  // tile; their sums are dropped.
-  const auto tile_at = [&](int place) {
-    place = min(place, last_tile);
-    return plan.is_gated ? place % 2 * ((last_tile + 1) / 2) + place / 2 : place;
-  };
+  // Tiles past the end repeat the last one; their sums are dropped.
   const auto bits_of = [&](int tile, int step) {
-    const int index = tile_at(first_tile + tile) * num_steps + step;
+    const int index = min(first_tile + tile, last_tile) * num_steps + step;
     return static_cast<const uint8_t*>(matrix.tiles) + int64_t{index} * kBitStepBytes;
   };
   uint4 ring[kRing][kSteps];
@@ -152,9 +134,9 @@ __global__ void __launch_bounds__(Inputs::kWarps * 32, 2)
     }
   }
 #pragma unroll 1
-  for (int row = thread; row < rows_per_block; row += kThreads) {
-    if (block_row + row >= num_rows) break;
-    const int matrix_row = tile_at(block_tile + row / kTileRows) * kTileRows + row % kTileRows;
+  for (int row = thread; row < rows_per_block; row += kFewThreads) {
+    const int matrix_row = block_row + row;
+    if (matrix_row >= num_rows) break;
     CopyAsync4(row_scales + row, matrix.row_scales + matrix_row);
     if (matrix.bias != nullptr) {
       CopyAsync4(biases + row, matrix.bias + matrix_row);
@@ -162,23 +144,22 @@ __global__ void __launch_bounds__(Inputs::kWarps * 32, 2)
       biases[row] = 0.0f;
     }
   }
-  [[maybe_unused]] InputSketch sketch;
-  if constexpr (Inputs::kInBlock) sketch = inputs_of.Begin(input_memory);
+  // The output of each turn of the thread is found without a division.
+  int token = thread / rows_per_block;
+  int output_row = thread - token * rows_per_block;
+  WorkOutNow(token);
+  WorkOutNow(output_row);
   WaitForKernelBefore();
 
-  const uint8_t* prepared = static_cast<const uint8_t*>(arguments.prepared);
-  if constexpr (Inputs::kInBlock) {
-    prepared = inputs_of.Prepare(sketch, num_tokens, input_memory);
-  } else {
-    constexpr int kTrailerPieces = sizeof(PreparedTrailer) / 16;
-    if (thread < num_tokens * kTrailerPieces) {
-      const int token = thread / kTrailerPieces;
-      const int piece = thread % kTrailerPieces * 16;
-      CopyAsync16(reinterpret_cast<uint8_t*>(&staged_trailers[token]) + piece,
-                  reinterpret_cast<const uint8_t*>(&TrailerOf(arguments, token)) + piece);
-    }
-    CommitCopies();
+  const auto* const prepared = static_cast<const uint8_t*>(arguments.prepared);
+  constexpr int kTrailerPieces = sizeof(PreparedTrailer) / 16;
+  if (thread < num_tokens * kTrailerPieces) {
+    const int of_token = thread / kTrailerPieces;
+    const int piece = thread % kTrailerPieces * 16;
+    CopyAsync16(reinterpret_cast<uint8_t*>(&staged_trailers[of_token]) + piece,
+                reinterpret_cast<const uint8_t*>(&TrailerOf(arguments, of_token)) + piece);
   }
+  CommitCopies();
   const int64_t prepared_bytes = PreparedRowBytes(matrix.num_steps);
 
   // This lane's column of an instruction is a token's high or low bytes. Tokens past the end repeat
@@ -186,9 +167,9 @@ __global__ void __launch_bounds__(Inputs::kWarps * 32, 2)
   const uint8_t* inputs[kTokenTiles];
 #pragma unroll
   for (int tile = 0; tile < kTokenTiles; ++tile) {
-    const int token = min(tile * kTokensPerTile + lane / 8, num_tokens - 1);
-    inputs[tile] =
-        prepared + token * prepared_bytes + lane / 4 % 2 * kPlaneBytes + lane % 4 * kChunkColumns;
+    const int of_token = min(tile * kTokensPerTile + lane / 8, num_tokens - 1);
+    inputs[tile] = prepared + of_token * prepared_bytes + lane / 4 % 2 * kPlaneBytes +
+                   lane % 4 * kChunkColumns;
   }
 
 #pragma unroll 1
@@ -229,9 +210,9 @@ __global__ void __launch_bounds__(Inputs::kWarps * 32, 2)
             const uint32_t a[4] = {bits.x >> shift & mask, bits.y >> shift & mask,
                                    bits.z >> shift & mask, bits.w >> shift & mask};
 #pragma unroll
-            for (int token = 0; token < kTokenTiles; ++token) {
+            for (int token_tile = 0; token_tile < kTokenTiles; ++token_tile) {
               const auto word = [&](int half) {
-                const uint4& chunk = input[i][token][half][bit / kUnitsPerChunk];
+                const uint4& chunk = input[i][token_tile][half][bit / kUnitsPerChunk];
                 switch (bit % kUnitsPerChunk) {
                   case 0:
                     return chunk.x;
@@ -243,7 +224,7 @@ __global__ void __launch_bounds__(Inputs::kWarps * 32, 2)
                     return chunk.w;
                 }
               };
-              MultiplyBytes(a, {word(0), word(1)}, sums[bit % kSets][token]);
+              MultiplyBytes(a, {word(0), word(1)}, sums[bit % kSets][token_tile]);
             }
           }
         }
@@ -253,16 +234,16 @@ __global__ void __launch_bounds__(Inputs::kWarps * 32, 2)
             ((group * plan.tiles_per_group + tile) * num_k_warps + k_warp) * kTileRows * kColumns +
             lane / 4 * kColumns + lane % 4 * 2;
 #pragma unroll
-        for (int token = 0; token < kTokenTiles; ++token) {
+        for (int token_tile = 0; token_tile < kTokenTiles; ++token_tile) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             int2 sum = {0, 0};
 #pragma unroll
             for (int set = 0; set < kSets; ++set) {
-              sum.x += sums[set][token][2 * half] >> set;
-              sum.y += sums[set][token][2 * half + 1] >> set;
+              sum.x += sums[set][token_tile][2 * half] >> set;
+              sum.y += sums[set][token_tile][2 * half + 1] >> set;
             }
-            auto* place = reinterpret_cast<int2*>(out + half * 8 * kColumns + token * 8);
+            auto* place = reinterpret_cast<int2*>(out + half * 8 * kColumns + token_tile * 8);
             if (!is_first_pass) {
               sum.x += place->x;
               sum.y += place->y;
@@ -276,79 +257,52 @@ __global__ void __launch_bounds__(Inputs::kWarps * 32, 2)
   WaitForCopies<0>();
   __syncthreads();
 
-  const auto output_of = [&](int row, int token) {
-    const int* in = partial + row / kTileRows * num_k_warps * kTileRows * kColumns +
-                    row % kTileRows * kColumns + 2 * token;
+#pragma unroll 1
+  for (; token < num_tokens; output_row += kFewThreads) {
+#pragma unroll 1
+    for (; output_row >= rows_per_block; output_row -= rows_per_block) ++token;
+    if (token >= num_tokens) break;
+    if (block_row + output_row >= num_rows) continue;
+    const int* in =
+        partial +
+        ((output_row / kTileRows << plan.log2_k_warps) * kTileRows + output_row % kTileRows) *
+            kColumns +
+        2 * token;
     int2 sum = {0, 0};
 #pragma unroll
-    for (int k = 0; k < kWarps; ++k) {
+    for (int k = 0; k < kFewWarps; ++k) {
       if (k >= num_k_warps) break;
       const int2 part = *reinterpret_cast<const int2*>(in + k * kTileRows * kColumns);
       sum.x += part.x;
       sum.y += part.y;
     }
-    const auto& trailer =
-        Inputs::kInBlock
-            ? *reinterpret_cast<const PreparedTrailer*>(prepared + token * prepared_bytes +
-                                                        PreparedScaleOffset(matrix.num_steps))
-            : staged_trailers[token];
-    return FinishBits(sum.x, sum.y, SumTotals(trailer), row_scales[row], biases[row]);
-  };
-  // Of pairs of tiles, or of tiles.
-  const int halves = plan.is_gated ? 2 : 1;
-  const int block_outputs = rows_per_block / halves;
-  const int first_output = block_row / halves;
-  const int num_outputs = num_rows / halves;
-#pragma unroll 1
-  for (int index = thread; index < block_outputs * num_tokens; index += kThreads) {
-    const int token = index / block_outputs;
-    const int output = index - token * block_outputs;
-    if (first_output + output >= num_outputs) continue;
-    const int row =
-        plan.is_gated ? output / kTileRows * (2 * kTileRows) + output % kTileRows : output;
-    float gate = 0.0f;
-    float value = 0.0f;
-#pragma unroll 1
-    for (int half = 0; half < halves; ++half) {
-      gate = value;
-      value = output_of(row + half * kTileRows, token);
-    }
-    if (plan.is_gated) {
-      arguments.y[int64_t{token} * num_outputs + first_output + output] = SwiGluValue(gate, value);
-    } else {
-      PutOutput(arguments, token, first_output + output, value);
-    }
+    PutOutput(arguments, token, block_row + output_row,
+              FinishBits(sum.x, sum.y, SumTotals(staged_trailers[token]), row_scales[output_row],
+                         biases[output_row]));
   }
 }
 
-template <typename Shape, typename Inputs>
-cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, bool is_gated,
-                      const Inputs& inputs, cudaStream_t stream) {
+template <typename Shape>
+cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, cudaStream_t stream) {
   const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
-  const int num_groups = Inputs::kWarps / num_k_warps;
+  const int num_groups = kFewWarps / num_k_warps;
   const int64_t places = 2 * int64_t{arguments.num_multiprocessors} * num_groups;
-  const int64_t input_bytes = inputs.SharedBytes(arguments.num_tokens);
-  FewPlan plan = {Inputs::kWarps, num_k_warps, 1, is_gated};
+  FewPlan plan = {std::countr_zero(static_cast<unsigned>(num_k_warps)), 1};
   const int64_t most_bytes =
-      std::min(kMostFewSharedBytes, arguments.max_shared_bytes - kStaticFewBytes) - input_bytes;
+      std::min<int64_t>(kMostFewSharedBytes, arguments.max_shared_bytes - kStaticFewBytes);
   const int64_t most_tiles = std::max<int64_t>(1, most_bytes / Shape::SharedBytes(plan));
   // As few rounds of blocks as fit, of equal length.
   const int64_t num_rounds = (num_tiles + places * most_tiles - 1) / (places * most_tiles);
   plan.tiles_per_group =
       static_cast<int>((num_tiles + places * num_rounds - 1) / (places * num_rounds));
-  // Pairs stay together.
-  if (is_gated && plan.tiles_per_block() % 2 != 0) {
-    plan.tiles_per_group += plan.tiles_per_group < most_tiles ? 1 : -1;
-  }
-  const int64_t shared_bytes = Shape::SharedBytes(plan) + input_bytes;
-  const cudaError_t error = cudaFuncSetAttribute(BitProductFew<Shape, Inputs>,
-                                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(shared_bytes));
+  const int64_t shared_bytes = Shape::SharedBytes(plan);
+  const cudaError_t error =
+      cudaFuncSetAttribute(BitProductFew<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
   const int64_t num_blocks = (num_tiles + plan.tiles_per_block() - 1) / plan.tiles_per_block();
-  return LaunchKernel(BitProductFew<Shape, Inputs>, dim3(static_cast<unsigned>(num_blocks)),
-                      Inputs::kWarps * 32, static_cast<size_t>(shared_bytes), stream, arguments,
-                      plan, inputs);
+  return LaunchKernel(BitProductFew<Shape>, dim3(static_cast<unsigned>(num_blocks)), kFewThreads,
+                      static_cast<size_t>(shared_bytes), stream, arguments, plan);
 }
 
 // Warps that share a row's steps, and the steps of each.
@@ -363,34 +317,19 @@ inline FewSteps DivideSteps(const PackedMatrix& matrix, int num_warps) {
   return {num_k_warps, (num_steps + num_k_warps - 1) / num_k_warps};
 }
 
-// Up to kTokensPerTile tokens.
-template <typename Inputs>
-cudaError_t LaunchBitProductTile(const ProductArguments& arguments, bool is_gated,
-                                 const Inputs& inputs, cudaStream_t stream) {
-  const auto [num_k_warps, steps_each] = DivideSteps(arguments.matrix, Inputs::kWarps);
-  if (steps_each <= 1) {
-    return LaunchFew<FewShape<1, 1>>(arguments, num_k_warps, is_gated, inputs, stream);
-  }
-  if (steps_each <= 2) {
-    return LaunchFew<FewShape<1, 2>>(arguments, num_k_warps, is_gated, inputs, stream);
-  }
-  return LaunchFew<FewShape<1, 4>>(arguments, num_k_warps, is_gated, inputs, stream);
-}
-
 // Up to kMostFewTokens tokens.
 inline cudaError_t LaunchBitProductFew(const ProductArguments& arguments, cudaStream_t stream) {
-  const PreparedInputs inputs;
-  const auto [num_k_warps, steps_each] = DivideSteps(arguments.matrix, PreparedInputs::kWarps);
-  if (arguments.num_tokens <= kTokensPerTile) {
-    return LaunchBitProductTile(arguments, /*is_gated=*/false, inputs, stream);
-  }
+  const auto [num_k_warps, steps_each] = DivideSteps(arguments.matrix, kFewWarps);
   if (arguments.num_tokens > 2 * kTokensPerTile) {
-    return LaunchFew<FewShape<4, 1>>(arguments, num_k_warps, false, inputs, stream);
+    return LaunchFew<FewShape<4, 1>>(arguments, num_k_warps, stream);
   }
-  if (steps_each <= 1) {
-    return LaunchFew<FewShape<2, 1>>(arguments, num_k_warps, false, inputs, stream);
+  if (arguments.num_tokens > kTokensPerTile) {
+    return steps_each <= 1 ? LaunchFew<FewShape<2, 1>>(arguments, num_k_warps, stream)
+                           : LaunchFew<FewShape<2, 2>>(arguments, num_k_warps, stream);
   }
-  return LaunchFew<FewShape<2, 2>>(arguments, num_k_warps, false, inputs, stream);
+  return steps_each <= 1   ? LaunchFew<FewShape<1, 1>>(arguments, num_k_warps, stream)
+         : steps_each <= 2 ? LaunchFew<FewShape<1, 2>>(arguments, num_k_warps, stream)
+                           : LaunchFew<FewShape<1, 4>>(arguments, num_k_warps, stream);
 }
 
 }  // namespace ultrasketch::cuda
