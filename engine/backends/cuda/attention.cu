@@ -400,11 +400,12 @@ __global__ void __launch_bounds__(kBlockThreads)
   AllowNextKernel();
   const InputSketch sketch = StageSketch<kBlockThreads>(
       input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
+  AwaitTables();
   WaitForKernelBefore();
   const AttentionToken token = tokens[arguments.first_token + blockIdx.x];
-  const RowRange row =
-      LoadAttention<kBlockThreads>(arguments, PartialLayout(arguments.geometry), token,
-                                   arguments.attended + int64_t{blockIdx.x} * sketch.cols, x);
+  const RowRange row = LoadAttention<kBlockThreads>(
+      arguments, PartialLayout(arguments.geometry), token,
+      arguments.attended + int64_t{blockIdx.x} * sketch.cols, SketchedRow(x, sketch));
   WritePrepared<kBlockThreads>(
       x, row.gain, row.maximum, sketch, ThisShare(),
       prepared + (arguments.first_token + blockIdx.x) * PreparedRowBytes(sketch.num_steps));

@@ -53,9 +53,9 @@ CacheView LayerOf(const KvCacheLayout& layout, int layer, const DeviceBuffer& ca
   return {keys, keys + plane};
 }
 
-// Operations are recorded and launched at the step's end. With few tokens, some wait until the next
-// one is known, and become one kernel with it: an input with the product that it is for, gates and
-// ups with what is made of them, the rotation of queries and keys with attention.
+// Operations are recorded and launched at the step's end. Some wait until the next one is known,
+// and become one kernel with it: gates and ups with what is made of them, and, with few tokens, an
+// input with the product that it is for and the rotation of queries and keys with attention.
 class CudaBackend final : public Backend {
  public:
   CudaBackend(std::unique_ptr<CudaDevice> device, CudaMemory rows, CudaMemory partials,
@@ -145,13 +145,21 @@ class CudaBackend final : public Backend {
               DeviceBuffer& prepared) override {
     const InputSketch& sketch = SketchOf(consumer, intermediate_size);
     if (deferred_.has_value() && deferred_->output == gate_up.data() &&
-        deferred_->linear->rows() == 2 * intermediate_size && CanFuse(Unwrap(consumer))) {
-      // The product before writes silu(gate) * up; what is left is to sketch it.
-      AddFused(*std::exchange(deferred_, std::nullopt), /*is_gated=*/true);
+        deferred_->linear->rows() == 2 * intermediate_size) {
+      // The product before writes silu(gate) * up; what is left is to sketch it. Few outputs may be
+      // written in any order.
+      const Deferred product = *std::exchange(deferred_, std::nullopt);
+      const bool is_in_entries = !product.is_prepared && HasNarrowPlaces(sketch);
+      AddProduct(product, /*is_gated=*/true, is_in_entries ? sketch.places : nullptr);
       FusedInput input;
-      input.kind = FusedInput::Kind::kRows;
+      input.kind = is_in_entries ? FusedInput::Kind::kEntries : FusedInput::Kind::kRows;
       input.rows = Floats(gate_up);
-      US_CHECK(Defer("SwiGlu", input, consumer, intermediate_size, prepared));
+      const Deferred sketched = InputOf("SwiGlu", input, consumer, intermediate_size, prepared);
+      if (CanFuse(Unwrap(consumer), input.kind)) {
+        deferred_ = sketched;
+      } else {
+        AddInput(sketched);
+      }
       return;
     }
     FinishDeferred();
@@ -226,12 +234,14 @@ class CudaBackend final : public Backend {
     kFinishAttention,
   };
 
-  // Inputs of a linear site that its product can make itself, and, once it is known, that product:
-  // what is recorded of them waits for what comes next.
+  // The input of a linear site that its product can make itself, and, once it is known, that
+  // product; or a product of prepared inputs that may be gated. What is recorded of them waits for
+  // what comes next.
   struct Deferred {
-    const char* call;
+    const char* call = nullptr;
     FusedInput input;
-    const CudaLinear* consumer;
+    const CudaLinear* consumer = nullptr;
+    bool is_prepared = false;  // `input` is no more than what is at input.prepared
     // Of the product, null before it is known.
     const CudaLinear* linear = nullptr;
     bool accumulate = false;
@@ -271,21 +281,25 @@ class CudaBackend final : public Backend {
         });
   }
 
-  void Multiply(const char* call, const CudaLinear& linear, const void* prepared,
-                int64_t num_tokens, bool accumulate, float* output) {
-    recorder_.Add(call,
-                  {kMultiply, &linear, prepared, num_tokens, static_cast<int>(accumulate), output},
-                  [this, &linear, prepared, num_tokens, accumulate, output](cudaStream_t stream) {
-                    ProductArguments arguments;
-                    arguments.matrix = linear.matrix();
-                    arguments.prepared = prepared;
-                    arguments.num_tokens = num_tokens;
-                    arguments.accumulate = accumulate;
-                    arguments.y = output;
-                    arguments.num_multiprocessors = device_->num_multiprocessors();
-                    arguments.max_shared_bytes = device_->max_shared_bytes();
-                    return linear.launch()(arguments, stream);
-                  });
+  ProductArguments ArgumentsOf(const CudaLinear& linear, const void* prepared, int64_t num_tokens,
+                               bool accumulate, float* output) const {
+    ProductArguments arguments;
+    arguments.matrix = linear.matrix();
+    arguments.prepared = prepared;
+    arguments.num_tokens = num_tokens;
+    arguments.accumulate = accumulate;
+    arguments.y = output;
+    arguments.num_multiprocessors = device_->num_multiprocessors();
+    arguments.max_shared_bytes = device_->max_shared_bytes();
+    return arguments;
+  }
+
+  void Multiply(const char* call, const CudaLinear& linear, const ProductArguments& arguments) {
+    recorder_.Add(
+        call,
+        {kMultiply, &linear, arguments.prepared, arguments.num_tokens,
+         static_cast<int>(arguments.accumulate), static_cast<int>(arguments.is_gated), arguments.y},
+        [&linear, arguments](cudaStream_t stream) { return linear.launch()(arguments, stream); });
   }
 
   void MultiplyPrepared(const char* call, const CudaLinear& linear, const DeviceBuffer& prepared,
@@ -302,24 +316,43 @@ class CudaBackend final : public Backend {
       return;
     }
     FinishDeferred();
-    Multiply(call, linear, prepared.data(), step_.num_tokens(), accumulate, Floats(output));
+    const ProductArguments arguments =
+        ArgumentsOf(linear, prepared.data(), step_.num_tokens(), accumulate, Floats(output));
+    if (linear.launch() == &LaunchFoldProduct && CanGateFoldProduct(arguments)) {
+      // SwiGlu may follow here, too.
+      Deferred product;
+      product.call = call;
+      product.input.prepared = const_cast<void*>(prepared.data());
+      product.is_prepared = true;
+      product.linear = &linear;
+      product.accumulate = accumulate;
+      product.output = Floats(output);
+      deferred_ = product;
+      return;
+    }
+    Multiply(call, linear, arguments);
   }
 
-  bool CanFuse(const CudaLinear& linear) const {
+  bool CanFuse(const CudaLinear& linear, FusedInput::Kind kind) const {
     return linear.launch() == &LaunchFoldProduct &&
-           CanFuseProduct(linear.matrix(), linear.sketch(), step_.num_tokens(),
+           CanFuseProduct(kind, linear.matrix(), linear.sketch(), step_.num_tokens(),
                           device_->num_multiprocessors(), device_->max_shared_bytes());
+  }
+
+  static Deferred InputOf(const char* call, FusedInput input, const DeviceLinear& consumer,
+                          int64_t input_size, DeviceBuffer& prepared) {
+    input.sketch = SketchOf(consumer, input_size);
+    input.prepared = prepared.data();
+    return {.call = call, .input = input, .consumer = &Unwrap(consumer)};
   }
 
   // False when the product cannot make `input` [num_tokens, input_size] itself. Finishes what was
   // deferred before in any case.
-  bool Defer(const char* call, FusedInput input, const DeviceLinear& consumer, int64_t input_size,
-             DeviceBuffer& prepared) {
+  bool Defer(const char* call, const FusedInput& input, const DeviceLinear& consumer,
+             int64_t input_size, DeviceBuffer& prepared) {
     FinishDeferred();
-    if (!CanFuse(Unwrap(consumer))) return false;
-    input.sketch = SketchOf(consumer, input_size);
-    input.prepared = prepared.data();
-    deferred_ = {.call = call, .input = input, .consumer = &Unwrap(consumer)};
+    if (!CanFuse(Unwrap(consumer), input.kind)) return false;
+    deferred_ = InputOf(call, input, consumer, input_size, prepared);
     return true;
   }
 
@@ -328,7 +361,7 @@ class CudaBackend final : public Backend {
     if (!deferred_.has_value()) return;
     const Deferred deferred = *std::exchange(deferred_, std::nullopt);
     if (deferred.linear != nullptr) {
-      AddFused(deferred, /*is_gated=*/false);
+      AddProduct(deferred, /*is_gated=*/false);
     } else {
       AddInput(deferred);
     }
@@ -338,44 +371,47 @@ class CudaBackend final : public Backend {
   void AddInput(const Deferred& deferred) {
     const FusedInput& input = deferred.input;
     const int64_t num_tokens = step_.num_tokens();
-    recorder_.Add(deferred.call,
-                  {kSketch, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
-                   input.attention_tokens, deferred.consumer, input.prepared, num_tokens},
-                  [this, input, num_tokens](cudaStream_t stream) {
-                    const int multiprocessors = device_->num_multiprocessors();
-                    switch (input.kind) {
-                      case FusedInput::Kind::kNormalized:
-                        return LaunchRmsNorm(input.rows, /*rows=*/nullptr, num_tokens, input.weight,
-                                             input.epsilon, input.sketch, multiprocessors,
-                                             input.prepared, stream);
-                      case FusedInput::Kind::kAttended:
-                        return LaunchFinishAttention(input.attention, input.attention_tokens,
-                                                     num_tokens, input.sketch, multiprocessors,
-                                                     input.prepared, stream);
-                      case FusedInput::Kind::kRows:
-                        return LaunchSketch(input.rows, num_tokens, input.sketch, multiprocessors,
-                                            input.prepared, stream);
-                    }
-                    return cudaErrorInvalidValue;
-                  });
+    recorder_.Add(
+        deferred.call,
+        {kSketch, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
+         input.attention_tokens, deferred.consumer, input.prepared, num_tokens},
+        [this, input, num_tokens](cudaStream_t stream) {
+          const int multiprocessors = device_->num_multiprocessors();
+          switch (input.kind) {
+            case FusedInput::Kind::kNormalized:
+              return LaunchRmsNorm(input.rows, /*rows=*/nullptr, num_tokens, input.weight,
+                                   input.epsilon, input.sketch, multiprocessors, input.prepared,
+                                   stream);
+            case FusedInput::Kind::kAttended:
+              return LaunchFinishAttention(input.attention, input.attention_tokens, num_tokens,
+                                           input.sketch, multiprocessors, input.prepared, stream);
+            case FusedInput::Kind::kRows:
+            case FusedInput::Kind::kEntries:
+              return LaunchSketch(input.rows, input.kind == FusedInput::Kind::kEntries, num_tokens,
+                                  input.sketch, multiprocessors, input.prepared, stream);
+          }
+          return cudaErrorInvalidValue;
+        });
     AddGeometry(input.attention.geometry);
   }
 
-  void AddFused(const Deferred& deferred, bool is_gated) {
+  // `entry_places`: see LaunchFusedProduct.
+  void AddProduct(const Deferred& deferred, bool is_gated, const void* entry_places = nullptr) {
     const FusedInput& input = deferred.input;
-    ProductArguments arguments;
-    arguments.matrix = deferred.linear->matrix();
-    arguments.num_tokens = step_.num_tokens();
-    arguments.accumulate = deferred.accumulate;
-    arguments.y = deferred.output;
-    arguments.num_multiprocessors = device_->num_multiprocessors();
-    arguments.max_shared_bytes = device_->max_shared_bytes();
+    ProductArguments arguments = ArgumentsOf(*deferred.linear, input.prepared, step_.num_tokens(),
+                                             deferred.accumulate, deferred.output);
+    arguments.is_gated = is_gated;
+    if (deferred.is_prepared) {
+      Multiply(deferred.call, *deferred.linear, arguments);
+      return;
+    }
     recorder_.Add(deferred.call,
                   {kFused, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
                    input.attention_tokens, deferred.linear, input.prepared, arguments.num_tokens,
-                   static_cast<int>(arguments.accumulate), arguments.y, static_cast<int>(is_gated)},
-                  [arguments, input, is_gated](cudaStream_t stream) {
-                    return LaunchFusedProduct(arguments, is_gated, input, stream);
+                   static_cast<int>(arguments.accumulate), arguments.y, static_cast<int>(is_gated),
+                   entry_places},
+                  [arguments, input, entry_places](cudaStream_t stream) {
+                    return LaunchFusedProduct(arguments, input, entry_places, stream);
                   });
     AddGeometry(input.attention.geometry);
   }
@@ -481,8 +517,9 @@ void CudaBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_we
     const int64_t count = std::min(rows_at_once, step_.num_logit_tokens() - first);
     Normalize("Logits", hidden, step_.logit_tokens() + first, count, norm_weight, epsilon, table,
               rows_.data());
-    Multiply("Logits", table, rows_.data(), count, /*accumulate=*/false,
-             Floats(logits) + first * table.rows());
+    Multiply("Logits", table,
+             ArgumentsOf(table, rows_.data(), count, /*accumulate=*/false,
+                         Floats(logits) + first * table.rows()));
   }
 }
 

@@ -161,7 +161,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
   const FoldSketch fold_sketch = MakeFoldSketch(fold.layout());
   const std::vector<float> row_scales = fold.Scales();
   const auto num_groups = static_cast<int64_t>(fold_sketch.groups.size());
-  const auto column_bytes = static_cast<int64_t>(fold_sketch.columns.size());
+  const auto place_bytes = static_cast<int64_t>(fold_sketch.places.size());
 
   PackedMatrix matrix;
   matrix.rows = fold.site().rows;
@@ -174,7 +174,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
   const int64_t tiles = plan.Add(NumRowTiles(matrix.rows) * matrix.num_steps * kFoldStepBytes);
   const int64_t scales = plan.Add(FloatBytes(matrix.rows));
   const int64_t biases = plan.Add(FloatBytes(static_cast<int64_t>(bias.size())));
-  const int64_t columns = plan.Add(column_bytes);
+  const int64_t places = plan.Add(place_bytes);
   const int64_t group_bytes = num_groups * static_cast<int64_t>(sizeof(SketchGroup));
   const int64_t groups = plan.Add(group_bytes);
   US_ASSIGN_OR_RETURN(const int64_t staged_rows, StagedRows(fold.row_bytes()));
@@ -189,7 +189,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
     matrix.bias = reinterpret_cast<float*>(memory.bytes() + biases);
   }
   US_RETURN_IF_ERROR(
-      device_.Upload(fold_sketch.columns.data(), column_bytes, memory.bytes() + columns));
+      device_.Upload(fold_sketch.places.data(), place_bytes, memory.bytes() + places));
   US_RETURN_IF_ERROR(
       device_.Upload(fold_sketch.groups.data(), group_bytes, memory.bytes() + groups));
   for (int64_t first = 0; first < matrix.rows; first += staged_rows) {
@@ -205,11 +205,10 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
 
   InputSketch sketch;
   sketch.groups = reinterpret_cast<const SketchGroup*>(memory.bytes() + groups);
-  sketch.columns = memory.bytes() + columns;
+  sketch.places = memory.bytes() + places;
   sketch.num_groups = static_cast<int>(num_groups);
   sketch.first_group = fold_sketch.groups.front();
-  sketch.column_bytes = fold_sketch.column_bytes;
-  sketch.num_pairs = fold_sketch.num_pairs;
+  sketch.place_bytes = fold_sketch.place_bytes;
   sketch.cols = fold.layout().cols();
   sketch.num_steps = matrix.num_steps;
   sketch.max_gain = fold_sketch.max_gain;
@@ -240,7 +239,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
   const int64_t biases = plan.Add(bytes_of(bias));
   const int64_t parts = plan.Add(bytes_of(tables.parts));
   const int64_t entries = plan.Add(bytes_of(tables.entries));
-  const int64_t columns = plan.Add(bytes_of(tables.columns));
+  const int64_t places = plan.Add(bytes_of(tables.places));
   const int64_t groups = plan.Add(bytes_of(tables.groups));
   const int64_t row_levels = sketched.layout().num_buckets();
   // Whole blocks of rows.
@@ -263,7 +262,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
   };
   US_RETURN_IF_ERROR(upload(tables.parts, parts));
   US_RETURN_IF_ERROR(upload(tables.entries, entries));
-  US_RETURN_IF_ERROR(upload(tables.columns, columns));
+  US_RETURN_IF_ERROR(upload(tables.places, places));
   US_RETURN_IF_ERROR(upload(tables.groups, groups));
 
   // Some rows at a time, so that the host's copy stays small.
@@ -292,11 +291,10 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
 
   InputSketch sketch;
   sketch.groups = reinterpret_cast<const SketchGroup*>(base + groups);
-  sketch.columns = base + columns;
+  sketch.places = base + places;
   sketch.num_groups = static_cast<int>(tables.groups.size());
   sketch.first_group = tables.groups.front();
-  sketch.column_bytes = tables.column_bytes;
-  sketch.num_pairs = tables.num_pairs;
+  sketch.place_bytes = tables.place_bytes;
   sketch.cols = sketched.site().cols;
   sketch.num_steps = matrix.num_steps;
   return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchSketchProduct);

@@ -28,9 +28,8 @@ namespace ultrasketch::cuda {
 namespace {
 
 // How the blocks divide a matrix, as those of FewPlan do, and a block's shared memory: offsets of
-// the rows' scales, the planes of the tokens, x, and the tables. Gated: the matrix's first half of
-// rows are gates of the second; row tiles are taken in pairs of both, and silu(gate) * up is what
-// is written, [num_tokens][rows / 2].
+// the rows' scales, the planes of the tokens, x, and the tables. Gated: row tiles are taken in
+// pairs of gates and ups.
 struct FusedPlan {
   bool is_gated;
   int log2_k_warps;
@@ -40,13 +39,29 @@ struct FusedPlan {
   int scales;       // {row scale, bias}; at 0 are the sums, [row][kMostFusedTokens]
   int planes;
   int x;
-  int pairs;
+  int places;
   int groups;
   int staged;  // the source's own
   int shared_bytes;
 };
 
 constexpr int kSumBytes = int{kMostFusedTokens} * int{sizeof(uint32_t)};
+
+// Where silu(gate) * up goes, [num_tokens][rows / 2]: in the order of rows or, with places, in that
+// of the entries of the sketch that takes it.
+struct GatedOutput {
+  float* y;
+  const uint16_t* places;
+
+  __device__ void Put(int token, int num_rows, int row, float value) const {
+    float* const out = y + token * num_rows;
+    if (places == nullptr) {
+      out[row] = value;
+    } else {
+      PutAt(out, places[row], value);
+    }
+  }
+};
 
 // A token's input besides its planes.
 struct alignas(16) BlockTotal {
@@ -61,7 +76,8 @@ template <typename Source>
 __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     FusedProduct(const __grid_constant__ ProductArguments arguments,
                  const __grid_constant__ FusedPlan plan, const __grid_constant__ InputSketch sketch,
-                 uint8_t* prepared, const __grid_constant__ Source source) {
+                 uint8_t* prepared, const __grid_constant__ Source source,
+                 const __grid_constant__ GatedOutput gated_output) {
   constexpr int kThreads = Source::kWarps * 32;
   constexpr int kRing = Source::kWarps > 8 ? 2 : 4;  // bit steps whose bits are in flight
   constexpr int kSets = 4;                           // sums kept apart
@@ -93,22 +109,26 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     const int index = tile_at(first_tile + tile) * num_steps + step;
     return static_cast<const uint8_t*>(matrix.tiles) + int64_t{index} * kBitStepBytes;
   };
-  // This warp's bit steps: k_warp, k_warp + num_k_warps and so on, of each its row tiles.
-  const int num_units =
-      (num_steps - k_warp + num_k_warps - 1 >> plan.log2_k_warps) * plan.tiles_per_group;
+  // This warp's bit steps: of each of its row tiles k_warp, k_warp + num_k_warps and so on.
+  const int steps_each = (num_steps - k_warp + num_k_warps - 1) >> plan.log2_k_warps;
+  const int num_units = steps_each * plan.tiles_per_group;
   struct Unit {
     int tile;
     int step;
   };
   const auto advance = [&](Unit& unit) {
-    if (++unit.tile == plan.tiles_per_group) unit = {0, unit.step + num_k_warps};
+    unit.step += num_k_warps;
+    if (unit.step >= num_steps) unit = {unit.tile + 1, k_warp};
+  };
+  const auto load_bits = [&](const Unit& unit) {
+    return __ldcs(reinterpret_cast<const uint4*>(bits_of(unit.tile, unit.step)) + lane);
   };
   uint4 ring[kRing];
   Unit asked = {0, k_warp};
 #pragma unroll
   for (int slot = 0; slot < kRing; ++slot) {
     if (slot >= num_units) break;
-    ring[slot] = __ldcs(reinterpret_cast<const uint4*>(bits_of(asked.tile, asked.step)) + lane);
+    ring[slot] = load_bits(asked);
     advance(asked);
   }
   FinishIssuingLoads();
@@ -125,7 +145,7 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
   auto* const sums = reinterpret_cast<uint32_t*>(shared);
   auto* const scales = reinterpret_cast<float2*>(shared + plan.scales);
   auto* const x = reinterpret_cast<float*>(shared + plan.x);
-  const auto* const pairs = reinterpret_cast<const EntryPair<uint16_t>*>(shared + plan.pairs);
+  const auto* const places = reinterpret_cast<const uint16_t*>(shared + plan.places);
   const auto* const groups = reinterpret_cast<const SketchGroup*>(shared + plan.groups);
   const auto stage = [&](const void* from, int num_bytes, uint8_t* to) {
 #pragma unroll 1
@@ -133,7 +153,9 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
       CopyAsync16(to + offset, static_cast<const uint8_t*>(from) + offset);
     }
   };
-  stage(sketch.columns, static_cast<int>(sketch.table_bytes()), shared + plan.pairs);
+  if constexpr (!Source::kInEntries) {
+    stage(sketch.places, static_cast<int>(sketch.table_bytes()), shared + plan.places);
+  }
   if (sketch.num_groups > 1) {
     stage(sketch.groups, static_cast<int>(sketch.group_bytes()), shared + plan.groups);
   }
@@ -148,12 +170,11 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
   }
   if (thread < kMostFusedTokens) totals[thread] = {};
   CommitCopies();
-  WaitForCopies<0>();
-  __syncthreads();
+  AwaitTables();
   GroupCursor cursor(sketch, groups);
   QuadPlan quad = cursor.PlanQuad(FirstQuad<kThreads>({0, 1}));
-  WorkOutNow(quad.first_pair);
-  WorkOutNow(quad.pairs_per_bucket);
+  WorkOutNow(quad.first_entry);
+  WorkOutNow(quad.num_columns);
   // This lane's column of an instruction is a token's high or low bytes. Tokens past the end repeat
   // the last one.
   int first_input = plan.planes + min(lane / 8, num_tokens - 1) * plan.plane_bytes +
@@ -168,11 +189,12 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
 
 #pragma unroll 1
   for (int token = 0; token < num_tokens; ++token) {
-    const RowRange range = source.template Load<kThreads>(state, token, shared + plan.staged, x);
+    const RowRange range =
+        source.template Load<kThreads>(state, token, shared + plan.staged, x, places);
     const PlaneScale scale = ScaleToPlanes(range.maximum * sketch.max_gain);
     const int total = WritePlanes(
         scale.factor, shared + plan.planes + token * plan.plane_bytes, [&](const auto& write) {
-          SumBuckets<uint16_t, kThreads>(x, sketch, pairs, groups, {0, 1}, cursor, quad, write);
+          SumBuckets<kThreads>(x, sketch, groups, {0, 1}, cursor, quad, write);
         });
     if (lane == 0) {
       if (total == kNotFinite) {
@@ -185,23 +207,22 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     __syncthreads();
   }
 
-  Unit unit = {0, k_warp};
-  uint4 input[2][2];  // words of chunks l % 4 and l % 4 + 4 of both halves
+  int input_place = first_input;
+  int steps_left = steps_each;
+  int products[kSets][4] = {};
 #pragma unroll 1
   for (int first = 0; first < num_units; first += kRing) {
 #pragma unroll
     for (int slot = 0; slot < kRing; ++slot) {
       if (first + slot >= num_units) break;
-      if (unit.tile == 0) {
+      uint4 input[2][2];  // words of chunks l % 4 and l % 4 + 4 of both halves
 #pragma unroll
-        for (int part = 0; part < 4; ++part) {
-          input[part / 2][part % 2] = *reinterpret_cast<const uint4*>(
-              shared + first_input + part / 2 * (2 * kPlaneBytes) + part % 2 * (kPlaneBytes / 2));
-        }
-        first_input += num_k_warps * (2 * kBitStepColumns);
+      for (int part = 0; part < 4; ++part) {
+        input[part / 2][part % 2] = *reinterpret_cast<const uint4*>(
+            shared + input_place + part / 2 * (2 * kPlaneBytes) + part % 2 * (kPlaneBytes / 2));
       }
+      input_place += num_k_warps * (2 * kBitStepColumns);
       const uint4 bits = ring[slot];
-      int products[kSets][4] = {};
 #pragma unroll
       for (int bit = 0; bit < kInstructionsPerBitStep; ++bit) {
         const int shift = bit / kSets * kSets;
@@ -224,25 +245,32 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
         MultiplyBytes(a, {word(0), word(1)}, products[bit % kSets]);
       }
       if (first + slot + kRing < num_units) {
-        ring[slot] = __ldcs(reinterpret_cast<const uint4*>(bits_of(asked.tile, asked.step)) + lane);
+        ring[slot] = load_bits(asked);
         advance(asked);
       }
-      // Products of set s are times 2^s. Those of a step, of both planes and of all sets are within
-      // 32 bits.
+      if (--steps_left > 0) continue;
+      // Of the tile's sums, those of set s are times 2^s.
+      int values[4] = {};
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        int sum = 0;
+      for (int i = 0; i < 4; ++i) {
 #pragma unroll
         for (int set = 0; set < kSets; ++set) {
-          sum = 2 * sum + products[set][2 * half] * 256 + products[set][2 * half + 1];
+          values[i] = 2 * values[i] + products[set][i];
+          products[set][i] = 0;
         }
-        const int row = unit.tile * kTileRows + half * 8;
-        if (lane % 4 < num_tokens) {
-          atomicAdd(&sums[first_sum + row * int{kMostFusedTokens}],
-                    static_cast<uint32_t>(sum >> (kSets - 1)));
+        values[i] >>= kSets - 1;
+      }
+      if (lane % 4 < num_tokens) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          atomicAdd(&sums[first_sum + half * 8 * int{kMostFusedTokens}],
+                    static_cast<uint32_t>(values[2 * half]) * 256u +
+                        static_cast<uint32_t>(values[2 * half + 1]));
         }
       }
-      advance(unit);
+      first_sum += kTileRows * int{kMostFusedTokens};
+      steps_left = steps_each;
+      input_place = first_input;
     }
   }
   __syncthreads();
@@ -267,8 +295,8 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     for (int token = 0; token < num_tokens; ++token) {
       if (plan.is_gated) {
         const int gate = output / kTileRows * (2 * kTileRows) + output % kTileRows;
-        arguments.y[token * num_outputs + first_output + output] =
-            SwiGluValue(output_of(gate, token), output_of(gate + kTileRows, token));
+        gated_output.Put(token, num_outputs, first_output + output,
+                         SwiGluValue(output_of(gate, token), output_of(gate + kTileRows, token)));
       } else {
         PutOutput(arguments, token, first_output + output, output_of(output, token));
       }
@@ -298,13 +326,14 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
 
 struct Normalized {
   static constexpr int kWarps = 8;
+  static constexpr bool kInEntries = false;
   const float* hidden;
   const float* weight;
   float epsilon;
   int cols;
 
   struct State {};
-  static int64_t StagedBytes(int64_t cols) { return InputBytes(cols); }
+  static int64_t StagedBytes(const InputSketch& sketch) { return InputBytes(sketch); }
 
   template <int kThreads>
   __device__ State Begin(int /*num_tokens*/, uint8_t* staged) const {
@@ -321,15 +350,16 @@ struct Normalized {
     return {};
   }
   template <int kThreads>
-  __device__ RowRange Load(const State& /*state*/, int token, const uint8_t* staged,
-                           float* x) const {
+  __device__ RowRange Load(const State& /*state*/, int token, const uint8_t* staged, float* x,
+                           const uint16_t* places) const {
     return LoadNormalized<kThreads>(hidden + token * cols, reinterpret_cast<const float*>(staged),
-                                    cols, epsilon, x);
+                                    cols, epsilon, NarrowRow{x, places});
   }
 };
 
 struct Attended {
   static constexpr int kWarps = 8;
+  static constexpr bool kInEntries = false;
   AttentionArguments arguments;
   const AttentionToken* tokens;
   PartialLayout layout;
@@ -341,49 +371,56 @@ struct Attended {
     AttentionToken second;
   };
   static_assert(kMostFusedTokens == 2);
-  static int64_t StagedBytes(int64_t /*cols*/) { return 0; }
+  static int64_t StagedBytes(const InputSketch& /*sketch*/) { return 0; }
 
   template <int kThreads>
   __device__ State Begin(int num_tokens, uint8_t* /*staged*/) const {
     return {tokens[0], tokens[num_tokens - 1]};
   }
   template <int kThreads>
-  __device__ RowRange Load(const State& state, int token, const uint8_t* /*staged*/,
-                           float* x) const {
+  __device__ RowRange Load(const State& state, int token, const uint8_t* /*staged*/, float* x,
+                           const uint16_t* places) const {
     // By value: a choice of references would put both into memory.
     AttentionToken of_token = state.first;
     if (token > 0) of_token = state.second;
-    return LoadAttention<kThreads>(arguments, layout, of_token,
-                                   arguments.attended + token * cols, x);
+    return LoadAttention<kThreads>(arguments, layout, of_token, arguments.attended + token * cols,
+                                   NarrowRow{x, places});
   }
 };
 
-struct Rows {
+struct Entries {
   // The longest rows, of up to four times as many columns as others.
   static constexpr int kWarps = 16;
+  static constexpr bool kInEntries = true;
   const float* rows;
   int cols;
 
   struct State {};
-  static int64_t StagedBytes(int64_t /*cols*/) { return 0; }
+  static int64_t StagedBytes(const InputSketch& /*sketch*/) { return 0; }
 
   template <int kThreads>
   __device__ State Begin(int /*num_tokens*/, uint8_t* /*staged*/) const {
     return {};
   }
   template <int kThreads>
-  __device__ RowRange Load(const State& /*state*/, int token, const uint8_t* /*staged*/,
-                           float* x) const {
-    return LoadRow<kThreads>(rows + token * cols, cols, x);
+  __device__ RowRange Load(const State& /*state*/, int token, const uint8_t* /*staged*/, float* x,
+                           const uint16_t* /*places*/) const {
+    return LoadRow<kThreads>(rows + token * cols, cols, EntryRow{x});
   }
 };
 
 template <typename Source>
 FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t num_tokens,
                   bool is_gated, int num_multiprocessors) {
-  const int num_k_warps = DivideSteps(matrix, Source::kWarps).num_k_warps;
-  const int num_groups = Source::kWarps / num_k_warps;
   const int64_t num_tiles = NumRowTiles(matrix.rows);
+  // Steps of a tile are divided among warps as far as there are fewer tiles than warps.
+  const int64_t num_warps = int64_t{num_multiprocessors} * Source::kWarps;
+  const int most_k_warps = DivideSteps(matrix, Source::kWarps).num_k_warps;
+  int num_k_warps = 1;
+  while (2 * num_k_warps <= most_k_warps && 2 * num_k_warps * num_tiles <= num_warps) {
+    num_k_warps *= 2;
+  }
+  const int num_groups = Source::kWarps / num_k_warps;
   const int64_t places = int64_t{num_multiprocessors} * num_groups;
   FusedPlan plan = {};
   plan.is_gated = is_gated;
@@ -396,60 +433,77 @@ FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t
   plan.scales = plan.rows_per_block * kSumBytes;
   plan.planes = plan.scales + plan.rows_per_block * int{sizeof(float2)};
   plan.x = plan.planes + static_cast<int>(num_tokens) * plan.plane_bytes;
-  plan.pairs = plan.x + static_cast<int>(InputBytes(sketch.cols));
-  plan.groups = plan.pairs + static_cast<int>(sketch.table_bytes());
+  plan.places = plan.x + static_cast<int>(InputBytes(sketch));
+  plan.groups = plan.places + (Source::kInEntries ? 0 : static_cast<int>(sketch.table_bytes()));
   plan.staged = plan.groups + static_cast<int>(sketch.group_bytes());
-  plan.shared_bytes = plan.staged + static_cast<int>(Source::StagedBytes(sketch.cols));
+  plan.shared_bytes = plan.staged + static_cast<int>(Source::StagedBytes(sketch));
   return plan;
 }
 
 template <typename Source>
-cudaError_t Launch(const ProductArguments& arguments, bool is_gated, const FusedInput& input,
-                   const Source& source, cudaStream_t stream) {
+cudaError_t Launch(const ProductArguments& arguments, const FusedInput& input,
+                   const void* entry_places, const Source& source, cudaStream_t stream) {
   const FusedPlan plan = PlanFor<Source>(arguments.matrix, input.sketch, arguments.num_tokens,
-                                         is_gated, arguments.num_multiprocessors);
+                                         arguments.is_gated, arguments.num_multiprocessors);
   const cudaError_t error = AllowSharedMemory(FusedProduct<Source>, plan.shared_bytes);
   if (error != cudaSuccess) return error;
   const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
   const int64_t tiles_per_block = plan.rows_per_block / kTileRows;
-  return LaunchKernel(
-      FusedProduct<Source>,
-      dim3(static_cast<unsigned>((num_tiles + tiles_per_block - 1) / tiles_per_block)),
-      Source::kWarps * 32, static_cast<size_t>(plan.shared_bytes), stream, arguments, plan,
-      input.sketch, static_cast<uint8_t*>(input.prepared), source);
+  const int64_t num_blocks = (num_tiles + tiles_per_block - 1) / tiles_per_block;
+  const GatedOutput gated_output = {arguments.y, static_cast<const uint16_t*>(entry_places)};
+  return LaunchKernel(FusedProduct<Source>, dim3(static_cast<unsigned>(num_blocks)),
+                      Source::kWarps * 32, static_cast<size_t>(plan.shared_bytes), stream,
+                      arguments, plan, input.sketch, static_cast<uint8_t*>(input.prepared), source,
+                      gated_output);
 }
 
 }  // namespace
 
-bool CanFuseProduct(const PackedMatrix& matrix, const InputSketch& sketch, int64_t num_tokens,
-                    int num_multiprocessors, int64_t max_shared_bytes) {
-  if (num_tokens > kMostFusedTokens || sketch.form != PreparedForm::kBytePlanes ||
-      sketch.num_groups == 0 || sketch.column_bytes != 2) {
-    return false;
-  }
-  const auto fits = [&](const FusedPlan& plan) {
-    return plan.shared_bytes <= std::min(kMostFewSharedBytes, max_shared_bytes - kStaticFewBytes);
-  };
-  // Of the sources, those that take the most.
-  constexpr bool kIsGated = true;
-  return fits(PlanFor<Rows>(matrix, sketch, num_tokens, kIsGated, num_multiprocessors)) &&
-         fits(PlanFor<Normalized>(matrix, sketch, num_tokens, kIsGated, num_multiprocessors));
+bool HasNarrowPlaces(const InputSketch& sketch) {
+  return sketch.num_groups > 0 && sketch.place_bytes == 2;
 }
 
-cudaError_t LaunchFusedProduct(const ProductArguments& arguments, bool is_gated,
-                               const FusedInput& input, cudaStream_t stream) {
+bool CanFuseProduct(FusedInput::Kind kind, const PackedMatrix& matrix, const InputSketch& sketch,
+                    int64_t num_tokens, int num_multiprocessors, int64_t max_shared_bytes) {
+  if (num_tokens > kMostFusedTokens || sketch.form != PreparedForm::kBytePlanes ||
+      !HasNarrowPlaces(sketch)) {
+    return false;
+  }
+  const auto fits = [&]<typename Source>() {
+    // Whether it is gated is not known yet.
+    const FusedPlan plan =
+        PlanFor<Source>(matrix, sketch, num_tokens, /*is_gated=*/true, num_multiprocessors);
+    return plan.shared_bytes <= std::min(kMostFewSharedBytes, max_shared_bytes - kStaticFewBytes);
+  };
+  switch (kind) {
+    case FusedInput::Kind::kNormalized:
+      return fits.template operator()<Normalized>();
+    case FusedInput::Kind::kAttended:
+      return fits.template operator()<Attended>();
+    case FusedInput::Kind::kEntries:
+      return fits.template operator()<Entries>();
+    case FusedInput::Kind::kRows:
+      return false;
+  }
+  return false;
+}
+
+cudaError_t LaunchFusedProduct(const ProductArguments& arguments, const FusedInput& input,
+                               const void* entry_places, cudaStream_t stream) {
   const int cols = static_cast<int>(input.sketch.cols);
   switch (input.kind) {
     case FusedInput::Kind::kNormalized:
-      return Launch(arguments, is_gated, input,
+      return Launch(arguments, input, entry_places,
                     Normalized{input.rows, input.weight, input.epsilon, cols}, stream);
     case FusedInput::Kind::kAttended:
-      return Launch(arguments, is_gated, input,
+      return Launch(arguments, input, entry_places,
                     Attended{input.attention, input.attention_tokens,
                              PartialLayout(input.attention.geometry), cols},
                     stream);
+    case FusedInput::Kind::kEntries:
+      return Launch(arguments, input, entry_places, Entries{input.rows, cols}, stream);
     case FusedInput::Kind::kRows:
-      return Launch(arguments, is_gated, input, Rows{input.rows, cols}, stream);
+      break;
   }
   return cudaErrorInvalidValue;
 }

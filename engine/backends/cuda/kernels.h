@@ -47,9 +47,10 @@ cudaError_t LaunchRmsNorm(const float* hidden, const int32_t* rows, int64_t num_
 cudaError_t LaunchSwiGlu(const float* gate_up, int64_t num_tokens, const InputSketch& sketch,
                          int num_multiprocessors, void* prepared, cudaStream_t stream);
 
-// prepared = sketch(rows), rows [num_tokens, sketch.cols].
-cudaError_t LaunchSketch(const float* rows, int64_t num_tokens, const InputSketch& sketch,
-                         int num_multiprocessors, void* prepared, cudaStream_t stream);
+// prepared = sketch(rows), rows [num_tokens, sketch.cols], in the order of columns or of entries.
+cudaError_t LaunchSketch(const float* rows, bool is_in_entries, int64_t num_tokens,
+                         const InputSketch& sketch, int num_multiprocessors, void* prepared,
+                         cudaStream_t stream);
 
 // --- Attention ---
 //
@@ -63,9 +64,9 @@ inline constexpr int kAttentionPiece = 64;
 inline constexpr int kAttentionWarps = 4;
 inline constexpr int kAttentionChunk = kAttentionPiece * kAttentionWarps;
 
-// Queries of a tile: rows of one instruction. A block of a prompt has four tiles of tokens.
+// Queries of a tile: rows of one instruction. A block of a prompt has eight tiles of tokens.
 inline constexpr int kAttentionRows = 16;
-inline constexpr int kPromptTiles = 4;
+inline constexpr int kPromptTiles = 8;
 
 struct AttentionGeometry {
   int num_heads = 0;
@@ -188,6 +189,7 @@ struct FusedInput {
     kNormalized,  // rows / rms(rows) * weight
     kAttended,    // what LaunchFinishAttention takes, of tokens [0, num_tokens)
     kRows,        // rows as they are
+    kEntries,     // rows in the order of the sketch's entries (sketch.h), with its signs
   };
   Kind kind = Kind::kRows;
   const float* rows = nullptr;
@@ -199,13 +201,17 @@ struct FusedInput {
   void* prepared = nullptr;  // written as well
 };
 
+// Whether inputs of a sketch may be written in the order of its entries.
+bool HasNarrowPlaces(const InputSketch& sketch);
 // Whether there is a kernel for tiles of sign bits; `max_shared_bytes` are what a block may have.
-bool CanFuseProduct(const PackedMatrix& matrix, const InputSketch& sketch, int64_t num_tokens,
-                    int num_multiprocessors, int64_t max_shared_bytes);
-// The same results to the bit as of the kernels one by one. Gated: y [num_tokens][matrix.rows / 2]
-// = silu(gate) * up, gates being the first half of the rows, which are a multiple of 32.
-cudaError_t LaunchFusedProduct(const ProductArguments& arguments, bool is_gated,
-                               const FusedInput& input, cudaStream_t stream);
+// None for kRows.
+bool CanFuseProduct(FusedInput::Kind kind, const PackedMatrix& matrix, const InputSketch& sketch,
+                    int64_t num_tokens, int num_multiprocessors, int64_t max_shared_bytes);
+// The same results to the bit as of the kernels one by one. Gated outputs are written in the order
+// of rows or, with `entry_places`, the places of a sketch that HasNarrowPlaces, of its entries and
+// with its signs.
+cudaError_t LaunchFusedProduct(const ProductArguments& arguments, const FusedInput& input,
+                               const void* entry_places, cudaStream_t stream);
 
 // --- Sampling ---
 

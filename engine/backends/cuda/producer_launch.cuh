@@ -25,13 +25,13 @@ __device__ inline Share ThisShare() {
   return {static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y)};
 }
 
-// Bytes of a token's input in shared memory, with a zero after it. The sketch's tables may follow.
-US_HOST_DEVICE inline int64_t InputBytes(int64_t cols) {
-  return ((cols + 1) * int64_t{sizeof(float)} + 15) / 16 * 16;
+// Bytes of a token's input in shared memory. The sketch's tables may follow.
+US_HOST_DEVICE inline int64_t InputBytes(const InputSketch& sketch) {
+  return (sketch.cols * int64_t{sizeof(float)} + 15) / 16 * 16;
 }
 
 __device__ inline uint8_t* StagedTables(float* x, const InputSketch& sketch, bool is_staged) {
-  return is_staged ? reinterpret_cast<uint8_t*>(x) + InputBytes(sketch.cols) : nullptr;
+  return is_staged ? reinterpret_cast<uint8_t*>(x) + InputBytes(sketch) : nullptr;
 }
 
 // Blocks that share a token: no more than find room at once, nor than have buckets for each
@@ -58,7 +58,7 @@ cudaError_t LaunchProducerKernel(Kernel kernel, int num_threads, int num_shares,
                                  const InputSketch& sketch, cudaStream_t stream,
                                  const Arguments&... arguments) {
   constexpr int64_t kMostStagedBytes = 96 * 1024;
-  int64_t shared_bytes = InputBytes(sketch.cols);
+  int64_t shared_bytes = InputBytes(sketch);
   const int64_t staged_bytes = sketch.table_bytes() + sketch.group_bytes();
   const bool is_staged = shared_bytes + staged_bytes <= kMostStagedBytes;
   if (is_staged) shared_bytes += staged_bytes;

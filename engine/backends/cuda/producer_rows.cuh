@@ -1,8 +1,8 @@
 // A token's input of a linear site, from what the operation before it left in device memory to
-// floats in shared memory, with a zero after them. The same to the bit whoever does it: the kernels
-// that only prepare inputs, or those that multiply with them right after (fused_product.cu). By all
-// kThreads threads of a block, for which x [cols + 1] is complete when they return; and so is what
-// they began to copy to shared memory before.
+// floats in shared memory, where a `Row` (sketch.cuh) puts its columns. The same to the bit whoever
+// does it: the kernels that only prepare inputs, or those that multiply with them right after
+// (fused_product.cu). By all kThreads threads of a block, for which the row is complete when they
+// return; and so is what they began to copy to shared memory before.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_ROWS_CUH_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_ROWS_CUH_
 
@@ -14,6 +14,7 @@
 #include "engine/backends/cuda/attention_merge.cuh"
 #include "engine/backends/cuda/kernels.h"
 #include "engine/codecs/cuda/device_code.cuh"
+#include "engine/codecs/cuda/sketch.cuh"
 
 namespace ultrasketch::cuda {
 
@@ -66,82 +67,79 @@ struct ColumnPair {
   T second;
 };
 
-// x = value(first[i], second[i]), called with the member of the batch.
-template <int kThreads, typename Value>
-__device__ inline void CombineRows(const float* first, const float* second, int cols, float* x,
-                                   const Value& value) {
+// row[i] = value(first[i], second[i]), called with the member of the batch.
+template <int kThreads, typename Row, typename Value>
+__device__ inline void CombineRows(const float* first, const float* second, int cols,
+                                   const Row& row, const Value& value) {
   ForColumns<kThreads>(
       cols,
       [&](int i) {
         return ColumnPair<float4>{Load4(first, i), Load4(second, i)};
       },
       [&](int b, int i, const ColumnPair<float4>& pair) {
-        *reinterpret_cast<float4*>(x + i) = {
-            value(b, pair.first.x, pair.second.x), value(b, pair.first.y, pair.second.y),
-            value(b, pair.first.z, pair.second.z), value(b, pair.first.w, pair.second.w)};
+        row.Put(
+            i,
+            float4{value(b, pair.first.x, pair.second.x), value(b, pair.first.y, pair.second.y),
+                   value(b, pair.first.z, pair.second.z), value(b, pair.first.w, pair.second.w)});
       },
       [&](int i) {
         return ColumnPair<float>{first[i], second[i]};
       },
       [&](int b, int i, const ColumnPair<float>& pair) {
-        x[i] = value(b, pair.first, pair.second);
+        row.Put(i, value(b, pair.first, pair.second));
       });
 }
 
-// Before the barrier after which a row is complete.
-__device__ inline void EndRow(int cols, float* x) {
-  if (threadIdx.x == 0) x[cols] = 0.0f;
-  WaitForCopies<0>();
-}
-
-// x = source * weight; gain = 1 / rms(source). Squares are summed as kOrder threads do.
-template <int kThreads>
+// row = source * weight; gain = 1 / rms(source). Squares are summed as kOrder threads do.
+template <int kThreads, typename Row>
 __device__ inline RowRange LoadNormalized(const float* source, const float* weight, int cols,
-                                          float epsilon, float* x) {
+                                          float epsilon, const Row& row) {
   constexpr int kOrder = 512;
   constexpr int kParts = kOrder / kThreads;
   float squares[kParts] = {};
   float maximum = 0.0f;
-  CombineRows<kThreads>(source, weight, cols, x, [&](int b, float value, float weight_value) {
+  CombineRows<kThreads>(source, weight, cols, row, [&](int b, float value, float weight_value) {
     const float weighted = value * weight_value;
     squares[b % kParts] = __fmaf_rn(value, value, squares[b % kParts]);
     maximum = fmaxf(maximum, fabsf(weighted));
     return weighted;
   });
-  EndRow(cols, x);
-  const SumAndMax row = BlockSumAndMax<kThreads>(squares, maximum);
-  return {rsqrtf(__fdividef(row.sum, static_cast<float>(cols)) + epsilon), row.maximum};
+  const SumAndMax range = BlockSumAndMax<kThreads>(squares, maximum);
+  return {rsqrtf(__fdividef(range.sum, static_cast<float>(cols)) + epsilon), range.maximum};
 }
 
-// x = silu(gate) * up.
-template <int kThreads>
-__device__ inline RowRange LoadSwiGlu(const float* gate, const float* up, int cols, float* x) {
+// row = silu(gate) * up.
+template <int kThreads, typename Row>
+__device__ inline RowRange LoadSwiGlu(const float* gate, const float* up, int cols,
+                                      const Row& row) {
   float maximum = 0.0f;
-  CombineRows<kThreads>(gate, up, cols, x, [&](int /*b*/, float gate_value, float up_value) {
+  CombineRows<kThreads>(gate, up, cols, row, [&](int /*b*/, float gate_value, float up_value) {
     const float value = SwiGluValue(gate_value, up_value);
     maximum = fmaxf(maximum, fabsf(value));
     return value;
   });
-  EndRow(cols, x);
   return {1.0f, BlockMax<kThreads>(maximum)};
 }
 
-// x = source.
-template <int kThreads>
-__device__ inline RowRange LoadRow(const float* source, int cols, float* x) {
+// row = source.
+template <int kThreads, typename Row>
+__device__ inline RowRange LoadRow(const float* source, int cols, const Row& row) {
   float maximum = 0.0f;
-  const auto take = [&](float value) {
-    maximum = fmaxf(maximum, fabsf(value));
-    return value;
-  };
+  const auto take = [&](float value) { maximum = fmaxf(maximum, fabsf(value)); };
   ForColumns<kThreads>(
       cols, [&](int i) { return Load4(source, i); },
       [&](int /*b*/, int i, const float4& values) {
-        *reinterpret_cast<float4*>(x + i) = {take(values.x), take(values.y), take(values.z),
-                                             take(values.w)};
+        take(values.x);
+        take(values.y);
+        take(values.z);
+        take(values.w);
+        row.Put(i, values);
       },
-      [&](int i) { return source[i]; }, [&](int /*b*/, int i, float value) { x[i] = take(value); });
-  EndRow(cols, x);
+      [&](int i) { return source[i]; },
+      [&](int /*b*/, int i, float value) {
+        take(value);
+        row.Put(i, value);
+      });
   return {1.0f, BlockMax<kThreads>(maximum)};
 }
 
@@ -168,12 +166,20 @@ __device__ inline float LargestMagnitude(const float4& values) {
   return fmaxf(fmaxf(fabsf(values.x), fabsf(values.y)), fmaxf(fabsf(values.z), fabsf(values.w)));
 }
 
-// x = a token's chunks merged, `Vector` (float2 or float4) columns of a head at a time. Loads of
+__device__ inline void PutVector(const auto& row, int i, const float2& values) {
+  row.Put(i, values.x);
+  row.Put(i + 1, values.y);
+}
+__device__ inline void PutVector(const auto& row, int i, const float4& values) {
+  row.Put(i, values);
+}
+
+// row = a token's chunks merged, `Vector` (float2 or float4) columns of a head at a time. Loads of
 // several vectors and of two chunks are in flight together.
-template <int kThreads, typename Vector>
+template <int kThreads, typename Vector, typename Row>
 __device__ inline RowRange MergeChunks(const AttentionArguments& arguments,
                                        const PartialLayout& layout, const AttentionToken& token,
-                                       float* x) {
+                                       const Row& row) {
   constexpr int kWidth = sizeof(Vector) / sizeof(float);
   constexpr int kBatch = 8 / kWidth;
   constexpr int kChunks = 2;
@@ -234,25 +240,24 @@ __device__ inline RowRange MergeChunks(const AttentionArguments& arguments,
       if (column >= width) break;
       const Vector result = Scaled(merged[b], InverseSum(sum[b]));
       largest = fmaxf(largest, LargestMagnitude(result));
-      *reinterpret_cast<Vector*>(x + column) = result;
+      PutVector(row, column, result);
     }
   }
-  EndRow(width, x);
   return {1.0f, BlockMax<kThreads>(largest)};
 }
 
-// x = a token's attention: its chunks merged, or what is in `attended` [query_width].
-template <int kThreads>
+// row = a token's attention: its chunks merged, or what is in `attended` [query_width].
+template <int kThreads, typename Row>
 __device__ inline RowRange LoadAttention(const AttentionArguments& arguments,
                                          const PartialLayout& layout, const AttentionToken& token,
-                                         const float* attended, float* x) {
+                                         const float* attended, const Row& row) {
   if (token.num_chunks == 0) {
-    return LoadRow<kThreads>(attended, static_cast<int>(arguments.geometry.query_width()), x);
+    return LoadRow<kThreads>(attended, static_cast<int>(arguments.geometry.query_width()), row);
   }
   // Head dimensions are even.
   return arguments.geometry.head_dim % 4 == 0
-             ? MergeChunks<kThreads, float4>(arguments, layout, token, x)
-             : MergeChunks<kThreads, float2>(arguments, layout, token, x);
+             ? MergeChunks<kThreads, float4>(arguments, layout, token, row)
+             : MergeChunks<kThreads, float2>(arguments, layout, token, row);
 }
 
 }  // namespace ultrasketch::cuda

@@ -42,11 +42,12 @@ __global__ void __launch_bounds__(kThreads)
     PrefetchRange(weight, sketch.cols * int64_t{sizeof(float)}, static_cast<int>(threadIdx.x),
                   kThreads);
   }
+  AwaitTables();
   WaitForKernelBefore();
   const int64_t index = blockIdx.x;
-  const RowRange row =
-      LoadNormalized<kThreads>(hidden + (rows != nullptr ? rows[index] : index) * sketch.cols,
-                               weight, sketch.cols, epsilon, x);
+  const RowRange row = LoadNormalized<kThreads>(
+      hidden + (rows != nullptr ? rows[index] : index) * sketch.cols, weight,
+      static_cast<int>(sketch.cols), epsilon, SketchedRow(x, sketch));
   WritePrepared<kThreads>(x, row.gain, row.maximum, sketch, ThisShare(),
                           prepared + index * PreparedRowBytes(sketch.num_steps));
 }
@@ -59,27 +60,31 @@ __global__ void __launch_bounds__(kThreads)
   AllowNextKernel();
   const InputSketch sketch =
       StageSketch<kThreads>(input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
+  AwaitTables();
   WaitForKernelBefore();
   const int64_t token = blockIdx.x;
   const float* gate = gate_up + token * 2 * sketch.cols;
-  const RowRange row =
-      LoadSwiGlu<kThreads>(gate, gate + sketch.cols, static_cast<int>(sketch.cols), x);
+  const RowRange row = LoadSwiGlu<kThreads>(gate, gate + sketch.cols, static_cast<int>(sketch.cols),
+                                            SketchedRow(x, sketch));
   WritePrepared<kThreads>(x, row.gain, row.maximum, sketch, ThisShare(),
                           prepared + token * PreparedRowBytes(sketch.num_steps));
 }
 
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
-    Sketch(const float* rows, const __grid_constant__ InputSketch input_sketch, uint8_t* prepared,
-           bool is_staged) {
+    Sketch(const float* rows, bool is_in_entries, const __grid_constant__ InputSketch input_sketch,
+           uint8_t* prepared, bool is_staged) {
   extern __shared__ __align__(16) float x[];
   AllowNextKernel();
   const InputSketch sketch =
       StageSketch<kThreads>(input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
+  AwaitTables();
   WaitForKernelBefore();
   const int64_t token = blockIdx.x;
+  SketchedRow sketched(x, sketch);
+  if (is_in_entries) sketched.places = nullptr;
   const RowRange row =
-      LoadRow<kThreads>(rows + token * sketch.cols, static_cast<int>(sketch.cols), x);
+      LoadRow<kThreads>(rows + token * sketch.cols, static_cast<int>(sketch.cols), sketched);
   WritePrepared<kThreads>(x, row.gain, row.maximum, sketch, ThisShare(),
                           prepared + token * PreparedRowBytes(sketch.num_steps));
 }
@@ -88,7 +93,7 @@ __global__ void __launch_bounds__(kThreads)
 
 int64_t MaxInputColumns(int max_shared_bytes) {
   constexpr int kReductionBytes = 1024;
-  return (max_shared_bytes - kReductionBytes) / int64_t{sizeof(float)} - 1;
+  return (max_shared_bytes - kReductionBytes) / int64_t{sizeof(float)};
 }
 
 cudaError_t LaunchEmbed(const PackedMatrix& table, int64_t hidden_size, const TokenInput* tokens,
@@ -112,10 +117,12 @@ cudaError_t LaunchSwiGlu(const float* gate_up, int64_t num_tokens, const InputSk
                         static_cast<uint8_t*>(prepared));
 }
 
-cudaError_t LaunchSketch(const float* rows, int64_t num_tokens, const InputSketch& sketch,
-                         int num_multiprocessors, void* prepared, cudaStream_t stream) {
+cudaError_t LaunchSketch(const float* rows, bool is_in_entries, int64_t num_tokens,
+                         const InputSketch& sketch, int num_multiprocessors, void* prepared,
+                         cudaStream_t stream) {
   return LaunchProducer([](auto threads) { return Sketch<threads.value>; }, num_tokens, sketch,
-                        num_multiprocessors, stream, rows, sketch, static_cast<uint8_t*>(prepared));
+                        num_multiprocessors, stream, rows, is_in_entries, sketch,
+                        static_cast<uint8_t*>(prepared));
 }
 
 }  // namespace ultrasketch::cuda

@@ -24,6 +24,14 @@ __device__ inline void Arrive(uint32_t barrier) {
                : "memory");
 }
 
+// Arrives, and has the phase take `num_bytes` of bulk copies besides. They may come before.
+__device__ inline void ArriveAndExpect(uint32_t barrier, int num_bytes) {
+  asm volatile(
+      "{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(barrier),
+      "r"(num_bytes)
+      : "memory");
+}
+
 // Arrives when all of this thread's asynchronous copies so far have.
 __device__ inline void ArriveAfterCopies(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
@@ -97,6 +105,25 @@ __device__ inline uint32_t LoadFromCluster(uint32_t cluster_address) {
   uint32_t value;
   asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(cluster_address));
   return value;
+}
+
+// Arrives at a barrier of another block, or of this one. It passes on that reads are done, which a
+// copy into what was read may follow. Writes of this thread it passes on to its own block only:
+// more would be a fence that waits for device memory.
+__device__ inline void ArriveInCluster(uint32_t cluster_barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(cluster_barrier) : "memory");
+}
+
+// Begins to copy `num_bytes`, a multiple of 16, from this block's shared memory to another's, whose
+// barrier's phase gets the bytes. What others have written there is fenced before, as for
+// warpgroups (warpgroup.cuh).
+__device__ inline void CopyToCluster(uint32_t shared, int num_bytes, uint32_t cluster_address,
+                                     uint32_t cluster_barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];" ::"r"(cluster_address),
+      "r"(shared), "r"(num_bytes), "r"(cluster_barrier)
+      : "memory");
 }
 
 // ---- Rings ----

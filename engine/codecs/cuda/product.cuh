@@ -48,17 +48,24 @@ __device__ inline float FinishSum(float sum, float token_scale, float row_scale,
   return __fmaf_rn(sum * token_scale, row_scale, bias);
 }
 
-// Writes an output, or adds it to what is there. Additions are reductions in the second-level
-// cache, one for each output: nothing waits for what was there. Numbers below 2^-126 count as zero
-// in them, so every kernel adds this way.
-__device__ inline void PutOutput(const ProductArguments& arguments, int64_t token, int64_t row,
-                                 float value) {
-  float* const out = arguments.y + token * arguments.matrix.rows + row;
-  if (arguments.accumulate) {
-    asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(out), "f"(value) : "memory");
+// Adds to an output. Additions are reductions in the second-level cache, one for each output:
+// nothing waits for what was there. Numbers below 2^-126 count as zero in them, so every kernel
+// adds this way.
+__device__ inline void AddOutput(float* out, float value) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(out), "f"(value) : "memory");
+}
+
+// Writes an output, or adds it to what is there.
+__device__ inline void PutOutput(float* out, bool accumulate, float value) {
+  if (accumulate) {
+    AddOutput(out, value);
   } else {
     *out = value;
   }
+}
+__device__ inline void PutOutput(const ProductArguments& arguments, int64_t token, int64_t row,
+                                 float value) {
+  PutOutput(arguments.y + token * arguments.matrix.rows + row, arguments.accumulate, value);
 }
 
 __device__ inline const uint8_t* PreparedRow(const ProductArguments& arguments, int64_t token) {

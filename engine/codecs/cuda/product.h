@@ -36,11 +36,15 @@ struct PackedMatrix {
 
 // y[t][r] = (W x_t)[r] + bias[r], or added to y. `y` has a row stride of `rows` floats, `prepared`
 // one of PreparedRowBytes(num_steps). At least one token.
+//
+// Gated, the first half of the rows are gates of the second: y[t][r] = silu(gate) * up, with a
+// stride of rows / 2, not added.
 struct ProductArguments {
   PackedMatrix matrix;
   const void* prepared = nullptr;
   int64_t num_tokens = 0;
   bool accumulate = false;
+  bool is_gated = false;
   float* y = nullptr;
   int num_multiprocessors = 1;
   int max_shared_bytes = 99 * 1024;  // that a block may have; here what every device allows
@@ -50,6 +54,9 @@ using LaunchProduct = cudaError_t (*)(const ProductArguments& arguments, cudaStr
 
 // Tiles of sign bits.
 cudaError_t LaunchFoldProduct(const ProductArguments& arguments, cudaStream_t stream);
+// Whether it takes these arguments gated, on the calling thread's device. Otherwise is_gated must
+// not be set.
+bool CanGateFoldProduct(const ProductArguments& arguments);
 // Tiles of binary16 numbers.
 cudaError_t LaunchDenseProduct(const ProductArguments& arguments, cudaStream_t stream);
 

@@ -1,9 +1,10 @@
 // Device code that turns an input in shared memory into a prepared input.
 //
-// One block holds one token's input: cols floats and a zero in shared memory, from which buckets
-// gather their columns at random (about three lanes to a bank: some hundred cycles for 4,096
-// columns). When there are few tokens several blocks produce the same input and each writes a share
-// of its buckets: computing it again is quicker than one multiprocessor gathering alone.
+// One block holds one token's input: floats in shared memory, in the order of the sketch's entries
+// and with their signs, so that the sums of buckets read neighbours. What puts them there scatters
+// them by the columns' places (about three lanes to a bank). When there are few tokens several
+// blocks produce the same input and each writes a share of its buckets: computing it again is
+// quicker than one multiprocessor alone.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_SKETCH_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_SKETCH_CUH_
 
@@ -24,8 +25,8 @@ struct Share {
 };
 
 // Begins to copy the sketch's tables to shared memory at `staged`, and returns the sketch with its
-// tables there. The copies are there after a WaitForCopies<0> of each thread and a barrier: for a
-// block's first lines, so that they come while it waits for its input. Without room, `staged` null,
+// tables there, after AwaitTables: for a block's first lines, so that they come while it waits for
+// its input. Without room, `staged` null,
 // tables are only asked for: a large model's weights have pushed them out of the cache since the
 // step before.
 template <int kThreads>
@@ -37,7 +38,7 @@ __device__ inline InputSketch StageSketch(const InputSketch& sketch, uint8_t* st
     // The blocks of a few tokens see to it for all.
     if (blockIdx.x >= 4) return result;
     const int index = share.index * kThreads + thread;
-    PrefetchRange(sketch.columns, sketch.table_bytes(), index, share.count * kThreads);
+    PrefetchRange(sketch.places, sketch.table_bytes(), index, share.count * kThreads);
     PrefetchRange(sketch.groups, sketch.group_bytes(), index, share.count * kThreads);
     return result;
   }
@@ -50,27 +51,90 @@ __device__ inline InputSketch StageSketch(const InputSketch& sketch, uint8_t* st
     staged += num_bytes;
     return begin;
   };
-  result.columns = copy(sketch.columns, sketch.table_bytes());
+  result.places = copy(sketch.places, sketch.table_bytes());
   result.groups = static_cast<const SketchGroup*>(copy(sketch.groups, sketch.group_bytes()));
   CommitCopies();
   return result;
 }
 
-// Two columns of the table.
-template <typename Entry>
-struct alignas(2 * sizeof(Entry)) EntryPair {
-  Entry first;
-  Entry second;
+__device__ inline void AwaitTables() {
+  WaitForCopies<0>();
+  __syncthreads();
+}
+
+// Puts columns of an input where the sketch takes them, with their signs.
+template <typename Place>
+__device__ inline void PutAt(float* x, Place place, float value) {
+  constexpr int kSignBit = 8 * sizeof(Place) - 1;
+  const uint32_t bits = place;
+  const uint32_t sign = bits << (31 - kSignBit) & 0x80000000u;
+  x[bits & ~(uint32_t{1} << kSignBit)] = __uint_as_float(__float_as_uint(value) ^ sign);
+}
+__device__ inline void PutColumns(float* x, const uint2& places, const float4& values) {
+  PutAt(x, static_cast<uint16_t>(places.x), values.x);
+  PutAt(x, static_cast<uint16_t>(places.x >> 16), values.y);
+  PutAt(x, static_cast<uint16_t>(places.y), values.z);
+  PutAt(x, static_cast<uint16_t>(places.y >> 16), values.w);
+}
+__device__ inline void PutColumns(float* x, const uint4& places, const float4& values) {
+  PutAt(x, places.x, values.x);
+  PutAt(x, places.y, values.y);
+  PutAt(x, places.z, values.z);
+  PutAt(x, places.w, values.w);
+}
+
+// Rows of an input in shared memory: of any sketch, or of none.
+struct SketchedRow {
+  float* x;
+  const void* places;  // null: in the order of columns
+  bool is_narrow;
+
+  __device__ SketchedRow(float* x_of, const InputSketch& sketch)
+      : x(x_of),
+        places(sketch.num_groups > 0 ? sketch.places : nullptr),
+        is_narrow(sketch.place_bytes == 2) {}
+
+  // Column `i`, or it and the next three, a multiple of four.
+  __device__ void Put(int i, float value) const {
+    if (places == nullptr) {
+      x[i] = value;
+    } else if (is_narrow) {
+      PutAt(x, static_cast<const uint16_t*>(places)[i], value);
+    } else {
+      PutAt(x, static_cast<const uint32_t*>(places)[i], value);
+    }
+  }
+  __device__ void Put(int i, const float4& values) const {
+    if (places == nullptr) {
+      *reinterpret_cast<float4*>(x + i) = values;
+    } else if (is_narrow) {
+      PutColumns(x, static_cast<const uint2*>(places)[i / 4], values);
+    } else {
+      PutColumns(x, static_cast<const uint4*>(places)[i / 4], values);
+    }
+  }
 };
 
-// Column values with their signs.
-template <typename Entry>
-__device__ inline float SignedColumn(const float* x, Entry entry) {
-  constexpr int kSignBit = 8 * sizeof(Entry) - 1;
-  const uint32_t bits = entry;
-  const uint32_t sign = bits << (31 - kSignBit) & 0x80000000u;
-  return __uint_as_float(__float_as_uint(x[bits & ~(uint32_t{1} << kSignBit)]) ^ sign);
-}
+// Rows of narrow places.
+struct NarrowRow {
+  float* x;
+  const uint16_t* places;
+
+  __device__ void Put(int i, float value) const { PutAt(x, places[i], value); }
+  __device__ void Put(int i, const float4& values) const {
+    PutColumns(x, reinterpret_cast<const uint2*>(places)[i / 4], values);
+  }
+};
+
+// Rows that are in the order of entries already.
+struct EntryRow {
+  float* x;
+
+  __device__ void Put(int i, float value) const { x[i] = value; }
+  __device__ void Put(int i, const float4& values) const {
+    *reinterpret_cast<float4*>(x + i) = values;
+  }
+};
 
 // Four neighbouring positions of a prepared input.
 inline constexpr int kQuad = 4;
@@ -78,12 +142,13 @@ struct QuadValues {
   float values[kQuad];
 };
 
-// What the sums of a quad are made of: bucket b of the four has the pairs from first_pair + b *
-// pairs_per_bucket on. None past the last bucket.
+// What the sums of a quad are made of: entries first_entry + i * stride and the next three, for
+// each i below num_columns. None past the last bucket.
 struct QuadPlan {
-  static constexpr int kMixed = -1;  // as pairs_per_bucket: the quad is of several groups
-  int first_pair;
-  int pairs_per_bucket;
+  static constexpr int kMixed = -1;  // as num_columns: the quad is of several groups
+  int first_entry;
+  int stride;
+  int num_columns;
   float weight;
 };
 
@@ -107,13 +172,13 @@ class GroupCursor {
   }
   // Of the bucket that it has moved to.
   __device__ QuadPlan PlanOf(int bucket) const {
-    return {group_.first_pair + (bucket - group_.first_bucket) * group_.pairs_per_bucket,
-            bucket < end_ ? group_.pairs_per_bucket : 0, group_.weight};
+    return {group_.first_entry + bucket - group_.first_bucket, group_.num_buckets,
+            bucket < end_ ? group_.columns_per_bucket : 0, group_.weight};
   }
   __device__ QuadPlan PlanQuad(int first) {
     MoveTo(first);
     QuadPlan plan = PlanOf(first);
-    if (first < end_ && first + kQuad > end_) plan.pairs_per_bucket = QuadPlan::kMixed;
+    if (first < end_ && first + kQuad > end_) plan.num_columns = QuadPlan::kMixed;
     return plan;
   }
 
@@ -124,34 +189,29 @@ class GroupCursor {
   int num_left_;
 };
 
-template <typename Entry>
-__device__ inline float AddPair(float sum, const float* x, const EntryPair<Entry>& pair) {
-  sum += SignedColumn(x, pair.first);
-  return sum + SignedColumn(x, pair.second);
-}
-
-template <typename Entry>
-__device__ inline QuadValues SumQuad(const float* x, const EntryPair<Entry>* pairs,
-                                     const QuadPlan& plan) {
+__device__ inline QuadValues SumQuad(const float* x, const QuadPlan& plan) {
   QuadValues sums = {};
-#pragma unroll 1
-  for (int p = 0; p < plan.pairs_per_bucket; ++p) {
-    EntryPair<Entry> of_bucket[kQuad];
-#pragma unroll
-    for (int b = 0; b < kQuad; ++b) {
-      of_bucket[b] = pairs[plan.first_pair + b * plan.pairs_per_bucket + p];
+  int entry = plan.first_entry;
+#pragma unroll 2
+  for (int i = 0; i < plan.num_columns; ++i) {
+    float4 of_column;
+    if (entry % kQuad == 0) {
+      of_column = *reinterpret_cast<const float4*>(x + entry);
+    } else {
+      of_column = {x[entry], x[entry + 1], x[entry + 2], x[entry + 3]};
     }
-#pragma unroll
-    for (int b = 0; b < kQuad; ++b) sums.values[b] = AddPair(sums.values[b], x, of_bucket[b]);
+    sums.values[0] += of_column.x;
+    sums.values[1] += of_column.y;
+    sums.values[2] += of_column.z;
+    sums.values[3] += of_column.w;
+    entry += plan.stride;
   }
   return sums;
 }
 
 // A quad of several groups, times their weights.
-template <typename Entry>
 __device__ inline QuadValues SumMixedQuad(const float* x, const InputSketch& sketch,
-                                          const EntryPair<Entry>* pairs, const SketchGroup* groups,
-                                          int first) {
+                                          const SketchGroup* groups, int first) {
   QuadValues sums = {};
   GroupCursor cursor(sketch, groups);
 #pragma unroll 1
@@ -160,9 +220,7 @@ __device__ inline QuadValues SumMixedQuad(const float* x, const InputSketch& ske
     const QuadPlan plan = cursor.PlanOf(first + b);
     float sum = 0.0f;
 #pragma unroll 1
-    for (int p = 0; p < plan.pairs_per_bucket; ++p) {
-      sum = AddPair(sum, x, pairs[plan.first_pair + p]);
-    }
+    for (int i = 0; i < plan.num_columns; ++i) sum += x[plan.first_entry + i * plan.stride];
 #pragma unroll
     for (int i = 0; i < kQuad; ++i) sums.values[i] = i == b ? sum * plan.weight : sums.values[i];
   }
@@ -175,22 +233,20 @@ __device__ inline int FirstQuad(Share share) {
 }
 
 // Calls `write(position, QuadValues, weight)` for each of this thread's quads of positions of the
-// share: the sums of the buckets in order, then zeros, all to be multiplied by the weight. x[cols]
-// is zero. `cursor` has planned the thread's first quad, as `plan`: what does not depend on x may
-// be reckoned before it is there.
-template <typename Entry, int kThreads, typename Write>
+// share: the sums of the buckets in order, then zeros, all to be multiplied by the weight. x is in
+// the order of entries. `cursor` has planned the thread's first quad, as `plan`: what does not
+// depend on x may be reckoned before it is there.
+template <int kThreads, typename Write>
 __device__ inline void SumBuckets(const float* x, const InputSketch& sketch,
-                                  const EntryPair<Entry>* pairs, const SketchGroup* groups,
-                                  Share share, GroupCursor cursor, QuadPlan plan,
-                                  const Write& write) {
+                                  const SketchGroup* groups, Share share, GroupCursor cursor,
+                                  QuadPlan plan, const Write& write) {
   const int num_positions = static_cast<int>(sketch.num_steps) * kStepColumns;
   int first = FirstQuad<kThreads>(share);
 #pragma unroll 1
   while (first < num_positions) {
-    const bool is_mixed = plan.pairs_per_bucket == QuadPlan::kMixed;
+    const bool is_mixed = plan.num_columns == QuadPlan::kMixed;
     const float weight = is_mixed ? 1.0f : plan.weight;
-    const QuadValues sums =
-        is_mixed ? SumMixedQuad(x, sketch, pairs, groups, first) : SumQuad(x, pairs, plan);
+    const QuadValues sums = is_mixed ? SumMixedQuad(x, sketch, groups, first) : SumQuad(x, plan);
     const int next = first + kQuad * share.count * kThreads;
     if (next < num_positions) plan = cursor.PlanQuad(next);
     write(first, sums, weight);
@@ -202,26 +258,20 @@ __device__ inline void SumBuckets(const float* x, const InputSketch& sketch,
 template <int kThreads, typename Write>
 __device__ inline void SumInputs(const float* x, const InputSketch& sketch, Share share,
                                  const Write& write) {
-  const auto sum_buckets = [&]<typename Entry>(const EntryPair<Entry>* pairs) {
+  if (sketch.num_groups > 0) {
     GroupCursor cursor(sketch, sketch.groups);
     const QuadPlan plan = cursor.PlanQuad(FirstQuad<kThreads>(share));
-    SumBuckets<Entry, kThreads>(x, sketch, pairs, sketch.groups, share, cursor, plan, write);
-  };
-  if (sketch.num_groups == 0) {
-    const int num_positions = static_cast<int>(sketch.num_steps) * kStepColumns;
-    const int cols = static_cast<int>(sketch.cols);
+    SumBuckets<kThreads>(x, sketch, sketch.groups, share, cursor, plan, write);
+    return;
+  }
+  const int num_positions = static_cast<int>(sketch.num_steps) * kStepColumns;
+  const int cols = static_cast<int>(sketch.cols);
 #pragma unroll 1
-    for (int i = kQuad * (share.index * kThreads + static_cast<int>(threadIdx.x));
-         i < num_positions; i += kQuad * share.count * kThreads) {
-      QuadValues quad;
+  for (int i = FirstQuad<kThreads>(share); i < num_positions; i += kQuad * share.count * kThreads) {
+    QuadValues quad;
 #pragma unroll
-      for (int b = 0; b < kQuad; ++b) quad.values[b] = x[min(i + b, cols)];
-      write(i, quad, 1.0f);
-    }
-  } else if (sketch.column_bytes == 2) {
-    sum_buckets(static_cast<const EntryPair<uint16_t>*>(sketch.columns));
-  } else {
-    sum_buckets(static_cast<const EntryPair<uint32_t>*>(sketch.columns));
+    for (int b = 0; b < kQuad; ++b) quad.values[b] = i + b < cols ? x[i + b] : 0.0f;
+    write(i, quad, 1.0f);
   }
 }
 
@@ -327,7 +377,7 @@ __device__ inline void WriteBytePlanes(const float* x, float gain, float maximum
   if (threadIdx.x == 0) trailer->totals[share.index] = AddTotals(totals);
 }
 
-// Writes the prepared input of `gain` * x. `x` [cols], then a zero, is in shared memory, complete;
+// Writes the prepared input of `gain` * x. x is in shared memory as SketchedRow puts it, complete;
 // `maximum` is the largest of its magnitudes. All threads of the block take part, once in a kernel.
 template <int kThreads>
 __device__ inline void WritePrepared(const float* x, float gain, float maximum,

@@ -50,14 +50,24 @@ __device__ inline void FenceForWarpgroups() {
 // takes an arrival, from here, and all of the box's `num_bytes` to end.
 __device__ inline void CopyBox(const CUtensorMap& map, int x, int y, int num_bytes, void* shared,
                                uint32_t barrier) {
-  asm volatile(
-      "{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(barrier),
-      "r"(num_bytes)
-      : "memory");
+  ArriveAndExpect(barrier, num_bytes);
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
       "[%1, {%2, %3}], [%4];" ::"r"(SharedAddress(shared)),
       "l"(&map), "r"(x), "r"(y), "r"(barrier)
+      : "memory");
+}
+
+// The same to the shared memory of all blocks of the cluster whose bits `ranks` has, at this
+// offset, whose barriers at this one's offset get the bytes of the box. The phase of this block's
+// takes an arrival, from here, and `num_bytes` in all: those of other blocks' boxes for it too.
+__device__ inline void CopyBoxToCluster(const CUtensorMap& map, int x, int y, int num_bytes,
+                                        uint16_t ranks, void* shared, uint32_t barrier) {
+  ArriveAndExpect(barrier, num_bytes);
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(SharedAddress(shared)),
+      "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"(ranks)
       : "memory");
 }
 

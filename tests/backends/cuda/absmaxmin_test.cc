@@ -105,6 +105,25 @@ INSTANTIATE_TEST_SUITE_P(
       return absl::StrCat(NameOf(std::get<0>(test.param)), "_tokens", std::get<1>(test.param));
     });
 
+// What clusters of blocks share: tiles of every size, the last ones of rows and of tokens partly or
+// wholly past the end; several tiles to a cluster, of more steps than there are buffers and of
+// fewer; classes whose steps divide unevenly among the warps that decode.
+const Shape kClasses{4100, {{130, 33, 2, 3, 0}, {600, 50, 2, 2, 1}}};
+const Shape kLong{70, {{8200, 600, 3, 2, 0}}};
+const Shape kOneStep{9000, {{40, 12, 2, 2, 0}}};
+const Shape kTall{2100, {{1500, 120, 3, 2, 0}}};
+
+INSTANTIATE_TEST_SUITE_P(
+    ManyTokens, SketchProductTest,
+    ::testing::Combine(
+        ::testing::Values(Shape{96, {{700, 60, 3, 2, 0}}},
+                          Shape{130, {{64, 64, 1, 5, 0}, {200, 10, 4, 2, 3}, {36, 9, 8, 8, 0}}},
+                          Shape{200, {{2600, 210, 3, 2, 0}}}, kLong, kTall, kClasses, kOneStep),
+        ::testing::Values(30, 257, 513, 700)),
+    [](const auto& test) {
+      return absl::StrCat(NameOf(std::get<0>(test.param)), "_tokens", std::get<1>(test.param));
+    });
+
 class SketchBatchTest : public CudaTestWithParam<Shape> {};
 
 TEST_P(SketchBatchTest, ATokensResultIsTheSameToTheBitInEveryBatch) {
@@ -112,12 +131,12 @@ TEST_P(SketchBatchTest, ATokensResultIsTheSameToTheBitInEveryBatch) {
   const auto sketch = ExampleSketch(shape.rows, shape.cols(), shape.classes);
   const std::vector<float> bias = ShortFloats(shape.rows, 3);
   Backend& backend = *CudaBackendOrNull();
-  const std::vector<float> inputs = ShortFloats(600 * shape.cols(), 7, 3.0f);
+  const std::vector<float> inputs = ShortFloats(1300 * shape.cols(), 7, 3.0f);
   const auto all = absl::MakeConstSpan(inputs);
   const auto cols = static_cast<size_t>(shape.cols());
   const auto rows = static_cast<size_t>(shape.rows);
   const Outputs together = Multiply(backend, *sketch, bias, inputs);
-  for (const size_t count : {1, 7, 13, 30, 64, 100, 130, 299}) {
+  for (const size_t count : {1, 7, 13, 30, 64, 100, 130, 257, 299, 513, 700}) {
     const Outputs some = Multiply(backend, *sketch, bias, all.subspan(0, count * cols));
     size_t num_different = 0;
     for (size_t i = 0; i < count * rows; ++i) {
@@ -138,7 +157,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, SketchBatchTest,
                                            Shape{300, {{1000, 90, 3, 4, 0}}},
                                            Shape{200, {{2600, 210, 3, 2, 0}}},
                                            Shape{5000, {{900, 75, 3, 2, 0}}},
-                                           Shape{20000, {{60, 60, 1, 2, 0}, {200, 4, 3, 2, 0}}}),
+                                           Shape{20000, {{60, 60, 1, 2, 0}, {200, 4, 3, 2, 0}}},
+                                           kLong, kTall, kClasses, kOneStep),
                          [](const auto& test) { return NameOf(test.param); });
 
 // One-hot inputs of 256 columns are normalized to 16, so that each output is a weight.

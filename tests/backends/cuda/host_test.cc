@@ -1,4 +1,6 @@
 // What of the CUDA backend is plain arithmetic: layouts of packed weights, plans of attention.
+#include <cstring>
+#include <limits>
 #include <map>
 #include <set>
 #include <vector>
@@ -126,24 +128,21 @@ TEST(TileLayoutTest, ChunksCoverTheStepsInOrder) {
 
 // The sketch as device code computes it.
 std::vector<float> Sketch(const FoldSketch& sketch, const std::vector<float>& x) {
+  const auto place_bytes = static_cast<size_t>(sketch.place_bytes);
+  const uint32_t sign = 1u << (8 * place_bytes - 1);
+  std::vector<float> entries(x.size(), std::numeric_limits<float>::quiet_NaN());
+  for (size_t column = 0; column < x.size(); ++column) {
+    uint32_t place = 0;
+    std::memcpy(&place, sketch.places.data() + column * place_bytes, place_bytes);
+    entries[place & ~sign] = (place & sign) != 0 ? -x[column] : x[column];
+  }
   std::vector<float> z;
   for (const SketchGroup& group : sketch.groups) {
     EXPECT_EQ(group.first_bucket, static_cast<int32_t>(z.size()));
     for (int32_t bucket = 0; bucket < group.num_buckets; ++bucket) {
       float sum = 0;
-      for (int32_t i = 0; i < 2 * group.pairs_per_bucket; ++i) {
-        const auto entry = static_cast<size_t>(
-            2 * (group.first_pair + bucket * group.pairs_per_bucket) + i);
-        uint32_t bits = 0;
-        for (int byte = 0; byte < sketch.column_bytes; ++byte) {
-          bits |= uint32_t{sketch.columns[entry * static_cast<size_t>(sketch.column_bytes) +
-                                          static_cast<size_t>(byte)]}
-                  << (8 * byte);
-        }
-        const uint32_t sign = 1u << (8 * sketch.column_bytes - 1);
-        const size_t column = bits & ~sign;
-        const float value = column == x.size() ? 0.0f : x[column];
-        sum += (bits & sign) != 0 ? -value : value;
+      for (int32_t i = 0; i < group.columns_per_bucket; ++i) {
+        sum += entries[static_cast<size_t>(group.first_entry + i * group.num_buckets + bucket)];
       }
       z.push_back(sum * group.weight);
     }
@@ -153,13 +152,11 @@ std::vector<float> Sketch(const FoldSketch& sketch, const std::vector<float>& x)
 
 TEST(FoldSketchTest, IsTheLayoutsFold) {
   for (const auto& [cols, buckets] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 1}, {100, 33}, {256, 128}, {250, 129}, {96, 200}, {32767, 1100}, {40000, 20000}}) {
+           {1, 1}, {100, 33}, {256, 128}, {250, 129}, {96, 200}, {32768, 1100}, {40000, 20000}}) {
     const FoldLayout layout(5, "site", EvenFoldClasses(cols, buckets), {});
     const FoldSketch sketch = MakeFoldSketch(layout);
-    EXPECT_EQ(sketch.column_bytes, cols > 32767 ? 4 : 2);
-    // Its last pair is zero.
-    EXPECT_EQ(sketch.columns.size(),
-              static_cast<size_t>(2 * sketch.num_pairs * sketch.column_bytes));
+    EXPECT_EQ(sketch.place_bytes, cols > 32768 ? 4 : 2);
+    EXPECT_EQ(sketch.places.size(), static_cast<size_t>(cols * sketch.place_bytes));
     const std::vector<float> x = RandomFloats(cols, 1);
     std::vector<float> expected(static_cast<size_t>(layout.buckets()));
     layout.Fold(x.data(), expected.data());
@@ -242,14 +239,14 @@ TEST(AttentionPlanTest, CoversEveryTokenWithinTheWorkspace) {
   }
 }
 
-TEST(AttentionPlanTest, GivesPromptsItemsOfFourTiles) {
+TEST(AttentionPlanTest, GivesPromptsItemsOfEightTiles) {
   AttentionPlan plan;
   const std::vector<PlannedSpan> spans = {{0, 1, 10, 0}, {1, 100, 0, 1}};
   PlanAttention({32, 8, 128, 16}, spans, 100, 200, plan);
   ASSERT_EQ(plan.slabs.size(), 1u);
   EXPECT_EQ(plan.slabs[0].num_items, 1);
-  EXPECT_EQ(plan.slabs[0].num_prompt_items, 7);  // of 16 tokens
-  EXPECT_EQ(plan.items[1].num_tokens, 16);
+  EXPECT_EQ(plan.slabs[0].num_prompt_items, 4);  // of 32 tokens
+  EXPECT_EQ(plan.items[1].num_tokens, 32);
 }
 
 TEST(AttentionPlanTest, SpreadsTheKeysOfADecodingToken) {

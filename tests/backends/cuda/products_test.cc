@@ -1,6 +1,8 @@
 // Linear sites on the device against the CPU: normalization, sketch and product of random shapes.
+#include <algorithm>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -147,6 +149,92 @@ INSTANTIATE_TEST_SUITE_P(
                       SiteShape{"fold", 20000, 260, 140}, SiteShape{"dense", 131, 1250},
                       SiteShape{"dense", 20000, 260}),
     [](const auto& test) { return NameOf(test.param); });
+
+// Gates and ups, and the site that takes silu(gate) * up.
+struct GatedShape {
+  int64_t intermediate_size;
+  int64_t cols;
+  int64_t buckets;
+};
+
+class GatedSites {
+ public:
+  explicit GatedSites(const GatedShape& shape)
+      : shape_(shape),
+        gate_up_(ExampleFold(2 * shape.intermediate_size, shape.cols, shape.buckets)),
+        down_(ExampleFold(kDownRows, shape.intermediate_size, (shape.intermediate_size + 1) / 2)),
+        bias_(ShortFloats(2 * shape.intermediate_size, 3)) {}
+
+  // [num_tokens, kDownRows]. In one step gates and ups may become silu(gate) * up at once; in two
+  // they cannot.
+  std::vector<float> Run(Backend& backend, absl::Span<const float> inputs, int num_steps) const {
+    const int64_t num_tokens = static_cast<int64_t>(inputs.size()) / shape_.cols;
+    const int64_t width = 2 * shape_.intermediate_size;
+    auto gate_up = backend.LoadLinear(*gate_up_, bias_);
+    EXPECT_TRUE(gate_up.ok()) << gate_up.status();
+    auto down = backend.LoadLinear(*down_, {});
+    EXPECT_TRUE(down.ok()) << down.status();
+    if (!gate_up.ok() || !down.ok()) return {};
+    const auto table = MakeTable(backend, inputs, shape_.cols);
+    const auto weight =
+        MakeVector(backend, std::vector<float>(static_cast<size_t>(shape_.cols), 1.5f));
+    auto hidden = MakeActivations(backend, num_tokens, shape_.cols);
+    auto prepared = MakeActivations(
+        backend, num_tokens, std::max((*gate_up)->prepared_width(), (*down)->prepared_width()));
+    auto gates = MakeActivations(backend, num_tokens, width);
+    auto output = MakeActivations(backend, num_tokens, kDownRows);
+    const TestStep step(num_tokens);
+    EXPECT_TRUE(backend.BeginStep(step.input()).ok());
+    backend.Embed(*table, *hidden);
+    backend.RmsNorm(*hidden, *weight, 1e-5f, **gate_up, *prepared);
+    backend.Linear(**gate_up, *prepared, *gates);
+    if (num_steps > 1) {
+      EXPECT_TRUE(backend.EndStep().ok());
+      EXPECT_TRUE(backend.BeginStep(step.input()).ok());
+    }
+    backend.SwiGlu(*gates, shape_.intermediate_size, **down, *prepared);
+    backend.Linear(**down, *prepared, *output);
+    const absl::Status status = backend.EndStep();
+    EXPECT_TRUE(status.ok()) << status;
+    return ReadRows(backend, *output, num_tokens, kDownRows);
+  }
+
+ private:
+  static constexpr int64_t kDownRows = 70;
+
+  GatedShape shape_;
+  std::unique_ptr<FoldLinear> gate_up_;
+  std::unique_ptr<FoldLinear> down_;
+  std::vector<float> bias_;
+};
+
+class GatedTest : public CudaTestWithParam<std::tuple<GatedShape, int64_t>> {};
+
+TEST_P(GatedTest, IsTheSameToTheBitAsOneByOne) {
+  const auto& [shape, num_tokens] = GetParam();
+  const GatedSites sites(shape);
+  const std::vector<float> inputs = ShortFloats(num_tokens * shape.cols, 7, 3.0f);
+  Backend& backend = *CudaBackendOrNull();
+  const std::vector<float> together = sites.Run(backend, inputs, 1);
+  EXPECT_EQ(together, sites.Run(backend, inputs, 2));
+  EXPECT_LT(RelativeError(together, sites.Run(*CpuBackend(), inputs, 2)), 2 * kTolerance);
+}
+
+// Halves of a few row tiles and of many, of blocks that are not full, and, the last two, that are
+// no whole tiles; buckets that clusters divide or do not.
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, GatedTest,
+    ::testing::Combine(::testing::Values(GatedShape{16, 100, 33}, GatedShape{48, 250, 129},
+                                         GatedShape{400, 1000, 700}, GatedShape{1040, 2200, 1100},
+                                         GatedShape{144, 4400, 2700}, GatedShape{4112, 260, 140},
+                                         GatedShape{16400, 260, 140}, GatedShape{24, 100, 33},
+                                         GatedShape{350, 320, 160}),
+                       ::testing::Values(1, 2, 8, 9, 16, 17, 33, 64, 65, 130, 300)),
+    [](const auto& test) {
+      const GatedShape& shape = std::get<0>(test.param);
+      return absl::StrCat(shape.intermediate_size, "x", shape.cols, "_", shape.buckets, "_tokens",
+                          std::get<1>(test.param));
+    });
 
 // A site whose columns are dealt to classes that fold 1, 2 and 7 columns, in 1 to 3 planes.
 TEST_F(CudaTest, ClassesAndPlanesAgreeWithTheCpu) {

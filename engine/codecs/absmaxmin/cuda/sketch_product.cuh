@@ -52,11 +52,12 @@ __device__ inline void CopySketch(const PackedMatrix& matrix, int64_t first_bloc
 // Decodes a warp's columns: those of its ColumnQueue, of steps first_step, first_step + stride and
 // so on, for kRowBlocks row blocks from `words` on. `begin(step)` returns the tile where a step's
 // weights go, when that is free, and `end()` is called when they are there. Columns that fill up
-// the last step of a class become some weight or other: their inputs are zero.
+// the last step of a class become some weight or other: their inputs are zero. Returns the step
+// after the last one, which is past the end.
 template <int kRowBlocks, typename Begin, typename End>
-__device__ inline void DecodeSteps(const SketchPart* parts, int num_parts, const uint32_t* words,
-                                   int words_per_block, int column, int first_step, int stride,
-                                   ColumnQueue& columns, const Begin& begin, const End& end) {
+__device__ inline int DecodeSteps(const SketchPart* parts, int num_parts, const uint32_t* words,
+                                  int words_per_block, int column, int first_step, int stride,
+                                  ColumnQueue& columns, const Begin& begin, const End& end) {
   int step = first_step;
   for (int index = 0; index < num_parts; ++index) {
     PartExpansion part;
@@ -71,6 +72,7 @@ __device__ inline void DecodeSteps(const SketchPart* parts, int num_parts, const
       }
     });
   }
+  return step;
 }
 
 // Weights are times 2^-kSketchShift, and row scales may be as large as a float allows.

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "engine/base/check.h"
-#include "engine/codecs/cuda/column_pairs.h"
+#include "engine/codecs/cuda/sketch_places.h"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -22,7 +22,7 @@ SketchTables MakeSketchTables(const AbsMaxMinLayout& layout) {
   tables.entry_words =
       static_cast<int>((max_hash_rows + kHashRowsPerEntryWord - 1) / kHashRowsPerEntryWord);
   const int64_t place_entries = int64_t{tables.entry_words} * kHashRowsPerEntryWord;
-  ColumnPairs columns(layout.cols());
+  SketchPlaces places(layout.cols());
   for (int64_t index = 0; index < layout.num_classes(); ++index) {
     const AbsMaxMinClass& sketch_class = layout.classes()[static_cast<size_t>(index)];
     US_CHECK(sketch_class.buckets <= int64_t{1} << 16);
@@ -59,23 +59,22 @@ SketchTables MakeSketchTables(const AbsMaxMinLayout& layout) {
     SketchGroup group;
     group.first_bucket = part.first_step * kStepColumns;
     group.num_buckets = part.num_columns;
-    group.first_pair = columns.num_pairs();
+    places.Begin(group);
+    const int64_t first_place = layout.FirstPlaceOf(index);
+    for (int64_t place = 0; place < sketch_class.num_columns; ++place) {
+      places.Put(group, place, 0, layout.columns()[static_cast<size_t>(first_place + place)],
+                 /*is_negative=*/false);
+    }
     tables.groups.push_back(group);
     if (num_places > sketch_class.num_columns) {
       group.first_bucket += group.num_buckets;
       group.num_buckets = static_cast<int32_t>(num_places - sketch_class.num_columns);
-      group.pairs_per_bucket = 0;
+      group.columns_per_bucket = 0;
       tables.groups.push_back(group);
     }
-    const int64_t first_place = layout.FirstPlaceOf(index);
-    for (int64_t place = 0; place < sketch_class.num_columns; ++place) {
-      columns.Add(layout.columns()[static_cast<size_t>(first_place + place)], /*is_negative=*/false);
-      columns.EndBucket();
-    }
   }
-  tables.column_bytes = columns.column_bytes();
-  tables.columns = columns.Finish();
-  tables.num_pairs = columns.num_pairs();
+  tables.places = places.Pack();
+  tables.place_bytes = places.place_bytes();
   return tables;
 }
 

@@ -22,9 +22,8 @@ struct SketchTables {
   // How an input comes to be in the order of places (sketch.h). Places that fill up a class's last
   // step have no columns.
   std::vector<SketchGroup> groups;
-  std::vector<uint8_t> columns;  // num_pairs pairs of entries of column_bytes each
-  int num_pairs = 0;
-  int column_bytes = 2;
+  std::vector<uint8_t> places;  // of place_bytes each
+  int place_bytes = 2;
 };
 
 // At most 2^16 buckets to a hash row.

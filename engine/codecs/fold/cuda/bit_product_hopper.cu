@@ -49,7 +49,7 @@ cudaError_t DescribeInputs(EncodeFunction encode, const ProductArguments& argume
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// Boxes of a bit step of `num_row_tiles` row tiles; those past the last are zero.
+// Boxes of a bit step of `num_row_tiles` row tiles; those past the matrix's last are zero.
 cudaError_t DescribeBits(EncodeFunction encode, const PackedMatrix& matrix, int num_row_tiles,
                          CUtensorMap* map) {
   const int64_t num_steps = matrix.num_steps / kStepsPerBitStep;
@@ -67,10 +67,16 @@ cudaError_t DescribeBits(EncodeFunction encode, const PackedMatrix& matrix, int 
 
 template <typename Shape>
 Grid GridOf(const ProductArguments& arguments, int num_splits) {
-  const int64_t row_blocks = (arguments.matrix.rows + Shape::kRows - 1) / Shape::kRows;
+  const int64_t halves = arguments.is_gated ? 2 : 1;
+  const int64_t num_outputs = arguments.matrix.rows / halves;
+  const int64_t block_outputs = Shape::kRows / halves;
+  const int64_t row_blocks = (num_outputs + block_outputs - 1) / block_outputs;
   const int64_t token_blocks = (arguments.num_tokens + Shape::kTokens - 1) / Shape::kTokens;
-  return {static_cast<int>(row_blocks), static_cast<int>(row_blocks * token_blocks),
-          std::countr_zero(static_cast<unsigned>(num_splits))};
+  return {.row_blocks = static_cast<int>(row_blocks),
+          .num_tiles = static_cast<int>(row_blocks * token_blocks),
+          .log2_splits = std::countr_zero(static_cast<unsigned>(num_splits)),
+          .is_gated = arguments.is_gated,
+          .num_outputs = static_cast<int>(num_outputs)};
 }
 
 template <typename Shape>
@@ -88,7 +94,8 @@ cudaError_t Launch(const ProductArguments& arguments, int num_splits, cudaStream
   Maps maps;
   error = DescribeInputs(encode, arguments, Shape::kTokens, &maps.inputs);
   if (error != cudaSuccess) return error;
-  error = DescribeBits(encode, arguments.matrix, Shape::kRowTiles, &maps.bits);
+  error = DescribeBits(encode, arguments.matrix, Shape::kRowTiles / (arguments.is_gated ? 2 : 1),
+                       &maps.bits);
   if (error != cudaSuccess) return error;
   const Grid grid = GridOf<Shape>(arguments, num_splits);
   const int64_t num_blocks =

@@ -10,8 +10,14 @@
 // its tensor cores are busy, and 64 from shared memory. Expanding takes 16 logic operations for an
 // instruction's four, or a quarter of the logic units' time.
 //
+// The sums of a tile go to shared memory, and from there, a token's neighbouring rows at a time, to
+// the outputs. Gated, a tile is as many gates as ups, half of its row tiles each, and whoever
+// writes it has both at hand.
+//
 // With many tiles blocks stay and take tile after tile, rows first, so that those at work share
-// their tokens; the ring is filled for the next tile while the outputs of one are written.
+// their tokens; the ring is filled for the next tile while the outputs of one are written. Writing
+// those of 256 rows by 64 tokens takes as long as multiplying 512 columns: warps of their own do it
+// while the others are at the next tile. Of the last one, all write.
 //
 // With few tiles the bound is latency: a warpgroup alone takes some 800 clocks for a step that
 // keeps the tensor cores busy for 128 (16 tokens) to 512 (64). So the steps of a tile are divided
@@ -19,8 +25,8 @@
 //
 //   tile  [ steps of rank 0 ][ steps of rank 1 ] ... [ rank num_splits - 1 ]
 //
-// and each rank adds up, through the cluster's shared memory, and writes an equal share of the
-// tile's outputs. Sums are exact integers, so that the division does not show in the results.
+// and each rank adds up, through the cluster's shared memory, and writes the outputs of a share of
+// the tile's tokens. Sums are exact integers, so that the division does not show in the results.
 #ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_CUH_
 
@@ -46,9 +52,11 @@ inline constexpr int kInstructionColumns = 32;
 inline constexpr int kBitStepWords = kBitStepBytes / 4;
 // Swizzled operands begin at multiples of 1024.
 inline constexpr int kAlignment = 1024;
-// Shared memory of a multiprocessor, and what a block takes of it besides the stages.
-inline constexpr int kMultiprocessorBytes = 224 * 1024;
-inline constexpr int kStaticBytes = 4096;
+// Shared memory of a multiprocessor, and what a block takes of it besides stages and sums: the
+// system's, and barriers.
+inline constexpr int kMultiprocessorBytes = 228 * 1024;
+inline constexpr int kSystemBytes = 1024;
+inline constexpr int kBarrierBytes = 256;
 inline constexpr int kMostSplits = 8;
 
 // kBlocks: to a multiprocessor.
@@ -61,36 +69,40 @@ struct HopperShape {
   static constexpr int kColumns = 2 * kTokens;
   static constexpr int kRows = kWarpgroupRows * kTiles * kWarpgroups;
   static constexpr int kRowTiles = kRows / kTileRows;
-  static constexpr int kMultiplyThreads = 128 * kWarpgroups;
-  // The warp that fills has a warpgroup of its own where registers are to move from it.
-  static constexpr bool kMovesRegisters = kTiles > 1;
-  static constexpr int kThreads = kMultiplyThreads + (kMovesRegisters ? 128 : 32);
-  // Outputs of a thread: two rows of each tile, a quarter of the tokens.
-  static constexpr int kOutputs = kTiles * kTokens / 2;
+  static constexpr int kMultiplyWarps = 4 * kWarpgroups;
+  static constexpr int kMultiplyThreads = 32 * kMultiplyWarps;
+  // Warps that do nothing but write: three that share a warpgroup with the one that fills, from
+  // which registers move to those that multiply. Without them, the ones that multiply write.
+  static constexpr bool kWritesApart = kTiles > 1;
+  static constexpr int kWriteWarps = kWritesApart ? 3 : 0;
+  static constexpr int kThreads = kMultiplyThreads + 32 + 32 * kWriteWarps;
   static constexpr int kHalfBytes = kColumns * kPlaneBytes;
   static constexpr int kInputBytes = kHalves * kHalfBytes;
   static constexpr int kStageBytes = kInputBytes + kRowTiles * kBitStepBytes;
   static_assert(kStageBytes % kAlignment == 0);
-  static constexpr int kStages =
-      std::min(8, (kMultiprocessorBytes / kBlocks - kAlignment - kStaticBytes) / kStageBytes);
-  static constexpr int kSharedBytes = kAlignment + kStages * kStageBytes;
-  // The cluster's sums lie where the stages were.
-  static_assert(kOutputs * kMultiplyThreads * int{sizeof(int)} <= kStages * kStageBytes);
-  static_assert(kOutputs % kMostSplits == 0);
+  static constexpr int kSumBytes = kRows * kTokens * int{sizeof(int)};
+  static constexpr int kStages = std::min(
+      8, (kMultiprocessorBytes / kBlocks - kSystemBytes - kBarrierBytes - kAlignment - kSumBytes) /
+             kStageBytes);
+  static constexpr int kSharedBytes = kAlignment + kStages * kStageBytes + kSumBytes;
 };
 
 template <typename Shape>
 struct Shared {
   SharedBarrier full[Shape::kStages];
   SharedBarrier empty[Shape::kStages];
-  // Of the tile's tokens; two tiles' in turn, so that a warp may be one ahead.
-  InputTotal totals[Shape::kWarpgroups][2][Shape::kTokens];
+  // Of the sums, where a block has a tile for itself.
+  SharedBarrier sums_full;
+  SharedBarrier sums_empty;
+  static_assert((2 * Shape::kStages + 2) * int{sizeof(SharedBarrier)} <= kBarrierBytes);
 };
 
 struct Grid {
   int row_blocks;
   int num_tiles;
   int log2_splits;  // blocks of a cluster; if more than one, each cluster takes one tile
+  bool is_gated;
+  int num_outputs;  // of a token
 };
 
 // Where the inputs and the bits are.
@@ -148,24 +160,33 @@ __device__ inline void PrefetchMap(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-// Barrier 0 is the block's.
-template <int kThreads>
-__device__ inline void SyncThreads(int barrier) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
+// A step's bits of a tile: of its row tiles, or of half as many of gates and then of their ups.
+template <typename Shape>
+__device__ inline void CopyTileBits(const Maps& maps, const PackedMatrix& matrix, const Grid& grid,
+                                    int tile, int step, uint32_t shared, uint32_t barrier) {
+  const int row_block = tile % grid.row_blocks;
+  if (!grid.is_gated) {
+    CopyBits(maps.bits, step, row_block * Shape::kRowTiles, shared, barrier);
+    return;
+  }
+  constexpr int kGateTiles = Shape::kRowTiles / 2;
+  const int first_up = static_cast<int>(matrix.rows) / (2 * kTileRows);
+  CopyBits(maps.bits, step, row_block * kGateTiles, shared, barrier);
+  CopyBits(maps.bits, step, first_up + row_block * kGateTiles, shared + kGateTiles * kBitStepBytes,
+           barrier);
 }
-__device__ inline void SyncWarpgroup(int warpgroup) { SyncThreads<128>(warpgroup + 1); }
 
 // One thread. The bits of the first stages are on their way before the kernel that writes the
 // inputs has ended.
 template <typename Shape>
-__device__ inline void FillStages(const Maps& maps, const Grid& grid, const Work& work,
-                                  uint32_t stages, Shared<Shape>& shared) {
+__device__ inline void FillStages(const Maps& maps, const PackedMatrix& matrix, const Grid& grid,
+                                  const Work& work, uint32_t stages, const Shared<Shape>& shared) {
   const BarrierArray full(shared.full);
   const BarrierArray empty(shared.empty);
   const auto begin_stage = [&](int slot, int tile, int step) {
     ExpectBytes(full[slot], Shape::kStageBytes);
-    CopyBits(maps.bits, step, tile % grid.row_blocks * Shape::kRowTiles,
-             stages + slot * Shape::kStageBytes + Shape::kInputBytes, full[slot]);
+    CopyTileBits<Shape>(maps, matrix, grid, tile, step,
+                        stages + slot * Shape::kStageBytes + Shape::kInputBytes, full[slot]);
   };
   int num_begun = min(Shape::kStages, work.end_step - work.first_step);
   for (int i = 0; i < num_begun; ++i) begin_stage(i, work.first_tile, work.first_step + i);
@@ -218,96 +239,345 @@ __device__ inline void MultiplyHalf(const uint32_t (&a)[kInstructionsPerHalf][4]
   CommitWarpgroup();
 }
 
-// The sum of output `index` of a thread (a tile's token and row, see OutputPlace) from those of its
-// two planes, as far as FinishBits takes it: they may be added to each other before.
-template <typename Shape>
-__device__ inline int OutputSum(const int (&sums)[Shape::kTiles][Shape::kColumns / 2], int index) {
-  const int tile = index / (Shape::kTokens / 2);
-  const int first = index % (Shape::kTokens / 2) * 2;
-  return static_cast<int>(static_cast<unsigned>(sums[tile][first]) * 256u +
-                          static_cast<unsigned>(sums[tile][first + 1]));
+// Of the block. By way of all lanes, so that the compiler knows it to be the same in each.
+__device__ inline int ThisWarp() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
 }
 
-struct OutputPlace {
-  int tile;
-  int token;  // of every fourth
-  int half;   // the upper eight of the warp's 16 rows or the lower
+// Where a tile's sums lie: tokens one after the other, of each fourth one the rows dealt so that
+// neither the lanes that have them nor those that read neighbouring rows of a token meet in a bank.
+template <typename Shape>
+__device__ inline int SumIndex(int token, int row) {
+  return token * Shape::kRows + (row ^ token % 4 * 8);
+}
+
+// A thread's sums to the tile's, from `first_row` of the tile on, as far as FinishBits takes them:
+// the high plane's and the low one's in one, which may be added to others before.
+template <typename Shape>
+__device__ inline void StoreSums(const int (&sums)[Shape::kTiles][Shape::kColumns / 2],
+                                 int first_row, int quad, int* tile_sums) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    int* const out = tile_sums + SumIndex<Shape>(quad, first_row + half * 8);
+#pragma unroll
+    for (int t = 0; t < Shape::kTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < Shape::kTokens / 4; ++i) {
+        const unsigned high = static_cast<unsigned>(sums[t][4 * i + 2 * half]);
+        const unsigned low = static_cast<unsigned>(sums[t][4 * i + 2 * half + 1]);
+        out[i * 4 * Shape::kRows + t * kWarpgroupRows] = static_cast<int>(high * 256u + low);
+      }
+    }
+  }
+}
+
+// Keeps the compiler from working out before a loop what follows from `value` in it, to hold it in
+// registers.
+__device__ inline int Opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// One warp: writes the outputs of every num_writers-th token of a tile. Rows are neighbours from
+// lane to lane, and kPartRows of a lane are 32 apart; gated, the second half of them are ups to the
+// first.
+template <typename Shape>
+class TileWriter {
+ public:
+  __device__ TileWriter(const ProductArguments& arguments, const Grid& grid, int tile, int writer,
+                        int num_writers)
+      : arguments_(&arguments),
+        is_gated_(grid.is_gated),
+        writer_(writer),
+        num_writers_(num_writers),
+        num_outputs_(grid.num_outputs) {
+    const int row_block = tile % grid.row_blocks;
+    first_token_ = tile / grid.row_blocks * Shape::kTokens;
+    num_tokens_ = min(Shape::kTokens, static_cast<int>(arguments.num_tokens) - first_token_);
+    first_output_ = row_block * (is_gated_ ? Shape::kRows / 2 : Shape::kRows) +
+                    static_cast<int>(threadIdx.x) % 32;
+  }
+
+  // Loads what does not depend on the sums: of the rows of the first part,
+  __device__ void LoadFactors() { LoadFactors(0); }
+  // and of the inputs: lane l has that of the warp's token l.
+  __device__ void LoadTotals() {
+    const int token = writer_ + static_cast<int>(threadIdx.x) % 32 * num_writers_;
+    own_total_ = {};
+    if (token < num_tokens_) own_total_ = SumTotals(TrailerOf(*arguments_, first_token_ + token));
+  }
+
+  // From this block's sums, complete.
+  __device__ void Write(const int* tile_sums) {
+#pragma unroll 1
+    for (int part = 0; part < kParts; ++part) {
+      if (part > 0) LoadFactors(part);
+      if (is_gated_) {
+        WritePart<true>(tile_sums, part);
+      } else {
+        WritePart<false>(tile_sums, part);
+      }
+    }
+  }
+
+  // From those of all blocks of a cluster, which end after it.
+  __device__ void WriteShare(const int* tile_sums, int log2_splits) {
+    if (log2_splits == 1) {
+      WriteShare<2>(tile_sums);
+    } else if (log2_splits == 2) {
+      WriteShare<4>(tile_sums);
+    } else {
+      WriteShare<kMostSplits>(tile_sums);
+    }
+  }
+
+ private:
+  static constexpr int kLaneRows = Shape::kRows / 32;
+  static constexpr int kPartRows = std::min(kLaneRows, 4);
+  static constexpr int kParts = kLaneRows / kPartRows;
+
+  // Of the lane's rows of the tile, and of its outputs.
+  __device__ int FirstRow(int part) const { return part * (is_gated_ ? kPartRows / 2 : kPartRows); }
+
+  __device__ void LoadFactors(int part) {
+    const PackedMatrix& matrix = arguments_->matrix;
+    const int first_output = Opaque(first_output_ + 32 * FirstRow(part));
+#pragma unroll
+    for (int i = 0; i < kPartRows; ++i) {
+      const bool is_up = is_gated_ && i >= kPartRows / 2;
+      const int output = first_output + 32 * (is_up ? i - kPartRows / 2 : i);
+      row_scales_[i] = 0.0f;
+      biases_[i] = 0.0f;
+      if (output >= num_outputs_) continue;
+      const int row = is_up ? num_outputs_ + output : output;
+      row_scales_[i] = matrix.row_scales[row];
+      biases_[i] = BiasOf(matrix, row);
+    }
+  }
+
+  // Of the warp's token `index`.
+  __device__ InputTotal TotalOf(int index) const {
+    return {__shfl_sync(0xffffffffu, own_total_.scale, index),
+            __shfl_sync(0xffffffffu, own_total_.total, index)};
+  }
+
+  // Where a token's sums of a part begin: of the first half of the lane's rows, and from there on
+  // of the second.
+  __device__ int FirstSum(int token, int first_row) const {
+    return SumIndex<Shape>(token, 32 * first_row + static_cast<int>(threadIdx.x) % 32);
+  }
+  __device__ int SecondSum() const { return is_gated_ ? Shape::kRows / 2 : 32 * (kPartRows / 2); }
+
+  __device__ float* FirstOut(int first_row) const {
+    return arguments_->y + int64_t{first_token_ + writer_} * num_outputs_ + first_output_ +
+           32 * first_row;
+  }
+  __device__ int64_t OutStride() const { return int64_t{num_writers_} * num_outputs_; }
+
+  template <bool kIsGated>
+  __device__ void WritePart(const int* tile_sums, int part) const {
+    // Two tokens at a time, so that instructions of one are under way while those of the other
+    // wait.
+    constexpr int kAtOnce = 2;
+    constexpr int kOutputs = kIsGated ? kPartRows / 2 : kPartRows;
+    const int first_row = Opaque(FirstRow(part));
+    float* out = FirstOut(first_row);
+    int index = 0;
+#pragma unroll 1
+    for (int first = writer_; first < num_tokens_; first += kAtOnce * num_writers_) {
+      float values[kAtOnce][kOutputs];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        // What comes of tokens past the end is dropped.
+        const int token = min(first + i * num_writers_, Shape::kTokens - 1);
+        const int* first_sum = tile_sums + FirstSum(token, first_row);
+        const int* second_sum = first_sum + SecondSum();
+        int sums[kPartRows];
+#pragma unroll
+        for (int row = 0; row < kPartRows / 2; ++row) {
+          sums[row] = first_sum[32 * row];
+          sums[row + kPartRows / 2] = second_sum[32 * row];
+        }
+        Finish<kIsGated>(sums, TotalOf(index + i), values[i]);
+      }
+      index += kAtOnce;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i * num_writers_ < num_tokens_) Put<kIsGated>(values[i], first_row, out);
+        out += OutStride();
+      }
+    }
+  }
+
+  template <int kSplits>
+  __device__ void WriteShare(const int* tile_sums) {
+    constexpr int kWarpTokens = std::max(1, Shape::kTokens / (Shape::kMultiplyWarps * kSplits));
+    int sums[kParts][kWarpTokens][kPartRows];
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+      for (int i = 0; i < kWarpTokens; ++i) {
+        const int token = min(writer_ + i * num_writers_, Shape::kTokens - 1);
+        AddUp<kSplits>(SharedAddress(tile_sums + FirstSum(token, FirstRow(part))),
+                       SecondSum() * int{sizeof(int)}, sums[part][i]);
+      }
+    }
+    // No more reads from other blocks: they may end.
+    __syncwarp();
+    ArriveAtCluster();
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      if (part > 0) LoadFactors(part);
+      float* out = FirstOut(FirstRow(part));
+#pragma unroll
+      for (int i = 0; i < kWarpTokens; ++i) {
+        const InputTotal total = TotalOf(i);
+        if (writer_ + i * num_writers_ >= num_tokens_) break;
+        if (is_gated_) {
+          float values[kPartRows / 2];
+          Finish<true>(sums[part][i], total, values);
+          Put<true>(values, FirstRow(part), out);
+        } else {
+          float values[kPartRows];
+          Finish<false>(sums[part][i], total, values);
+          Put<false>(values, FirstRow(part), out);
+        }
+        out += OutStride();
+      }
+    }
+    __syncwarp();
+    WaitForCluster();
+  }
+
+  // Sums of all blocks; `address` is that of the first in this block's shared memory.
+  template <int kSplits>
+  static __device__ void AddUp(uint32_t address, int second_offset, int (&sums)[kPartRows]) {
+#pragma unroll
+    for (int row = 0; row < kPartRows; ++row) sums[row] = 0;
+#pragma unroll
+    for (int rank = 0; rank < kSplits; ++rank) {
+      const uint32_t first = AddressInCluster(address, rank);
+      const uint32_t second = first + second_offset;
+#pragma unroll
+      for (int row = 0; row < kPartRows / 2; ++row) {
+        const int offset = 32 * row * int{sizeof(int)};
+        sums[row] += static_cast<int>(LoadFromCluster(first + offset));
+        sums[row + kPartRows / 2] += static_cast<int>(LoadFromCluster(second + offset));
+      }
+    }
+  }
+
+  template <bool kIsGated, int kOutputs>
+  __device__ void Finish(const int (&sums)[kPartRows], const InputTotal& total,
+                         float (&values)[kOutputs]) const {
+    const auto value = [&](int row) {
+      return FinishBits(0, sums[row], total, row_scales_[row], biases_[row]);
+    };
+#pragma unroll
+    for (int row = 0; row < kOutputs; ++row) {
+      values[row] = kIsGated ? SwiGluValue(value(row), value(row + kPartRows / 2)) : value(row);
+    }
+  }
+
+  template <bool kIsGated, int kOutputs>
+  __device__ void Put(const float (&values)[kOutputs], int first_row, float* out) const {
+    const int num_lane_outputs = num_outputs_ - first_output_ - 32 * first_row;
+    // In every lane.
+    const bool is_full = num_lane_outputs + static_cast<int>(threadIdx.x) % 32 >= 32 * kOutputs;
+    if (!kIsGated && arguments_->accumulate) {
+#pragma unroll
+      for (int row = 0; row < kOutputs; ++row) {
+        if (32 * row < num_lane_outputs) AddOutput(out + 32 * row, values[row]);
+      }
+    } else if (is_full) {
+#pragma unroll
+      for (int row = 0; row < kOutputs; ++row) out[32 * row] = values[row];
+    } else {
+#pragma unroll
+      for (int row = 0; row < kOutputs; ++row) {
+        if (32 * row < num_lane_outputs) out[32 * row] = values[row];
+      }
+    }
+  }
+
+  const ProductArguments* arguments_;
+  bool is_gated_;
+  int writer_;
+  int num_writers_;
+  int num_outputs_;
+  int first_token_;
+  int num_tokens_;    // of the tile
+  int first_output_;  // of the lane
+  float row_scales_[kPartRows];
+  float biases_[kPartRows];
+  InputTotal own_total_;
 };
 
+// Of a tile whose block has it for itself. All warps write a block's last one.
 template <typename Shape>
-__device__ inline OutputPlace PlaceOf(int index) {
-  const int in_tile = index % (Shape::kTokens / 2);
-  return {index / (Shape::kTokens / 2), in_tile / 2, in_tile % 2};
+__device__ inline int NumWriters(const Grid& grid, const Work& work, int tile) {
+  const bool is_last = tile + work.tile_stride >= grid.num_tiles;
+  return Shape::kWriteWarps + (is_last || !Shape::kWritesApart ? Shape::kMultiplyWarps : 0);
 }
 
-// Adds up what the ranks of the cluster have for this one's share of the tile's outputs, and calls
-// `finish(place, sum)` for each of the calling thread's. All ranks' sums are there, from
-// `own_sums` on: [output][thread].
-template <typename Shape, int kSplits, typename Finish>
-__device__ inline void FinishShare(uint32_t own_sums, int rank, const Finish& finish) {
-  constexpr int kShare = Shape::kOutputs / kSplits;
-  constexpr int kOutputBytes = Shape::kMultiplyThreads * int{sizeof(int)};
-  const uint32_t address = own_sums + rank * (kShare * kOutputBytes) + threadIdx.x * sizeof(int);
-  uint32_t sums[kShare] = {};
-#pragma unroll
-  for (int other = 0; other < kSplits; ++other) {
-    const uint32_t other_sums = AddressInCluster(address, other);
-#pragma unroll
-    for (int i = 0; i < kShare; ++i) sums[i] += LoadFromCluster(other_sums + i * kOutputBytes);
+// A warp that only writes.
+template <typename Shape>
+__device__ inline void WriteTiles(const ProductArguments& arguments, const Grid& grid,
+                                  const Work& work, const int* tile_sums, int writer,
+                                  const Shared<Shape>& shared) {
+  WaitForKernelBefore();
+  int parity = 0;
+  for (int tile = work.first_tile; tile < grid.num_tiles; tile += work.tile_stride) {
+    TileWriter<Shape> tile_writer(arguments, grid, tile, writer,
+                                  NumWriters<Shape>(grid, work, tile));
+    tile_writer.LoadFactors();
+    tile_writer.LoadTotals();
+    WaitForPhase(SharedAddress(&shared.sums_full), parity);
+    tile_writer.Write(tile_sums);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) Arrive(SharedAddress(&shared.sums_empty));
+    parity ^= 1;
   }
-  // No more reads from other blocks: they may end.
-  ArriveAtCluster();
-#pragma unroll
-  for (int i = 0; i < kShare; ++i) {
-    finish(PlaceOf<Shape>(rank * kShare + i), static_cast<int>(sums[i]));
-  }
-  __syncwarp();
-  WaitForCluster();
 }
 
 template <typename Shape>
 __device__ inline void MultiplyStages(const ProductArguments& arguments, const Grid& grid,
-                                      const Work& work, uint8_t* stages, Shared<Shape>& shared) {
+                                      const Work& work, uint8_t* stages, int* tile_sums,
+                                      const Shared<Shape>& shared) {
   constexpr int kTiles = Shape::kTiles;
-  const PackedMatrix& matrix = arguments.matrix;
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const int block_warp = ThisWarp();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int quad = lane % 4;
-  // Of this lane's rows l / 4 in the first tile of its warpgroup.
+  // Of this warp in the first tile of its warpgroup.
+  const int row_tile = block_warp / 4 * (4 * kTiles) + block_warp % 4;
   const uint8_t* first_words =
-      stages + Shape::kInputBytes + (warpgroup * kTiles * 4 + warp) * kBitStepBytes + lane / 4 * 64;
+      stages + Shape::kInputBytes + row_tile * kBitStepBytes + lane / 4 * 64;
   const uint32_t first_inputs = SharedAddress(stages);
 
   const BarrierArray full(shared.full);
   const BarrierArray empty(shared.empty);
+  const uint32_t sums_full = SharedAddress(&shared.sums_full);
+  const uint32_t sums_empty = SharedAddress(&shared.sums_empty);
+  const bool is_split = grid.log2_splits > 0;
   Ring ring(Shape::kStages);
-  int turn = 0;
+  int sums_parity = 0;
   for (int tile = work.first_tile; tile < grid.num_tiles; tile += work.tile_stride) {
-    const int64_t first_token = int64_t{tile / grid.row_blocks} * Shape::kTokens;
-    const int64_t first_row = int64_t{tile % grid.row_blocks} * Shape::kRows +
-                              (warpgroup * kTiles * 4 + warp) * kTileRows + lane / 4;
-    float row_scales[kTiles][2];
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t row = first_row + t * kWarpgroupRows + half * 8;
-        row_scales[t][half] = row < matrix.rows ? matrix.row_scales[row] : 0.0f;
-        if (matrix.bias != nullptr && row < matrix.rows) Prefetch(matrix.bias + row);
-      }
-    }
+    const auto writer_of = [&](int of_tile) {
+      return TileWriter<Shape>(arguments, grid, of_tile,
+                               is_split ? work.rank * Shape::kMultiplyWarps + block_warp
+                                        : Shape::kWriteWarps + block_warp,
+                               is_split ? Shape::kMultiplyWarps << grid.log2_splits
+                                        : NumWriters<Shape>(grid, work, of_tile));
+    };
+    TileWriter<Shape> tile_writer = writer_of(tile);
+    // On their way while others are multiplied; where there are too many sums to keep them beside,
+    // they are loaded after.
+    if (!Shape::kWritesApart) tile_writer.LoadFactors();
     if (tile == work.first_tile) {
       FinishIssuingLoads();
       WaitForKernelBefore();
     }
-    InputTotal* totals = shared.totals[warpgroup][turn];
-    turn ^= 1;
-    for (int i = static_cast<int>(threadIdx.x) % 128; i < Shape::kTokens; i += 128) {
-      if (first_token + i < arguments.num_tokens) {
-        totals[i] = SumTotals(TrailerOf(arguments, first_token + i));
-      }
-    }
+    if (!Shape::kWritesApart) tile_writer.LoadTotals();
 
     int sums[kTiles][Shape::kColumns / 2];
 #pragma unroll
@@ -346,50 +616,29 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const G
     if (lane == 0) Arrive(empty[previous_stage]);
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) FenceByteSums(sums[t]);
-    SyncWarpgroup(warpgroup);
 
-    const auto finish = [&](const OutputPlace& place, int sum) {
-      const int token = place.token * 4 + quad;
-      const int64_t row = first_row + place.tile * kWarpgroupRows + place.half * 8;
-      if (first_token + token >= arguments.num_tokens || row >= matrix.rows) return;
-      // Not by an index, which would bring the array to memory.
-      float row_scale = 0.0f;
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          if (place.tile == t && place.half == half) row_scale = row_scales[t][half];
-        }
+    if (!is_split) WaitForPhase(sums_empty, sums_parity ^ 1);
+    StoreSums<Shape>(sums, row_tile * kTileRows + lane / 4, quad, tile_sums);
+    __syncwarp();
+    if (!is_split && lane == 0) Arrive(sums_full);
+    if (is_split || NumWriters<Shape>(grid, work, tile) > Shape::kWriteWarps) {
+      if (Shape::kWritesApart) {
+        tile_writer = writer_of(Opaque(tile));
+        tile_writer.LoadFactors();
+        tile_writer.LoadTotals();
       }
-      PutOutput(arguments, first_token + token, row,
-                FinishBits(0, sum, totals[token], row_scale, BiasOf(matrix, row)));
-    };
-    if (grid.log2_splits == 0) {
-#pragma unroll
-      for (int i = 0; i < Shape::kOutputs; ++i) {
-        finish(PlaceOf<Shape>(i), OutputSum<Shape>(sums, i));
+      if (is_split) {
+        __syncwarp();
+        SyncCluster();
+        tile_writer.WriteShare(tile_sums, grid.log2_splits);
+      } else {
+        WaitForPhase(sums_full, sums_parity);
+        tile_writer.Write(tile_sums);
+        __syncwarp();
+        if (!Shape::kWritesApart && lane == 0) Arrive(sums_empty);
       }
-      continue;
     }
-
-    // Every warpgroup has read the last stage.
-    SyncThreads<Shape::kMultiplyThreads>(Shape::kWarpgroups + 1);
-    auto* shared_sums = reinterpret_cast<int*>(stages);  // [output][thread]
-#pragma unroll
-    for (int i = 0; i < Shape::kOutputs; ++i) {
-      shared_sums[i * Shape::kMultiplyThreads + threadIdx.x] = OutputSum<Shape>(sums, i);
-    }
-    SyncCluster();
-    // Keeps the compiler from working out places before the steps, to hold them in registers.
-    int rank = work.rank;
-    asm volatile("" : "+r"(rank));
-    if (grid.log2_splits == 1) {
-      FinishShare<Shape, 2>(first_inputs, rank, finish);
-    } else if (grid.log2_splits == 2) {
-      FinishShare<Shape, 4>(first_inputs, rank, finish);
-    } else {
-      FinishShare<Shape, 8>(first_inputs, rank, finish);
-    }
+    sums_parity ^= 1;
   }
 }
 
@@ -408,19 +657,29 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     const BarrierArray empty(shared.empty);
     for (int stage = 0; stage < Shape::kStages; ++stage) {
       InitBarrier(full[stage], 1);
-      InitBarrier(empty[stage], Shape::kWarpgroups * 4);
+      InitBarrier(empty[stage], Shape::kMultiplyWarps);
     }
+    InitBarrier(SharedAddress(&shared.sums_full), Shape::kMultiplyWarps);
+    InitBarrier(SharedAddress(&shared.sums_empty),
+                Shape::kWritesApart ? Shape::kWriteWarps : Shape::kMultiplyWarps);
     FenceForWarpgroups();
   } else if (threadIdx.x == Shape::kMultiplyThreads) {
     PrefetchMap(maps.bits);
     PrefetchMap(maps.inputs);
   }
   __syncthreads();
+  auto* tile_sums = reinterpret_cast<int*>(stages + Shape::kStages * Shape::kStageBytes);
   const Work work = WorkOf(arguments, grid);
   if (threadIdx.x >= Shape::kMultiplyThreads) {
-    if constexpr (Shape::kMovesRegisters) LowerRegisters<40>();
+    if constexpr (Shape::kWritesApart) {
+      LowerRegisters<56>();
+      const int writer = ThisWarp() - Shape::kMultiplyWarps - 1;
+      if (writer >= 0 && grid.log2_splits == 0) {
+        WriteTiles<Shape>(arguments, grid, work, tile_sums, writer, shared);
+      }
+    }
     if (threadIdx.x == Shape::kMultiplyThreads) {
-      FillStages<Shape>(maps, grid, work, SharedAddress(stages), shared);
+      FillStages<Shape>(maps, arguments.matrix, grid, work, SharedAddress(stages), shared);
     }
     __syncwarp();
     // As often as the warps that multiply.
@@ -429,8 +688,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       SyncCluster();
     }
   } else {
-    if constexpr (Shape::kMovesRegisters) RaiseRegisters<232>();
-    MultiplyStages<Shape>(arguments, grid, work, stages, shared);
+    if constexpr (Shape::kWritesApart) RaiseRegisters<224>();
+    MultiplyStages<Shape>(arguments, grid, work, stages, tile_sums, shared);
   }
 #endif
 }

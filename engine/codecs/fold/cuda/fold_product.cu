@@ -7,6 +7,9 @@
 namespace ultrasketch::cuda {
 namespace {
 
+// From here on wgmma is faster where there is one.
+constexpr int kFewestTokensForHopper = 9;
+
 // One thread a word.
 __global__ void PackFold(const uint8_t* bits, int64_t row_bytes, int64_t first_row,
                          int64_t num_rows, int64_t num_steps, uint32_t* words, int64_t num_words) {
@@ -34,9 +37,13 @@ __global__ void PackFold(const uint8_t* bits, int64_t row_bytes, int64_t first_r
 
 }  // namespace
 
+bool CanGateFoldProduct(const ProductArguments& arguments) {
+  return arguments.num_tokens >= kFewestTokensForHopper && !arguments.accumulate &&
+         arguments.matrix.rows % (2 * kTileRows) == 0 && HasBitProductHopper();
+}
+
 cudaError_t LaunchFoldProduct(const ProductArguments& arguments, cudaStream_t stream) {
-  // From here on wgmma is faster where there is one.
-  constexpr int kFewestTokensForHopper = 9;
+  if (arguments.is_gated && !CanGateFoldProduct(arguments)) return cudaErrorInvalidValue;
   if (arguments.num_tokens >= kFewestTokensForHopper && HasBitProductHopper()) {
     return LaunchBitProductHopper(arguments, stream);
   }

@@ -12,9 +12,8 @@ namespace ultrasketch::cuda {
 
 struct FoldSketch {
   std::vector<SketchGroup> groups;  // by ascending first_bucket
-  std::vector<uint8_t> columns;     // num_pairs pairs of entries of column_bytes each
-  int num_pairs = 0;
-  int column_bytes = 2;
+  std::vector<uint8_t> places;      // of place_bytes each
+  int place_bytes = 2;
   float max_gain = 1.0f;
 };
 

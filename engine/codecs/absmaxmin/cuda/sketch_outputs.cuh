@@ -1,0 +1,78 @@
+// Writing the outputs of a product by warpgroup instructions.
+#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_OUTPUTS_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_OUTPUTS_CUH_
+
+#include <cstdint>
+
+#include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
+
+namespace ultrasketch::cuda {
+
+// Writes the outputs of a warp's 16 rows by kTokens tokens. What they are scaled with is loaded
+// before, all of it at once: with a load for each token, every one waited for by the stores of the
+// token before, 64 tokens would take some 3 us.
+template <int kTokens>
+class OutputWriter {
+ public:
+  // The warp's first row and the first token.
+  __device__ OutputWriter(const ProductArguments& arguments, int64_t first_row, int64_t first_token)
+      : arguments_(arguments) {
+    const PackedMatrix& matrix = arguments.matrix;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < kTokenScales; ++i) {
+      const int64_t token = first_token + i * 32 + lane;
+      token_scales_[i] = token < arguments.num_tokens ? TokenScale(arguments, token) : 0.0f;
+    }
+    const int64_t lane_row = first_row + lane / 4;
+    const int64_t lane_token = first_token + lane % 4 * 2;
+    const auto num_tokens =
+        static_cast<int>(min(arguments.num_tokens - lane_token, int64_t{kTokens}));
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = lane_row + half * kHalfRows;
+      row_scales_[half] = row < matrix.rows ? matrix.row_scales[row] : 0.0f;
+      biases_[half] = row < matrix.rows ? BiasOf(matrix, row) : 0.0f;
+      num_tokens_[half] = row < matrix.rows ? num_tokens : 0;
+    }
+    out_ = arguments.y + lane_token * matrix.rows + lane_row;
+  }
+
+  __device__ void Write(const float (&sums)[kTokens / 2]) const {
+    const int quad = static_cast<int>(threadIdx.x) % 4;
+    const int64_t stride = arguments_.matrix.rows;
+    float* out = out_;
+#pragma unroll
+    for (int i = 0; i < kTokens / 4; ++i) {
+      // For the first lane of a quad.
+      const int token = i / 2 * 8 + i % 2;
+      const float token_scale =
+          __shfl_sync(0xffffffffu, token_scales_[token / 32], token % 32 + quad * 2);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float value = FinishSketchSum(sums[i / 2 * 4 + half * 2 + i % 2], token_scale,
+                                            row_scales_[half], biases_[half]);
+        if (token < num_tokens_[half])
+          PutOutput(out + half * kHalfRows, arguments_.accumulate, value);
+      }
+      out += i % 2 == 0 ? stride : 7 * stride;
+      // Keeps the compiler from working out all addresses before.
+      asm volatile("" : "+l"(out));
+    }
+  }
+
+ private:
+  static constexpr int kTokenScales = (kTokens + 31) / 32;
+  static constexpr int kHalfRows = 8;  // between a lane's two rows
+
+  const ProductArguments& arguments_;
+  float token_scales_[kTokenScales];
+  float row_scales_[2];
+  float biases_[2];
+  int num_tokens_[2];  // of each of the lane's rows, from its first token on
+  float* out_;         // of its first row and token
+};
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_OUTPUTS_CUH_

@@ -1,0 +1,483 @@
+// Products with an AbsMaxMin sketch by wgmma.
+//
+//                            kTokens tokens
+//   32, 64 or 128 rows  [ a warpgroup for each 64 rows ]   sums in registers
+//
+// Four to sixteen more warps fill a ring of buffers ahead of them, a step of 64 columns each: they
+// decode the weights [64 columns][rows] from the rows' sketch, which stays in shared memory, and
+// have the inputs [tokens][64 columns] copied. Blocks stay and take tile after tile, so that the
+// ring is filled for the next while the outputs of one are written. 32 rows are multiplied as 64,
+// twice the same ones.
+//
+// Few tokens: decoding is all of the time, see sketch_decode.cuh, or with 32 rows the turns of the
+// one warpgroup that multiplies, some 400 clocks each, which take two steps at once. Where that
+// leaves multiprocessors without rows, two blocks with half of the tokens share decoding as below.
+//
+// Many tokens: decoding a tile takes about as many clocks as multiplying it, and reading its inputs
+// too. So blocks share both in clusters of kReaders blocks of rows by kDecoders blocks of tokens:
+//
+//                 tokens      tokens
+//   rows        [ rank 0 ]  [ rank 1 ]    the same rows: each decodes half of a step's weights and
+//   rows        [ rank 2 ]  [ rank 3 ]    sends them to the other
+//                                         the same tokens: each reads half of a step's inputs for
+//                                         both (multicast)
+//
+// Clocks of a step of 128 rows by 256 tokens, of a block alone and of one of four as above:
+//
+//                          alone  of four
+//   tensor cores            1024    1024   8 instructions of 64 x 256 x 16
+//   shared memory           1216    1184   at 128 bytes: read by the tensor cores 640, inputs 256
+//                                          and weights 128 written, 24 for each unit (a warp's 32
+//                                          rows by 32 columns) of 8 or 4 that is decoded, 64 to
+//                                          send 4 of them
+//   decoding                2000    1000   some 1000 a unit, by 4 warps; less in pairs of units
+//   second-level cache      1365     683   32 or 16 kB at 24 bytes
+//   the other's memory         -     512   8 kB at 16 bytes, what loads from there have been
+//                                          reported to reach
+//
+// There are no registers for more warps: an instruction for 256 tokens wants a kernel of at least
+// 154 for each thread, or 384 threads. Four blocks that share decoding would halve it again and
+// send three times as many bytes.
+//
+// A buffer is filled when the phase of its barrier `full` has had the arrivals of this block's
+// fillers, and the bytes of the inputs and of the weights that others send. It may be filled again
+// when that of `empty` has had those of all warps that multiply of all blocks that this one sends
+// something to, itself among them. So nobody sends to a buffer that is in use; a block's own copies
+// have been sent, since those that they are for have read them; and the bytes that a barrier `full`
+// gets are always those of its current phase, though they may come before it is told of them.
+//
+// Weights are sent by bulk copies from the block's own buffer, not stored twice where they are
+// decoded: stores to another block need a fence that waits for device memory (MEMBAR.ALL.GPU)
+// before the arrival that announces them, and would be 16 bytes in every 64. A copy takes 2 kB as
+// one, few instructions, announces itself, and is read from shared memory for 64 clocks a step.
+#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_PRODUCT_HOPPER_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_PRODUCT_HOPPER_CUH_
+
+#include <cuda.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstdint>
+
+#include "engine/codecs/absmaxmin/cuda/sketch_outputs.cuh"
+#include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
+#include "engine/codecs/cuda/warpgroup.cuh"
+
+namespace ultrasketch::cuda::sketch_product_hopper {
+
+inline constexpr int kMaxStages = 16;
+inline constexpr int kHalves = kStepColumns / kHalfStep;
+inline constexpr int kWarpgroupRows = 64;
+// To begin at a multiple of 1024.
+inline constexpr int kAlignment = 1024;
+
+template <int kRowBlocksOf, int kTokensOf, int kDecodersOf = 1, int kReadersOf = 1>
+struct HopperTile {
+  static constexpr int kRowBlocks = kRowBlocksOf;
+  static constexpr int kTokens = kTokensOf;
+  // Blocks of a cluster with the same rows, which share decoding; with the same tokens, which share
+  // reading inputs. Ranks are numbered along tokens first.
+  static constexpr int kDecoders = kDecodersOf;
+  static constexpr int kReaders = kReadersOf;
+  static constexpr int kCluster = kDecoders * kReaders;
+  // That a block sends something to, with itself.
+  static constexpr int kPeers = kDecoders + kReaders - 1;
+
+  static constexpr int kRows = kRowBlocks * kSketchBlockRows;
+  static constexpr int kWarpgroups = (kRows + kWarpgroupRows - 1) / kWarpgroupRows;
+  static constexpr int kMultiplyThreads = 128 * kWarpgroups;
+  static constexpr int kInputBytes = kTokens * kInputRowBytes;
+  static constexpr int kWeightBytes = kRowBlocks * kWeightBlockBytes;
+  static constexpr int kStageBytes = kInputBytes + kWeightBytes;
+  // What a block reads itself, and what it decodes itself.
+  static constexpr int kReadTokens = kTokens / kReaders;
+  static constexpr int kDecodedBytes = kWeightBytes / kDecoders;
+  // Operands of a descriptor begin at a multiple of this.
+  static_assert(kReadTokens * kInputRowBytes % 1024 == 0);
+
+  // As many as the sums leave registers for.
+  static constexpr int kFillWarps = kTokens == 256                      ? 4
+                                    : kRowBlocks == 1 && kDecoders == 1 ? 16
+                                    : kRowBlocks == 2 && kTokens <= 64  ? 12
+                                                                        : 8;
+  static constexpr int kFillThreads = 32 * kFillWarps;
+  static constexpr int kThreads = kMultiplyThreads + kFillThreads;
+
+  // A block decodes kUnits units of 32 rows by half a step's columns, which follow each other in a
+  // buffer. A warp takes one, or two of neighbouring row blocks; where that leaves warps, several
+  // steps are filled at once.
+  static constexpr int kUnits = kHalves * kRowBlocks / kDecoders;
+  static_assert(kUnits * kDecoders == kHalves * kRowBlocks);
+  static constexpr int kUnitBytes = kWeightBlockBytes / kHalves;
+  static constexpr int kFillerBlocks = kFillWarps == 4 && kUnits > kHalves ? 2 : 1;
+  static constexpr int kFillersPerStep = kUnits / kFillerBlocks;
+  static constexpr int kStepsAtOnce = kFillWarps / kFillersPerStep;
+  // Row blocks whose sketch a block needs.
+  static constexpr int kSketchBlocks = (kUnits + kHalves - 1) / kHalves;
+  // Whether the warps that fill make their stores visible to the tensor cores and to what is sent,
+  // rather than the warps that multiply. It waits for the columns that they have asked for.
+  static constexpr bool kFillersFence = kDecoders > 1;
+
+  // Steps that a warpgroup multiplies at once: with few tokens, waiting and fencing takes longer.
+  static constexpr int kBatch = kTokens <= 64 ? 2 : 1;
+  // The steps of a batch are read while those of the one before are given back; and a warp that
+  // fills must not be two rounds of the ring ahead of the one before.
+  static constexpr int kMinStages = std::max(kStepsAtOnce + 1, 2 * kBatch);
+  static_assert(kMinStages <= kMaxStages);
+
+  // Two blocks to a multiprocessor where that leaves registers for the sums.
+  static constexpr int kBlocks =
+      kTokens <= 64 && (kRowBlocks == 2 || (kRowBlocks == 1 && kDecoders == 2)) ? 2 : 1;
+
+  static int64_t SharedBytes(const BucketTables& tables, int num_stages) {
+    return kAlignment + kSketchBlocks * tables.words_per_block * 4 +
+           ColumnQueue::SharedBytes(kFillWarps, tables.entry_words) +
+           int64_t{num_stages} * kStageBytes;
+  }
+  // Less than kMinStages: it does not fit. Where that many fit, a buffer is always filled by the
+  // same warps.
+  static int NumStages(const BucketTables& tables, int64_t max_shared_bytes, int blocks) {
+    constexpr int kStaticBytes = 2048;  // what the barriers and the classes take besides
+    const int64_t left = max_shared_bytes / blocks - kStaticBytes - SharedBytes(tables, 0);
+    const int fitting = static_cast<int>(std::clamp<int64_t>(left / kStageBytes, 0, kMaxStages));
+    const int rounded = fitting / kStepsAtOnce * kStepsAtOnce;
+    return rounded >= kMinStages ? rounded : fitting;
+  }
+  // Blocks that fit into a multiprocessor; 0: it does not fit.
+  static int BlocksAtOnce(const BucketTables& tables, int64_t max_shared_bytes) {
+    int blocks = kBlocks;
+    while (blocks > 0 && NumStages(tables, max_shared_bytes, blocks) < kMinStages) --blocks;
+    return blocks;
+  }
+};
+
+// Tiles are those of whole clusters, numbered along tokens first; each cluster takes some that
+// follow each other.
+struct HopperPlan {
+  int num_stages;
+  int token_groups;
+  int num_tiles;
+};
+
+// What all warps of a block share.
+struct Shared {
+  SketchPart parts[kMaxSketchParts];
+  SharedBarrier full[kMaxStages];
+  SharedBarrier empty[kMaxStages];
+};
+
+// A block's part: the tiles [first_tile, end_tile) of its cluster.
+template <typename Tile>
+struct Work {
+  __device__ explicit Work(const HopperPlan& plan_of) : plan(plan_of) {
+    const int rank = Tile::kCluster > 1 ? ClusterRank() : 0;
+    decoder = rank % Tile::kDecoders;
+    reader = rank / Tile::kDecoders;
+    const int64_t cluster = blockIdx.x / Tile::kCluster;
+    const int64_t num_clusters = gridDim.x / Tile::kCluster;
+    first_tile = static_cast<int>(cluster * plan.num_tiles / num_clusters);
+    end_tile = static_cast<int>((cluster + 1) * plan.num_tiles / num_clusters);
+  }
+  // Of a tile: this block's rows, in units of kRows, and its first token.
+  __device__ int RowsOf(int tile) const {
+    return tile / plan.token_groups * Tile::kReaders + reader;
+  }
+  __device__ int FirstTokenOf(int tile) const {
+    return (tile % plan.token_groups * Tile::kDecoders + decoder) * Tile::kTokens;
+  }
+  __device__ int RankOf(int decoder_of, int reader_of) const {
+    return reader_of * Tile::kDecoders + decoder_of;
+  }
+
+  const HopperPlan& plan;
+  int decoder;  // among those with the same rows
+  int reader;   // among those with the same tokens
+  int first_tile;
+  int end_tile;
+};
+
+// Begins to copy this block's share of a step's inputs, to all blocks with the same tokens, and
+// tells the stage's barrier what it will get in all. Tokens past the end are zero.
+template <typename Tile>
+__device__ inline void CopyInputs(const CUtensorMap& inputs, const Work<Tile>& work,
+                                  int first_token, int step, uint8_t* stage, uint32_t full) {
+  constexpr int kBytes = Tile::kInputBytes + Tile::kWeightBytes - Tile::kDecodedBytes;
+  if constexpr (Tile::kReaders == 1) {
+    CopyBox(inputs, step * kStepColumns, first_token, kBytes, stage, full);
+  } else {
+    // A bit for each rank of the same `decoder`.
+    constexpr unsigned kRanks = ((1u << Tile::kCluster) - 1) / ((1u << Tile::kDecoders) - 1);
+    const int first = work.reader * Tile::kReadTokens;
+    CopyBoxToCluster(inputs, step * kStepColumns, first_token + first, kBytes,
+                     static_cast<uint16_t>(kRanks << work.decoder), stage + first * kInputRowBytes,
+                     full);
+  }
+}
+
+template <typename Tile>
+__device__ inline void SyncFillers() {
+  asm volatile("bar.sync 1, %0;" ::"n"(Tile::kFillThreads) : "memory");
+}
+
+// This thread's part of copying the sketch that the block decodes of a tile's rows.
+template <typename Tile>
+__device__ inline void ReadSketch(const PackedMatrix& matrix, int rows, int first_block, int thread,
+                                  uint32_t* words) {
+  // All have decoded what was there before.
+  SyncFillers<Tile>();
+  CopySketch(matrix, int64_t{rows} * Tile::kRowBlocks + first_block, Tile::kSketchBlocks, thread,
+             Tile::kFillThreads, words);
+  CommitCopies();
+  WaitForCopies<0>();
+  SyncFillers<Tile>();
+}
+
+template <typename Tile>
+__device__ inline void FillStages(const PackedMatrix& matrix, const CUtensorMap& inputs,
+                                  const Work<Tile>& work, uint8_t* stages, uint32_t* words,
+                                  uint8_t* ring_of_columns, Shared& shared) {
+  const int thread = static_cast<int>(threadIdx.x) - Tile::kMultiplyThreads;
+  const int lane = thread % 32;
+  const auto words_per_block = static_cast<int>(matrix.buckets.words_per_block);
+  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const int num_stages = work.plan.num_stages;
+  const int filler = thread / 32 % Tile::kFillersPerStep;
+  const int first_unit = work.decoder * Tile::kUnits;
+  const int first_block = first_unit / kHalves;
+  const int unit =
+      first_unit + filler / kHalves * (kHalves * Tile::kFillerBlocks) + filler % kHalves;
+  const int block = unit / kHalves;
+  const int column = unit % kHalves * kHalfStep + lane;
+  const uint32_t* block_words = words + (block - first_block) * words_per_block;
+  const BarrierArray full(shared.full);
+  const BarrierArray empty(shared.empty);
+
+  const auto send = [&](int slot) {
+    const uint32_t weights = SharedAddress(stages) + slot * Tile::kStageBytes + Tile::kInputBytes +
+                             unit * Tile::kUnitBytes;
+#pragma unroll
+    for (int i = 1; i < Tile::kDecoders; ++i) {
+      const int rank = work.RankOf((work.decoder + i) % Tile::kDecoders, work.reader);
+      const uint32_t other_weights = AddressInCluster(weights, rank);
+#pragma unroll
+      for (int j = 0; j < Tile::kFillerBlocks; ++j) {
+        CopyToCluster(weights + j * kWeightBlockBytes, Tile::kUnitBytes,
+                      other_weights + j * kWeightBlockBytes, AddressInCluster(full[slot], rank));
+      }
+    }
+  };
+
+  // A warp takes every kStepsAtOnce-th step of all tiles.
+  int first_step = thread / 32 / Tile::kFillersPerStep;
+  // Of a tile, the first step whose inputs this lane has copied; those of the first steps of all
+  // are copied by a warp that multiplies.
+  int first_copy = filler == 0 && lane == 0 ? num_stages : INT_MAX;
+  Ring ring(num_stages);
+  ring.Advance(first_step);
+  for (int tile = work.first_tile; tile < work.end_tile; ++tile) {
+    if (tile == work.first_tile || work.RowsOf(tile) != work.RowsOf(tile - 1)) {
+      ReadSketch<Tile>(matrix, work.RowsOf(tile), first_block, thread, words);
+    }
+    const int first_token = work.FirstTokenOf(tile);
+    ColumnQueue columns(matrix.buckets, num_steps, ring_of_columns, thread / 32, lane, column,
+                        first_step, Tile::kStepsAtOnce);
+    const auto begin_step = [&](int step) {
+      WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
+      uint8_t* stage = stages + ring.slot() * Tile::kStageBytes;
+      if (step >= first_copy) {
+        CopyInputs<Tile>(inputs, work, first_token, step, stage, full[ring.slot()]);
+      }
+      return stage + Tile::kInputBytes + block * kWeightBlockBytes;
+    };
+    const auto end_step = [&] {
+      if constexpr (Tile::kFillersFence) FenceForWarpgroups();
+      __syncwarp();
+      if (lane == 0) {
+        send(ring.slot());
+        Arrive(full[ring.slot()]);
+      }
+      ring.Advance(Tile::kStepsAtOnce);
+    };
+    first_step = DecodeSteps<Tile::kFillerBlocks>(
+                     shared.parts, matrix.buckets.num_parts, block_words, words_per_block, column,
+                     first_step, Tile::kStepsAtOnce, columns, begin_step, end_step) -
+                 num_steps;
+    if (first_copy != INT_MAX) first_copy = max(first_copy - num_steps, 0);
+  }
+}
+
+template <typename Tile>
+__device__ inline void MultiplyStages(const ProductArguments& arguments, const Work<Tile>& work,
+                                      uint8_t* stages, Shared& shared) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  // Lets the compiler know that it is the same for all lanes.
+  const int warpgroup = __shfl_sync(0xffffffffu, warp / 4, 0);
+  const auto num_steps = static_cast<int>(arguments.matrix.num_steps);
+  // Between the first 32 rows and the other 32.
+  constexpr uint32_t kBlockDistance = Tile::kRowBlocks == 1 ? 0 : kWeightBlockBytes;
+  constexpr int kWarpgroupBytes = kWarpgroupRows / kSketchBlockRows * kWeightBlockBytes;
+  const uint32_t first_stage = SharedAddress(stages);
+  // Units of eight columns by 32 rows, and of eight tokens by 64 columns. Further on in shared
+  // memory it is the descriptor plus the distance in units of 16 bytes.
+  const uint64_t first_weights =
+      OperandDescriptor(first_stage + Tile::kInputBytes + warpgroup * kWarpgroupBytes,
+                        kBlockDistance, 8 * kSketchBlockRows * 2, OperandSwizzle::k64Bytes);
+  const uint64_t first_inputs =
+      OperandDescriptor(first_stage, 0, 8 * kInputRowBytes, OperandSwizzle::k128Bytes);
+  const BarrierArray full(shared.full);
+  // A warp's first lanes give buffers back, each to one block: to those with the same rows, then to
+  // the others with the same tokens.
+  const bool gives_back = lane < Tile::kPeers;
+  uint32_t first_empty = SharedAddress(shared.empty);
+  if constexpr (Tile::kCluster > 1) {
+    const int other_reader = (work.reader + lane - Tile::kDecoders + 1) % Tile::kReaders;
+    first_empty =
+        AddressInCluster(first_empty, lane < Tile::kDecoders ? work.RankOf(lane, work.reader)
+                                      : gives_back ? work.RankOf(work.decoder, other_reader)
+                                                   : 0);
+  }
+  float sums[Tile::kTokens / 2];
+  Ring ring(work.plan.num_stages);
+  Ring given_back(work.plan.num_stages);
+  int num_held = 0;
+  const auto give_back = [&] {
+    for (; num_held > 0; --num_held) {
+      if (gives_back) {
+        const uint32_t empty =
+            first_empty + static_cast<uint32_t>(given_back.slot() * sizeof(SharedBarrier));
+        if constexpr (Tile::kCluster > 1) {
+          ArriveInCluster(empty);
+        } else {
+          Arrive(empty);
+        }
+      }
+      given_back.Advance();
+    }
+  };
+  const auto multiply = [&]<int kSteps>() {
+    int slots[kSteps];
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      WaitForPhase(full[ring.slot()], ring.parity());
+      slots[i] = ring.slot();
+      ring.Advance();
+    }
+    if constexpr (!Tile::kFillersFence) FenceForWarpgroups();
+    FenceWarpgroup();
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      const uint64_t stage = static_cast<uint32_t>(slots[i] * (Tile::kStageBytes / 16));
+#pragma unroll
+      for (int column = 0; column < kStepColumns; column += 16) {
+        WarpgroupMultiply(first_weights + stage + column * kSketchBlockRows * 2 / 16,
+                          first_inputs + stage + column * 2 / 16, sums);
+      }
+    }
+    CommitWarpgroup();
+    WaitForWarpgroup<1>();
+    // Of the batch before.
+    give_back();
+    num_held = kSteps;
+  };
+  for (int tile = work.first_tile; tile < work.end_tile; ++tile) {
+#pragma unroll
+    for (int i = 0; i < Tile::kTokens / 2; ++i) sums[i] = 0.0f;
+    int step = 0;
+    for (; step + Tile::kBatch <= num_steps; step += Tile::kBatch) {
+      multiply.template operator()<Tile::kBatch>();
+    }
+    if constexpr (Tile::kBatch > 1) {
+      for (; step < num_steps; ++step) multiply.template operator()<1>();
+    }
+    const auto finish_sums = [&] {
+      WaitForWarpgroup<0>();
+      FenceSums(sums);
+      give_back();
+    };
+    // What outputs are scaled with is loaded meanwhile where there are registers for it.
+    constexpr bool kLoadsMeanwhile = Tile::kTokens <= 64;
+    if constexpr (!kLoadsMeanwhile) finish_sums();
+    const OutputWriter<Tile::kTokens> writer(
+        arguments, int64_t{work.RowsOf(tile)} * Tile::kRows + warp * 16, work.FirstTokenOf(tile));
+    if constexpr (kLoadsMeanwhile) finish_sums();
+    if (Tile::kCluster > 1 && tile + 1 == work.end_tile) {
+      __syncwarp();
+      ArriveAtCluster();
+    }
+    if (warp * 16 < Tile::kRows) writer.Write(sums);
+  }
+}
+
+template <typename Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    HopperProduct(const __grid_constant__ ProductArguments arguments,
+                  const __grid_constant__ CUtensorMap inputs,
+                  const __grid_constant__ HopperPlan plan) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ uint8_t dynamic_shared[];
+  __shared__ Shared shared;
+  uint8_t* stages =
+      dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
+  auto* words = reinterpret_cast<uint32_t*>(stages + plan.num_stages * Tile::kStageBytes);
+  auto* ring_of_columns = reinterpret_cast<uint8_t*>(
+      words + Tile::kSketchBlocks * arguments.matrix.buckets.words_per_block);
+  AllowNextKernel();
+
+  const PackedMatrix& matrix = arguments.matrix;
+  const int thread = static_cast<int>(threadIdx.x);
+  const BarrierArray full(shared.full);
+  if (thread == 0) {
+    const BarrierArray empty(shared.empty);
+    for (int slot = 0; slot < plan.num_stages; ++slot) {
+      InitBarrier(full[slot], Tile::kFillersPerStep + 1);
+      InitBarrier(empty[slot], Tile::kPeers * Tile::kWarpgroups * 4);
+    }
+    FenceForWarpgroups();
+  }
+  constexpr int kPartWords = sizeof(SketchPart) / 4;
+  for (int i = thread; i < matrix.buckets.num_parts * kPartWords; i += Tile::kThreads) {
+    reinterpret_cast<int32_t*>(shared.parts)[i] =
+        static_cast<const int32_t*>(matrix.buckets.parts)[i];
+  }
+  // Nothing may be sent here before.
+  if constexpr (Tile::kCluster > 1) {
+    __syncwarp();
+    SyncCluster();
+  } else {
+    __syncthreads();
+  }
+
+  const Work<Tile> work(plan);
+  if (thread >= Tile::kMultiplyThreads) {
+    FillStages<Tile>(matrix, inputs, work, stages, words, ring_of_columns, shared);
+    if constexpr (Tile::kCluster > 1) {
+      __syncwarp();
+      ArriveAtCluster();
+    }
+  } else {
+    // The first weights are decoded while the kernel that writes the inputs ends.
+    WaitForKernelBefore();
+    if (thread == 0) {
+      const auto num_steps = static_cast<int>(matrix.num_steps);
+      const int num_copies = min(plan.num_stages, (work.end_tile - work.first_tile) * num_steps);
+#pragma unroll 1
+      for (int i = 0; i < num_copies; ++i) {
+        CopyInputs<Tile>(inputs, work, work.FirstTokenOf(work.first_tile + i / num_steps),
+                         i % num_steps, stages + i * Tile::kStageBytes, full[i]);
+      }
+    }
+    __syncwarp();
+    MultiplyStages<Tile>(arguments, work, stages, shared);
+  }
+  // Others have read what was sent from here, and given back what was sent from there.
+  if constexpr (Tile::kCluster > 1) {
+    __syncwarp();
+    WaitForCluster();
+  }
+#endif
+}
+
+}  // namespace ultrasketch::cuda::sketch_product_hopper
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_PRODUCT_HOPPER_CUH_
