@@ -39,80 +39,98 @@ struct TokenShared {
   }
 };
 
-// Where a token's newest key and value go besides the cache: key `key` of a piece in `stage`, or
-// nowhere.
-struct NewestKey {
-  uint8_t* stage = nullptr;
-  int key = 0;
-};
-
-// Rotates the queries of the item's heads to `queries` and, where `has_new_key`, stores its key and
-// value. `pair` is which pair of each row is this thread's, `rotation` is turned to it.
+// What a thread does to rotate the queries of an item's heads and, in the chunk that it is of, to
+// store the newest key and value. Rows are those of the heads, the key and the value; a thread has
+// pair `pair` of every kRowsAtOnce-th. All but the rotation itself is reckoned before the kernel
+// waits.
 template <int kDims, int kThreads>
-__device__ inline void RotateToken(const AttentionArguments& arguments, const Tile& tile,
-                                   const Rotation& rotation, int pair, bool has_new_key,
-                                   const NewestKey& newest, __half* queries) {
-  constexpr int kHalf = kDims / 2;
-  constexpr int kRowsAtOnce = kThreads / kHalf;
-  // All rows of groups of up to six heads at once, or more.
-  constexpr int kBatch = 4;
+struct TokenRotation {
+  static constexpr int kHalf = kDims / 2;
+  static constexpr int kRowsAtOnce = kThreads / kHalf;
+  static constexpr int kBatch = 8 / kRowsAtOnce;  // all rows of groups of up to six heads
   using Stage = PieceStage<kDims>;
-  const AttentionGeometry& geometry = tile.geometry;
-  const float* const row = arguments.qkv + tile.item.first_token * geometry.qkv_width() + pair;
-  const float* const heads = row + tile.first_head * kDims;
-  const float* const key = row + (geometry.num_heads + tile.kv_head) * kDims;
-  const float* const value = key + geometry.num_kv_heads * kDims;
-  const float scale = QueryScale(kDims);
-  const int key_row = tile.num_heads;
-  const int value_row = key_row + 1;
-  const int num_rows = has_new_key ? value_row + 1 : key_row;
-  const int position = tile.item.num_keys - 1;
-  const int slot = position % geometry.block_size;
-  const int64_t base = RunBase(tile, arguments.block_table, position);
-  __half* const cached_key =
-      static_cast<__half*>(arguments.cache.keys) + base + int64_t{slot} * kDims + pair;
-  __half* const cached_value = static_cast<__half*>(arguments.cache.values) + base + slot +
-                               int64_t{pair} * geometry.block_size;
-#pragma unroll 1
-  for (int first = static_cast<int>(threadIdx.x) / kHalf; first < num_rows;
-       first += kBatch * kRowsAtOnce) {
-    float2 pairs[kBatch];
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const int r = first + b * kRowsAtOnce;
-      if (r >= num_rows) break;
-      const float* const source = r < key_row ? heads + r * kDims : r == key_row ? key : value;
-      pairs[b] = {source[0], source[kHalf]};
+
+  int pair;
+  int num_heads;
+  int num_rows;
+  const float* row;  // of the token, from the thread's pair on
+  int first_head_offset;
+  int key_offset;
+  int value_offset;
+  __half* cached_key;
+  __half* cached_value;
+  int block_size;
+  // In shared memory, where the newest key's piece is staged already: of this pair's first
+  // dimension. Negative: it is not.
+  int staged_key = -1;
+  int staged_value = -1;
+
+  // `newest_stage` is the offset in shared memory of the stage that holds the newest key, as key
+  // `newest_key` of its piece; negative: none does.
+  __device__ TokenRotation(const AttentionArguments& arguments, const Tile& tile, bool has_new_key,
+                           int newest_stage, int newest_key)
+      : pair(static_cast<int>(threadIdx.x) % kHalf),
+        num_heads(tile.num_heads),
+        num_rows(tile.num_heads + (has_new_key ? 2 : 0)),
+        row(arguments.qkv + tile.item.first_token * tile.geometry.qkv_width() + pair),
+        first_head_offset(tile.first_head * kDims),
+        key_offset((tile.geometry.num_heads + tile.kv_head) * kDims),
+        value_offset(key_offset + tile.geometry.num_kv_heads * kDims),
+        block_size(tile.geometry.block_size) {
+    const int position = tile.item.num_keys - 1;
+    const int slot = position % block_size;
+    const int64_t base = RunBase(tile, arguments.block_table, position);
+    cached_key = static_cast<__half*>(arguments.cache.keys) + base + slot * kDims + pair;
+    cached_value = static_cast<__half*>(arguments.cache.values) + base + slot + pair * block_size;
+    if (newest_stage >= 0) {
+      staged_key = newest_stage + Stage::KeyOffset(newest_key, pair / 8) + pair % 8 * 2;
+      staged_value = newest_stage + Stage::ValueOffset(pair, newest_key / 8) + newest_key % 8 * 2;
     }
+  }
+
+  __device__ void Run(const Rotation& rotation, float scale, uint8_t* memory,
+                      __half* queries) const {
+#pragma unroll 1
+    for (int first = static_cast<int>(threadIdx.x) / kHalf; first < num_rows;
+         first += kBatch * kRowsAtOnce) {
+      float2 pairs[kBatch];
 #pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const int r = first + b * kRowsAtOnce;
-      if (r >= num_rows) break;
-      const float2 rotated = rotation.Apply(pairs[b].x, pairs[b].y);
-      if (r < key_row) {
-        __half* const out = queries + r * RowStride(kDims) + pair;
-        out[0] = SaturateToHalf(rotated.x * scale);
-        out[kHalf] = SaturateToHalf(rotated.y * scale);
-        continue;
+      for (int b = 0; b < kBatch; ++b) {
+        const int r = first + b * kRowsAtOnce;
+        const int offset = r < num_heads    ? first_head_offset + r * kDims
+                           : r == num_heads ? key_offset
+                                            : value_offset;
+        if (r < num_rows) pairs[b] = {row[offset], row[offset + kHalf]};
       }
-      const bool is_key = r == key_row;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int dim = pair + half * kHalf;
-        const float unrotated = half == 0 ? pairs[b].x : pairs[b].y;
-        const __half stored = SaturateToHalf(!is_key     ? unrotated
-                                             : half == 0 ? rotated.x
-                                                         : rotated.y);
-        (is_key ? cached_key : cached_value)[half * kHalf * (is_key ? 1 : geometry.block_size)] =
-            stored;
-        if (newest.stage == nullptr) continue;
-        const int offset = is_key ? Stage::KeyOffset(newest.key, dim / 8) + dim % 8 * 2
-                                  : Stage::ValueOffset(dim, newest.key / 8) + newest.key % 8 * 2;
-        *reinterpret_cast<__half*>(newest.stage + offset) = stored;
+      for (int b = 0; b < kBatch; ++b) {
+        const int r = first + b * kRowsAtOnce;
+        if (r < num_heads) {
+          const float2 rotated = rotation.Apply(pairs[b].x, pairs[b].y);
+          __half* const out = queries + r * RowStride(kDims) + pair;
+          out[0] = SaturateToHalf(rotated.x * scale);
+          out[kHalf] = SaturateToHalf(rotated.y * scale);
+        } else if (r < num_rows) {
+          const bool is_key = r == num_heads;
+          const float2 rotated = rotation.Apply(pairs[b].x, pairs[b].y);
+          const __half low = SaturateToHalf(is_key ? rotated.x : pairs[b].x);
+          const __half high = SaturateToHalf(is_key ? rotated.y : pairs[b].y);
+          __half* const cached = is_key ? cached_key : cached_value;
+          cached[0] = low;
+          cached[is_key ? kHalf : kHalf * block_size] = high;
+          // Half of the dimensions on: so many parts of a key, which trade places within 64
+          // dimensions, or so many rows of values.
+          if (staged_key >= 0) {
+            const int high_key = staged_key ^ (kHalf * 2);
+            *reinterpret_cast<__half*>(memory + (is_key ? staged_key : staged_value)) = low;
+            *reinterpret_cast<__half*>(
+                memory + (is_key ? high_key : staged_value + kHalf * kAttentionPiece * 2)) = high;
+          }
+        }
       }
     }
   }
-}
+};
 
 // One warp: the pieces of a head, merged to the chunk, to `out`: this lane's pair of each 64
 // dimensions. Returns the chunk's maximum and sum.
@@ -131,12 +149,13 @@ __device__ inline float2 MergePieces(const TokenShared<kDims>& shared, int row, 
 #pragma unroll
     for (int part = 0; part < kDims / 64; ++part) added[piece][part] = values[part * 32 + lane];
   }
-  float maximum = -INFINITY;
-  float sum = 0.0f;
+  // A chunk's first piece has keys, and merged with nothing is itself.
+  float maximum = ranges[0].x;
+  float sum = ranges[0].y;
 #pragma unroll
-  for (int part = 0; part < kDims / 64; ++part) out[part] = {0.0f, 0.0f};
+  for (int part = 0; part < kDims / 64; ++part) out[part] = added[0][part];
 #pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) {
+  for (int piece = 1; piece < kPieces; ++piece) {
     const MergeWeights merge = WeighMerge(maximum, ranges[piece].x);
     maximum = merge.maximum;
     sum = Merge(sum, ranges[piece].y, merge);
@@ -194,10 +213,10 @@ __global__ void __launch_bounds__(kWarps * 32)
   };
   // Items, block table and cache were there before the step's first kernel, but for the newest.
   copy_piece(warp, new_key - warp * kAttentionPiece);
-  NewestKey newest;
-  if (has_new_key && new_key / kAttentionPiece < kWarps) {
-    newest = {memory + new_key / kAttentionPiece * Stage::kBytes, new_key % kAttentionPiece};
-  }
+  const int new_piece = new_key / kAttentionPiece;
+  const TokenRotation<kDims, kThreads> token(arguments, tile, has_new_key,
+                                             new_piece < kWarps ? new_piece * Stage::kBytes : -1,
+                                             new_key % kAttentionPiece);
   // Rows without a query.
   constexpr int kRowParts = RowStride(kDims) * 2 / 16;
 #pragma unroll 1
@@ -206,14 +225,21 @@ __global__ void __launch_bounds__(kWarps * 32)
     reinterpret_cast<uint4*>(shared.queries)[part] = {};
   }
   Rotation rotation(arguments.frequencies, arguments.tokens[item.first_token].position);
-  const int pair = thread % (kDims / 2);
-  rotation.TurnTo(pair);
+  rotation.TurnTo(token.pair);
+  // Where the result goes.
+  const bool is_partial = item.chunk >= 0;
+  const PartialLayout layout(geometry);
+  float* const out_row = is_partial
+                             ? arguments.partials + int64_t{item.slot} * layout.chunk_floats
+                             : arguments.attended + (item.first_token - arguments.first_token) *
+                                                        geometry.query_width();
+  int out_range = layout.RangeOffset(tile.first_head);
+  WorkOutNow(out_range);
   // The newest value goes where others have written zeros.
   __syncthreads();
   WaitForKernelBefore();
 
-  RotateToken<kDims, kThreads>(arguments, tile, rotation, pair, has_new_key, newest,
-                               shared.queries);
+  token.Run(rotation, QueryScale(kDims), memory, shared.queries);
   __syncthreads();
 
 #pragma unroll 1
@@ -224,9 +250,11 @@ __global__ void __launch_bounds__(kWarps * 32)
       if (lane < kAttentionRows) ranges[lane] = {-INFINITY, 0.0f};
       continue;
     }
-    if (piece != warp) {
-      __syncwarp();  // done with the piece before
-      copy_piece(piece, item.num_keys - piece_key);
+    if constexpr (kWarps < kPieces) {
+      if (piece != warp) {
+        __syncwarp();  // done with the piece before
+        copy_piece(piece, item.num_keys - piece_key);
+      }
     }
     float scores[kKeyTiles][4] = {};
     ScorePiece<kDims>(shared.queries, stage, scores);
@@ -261,19 +289,11 @@ __global__ void __launch_bounds__(kWarps * 32)
   for (int row = warp; row < tile.num_heads; row += kWarps) {
     float2 values[kDims / 64];
     const float2 range = MergePieces<kDims>(shared, row, tile.num_heads, values);
-    const int head = tile.first_head + row;
-    float factor = 1.0f;
-    float* out;
-    if (item.chunk >= 0) {
-      const PartialLayout layout(geometry);
-      out = arguments.partials + int64_t{item.slot} * layout.chunk_floats;
-      if (lane == 0) *reinterpret_cast<float2*>(out + layout.RangeOffset(head)) = range;
-    } else {
-      factor = InverseSum(range.y);
-      out =
-          arguments.attended + (item.first_token - arguments.first_token) * geometry.query_width();
+    const float factor = is_partial ? 1.0f : InverseSum(range.y);
+    if (is_partial && lane == 0) {
+      *reinterpret_cast<float2*>(out_row + out_range + 2 * row) = range;
     }
-    auto* const row_out = reinterpret_cast<float2*>(out + head * kDims);
+    auto* const row_out = reinterpret_cast<float2*>(out_row + (tile.first_head + row) * kDims);
 #pragma unroll
     for (int part = 0; part < kDims / 64; ++part) {
       row_out[part * 32 + lane] = {__fmul_rn(values[part].x, factor),

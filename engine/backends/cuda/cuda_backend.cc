@@ -155,7 +155,7 @@ class CudaBackend final : public Backend {
       input.kind = is_in_entries ? FusedInput::Kind::kEntries : FusedInput::Kind::kRows;
       input.rows = Floats(gate_up);
       const Deferred sketched = InputOf("SwiGlu", input, consumer, intermediate_size, prepared);
-      if (CanFuse(Unwrap(consumer), input.kind)) {
+      if (CanFuse(Unwrap(consumer), input)) {
         deferred_ = sketched;
       } else {
         AddInput(sketched);
@@ -333,9 +333,9 @@ class CudaBackend final : public Backend {
     Multiply(call, linear, arguments);
   }
 
-  bool CanFuse(const CudaLinear& linear, FusedInput::Kind kind) const {
+  bool CanFuse(const CudaLinear& linear, const FusedInput& input) const {
     return linear.launch() == &LaunchFoldProduct &&
-           CanFuseProduct(kind, linear.matrix(), linear.sketch(), step_.num_tokens(),
+           CanFuseProduct(input, linear.matrix(), linear.sketch(), step_.num_tokens(),
                           device_->num_multiprocessors(), device_->max_shared_bytes());
   }
 
@@ -351,7 +351,7 @@ class CudaBackend final : public Backend {
   bool Defer(const char* call, const FusedInput& input, const DeviceLinear& consumer,
              int64_t input_size, DeviceBuffer& prepared) {
     FinishDeferred();
-    if (!CanFuse(Unwrap(consumer), input.kind)) return false;
+    if (!CanFuse(Unwrap(consumer), input)) return false;
     deferred_ = InputOf(call, input, consumer, input_size, prepared);
     return true;
   }

@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
                  uint8_t* prepared, const __grid_constant__ Source source,
                  const __grid_constant__ GatedOutput gated_output) {
   constexpr int kThreads = Source::kWarps * 32;
-  constexpr int kRing = Source::kWarps > 8 ? 2 : 4;  // bit steps whose bits are in flight
-  constexpr int kSets = 4;                           // sums kept apart
+  constexpr int kRing = Source::kRing;  // bit steps whose bits are in flight
+  constexpr int kSets = 4;              // sums kept apart
   extern __shared__ __align__(16) uint8_t shared[];
   __shared__ BlockTotal totals[kMostFusedTokens];
   AllowNextKernel();
@@ -326,6 +326,7 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
 
 struct Normalized {
   static constexpr int kWarps = 8;
+  static constexpr int kRing = 4;
   static constexpr bool kInEntries = false;
   const float* hidden;
   const float* weight;
@@ -357,8 +358,10 @@ struct Normalized {
   }
 };
 
+// Of heads of a multiple of four dimensions.
 struct Attended {
   static constexpr int kWarps = 8;
+  static constexpr int kRing = 2;
   static constexpr bool kInEntries = false;
   AttentionArguments arguments;
   const AttentionToken* tokens;
@@ -369,28 +372,44 @@ struct Attended {
   struct State {
     AttentionToken first;
     AttentionToken second;
+    ChunkColumns<kWarps * 32, 4> columns;  // of the first
   };
   static_assert(kMostFusedTokens == 2);
   static int64_t StagedBytes(const InputSketch& /*sketch*/) { return 0; }
 
   template <int kThreads>
   __device__ State Begin(int num_tokens, uint8_t* /*staged*/) const {
-    return {tokens[0], tokens[num_tokens - 1]};
+    const AttentionToken first = tokens[0];
+    State state = {
+        first,
+        tokens[num_tokens - 1],
+        {arguments.geometry, layout, first.tile_token, static_cast<int>(threadIdx.x) * 4}};
+    for (int& offset : state.columns.ranges) WorkOutNow(offset);
+    return state;
   }
   template <int kThreads>
   __device__ RowRange Load(const State& state, int token, const uint8_t* /*staged*/, float* x,
                            const uint16_t* places) const {
     // By value: a choice of references would put both into memory.
     AttentionToken of_token = state.first;
-    if (token > 0) of_token = state.second;
-    return LoadAttention<kThreads>(arguments, layout, of_token, arguments.attended + token * cols,
-                                   NarrowRow{x, places});
+    ChunkColumns<kThreads, 4> columns = state.columns;
+    if (token > 0) {
+      of_token = state.second;
+      columns = {arguments.geometry, layout, of_token.tile_token,
+                 static_cast<int>(threadIdx.x) * 4};
+    }
+    const NarrowRow row = {x, places};
+    if (of_token.num_chunks == 0) {
+      return LoadRow<kThreads>(arguments.attended + token * cols, cols, row);
+    }
+    return MergeChunks<kThreads, float4>(arguments, layout, of_token, columns, row);
   }
 };
 
 struct Entries {
   // The longest rows, of up to four times as many columns as others.
   static constexpr int kWarps = 16;
+  static constexpr int kRing = 2;
   static constexpr bool kInEntries = true;
   const float* rows;
   int cols;
@@ -463,7 +482,7 @@ bool HasNarrowPlaces(const InputSketch& sketch) {
   return sketch.num_groups > 0 && sketch.place_bytes == 2;
 }
 
-bool CanFuseProduct(FusedInput::Kind kind, const PackedMatrix& matrix, const InputSketch& sketch,
+bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix, const InputSketch& sketch,
                     int64_t num_tokens, int num_multiprocessors, int64_t max_shared_bytes) {
   if (num_tokens > kMostFusedTokens || sketch.form != PreparedForm::kBytePlanes ||
       !HasNarrowPlaces(sketch)) {
@@ -475,11 +494,11 @@ bool CanFuseProduct(FusedInput::Kind kind, const PackedMatrix& matrix, const Inp
         PlanFor<Source>(matrix, sketch, num_tokens, /*is_gated=*/true, num_multiprocessors);
     return plan.shared_bytes <= std::min(kMostFewSharedBytes, max_shared_bytes - kStaticFewBytes);
   };
-  switch (kind) {
+  switch (input.kind) {
     case FusedInput::Kind::kNormalized:
       return fits.template operator()<Normalized>();
     case FusedInput::Kind::kAttended:
-      return fits.template operator()<Attended>();
+      return input.attention.geometry.head_dim % 4 == 0 && fits.template operator()<Attended>();
     case FusedInput::Kind::kEntries:
       return fits.template operator()<Entries>();
     case FusedInput::Kind::kRows:

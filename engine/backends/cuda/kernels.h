@@ -205,7 +205,7 @@ struct FusedInput {
 bool HasNarrowPlaces(const InputSketch& sketch);
 // Whether there is a kernel for tiles of sign bits; `max_shared_bytes` are what a block may have.
 // None for kRows.
-bool CanFuseProduct(FusedInput::Kind kind, const PackedMatrix& matrix, const InputSketch& sketch,
+bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix, const InputSketch& sketch,
                     int64_t num_tokens, int num_multiprocessors, int64_t max_shared_bytes);
 // The same results to the bit as of the kernels one by one. Gated outputs are written in the order
 // of rows or, with `entry_places`, the places of a sketch that HasNarrowPlaces, of its entries and

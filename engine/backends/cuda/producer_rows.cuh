@@ -60,11 +60,12 @@ __device__ inline void ForColumns(int cols, const Load4Function& load4, const Us
   }
 }
 
-// The values of a column, or of four, in two rows.
-template <typename T>
+// The values of a column, or of four, in two rows, and where they go.
+template <typename T, typename Place>
 struct ColumnPair {
   T first;
   T second;
+  Place place;
 };
 
 // row[i] = value(first[i], second[i]), called with the member of the batch.
@@ -74,19 +75,20 @@ __device__ inline void CombineRows(const float* first, const float* second, int 
   ForColumns<kThreads>(
       cols,
       [&](int i) {
-        return ColumnPair<float4>{Load4(first, i), Load4(second, i)};
+        return ColumnPair<float4, decltype(row.At4(i))>{Load4(first, i), Load4(second, i),
+                                                        row.At4(i)};
       },
-      [&](int b, int i, const ColumnPair<float4>& pair) {
+      [&](int b, int i, const auto& pair) {
         row.Put(
-            i,
+            i, pair.place,
             float4{value(b, pair.first.x, pair.second.x), value(b, pair.first.y, pair.second.y),
                    value(b, pair.first.z, pair.second.z), value(b, pair.first.w, pair.second.w)});
       },
       [&](int i) {
-        return ColumnPair<float>{first[i], second[i]};
+        return ColumnPair<float, decltype(row.At(i))>{first[i], second[i], row.At(i)};
       },
-      [&](int b, int i, const ColumnPair<float>& pair) {
-        row.Put(i, value(b, pair.first, pair.second));
+      [&](int b, int i, const auto& pair) {
+        row.Put(i, pair.place, value(b, pair.first, pair.second));
       });
 }
 
@@ -121,24 +123,36 @@ __device__ inline RowRange LoadSwiGlu(const float* gate, const float* up, int co
   return {1.0f, BlockMax<kThreads>(maximum)};
 }
 
+// The values of a column, or of four, and where they go.
+template <typename T, typename Place>
+struct PlacedColumn {
+  T values;
+  Place place;
+};
+
 // row = source.
 template <int kThreads, typename Row>
 __device__ inline RowRange LoadRow(const float* source, int cols, const Row& row) {
   float maximum = 0.0f;
   const auto take = [&](float value) { maximum = fmaxf(maximum, fabsf(value)); };
   ForColumns<kThreads>(
-      cols, [&](int i) { return Load4(source, i); },
-      [&](int /*b*/, int i, const float4& values) {
-        take(values.x);
-        take(values.y);
-        take(values.z);
-        take(values.w);
-        row.Put(i, values);
+      cols,
+      [&](int i) {
+        return PlacedColumn<float4, decltype(row.At4(i))>{Load4(source, i), row.At4(i)};
       },
-      [&](int i) { return source[i]; },
-      [&](int /*b*/, int i, float value) {
-        take(value);
-        row.Put(i, value);
+      [&](int /*b*/, int i, const auto& loaded) {
+        take(loaded.values.x);
+        take(loaded.values.y);
+        take(loaded.values.z);
+        take(loaded.values.w);
+        row.Put(i, loaded.place, loaded.values);
+      },
+      [&](int i) {
+        return PlacedColumn<float, decltype(row.At(i))>{source[i], row.At(i)};
+      },
+      [&](int /*b*/, int i, const auto& loaded) {
+        take(loaded.values);
+        row.Put(i, loaded.place, loaded.values);
       });
   return {1.0f, BlockMax<kThreads>(maximum)};
 }
@@ -167,66 +181,82 @@ __device__ inline float LargestMagnitude(const float4& values) {
 }
 
 __device__ inline void PutVector(const auto& row, int i, const float2& values) {
-  row.Put(i, values.x);
-  row.Put(i + 1, values.y);
+  row.Put(i, row.At(i), values.x);
+  row.Put(i + 1, row.At(i + 1), values.y);
 }
 __device__ inline void PutVector(const auto& row, int i, const float4& values) {
-  row.Put(i, values);
+  row.Put(i, row.At4(i), values);
 }
 
+// Where a thread finds its vectors of kWidth columns of a token's chunks: what does not depend on
+// the kernels before, in floats from the first chunk's on.
+template <int kThreads, int kWidth>
+struct ChunkColumns {
+  static constexpr int kBatch = 8 / kWidth;  // that are loaded together
+
+  int values[kBatch];
+  int ranges[kBatch];
+
+  // Of columns `first`, `first` + kThreads * kWidth and so on; those past the last repeat it.
+  __device__ ChunkColumns(const AttentionGeometry& geometry, const PartialLayout& layout,
+                          int tile_token, int first) {
+    const int width = static_cast<int>(geometry.query_width());
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int column = min(first + b * kThreads * kWidth, width - kWidth);
+      values[b] = tile_token * width + column;
+      ranges[b] = layout.RangeOffset(tile_token * geometry.num_heads + column / geometry.head_dim);
+    }
+  }
+};
+
 // row = a token's chunks merged, `Vector` (float2 or float4) columns of a head at a time. Loads of
-// several vectors and of two chunks are in flight together.
+// several vectors and of two chunks are in flight together. `columns` are those of the thread's
+// first vectors.
 template <int kThreads, typename Vector, typename Row>
-__device__ inline RowRange MergeChunks(const AttentionArguments& arguments,
-                                       const PartialLayout& layout, const AttentionToken& token,
-                                       const Row& row) {
+__device__ inline RowRange MergeChunks(
+    const AttentionArguments& arguments, const PartialLayout& layout, const AttentionToken& token,
+    ChunkColumns<kThreads, sizeof(Vector) / sizeof(float)> columns, const Row& row) {
   constexpr int kWidth = sizeof(Vector) / sizeof(float);
-  constexpr int kBatch = 8 / kWidth;
+  constexpr int kBatch = decltype(columns)::kBatch;
   constexpr int kChunks = 2;
-  const AttentionGeometry& geometry = arguments.geometry;
-  const int width = static_cast<int>(geometry.query_width());
-  const float heads_per_column = 1.0f / static_cast<float>(geometry.head_dim);
+  const int width = static_cast<int>(arguments.geometry.query_width());
   const float* const partials =
       arguments.partials + int64_t{token.first_slot} * layout.chunk_floats;
+  int first = static_cast<int>(threadIdx.x) * kWidth;
   float largest = 0.0f;
 #pragma unroll 1
-  for (int first = static_cast<int>(threadIdx.x) * kWidth; first < width;
-       first += kBatch * kThreads * kWidth) {
-    const float* values_of[kBatch];
-    const float2* range_of[kBatch];
+  while (first < width) {
     float maximum[kBatch];
     float sum[kBatch];
     Vector merged[kBatch] = {};
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      const int column = min(first + b * kThreads * kWidth, width - kWidth);
-      // Half a column from any border: rounding does not matter.
-      const int head = static_cast<int>((static_cast<float>(column) + 0.5f) * heads_per_column);
-      values_of[b] = partials + token.tile_token * width + column;
-      range_of[b] = reinterpret_cast<const float2*>(
-          partials + layout.RangeOffset(token.tile_token * geometry.num_heads + head));
       maximum[b] = -INFINITY;
       sum[b] = 0.0f;
     }
 #pragma unroll 1
     for (int chunk = 0; chunk < token.num_chunks; chunk += kChunks) {
+      const float* const of_chunk = partials + int64_t{chunk} * layout.chunk_floats;
+      const bool has_second = chunk + 1 < token.num_chunks;
       float2 range[kChunks][kBatch];
       Vector added[kChunks][kBatch];
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
-          if (chunk + c >= token.num_chunks) continue;
-          range[c][b] = range_of[b][(chunk + c) * layout.chunk_floats / 2];
-          added[c][b] =
-              *reinterpret_cast<const Vector*>(values_of[b] + (chunk + c) * layout.chunk_floats);
+          if (c > 0 && !has_second) continue;
+          range[c][b] = *reinterpret_cast<const float2*>(of_chunk + c * layout.chunk_floats +
+                                                         columns.ranges[b]);
+          added[c][b] = *reinterpret_cast<const Vector*>(of_chunk + c * layout.chunk_floats +
+                                                         columns.values[b]);
         }
       }
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
-          if (chunk + c >= token.num_chunks) continue;
+          if (c > 0 && !has_second) continue;
           const MergeWeights merge = WeighMerge(maximum[b], range[c][b].x);
           maximum[b] = merge.maximum;
           sum[b] = Merge(sum[b], range[c][b].y, merge);
@@ -242,6 +272,8 @@ __device__ inline RowRange MergeChunks(const AttentionArguments& arguments,
       largest = fmaxf(largest, LargestMagnitude(result));
       PutVector(row, column, result);
     }
+    first += kBatch * kThreads * kWidth;
+    if (first < width) columns = {arguments.geometry, layout, token.tile_token, first};
   }
   return {1.0f, BlockMax<kThreads>(largest)};
 }
@@ -251,13 +283,19 @@ template <int kThreads, typename Row>
 __device__ inline RowRange LoadAttention(const AttentionArguments& arguments,
                                          const PartialLayout& layout, const AttentionToken& token,
                                          const float* attended, const Row& row) {
+  const AttentionGeometry& geometry = arguments.geometry;
   if (token.num_chunks == 0) {
-    return LoadRow<kThreads>(attended, static_cast<int>(arguments.geometry.query_width()), row);
+    return LoadRow<kThreads>(attended, static_cast<int>(geometry.query_width()), row);
   }
   // Head dimensions are even.
-  return arguments.geometry.head_dim % 4 == 0
-             ? MergeChunks<kThreads, float4>(arguments, layout, token, row)
-             : MergeChunks<kThreads, float2>(arguments, layout, token, row);
+  const auto merge = [&]<typename Vector>() {
+    constexpr int kWidth = sizeof(Vector) / sizeof(float);
+    const ChunkColumns<kThreads, kWidth> columns(geometry, layout, token.tile_token,
+                                                 static_cast<int>(threadIdx.x) * kWidth);
+    return MergeChunks<kThreads, Vector>(arguments, layout, token, columns, row);
+  };
+  return geometry.head_dim % 4 == 0 ? merge.template operator()<float4>()
+                                    : merge.template operator()<float2>();
 }
 
 }  // namespace ultrasketch::cuda

@@ -62,7 +62,7 @@ __device__ inline void AwaitTables() {
   __syncthreads();
 }
 
-// Puts columns of an input where the sketch takes them, with their signs.
+// Puts a column of an input where the sketch takes it, with its sign.
 template <typename Place>
 __device__ inline void PutAt(float* x, Place place, float value) {
   constexpr int kSignBit = 8 * sizeof(Place) - 1;
@@ -83,10 +83,39 @@ __device__ inline void PutColumns(float* x, const uint4& places, const float4& v
   PutAt(x, places.w, values.w);
 }
 
-// Rows of an input in shared memory: of any sketch, or of none.
+// Rows of an input in shared memory. `At` loads where column `i` goes, `At4` where it and the next
+// three go, for a multiple of four; `Put` puts them there: loads of both come first.
+//
+// Of narrow places.
+struct NarrowRow {
+  float* x;
+  const uint16_t* places;
+
+  __device__ uint16_t At(int i) const { return places[i]; }
+  __device__ uint2 At4(int i) const { return reinterpret_cast<const uint2*>(places)[i / 4]; }
+  __device__ void Put(int /*i*/, uint16_t place, float value) const { PutAt(x, place, value); }
+  __device__ void Put(int /*i*/, const uint2& at, const float4& values) const {
+    PutColumns(x, at, values);
+  }
+};
+
+// In the order of entries already.
+struct EntryRow {
+  float* x;
+  struct None {};
+
+  __device__ None At(int /*i*/) const { return {}; }
+  __device__ None At4(int /*i*/) const { return {}; }
+  __device__ void Put(int i, None /*place*/, float value) const { x[i] = value; }
+  __device__ void Put(int i, None /*places*/, const float4& values) const {
+    *reinterpret_cast<float4*>(x + i) = values;
+  }
+};
+
+// Of any sketch, or of none.
 struct SketchedRow {
   float* x;
-  const void* places;  // null: in the order of columns
+  const void* places;  // null: in the order of columns, or of entries already
   bool is_narrow;
 
   __device__ SketchedRow(float* x_of, const InputSketch& sketch)
@@ -94,45 +123,34 @@ struct SketchedRow {
         places(sketch.num_groups > 0 ? sketch.places : nullptr),
         is_narrow(sketch.place_bytes == 2) {}
 
-  // Column `i`, or it and the next three, a multiple of four.
-  __device__ void Put(int i, float value) const {
+  __device__ uint32_t At(int i) const {
+    if (places == nullptr) return 0;
+    return is_narrow ? static_cast<const uint16_t*>(places)[i]
+                     : static_cast<const uint32_t*>(places)[i];
+  }
+  __device__ uint4 At4(int i) const {
+    if (places == nullptr) return {};
+    if (!is_narrow) return static_cast<const uint4*>(places)[i / 4];
+    const uint2 narrow = static_cast<const uint2*>(places)[i / 4];
+    return {narrow.x, narrow.y, 0, 0};
+  }
+  __device__ void Put(int i, uint32_t place, float value) const {
     if (places == nullptr) {
       x[i] = value;
     } else if (is_narrow) {
-      PutAt(x, static_cast<const uint16_t*>(places)[i], value);
+      PutAt(x, static_cast<uint16_t>(place), value);
     } else {
-      PutAt(x, static_cast<const uint32_t*>(places)[i], value);
+      PutAt(x, place, value);
     }
   }
-  __device__ void Put(int i, const float4& values) const {
+  __device__ void Put(int i, const uint4& at, const float4& values) const {
     if (places == nullptr) {
       *reinterpret_cast<float4*>(x + i) = values;
     } else if (is_narrow) {
-      PutColumns(x, static_cast<const uint2*>(places)[i / 4], values);
+      PutColumns(x, uint2{at.x, at.y}, values);
     } else {
-      PutColumns(x, static_cast<const uint4*>(places)[i / 4], values);
+      PutColumns(x, at, values);
     }
-  }
-};
-
-// Rows of narrow places.
-struct NarrowRow {
-  float* x;
-  const uint16_t* places;
-
-  __device__ void Put(int i, float value) const { PutAt(x, places[i], value); }
-  __device__ void Put(int i, const float4& values) const {
-    PutColumns(x, reinterpret_cast<const uint2*>(places)[i / 4], values);
-  }
-};
-
-// Rows that are in the order of entries already.
-struct EntryRow {
-  float* x;
-
-  __device__ void Put(int i, float value) const { x[i] = value; }
-  __device__ void Put(int i, const float4& values) const {
-    *reinterpret_cast<float4*>(x + i) = values;
   }
 };
 
