@@ -133,22 +133,29 @@ class PieceCopier {
   int32_t blocks_[kRuns];
 };
 
-// One warp: the scores of a piece in `stage` for the tile's queries.
+// One warp: the scores of a piece in `stage` for the tile's queries. Where a lane reads is one
+// place of each kind and constants from there on.
 template <int kDims>
 __device__ inline void ScorePiece(const __half* queries, const uint8_t* stage,
                                   float (&scores)[kKeyTiles][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int low_row = lane / 4;
-  const int quad = lane % 4;
+  const unsigned lane = threadIdx.x % 32;
+  const int low_row = static_cast<int>(lane / 4);
+  const int quad = static_cast<int>(lane % 4);
+  const __half* const query = queries + low_row * RowStride(kDims) + quad * 8;
+  // Key tiles are two keys apart, which trade their parts alike.
+  const int first_key = PieceStage<kDims>::KeyOffset(KeyOfColumn(0, low_row), quad);
+  constexpr int kPartBytes = kHeadDimStep * 2;
 #pragma unroll
   for (int part = 0; part < kDims / kHeadDimStep; ++part) {
-    const __half* query = queries + low_row * RowStride(kDims) + part * kHeadDimStep + quad * 8;
-    const uint4 low = *reinterpret_cast<const uint4*>(query);
-    const uint4 high = *reinterpret_cast<const uint4*>(query + 8 * RowStride(kDims));
+    const uint4 low = *reinterpret_cast<const uint4*>(query + part * kHeadDimStep);
+    const uint4 high =
+        *reinterpret_cast<const uint4*>(query + part * kHeadDimStep + 8 * RowStride(kDims));
+    const int place = kDims % 64 == 0
+                          ? (first_key ^ (part % 2 * kPartBytes)) + part / 2 * (2 * kPartBytes)
+                          : first_key + part * kPartBytes;
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
-      const uint4 key = *reinterpret_cast<const uint4*>(
-          stage + PieceStage<kDims>::KeyOffset(KeyOfColumn(j, low_row), part * 4 + quad));
+      const uint4 key = *reinterpret_cast<const uint4*>(stage + place + j * (2 * kDims * 2));
       AddScores(low, high, key, scores[j]);
     }
   }
@@ -175,15 +182,17 @@ __device__ inline void ClearValues(int count, uint8_t* stage, int thread, int nu
 template <int kDims, typename Take>
 __device__ inline void WeighPiece(const PieceWeights& weights, const uint8_t* stage,
                                   const Take& take) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int quad = lane % 4;
+  const unsigned lane = threadIdx.x % 32;
+  const int dim = static_cast<int>(lane / 4);
+  const int part = static_cast<int>(lane % 4 * 2);
+  // Eight dimensions on, parts are where they are here.
+  const uint8_t* const lows = stage + PieceStage<kDims>::ValueOffset(dim, part);
+  const uint8_t* const highs = stage + PieceStage<kDims>::ValueOffset(dim, part + 1);
 #pragma unroll
   for (int tile = 0; tile < kDims / 8; ++tile) {
-    const int dim = tile * 8 + lane / 4;
-    const uint4 low =
-        *reinterpret_cast<const uint4*>(stage + PieceStage<kDims>::ValueOffset(dim, 2 * quad));
-    const uint4 high =
-        *reinterpret_cast<const uint4*>(stage + PieceStage<kDims>::ValueOffset(dim, 2 * quad + 1));
+    constexpr int kTileBytes = 8 * kAttentionPiece * 2;
+    const uint4 low = *reinterpret_cast<const uint4*>(lows + tile * kTileBytes);
+    const uint4 high = *reinterpret_cast<const uint4*>(highs + tile * kTileBytes);
     float sums[4] = {};
     WeighValues(weights, low, high, sums);
     take(tile, sums);

@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     }
     float scores[kKeyTiles][4] = {};
     ScorePiece<kDims>(shared.queries, stage, scores);
-    const int low_row = lane / 4;
+    const int low_row = static_cast<int>(threadIdx.x % 32 / 4);
     const int num_keys[2] = {item.num_keys, item.num_keys};
     const PieceWeights weights = WeighScores(scores, piece_key, num_keys);
     if (lane % 4 == 0) {
@@ -271,7 +271,8 @@ __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[dims][i] = of_dims[i];
     });
-    float* const out = shared.values + (piece * tile.num_heads + low_row) * kDims + 2 * (lane % 4);
+    float* const out = shared.values + (piece * tile.num_heads + low_row) * kDims +
+                       2 * static_cast<int>(threadIdx.x % 4);
     const bool is_low = low_row < tile.num_heads;
     const bool is_high = low_row + 8 < tile.num_heads;
 #pragma unroll

@@ -37,6 +37,7 @@ struct FusedPlan {
   int rows_per_block;
   int plane_bytes;  // of a token
   int scales;       // {row scale, bias}; at 0 are the sums, [row][kMostFusedTokens]
+  int output_places;
   int planes;
   int x;
   int places;
@@ -46,22 +47,6 @@ struct FusedPlan {
 };
 
 constexpr int kSumBytes = int{kMostFusedTokens} * int{sizeof(uint32_t)};
-
-// Where silu(gate) * up goes, [num_tokens][rows / 2]: in the order of rows or, with places, in that
-// of the entries of the sketch that takes it.
-struct GatedOutput {
-  float* y;
-  const uint16_t* places;
-
-  __device__ void Put(int token, int num_rows, int row, float value) const {
-    float* const out = y + token * num_rows;
-    if (places == nullptr) {
-      out[row] = value;
-    } else {
-      PutAt(out, places[row], value);
-    }
-  }
-};
 
 // A token's input besides its planes.
 struct alignas(16) BlockTotal {
@@ -77,7 +62,7 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     FusedProduct(const __grid_constant__ ProductArguments arguments,
                  const __grid_constant__ FusedPlan plan, const __grid_constant__ InputSketch sketch,
                  uint8_t* prepared, const __grid_constant__ Source source,
-                 const __grid_constant__ GatedOutput gated_output) {
+                 const uint16_t* entry_places) {
   constexpr int kThreads = Source::kWarps * 32;
   constexpr int kRing = Source::kRing;  // bit steps whose bits are in flight
   constexpr int kSets = 4;              // sums kept apart
@@ -105,41 +90,33 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     place = min(place, last_tile);
     return plan.is_gated ? place % 2 * ((last_tile + 1) / 2) + place / 2 : place;
   };
-  const auto bits_of = [&](int tile, int step) {
-    const int index = tile_at(first_tile + tile) * num_steps + step;
-    return static_cast<const uint8_t*>(matrix.tiles) + int64_t{index} * kBitStepBytes;
-  };
-  // This warp's bit steps: of each of its row tiles k_warp, k_warp + num_k_warps and so on.
+  // This warp's bit steps: of each of its row tiles k_warp, k_warp + num_k_warps and so on. Of a
+  // tile, where this lane's bits begin.
   const int steps_each = (num_steps - k_warp + num_k_warps - 1) >> plan.log2_k_warps;
-  const int num_units = steps_each * plan.tiles_per_group;
-  struct Unit {
-    int tile;
-    int step;
+  const int step_stride = num_k_warps * kBitStepBytes;
+  const auto bits_of = [&](int tile) {
+    const int index = tile_at(first_tile + tile) * num_steps + k_warp;
+    return static_cast<const uint8_t*>(matrix.tiles) + int64_t{index} * kBitStepBytes + lane * 16;
   };
-  const auto advance = [&](Unit& unit) {
-    unit.step += num_k_warps;
-    if (unit.step >= num_steps) unit = {unit.tile + 1, k_warp};
+  const auto load_bits = [](const uint8_t* bits) {
+    return __ldcs(reinterpret_cast<const uint4*>(bits));
   };
-  const auto load_bits = [&](const Unit& unit) {
-    return __ldcs(reinterpret_cast<const uint4*>(bits_of(unit.tile, unit.step)) + lane);
-  };
+  // Slot s has step s of a tile, then s + kRing and so on.
   uint4 ring[kRing];
-  Unit asked = {0, k_warp};
+  const uint8_t* tile_bits = bits_of(0);
 #pragma unroll
   for (int slot = 0; slot < kRing; ++slot) {
-    if (slot >= num_units) break;
-    ring[slot] = load_bits(asked);
-    advance(asked);
+    if (slot < steps_each) ring[slot] = load_bits(tile_bits + slot * step_stride);
   }
   FinishIssuingLoads();
   // The rest of the bits on their way to the second-level cache.
-  Unit later = asked;
 #pragma unroll 1
-  for (int i = kRing; i < num_units; ++i) {
-    if (lane < kBitStepBytes / kLineBytes) {
-      Prefetch(bits_of(later.tile, later.step) + lane * kLineBytes);
+  for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
+    const uint8_t* const bits = bits_of(tile);
+#pragma unroll 1
+    for (int step = tile == 0 ? kRing : 0; step < steps_each; ++step) {
+      if (lane % (kLineBytes / 16) == 0) Prefetch(bits + step * step_stride);
     }
-    advance(later);
   }
 
   auto* const sums = reinterpret_cast<uint32_t*>(shared);
@@ -167,6 +144,20 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     if (block_row + row >= num_rows) continue;
     const int matrix_row = tile_at((block_row + row) / kTileRows) * kTileRows + row % kTileRows;
     scales[row] = {matrix.row_scales[matrix_row], BiasOf(matrix, matrix_row)};
+  }
+  // Of pairs of tiles, or of tiles.
+  const int halves = plan.is_gated ? 2 : 1;
+  const int block_outputs = plan.rows_per_block / halves;
+  const int first_output = block_row / halves;
+  const int num_outputs = num_rows / halves;
+  auto* const output_places = reinterpret_cast<uint16_t*>(shared + plan.output_places);
+  if (entry_places != nullptr) {
+#pragma unroll 1
+    for (int output = thread; output < block_outputs; output += kThreads) {
+      if (first_output + output < num_outputs) {
+        output_places[output] = entry_places[first_output + output];
+      }
+    }
   }
   if (thread < kMostFusedTokens) totals[thread] = {};
   CommitCopies();
@@ -207,21 +198,20 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     __syncthreads();
   }
 
-  int input_place = first_input;
-  int steps_left = steps_each;
-  int products[kSets][4] = {};
 #pragma unroll 1
-  for (int first = 0; first < num_units; first += kRing) {
-#pragma unroll
-    for (int slot = 0; slot < kRing; ++slot) {
-      if (first + slot >= num_units) break;
+  for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
+    const bool has_next = tile + 1 < plan.tiles_per_group;
+    const uint8_t* const next_bits = has_next ? bits_of(tile + 1) : nullptr;
+    int products[kSets][4] = {};
+    const auto multiply = [&](int slot, int step) {
       uint4 input[2][2];  // words of chunks l % 4 and l % 4 + 4 of both halves
+      const uint8_t* const inputs =
+          shared + first_input + step * (num_k_warps * 2 * kBitStepColumns);
 #pragma unroll
       for (int part = 0; part < 4; ++part) {
         input[part / 2][part % 2] = *reinterpret_cast<const uint4*>(
-            shared + input_place + part / 2 * (2 * kPlaneBytes) + part % 2 * (kPlaneBytes / 2));
+            inputs + part / 2 * (2 * kPlaneBytes) + part % 2 * (kPlaneBytes / 2));
       }
-      input_place += num_k_warps * (2 * kBitStepColumns);
       const uint4 bits = ring[slot];
 #pragma unroll
       for (int bit = 0; bit < kInstructionsPerBitStep; ++bit) {
@@ -244,34 +234,44 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
         };
         MultiplyBytes(a, {word(0), word(1)}, products[bit % kSets]);
       }
-      if (first + slot + kRing < num_units) {
-        ring[slot] = load_bits(asked);
-        advance(asked);
+      // The slot's next step, or the first one of the next tile.
+      if (step + kRing < steps_each) {
+        ring[slot] = load_bits(tile_bits + (step + kRing) * step_stride);
+      } else if (has_next) {
+        ring[slot] = load_bits(next_bits + slot * step_stride);
       }
-      if (--steps_left > 0) continue;
-      // Of the tile's sums, those of set s are times 2^s.
-      int values[4] = {};
+    };
+#pragma unroll 1
+    for (int first = 0; first < steps_each; first += kRing) {
+      // Without a branch between them the steps' chains overlap.
+      if (first + kRing <= steps_each) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+        for (int slot = 0; slot < kRing; ++slot) multiply(slot, first + slot);
+      } else {
 #pragma unroll
-        for (int set = 0; set < kSets; ++set) {
-          values[i] = 2 * values[i] + products[set][i];
-          products[set][i] = 0;
-        }
-        values[i] >>= kSets - 1;
-      }
-      if (lane % 4 < num_tokens) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          atomicAdd(&sums[first_sum + half * 8 * int{kMostFusedTokens}],
-                    static_cast<uint32_t>(values[2 * half]) * 256u +
-                        static_cast<uint32_t>(values[2 * half + 1]));
+        for (int slot = 0; slot < kRing - 1; ++slot) {
+          if (first + slot < steps_each) multiply(slot, first + slot);
         }
       }
-      first_sum += kTileRows * int{kMostFusedTokens};
-      steps_left = steps_each;
-      input_place = first_input;
     }
+    tile_bits = next_bits;
+    // Products of set s are times 2^s.
+    int values[4] = {};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int set = 0; set < kSets; ++set) values[i] = 2 * values[i] + products[set][i];
+      values[i] >>= kSets - 1;
+    }
+    if (lane % 4 < num_tokens) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        atomicAdd(&sums[first_sum + half * 8 * int{kMostFusedTokens}],
+                  static_cast<uint32_t>(values[2 * half]) * 256u +
+                      static_cast<uint32_t>(values[2 * half + 1]));
+      }
+    }
+    first_sum += kTileRows * int{kMostFusedTokens};
   }
   __syncthreads();
 
@@ -283,11 +283,6 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     return FinishBits(0, static_cast<int>(sums[row * kMostFusedTokens + token]), input_total,
                       scale.x, scale.y);
   };
-  // Of pairs of tiles, or of tiles.
-  const int halves = plan.is_gated ? 2 : 1;
-  const int block_outputs = plan.rows_per_block / halves;
-  const int first_output = block_row / halves;
-  const int num_outputs = num_rows / halves;
 #pragma unroll 1
   for (int output = thread; output < block_outputs; output += kThreads) {
     if (first_output + output >= num_outputs) break;
@@ -295,8 +290,13 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     for (int token = 0; token < num_tokens; ++token) {
       if (plan.is_gated) {
         const int gate = output / kTileRows * (2 * kTileRows) + output % kTileRows;
-        gated_output.Put(token, num_outputs, first_output + output,
-                         SwiGluValue(output_of(gate, token), output_of(gate + kTileRows, token)));
+        const float value = SwiGluValue(output_of(gate, token), output_of(gate + kTileRows, token));
+        float* const y = arguments.y + token * num_outputs;
+        if (entry_places != nullptr) {
+          PutAt(y, output_places[output], value);
+        } else {
+          y[first_output + output] = value;
+        }
       } else {
         PutOutput(arguments, token, first_output + output, output_of(output, token));
       }
@@ -450,7 +450,8 @@ FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t
   plan.rows_per_block = num_groups * plan.tiles_per_group * kTileRows;
   plan.plane_bytes = static_cast<int>(PreparedScaleOffset(sketch.num_steps));
   plan.scales = plan.rows_per_block * kSumBytes;
-  plan.planes = plan.scales + plan.rows_per_block * int{sizeof(float2)};
+  plan.output_places = plan.scales + plan.rows_per_block * int{sizeof(float2)};
+  plan.planes = plan.output_places + plan.rows_per_block * int{sizeof(uint16_t)};
   plan.x = plan.planes + static_cast<int>(num_tokens) * plan.plane_bytes;
   plan.places = plan.x + static_cast<int>(InputBytes(sketch));
   plan.groups = plan.places + (Source::kInEntries ? 0 : static_cast<int>(sketch.table_bytes()));
@@ -469,11 +470,10 @@ cudaError_t Launch(const ProductArguments& arguments, const FusedInput& input,
   const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
   const int64_t tiles_per_block = plan.rows_per_block / kTileRows;
   const int64_t num_blocks = (num_tiles + tiles_per_block - 1) / tiles_per_block;
-  const GatedOutput gated_output = {arguments.y, static_cast<const uint16_t*>(entry_places)};
   return LaunchKernel(FusedProduct<Source>, dim3(static_cast<unsigned>(num_blocks)),
                       Source::kWarps * 32, static_cast<size_t>(plan.shared_bytes), stream,
                       arguments, plan, input.sketch, static_cast<uint8_t*>(input.prepared), source,
-                      gated_output);
+                      static_cast<const uint16_t*>(entry_places));
 }
 
 }  // namespace

@@ -193,6 +193,7 @@ class GroupCursor {
     return {group_.first_entry + bucket - group_.first_bucket, group_.num_buckets,
             bucket < end_ ? group_.columns_per_bucket : 0, group_.weight};
   }
+  __device__ int end() const { return end_; }  // of the group's buckets
   __device__ QuadPlan PlanQuad(int first) {
     MoveTo(first);
     QuadPlan plan = PlanOf(first);
@@ -266,7 +267,11 @@ __device__ inline void SumBuckets(const float* x, const InputSketch& sketch,
     const float weight = is_mixed ? 1.0f : plan.weight;
     const QuadValues sums = is_mixed ? SumMixedQuad(x, sketch, groups, first) : SumQuad(x, plan);
     const int next = first + kQuad * share.count * kThreads;
-    if (next < num_positions) plan = cursor.PlanQuad(next);
+    if (!is_mixed && next + kQuad <= cursor.end()) {
+      plan.first_entry += next - first;  // of the same group
+    } else if (next < num_positions) {
+      plan = cursor.PlanQuad(next);
+    }
     write(first, sums, weight);
     first = next;
   }
