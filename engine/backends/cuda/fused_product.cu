@@ -17,10 +17,13 @@
 // warps may add theirs in any order.
 #include <algorithm>
 #include <bit>
+#include <cstddef>
+#include <type_traits>
 
 #include "engine/backends/cuda/kernels.h"
 #include "engine/backends/cuda/producer_launch.cuh"
 #include "engine/backends/cuda/producer_rows.cuh"
+#include "engine/codecs/cuda/barriers.cuh"
 #include "engine/codecs/cuda/sketch.cuh"
 #include "engine/codecs/fold/cuda/bit_product_few.cuh"
 
@@ -48,6 +51,30 @@ struct FusedPlan {
 
 constexpr int kSumBytes = int{kMostFusedTokens} * int{sizeof(uint32_t)};
 
+// A thread's quads where a cluster's blocks divide a token's: each block has a run of them.
+template <int kThreads, int kBlocks>
+struct ClusterQuads {
+  static constexpr int kRounds = 2;
+  static constexpr int64_t kMostPositions = int64_t{kRounds} * kThreads * kBlocks * kQuad;
+
+  int first;
+  int end;
+  QuadPlan plans[kRounds];
+
+  __device__ ClusterQuads(const InputSketch& sketch, const SketchGroup* groups, int rank) {
+    const int num_quads = static_cast<int>(sketch.num_steps) * kStepColumns / kQuad;
+    first = (rank * num_quads / kBlocks + static_cast<int>(threadIdx.x)) * kQuad;
+    end = (rank + 1) * num_quads / kBlocks * kQuad;
+    GroupCursor cursor(sketch, groups);
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      plans[round] = cursor.PlanQuad(first + round * kThreads * kQuad);
+      WorkOutNow(plans[round].first_entry);
+      WorkOutNow(plans[round].num_columns);
+    }
+  }
+};
+
 // A token's input besides its planes.
 struct alignas(16) BlockTotal {
   float scale;
@@ -55,19 +82,17 @@ struct alignas(16) BlockTotal {
   int is_not_finite;
 };
 
-// Blocks find room beside those of the kernels before and after: two to a multiprocessor, of which
-// the launch takes one.
 template <typename Source>
-__global__ void __launch_bounds__(Source::kWarps * 32, 2)
-    FusedProduct(const __grid_constant__ ProductArguments arguments,
-                 const __grid_constant__ FusedPlan plan, const __grid_constant__ InputSketch sketch,
-                 uint8_t* prepared, const __grid_constant__ Source source,
-                 const uint16_t* entry_places) {
+__device__ inline void MakeProduct(const ProductArguments& arguments, const FusedPlan& plan,
+                                   const InputSketch& sketch, uint8_t* prepared,
+                                   const Source& source, const uint16_t* entry_places) {
   constexpr int kThreads = Source::kWarps * 32;
   constexpr int kRing = Source::kRing;  // bit steps whose bits are in flight
   constexpr int kSets = 4;              // sums kept apart
+  constexpr int kClusterBlocks = Source::kClusterBlocks;
   extern __shared__ __align__(16) uint8_t shared[];
   __shared__ BlockTotal totals[kMostFusedTokens];
+  [[maybe_unused]] __shared__ uint32_t largest_bits[kMostFusedTokens];
   AllowNextKernel();
 
   const PackedMatrix& matrix = arguments.matrix;
@@ -159,13 +184,29 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
       }
     }
   }
-  if (thread < kMostFusedTokens) totals[thread] = {};
+  if (thread < kMostFusedTokens) {
+    totals[thread] = {};
+    largest_bits[thread] = 0;
+  }
   CommitCopies();
   AwaitTables();
-  GroupCursor cursor(sketch, groups);
-  QuadPlan quad = cursor.PlanQuad(FirstQuad<kThreads>({0, 1}));
-  WorkOutNow(quad.first_entry);
-  WorkOutNow(quad.num_columns);
+  const auto plan_quads = [&] {
+    if constexpr (kClusterBlocks > 1) {
+      const ClusterQuads<kThreads, kClusterBlocks> quads(sketch, groups, ClusterRank());
+      SyncCluster();  // what the others add to is there
+      return quads;
+    } else {
+      struct {
+        GroupCursor cursor;
+        QuadPlan first;
+      } quads = {GroupCursor(sketch, groups), {}};
+      quads.first = quads.cursor.PlanQuad(FirstQuad<kThreads>({0, 1}));
+      WorkOutNow(quads.first.first_entry);
+      WorkOutNow(quads.first.num_columns);
+      return quads;
+    }
+  };
+  const auto quads = plan_quads();
   // This lane's column of an instruction is a token's high or low bytes. Tokens past the end repeat
   // the last one.
   int first_input = plan.planes + min(lane / 8, num_tokens - 1) * plan.plane_bytes +
@@ -180,22 +221,76 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
 
 #pragma unroll 1
   for (int token = 0; token < num_tokens; ++token) {
-    const RowRange range =
-        source.template Load<kThreads>(state, token, shared + plan.staged, x, places);
-    const PlaneScale scale = ScaleToPlanes(range.maximum * sketch.max_gain);
-    const int total = WritePlanes(
-        scale.factor, shared + plan.planes + token * plan.plane_bytes, [&](const auto& write) {
-          SumBuckets<kThreads>(x, sketch, groups, {0, 1}, cursor, quad, write);
-        });
-    if (lane == 0) {
-      if (total == kNotFinite) {
-        atomicOr(&totals[token].is_not_finite, 1);
-      } else {
-        atomicAdd(&totals[token].total, total);
+    uint8_t* const row = shared + plan.planes + token * plan.plane_bytes;
+    if constexpr (kClusterBlocks > 1) {
+      // Each block makes its run of positions and sends them to all.
+      using Quads = std::decay_t<decltype(quads)>;
+      const float* const entries = source.RowOf(token);
+      float largest = 0.0f;
+      QuadValues sums[Quads::kRounds];
+      float weights[Quads::kRounds];
+#pragma unroll
+      for (int round = 0; round < Quads::kRounds; ++round) {
+        const int first = quads.first + round * kThreads * kQuad;
+        if (first < quads.end) {
+          sums[round] =
+              SumPlannedQuad(entries, sketch, groups, first, quads.plans[round], weights[round],
+                             [&](float entry) { largest = fmaxf(largest, fabsf(entry)); });
+        }
       }
+      largest = WarpMaxMagnitude(largest);
+      // A lane for each block.
+      if (lane < kClusterBlocks) {
+        RaiseInCluster(AddressInCluster(SharedAddress(&largest_bits[token]), lane),
+                       __float_as_uint(largest));
+      }
+      SyncCluster();
+      const PlaneScale scale =
+          ScaleToPlanes(__uint_as_float(largest_bits[token]) * sketch.max_gain);
+      int total = 0;
+      bool is_finite = true;
+#pragma unroll
+      for (int round = 0; round < Quads::kRounds; ++round) {
+        const int first = quads.first + round * kThreads * kQuad;
+        if (first >= quads.end) break;
+        const QuadPlanes planes =
+            ToPlanes(sums[round], weights[round] * scale.factor, total, is_finite);
+        const uint32_t address = SharedAddress(row + HighByteOffset(static_cast<unsigned>(first)));
+#pragma unroll
+        for (int rank = 0; rank < kClusterBlocks; ++rank) {
+          const uint32_t in_cluster = AddressInCluster(address, rank);
+          StoreToCluster(in_cluster, planes.high);
+          StoreToCluster(in_cluster + kPlaneBytes, planes.low);
+        }
+      }
+      total = WarpTotal(total, is_finite);
+      if (lane < kClusterBlocks) {
+        const uint32_t block_total = AddressInCluster(SharedAddress(&totals[token]), lane);
+        if (total == kNotFinite) {
+          RaiseInCluster(block_total + offsetof(BlockTotal, is_not_finite), 1);
+        } else {
+          AddInCluster(block_total + offsetof(BlockTotal, total), total);
+        }
+      }
+      if (thread == 0) totals[token].scale = scale.inverse;
+      SyncCluster();
+    } else {
+      const RowRange range =
+          source.template Load<kThreads>(state, token, shared + plan.staged, x, places);
+      const PlaneScale scale = ScaleToPlanes(range.maximum * sketch.max_gain);
+      const int total = WritePlanes(scale.factor, row, [&](const auto& write) {
+        SumBuckets<kThreads>(x, sketch, groups, {0, 1}, quads.cursor, quads.first, write);
+      });
+      if (lane == 0) {
+        if (total == kNotFinite) {
+          atomicOr(&totals[token].is_not_finite, 1);
+        } else {
+          atomicAdd(&totals[token].total, total);
+        }
+      }
+      if (thread == 0) totals[token].scale = range.gain * scale.inverse;
+      __syncthreads();
     }
-    if (thread == 0) totals[token].scale = range.gain * scale.inverse;
-    __syncthreads();
   }
 
 #pragma unroll 1
@@ -303,7 +398,7 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
     }
   }
 
-  // For others, by the last block, which has the fewest outputs.
+  // For others, by the last block, which has the fewest outputs, if any.
   if (blockIdx.x + 1 != gridDim.x) return;
 #pragma unroll 1
   for (int token = 0; token < num_tokens; ++token) {
@@ -324,10 +419,27 @@ __global__ void __launch_bounds__(Source::kWarps * 32, 2)
   }
 }
 
+// Blocks find room beside those of the kernels before and after: two to a multiprocessor, of which
+// the launch takes one.
+template <typename Source>
+__global__ void __launch_bounds__(Source::kWarps * 32, 2)
+    FusedProduct(const __grid_constant__ ProductArguments arguments,
+                 const __grid_constant__ FusedPlan plan, const __grid_constant__ InputSketch sketch,
+                 uint8_t* prepared, const __grid_constant__ Source source,
+                 const uint16_t* entry_places) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  if constexpr (Source::kClusterBlocks == 1)
+#endif
+  {
+    MakeProduct(arguments, plan, sketch, prepared, source, entry_places);
+  }
+}
+
 struct Normalized {
   static constexpr int kWarps = 8;
   static constexpr int kRing = 4;
   static constexpr bool kInEntries = false;
+  static constexpr int kClusterBlocks = 1;
   const float* hidden;
   const float* weight;
   float epsilon;
@@ -363,6 +475,7 @@ struct Attended {
   static constexpr int kWarps = 8;
   static constexpr int kRing = 2;
   static constexpr bool kInEntries = false;
+  static constexpr int kClusterBlocks = 1;
   AttentionArguments arguments;
   const AttentionToken* tokens;
   PartialLayout layout;
@@ -411,6 +524,7 @@ struct Entries {
   static constexpr int kWarps = 16;
   static constexpr int kRing = 2;
   static constexpr bool kInEntries = true;
+  static constexpr int kClusterBlocks = 1;
   const float* rows;
   int cols;
 
@@ -421,12 +535,33 @@ struct Entries {
   __device__ State Begin(int /*num_tokens*/, uint8_t* /*staged*/) const {
     return {};
   }
+  __device__ const float* RowOf(int token) const { return rows + token * cols; }
   template <int kThreads>
   __device__ RowRange Load(const State& /*state*/, int token, const uint8_t* /*staged*/, float* x,
                            const uint16_t* /*places*/) const {
-    return LoadRow<kThreads>(rows + token * cols, cols, EntryRow{x});
+    return LoadRow<kThreads>(RowOf(token), cols, EntryRow{x});
   }
 };
+
+// The same where blocks form clusters. Rows are so long that all multiprocessors reading all of
+// them would wait for the second-level cache; entries are read once only and need not be in shared
+// memory.
+struct SharedEntries : Entries {
+  static constexpr int kClusterBlocks = 4;
+  using Quads = ClusterQuads<kWarps * 32, kClusterBlocks>;
+};
+
+bool HasClusters() {
+  int device = 0;
+  int major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         major >= 9;
+}
+
+bool SharesEntries(const InputSketch& sketch) {
+  return HasClusters() && sketch.num_steps * kStepColumns <= SharedEntries::Quads::kMostPositions;
+}
 
 template <typename Source>
 FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t num_tokens,
@@ -453,7 +588,7 @@ FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t
   plan.output_places = plan.scales + plan.rows_per_block * int{sizeof(float2)};
   plan.planes = plan.output_places + plan.rows_per_block * int{sizeof(uint16_t)};
   plan.x = plan.planes + static_cast<int>(num_tokens) * plan.plane_bytes;
-  plan.places = plan.x + static_cast<int>(InputBytes(sketch));
+  plan.places = plan.x + (Source::kClusterBlocks > 1 ? 0 : static_cast<int>(InputBytes(sketch)));
   plan.groups = plan.places + (Source::kInEntries ? 0 : static_cast<int>(sketch.table_bytes()));
   plan.staged = plan.groups + static_cast<int>(sketch.group_bytes());
   plan.shared_bytes = plan.staged + static_cast<int>(Source::StagedBytes(sketch));
@@ -470,10 +605,14 @@ cudaError_t Launch(const ProductArguments& arguments, const FusedInput& input,
   const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
   const int64_t tiles_per_block = plan.rows_per_block / kTileRows;
   const int64_t num_blocks = (num_tiles + tiles_per_block - 1) / tiles_per_block;
-  return LaunchKernel(FusedProduct<Source>, dim3(static_cast<unsigned>(num_blocks)),
-                      Source::kWarps * 32, static_cast<size_t>(plan.shared_bytes), stream,
-                      arguments, plan, input.sketch, static_cast<uint8_t*>(input.prepared), source,
-                      static_cast<const uint16_t*>(entry_places));
+  // Blocks past the last have no outputs, only their share of a cluster's input.
+  constexpr int kClusterBlocks = Source::kClusterBlocks;
+  const int64_t num_clusters = (num_blocks + kClusterBlocks - 1) / kClusterBlocks;
+  return LaunchClusters(FusedProduct<Source>,
+                        dim3(static_cast<unsigned>(num_clusters * kClusterBlocks)), kClusterBlocks,
+                        Source::kWarps * 32, static_cast<size_t>(plan.shared_bytes), stream,
+                        arguments, plan, input.sketch, static_cast<uint8_t*>(input.prepared),
+                        source, static_cast<const uint16_t*>(entry_places));
 }
 
 }  // namespace
@@ -500,7 +639,8 @@ bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix, const I
     case FusedInput::Kind::kAttended:
       return input.attention.geometry.head_dim % 4 == 0 && fits.template operator()<Attended>();
     case FusedInput::Kind::kEntries:
-      return fits.template operator()<Entries>();
+      return SharesEntries(sketch) ? fits.template operator()<SharedEntries>()
+                                   : fits.template operator()<Entries>();
     case FusedInput::Kind::kRows:
       return false;
   }
@@ -520,6 +660,9 @@ cudaError_t LaunchFusedProduct(const ProductArguments& arguments, const FusedInp
                              PartialLayout(input.attention.geometry), cols},
                     stream);
     case FusedInput::Kind::kEntries:
+      if (SharesEntries(input.sketch)) {
+        return Launch(arguments, input, entry_places, SharedEntries{{input.rows, cols}}, stream);
+      }
       return Launch(arguments, input, entry_places, Entries{input.rows, cols}, stream);
     case FusedInput::Kind::kRows:
       break;

@@ -107,6 +107,21 @@ __device__ inline uint32_t LoadFromCluster(uint32_t cluster_address) {
   return value;
 }
 
+__device__ inline void StoreToCluster(uint32_t cluster_address, uint32_t value) {
+  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(cluster_address), "r"(value) : "memory");
+}
+// Atomic.
+__device__ inline void AddInCluster(uint32_t cluster_address, int value) {
+  asm volatile("red.relaxed.cluster.shared::cluster.add.u32 [%0], %1;" ::"r"(cluster_address),
+               "r"(value)
+               : "memory");
+}
+__device__ inline void RaiseInCluster(uint32_t cluster_address, uint32_t value) {
+  asm volatile("red.relaxed.cluster.shared::cluster.max.u32 [%0], %1;" ::"r"(cluster_address),
+               "r"(value)
+               : "memory");
+}
+
 // Arrives at a barrier of another block, or of this one. It passes on that reads are done, which a
 // copy into what was read may follow. Writes of this thread it passes on to its own block only:
 // more would be a fence that waits for device memory.

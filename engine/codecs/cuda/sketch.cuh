@@ -208,7 +208,9 @@ class GroupCursor {
   int num_left_;
 };
 
-__device__ inline QuadValues SumQuad(const float* x, const QuadPlan& plan) {
+// `take` is called with each entry, too.
+template <typename Take>
+__device__ inline QuadValues SumQuad(const float* x, const QuadPlan& plan, const Take& take) {
   QuadValues sums = {};
   int entry = plan.first_entry;
 #pragma unroll 2
@@ -219,6 +221,10 @@ __device__ inline QuadValues SumQuad(const float* x, const QuadPlan& plan) {
     } else {
       of_column = {x[entry], x[entry + 1], x[entry + 2], x[entry + 3]};
     }
+    take(of_column.x);
+    take(of_column.y);
+    take(of_column.z);
+    take(of_column.w);
     sums.values[0] += of_column.x;
     sums.values[1] += of_column.y;
     sums.values[2] += of_column.z;
@@ -229,8 +235,9 @@ __device__ inline QuadValues SumQuad(const float* x, const QuadPlan& plan) {
 }
 
 // A quad of several groups, times their weights.
+template <typename Take>
 __device__ inline QuadValues SumMixedQuad(const float* x, const InputSketch& sketch,
-                                          const SketchGroup* groups, int first) {
+                                          const SketchGroup* groups, int first, const Take& take) {
   QuadValues sums = {};
   GroupCursor cursor(sketch, groups);
 #pragma unroll 1
@@ -239,11 +246,28 @@ __device__ inline QuadValues SumMixedQuad(const float* x, const InputSketch& ske
     const QuadPlan plan = cursor.PlanOf(first + b);
     float sum = 0.0f;
 #pragma unroll 1
-    for (int i = 0; i < plan.num_columns; ++i) sum += x[plan.first_entry + i * plan.stride];
+    for (int i = 0; i < plan.num_columns; ++i) {
+      const float entry = x[plan.first_entry + i * plan.stride];
+      take(entry);
+      sum += entry;
+    }
 #pragma unroll
     for (int i = 0; i < kQuad; ++i) sums.values[i] = i == b ? sum * plan.weight : sums.values[i];
   }
   return sums;
+}
+
+// Of either kind, to be multiplied by `weight`.
+template <typename Take>
+__device__ inline QuadValues SumPlannedQuad(const float* x, const InputSketch& sketch,
+                                            const SketchGroup* groups, int first,
+                                            const QuadPlan& plan, float& weight, const Take& take) {
+  if (plan.num_columns == QuadPlan::kMixed) {
+    weight = 1.0f;
+    return SumMixedQuad(x, sketch, groups, first, take);
+  }
+  weight = plan.weight;
+  return SumQuad(x, plan, take);
 }
 
 template <int kThreads>
@@ -264,8 +288,9 @@ __device__ inline void SumBuckets(const float* x, const InputSketch& sketch,
 #pragma unroll 1
   while (first < num_positions) {
     const bool is_mixed = plan.num_columns == QuadPlan::kMixed;
-    const float weight = is_mixed ? 1.0f : plan.weight;
-    const QuadValues sums = is_mixed ? SumMixedQuad(x, sketch, groups, first) : SumQuad(x, plan);
+    float weight;
+    const QuadValues sums =
+        SumPlannedQuad(x, sketch, groups, first, plan, weight, [](float /*entry*/) {});
     const int next = first + kQuad * share.count * kThreads;
     if (!is_mixed && next + kQuad <= cursor.end()) {
       plan.first_entry += next - first;  // of the same group
@@ -341,32 +366,49 @@ __device__ inline uint32_t BytesOf(const uint32_t (&words)[kQuad]) {
                      __byte_perm(words[2], words[3], kSelector), 0x5410);
 }
 
+// A quad's integers, their high bytes and their low ones.
+struct QuadPlanes {
+  uint32_t high;
+  uint32_t low;
+};
+
+// Adds them to `total`; `is_finite` stays true if all are.
+__device__ inline QuadPlanes ToPlanes(const QuadValues& quad, float factor, int& total,
+                                      bool& is_finite) {
+  uint32_t low[kQuad];
+  uint32_t high[kQuad];
+#pragma unroll
+  for (int b = 0; b < kQuad; ++b) {
+    const float scaled = quad.values[b] * factor;
+    is_finite = is_finite && fabsf(scaled) <= static_cast<float>(kLargestInteger);
+    const int integer = RoundToInteger(scaled);
+    total += integer;
+    low[b] = static_cast<uint32_t>(integer);
+    // What is left without the low byte, a signed one.
+    high[b] = low[b] + 128;
+  }
+  return {BytesOf<1>(high), BytesOf<0>(low)};
+}
+
+// Of a warp's threads, to all of them: what their totals are together, or kNotFinite.
+__device__ inline int WarpTotal(int total, bool is_finite) {
+  total = __reduce_add_sync(0xffffffffu, total);
+  return __all_sync(0xffffffffu, is_finite) ? total : kNotFinite;
+}
+
 // The integers of a thread's positions to their planes of `row`; `sum_inputs(write)` calls
-// `write(position, quad, weight)` for each. Returns their total in all of the warp, or kNotFinite.
+// `write(position, quad, weight)` for each. Returns the warp's total.
 template <typename SumInputsFunction>
 __device__ inline int WritePlanes(float factor, uint8_t* row, const SumInputsFunction& sum_inputs) {
   int total = 0;
   bool is_finite = true;
   sum_inputs([&](int position, const QuadValues& quad, float weight) {
-    weight *= factor;
-    uint32_t low[kQuad];
-    uint32_t high[kQuad];
-#pragma unroll
-    for (int b = 0; b < kQuad; ++b) {
-      const float scaled = quad.values[b] * weight;
-      is_finite = is_finite && fabsf(scaled) <= static_cast<float>(kLargestInteger);
-      const int integer = RoundToInteger(scaled);
-      total += integer;
-      low[b] = static_cast<uint32_t>(integer);
-      // What is left without the low byte, a signed one.
-      high[b] = low[b] + 128;
-    }
+    const QuadPlanes planes = ToPlanes(quad, weight * factor, total, is_finite);
     const unsigned offset = HighByteOffset(static_cast<unsigned>(position));
-    *reinterpret_cast<uint32_t*>(row + offset) = BytesOf<1>(high);
-    *reinterpret_cast<uint32_t*>(row + offset + kPlaneBytes) = BytesOf<0>(low);
+    *reinterpret_cast<uint32_t*>(row + offset) = planes.high;
+    *reinterpret_cast<uint32_t*>(row + offset + kPlaneBytes) = planes.low;
   });
-  total = __reduce_add_sync(0xffffffffu, total);
-  return __all_sync(0xffffffffu, is_finite) ? total : kNotFinite;
+  return WarpTotal(total, is_finite);
 }
 
 template <int kCount>
