@@ -88,7 +88,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
                                    const Source& source, const uint16_t* entry_places) {
   constexpr int kThreads = Source::kWarps * 32;
   constexpr int kRing = Source::kRing;  // bit steps whose bits are in flight
-  constexpr int kSets = 4;              // sums kept apart
+  constexpr int kSets = 4;              // sums kept apart, of two units of each half
   constexpr int kClusterBlocks = Source::kClusterBlocks;
   extern __shared__ __align__(16) uint8_t shared[];
   __shared__ BlockTotal totals[kMostFusedTokens];
@@ -96,9 +96,10 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   AllowNextKernel();
 
   const PackedMatrix& matrix = arguments.matrix;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % 32;
-  const int warp = thread / 32;
+  int thread = static_cast<int>(threadIdx.x);
+  WorkOutNow(thread);  // it would be read anew, and slowly, for each use
+  const int lane = thread & 31;
+  const int warp = thread >> 5;
   const int num_tokens = static_cast<int>(arguments.num_tokens);
   const int num_k_warps = 1 << plan.log2_k_warps;
   const int k_warp = warp & (num_k_warps - 1);
@@ -121,14 +122,15 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   const int step_stride = num_k_warps * kBitStepBytes;
   const auto bits_of = [&](int tile) {
     const int index = tile_at(first_tile + tile) * num_steps + k_warp;
-    return static_cast<const uint8_t*>(matrix.tiles) + int64_t{index} * kBitStepBytes + lane * 16;
+    return static_cast<uint32_t>(index) * kBitStepBytes + static_cast<uint32_t>(lane * 16);
   };
-  const auto load_bits = [](const uint8_t* bits) {
-    return __ldcs(reinterpret_cast<const uint4*>(bits));
+  const auto* const all_bits = static_cast<const uint8_t*>(matrix.tiles);
+  const auto load_bits = [&](uint32_t offset) {
+    return __ldcs(reinterpret_cast<const uint4*>(all_bits + offset));
   };
   // Slot s has step s of a tile, then s + kRing and so on.
   uint4 ring[kRing];
-  const uint8_t* tile_bits = bits_of(0);
+  uint32_t tile_bits = bits_of(0);
 #pragma unroll
   for (int slot = 0; slot < kRing; ++slot) {
     if (slot < steps_each) ring[slot] = load_bits(tile_bits + slot * step_stride);
@@ -137,10 +139,10 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   // The rest of the bits on their way to the second-level cache.
 #pragma unroll 1
   for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
-    const uint8_t* const bits = bits_of(tile);
+    const uint32_t bits = bits_of(tile);
 #pragma unroll 1
     for (int step = tile == 0 ? kRing : 0; step < steps_each; ++step) {
-      if (lane % (kLineBytes / 16) == 0) Prefetch(bits + step * step_stride);
+      if (lane % (kLineBytes / 16) == 0) Prefetch(all_bits + bits + step * step_stride);
     }
   }
 
@@ -296,7 +298,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
 #pragma unroll 1
   for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
     const bool has_next = tile + 1 < plan.tiles_per_group;
-    const uint8_t* const next_bits = has_next ? bits_of(tile + 1) : nullptr;
+    const uint32_t next_bits = has_next ? bits_of(tile + 1) : 0;
     int products[kSets][4] = {};
     const auto multiply = [&](int slot, int step) {
       uint4 input[2][2];  // words of chunks l % 4 and l % 4 + 4 of both halves
@@ -307,41 +309,40 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
         input[part / 2][part % 2] = *reinterpret_cast<const uint4*>(
             inputs + part / 2 * (2 * kPlaneBytes) + part % 2 * (kPlaneBytes / 2));
       }
+      // Units in pairs of neighbours, whose inputs are neighbouring registers: the lower one as it
+      // lies in its bytes, the upper one a bit further down.
       const uint4 bits = ring[slot];
+      const uint4 upper = {bits.x >> 1, bits.y >> 1, bits.z >> 1, bits.w >> 1};
 #pragma unroll
-      for (int bit = 0; bit < kInstructionsPerBitStep; ++bit) {
-        const int shift = bit / kSets * kSets;
-        const uint32_t mask = kUnitMask << (bit % kSets);
-        const uint32_t a[4] = {bits.x >> shift & mask, bits.y >> shift & mask,
-                               bits.z >> shift & mask, bits.w >> shift & mask};
-        const auto word = [&](int half) {
-          const uint4& chunk = input[half][bit / kUnitsPerChunk];
-          switch (bit % kUnitsPerChunk) {
-            case 0:
-              return chunk.x;
-            case 1:
-              return chunk.y;
-            case 2:
-              return chunk.z;
-            default:
-              return chunk.w;
-          }
+      for (int set = 0; set < kSets; ++set) {
+        const uint32_t mask = kUnitMask << (2 * set);
+        const auto pair = [&](int half) -> uint2 {
+          const uint4& chunk = input[half][set / 2];
+          return set % 2 == 0 ? uint2{chunk.x, chunk.y} : uint2{chunk.z, chunk.w};
         };
-        MultiplyBytes(a, {word(0), word(1)}, products[bit % kSets]);
+        const uint32_t first_half[4] = {bits.x & mask, bits.y & mask, upper.x & mask,
+                                        upper.y & mask};
+        MultiplyBytes(first_half, pair(0), products[set]);
+        const uint32_t second_half[4] = {bits.z & mask, bits.w & mask, upper.z & mask,
+                                         upper.w & mask};
+        MultiplyBytes(second_half, pair(1), products[set]);
       }
       // The slot's next step, or the first one of the next tile.
-      if (step + kRing < steps_each) {
-        ring[slot] = load_bits(tile_bits + (step + kRing) * step_stride);
-      } else if (has_next) {
-        ring[slot] = load_bits(next_bits + slot * step_stride);
-      }
+      const bool is_of_tile = step + kRing < steps_each;
+      const uint32_t following =
+          is_of_tile ? tile_bits + (step + kRing) * step_stride : next_bits + slot * step_stride;
+      if (is_of_tile || has_next) ring[slot] = load_bits(following);
     };
 #pragma unroll 1
     for (int first = 0; first < steps_each; first += kRing) {
-      // Without a branch between them the steps' chains overlap.
+      // Without a branch between them the steps' chains overlap: of two, for which there are
+      // registers.
       if (first + kRing <= steps_each) {
 #pragma unroll
-        for (int slot = 0; slot < kRing; ++slot) multiply(slot, first + slot);
+        for (int slot = 0; slot < kRing; ++slot) {
+          multiply(slot, first + slot);
+          if (slot % 2 == 1) FinishIssuingLoads();
+        }
       } else {
 #pragma unroll
         for (int slot = 0; slot < kRing - 1; ++slot) {
@@ -350,13 +351,13 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
       }
     }
     tile_bits = next_bits;
-    // Products of set s are times 2^s.
+    // Products of set s are times 4^s.
     int values[4] = {};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
-      for (int set = 0; set < kSets; ++set) values[i] = 2 * values[i] + products[set][i];
-      values[i] >>= kSets - 1;
+      for (int set = 0; set < kSets; ++set) values[i] = 4 * values[i] + products[set][i];
+      values[i] >>= 2 * (kSets - 1);
     }
     if (lane % 4 < num_tokens) {
 #pragma unroll
@@ -546,9 +547,10 @@ struct Entries {
 // The same where blocks form clusters. Rows are so long that all multiprocessors reading all of
 // them would wait for the second-level cache; entries are read once only and need not be in shared
 // memory.
+template <int kBlocks>
 struct SharedEntries : Entries {
-  static constexpr int kClusterBlocks = 4;
-  using Quads = ClusterQuads<kWarps * 32, kClusterBlocks>;
+  static constexpr int kClusterBlocks = kBlocks;
+  using Quads = ClusterQuads<kWarps * 32, kBlocks>;
 };
 
 bool HasClusters() {
@@ -559,8 +561,17 @@ bool HasClusters() {
          major >= 9;
 }
 
-bool SharesEntries(const InputSketch& sketch) {
-  return HasClusters() && sketch.num_steps * kStepColumns <= SharedEntries::Quads::kMostPositions;
+// Calls `use` with the kind of entries for a sketch. Small clusters find room more easily.
+template <typename Use>
+auto WithEntries(const InputSketch& sketch, const Entries& entries, const Use& use) {
+  const int64_t num_positions = sketch.num_steps * kStepColumns;
+  if (HasClusters() && num_positions <= SharedEntries<2>::Quads::kMostPositions) {
+    return use(SharedEntries<2>{entries});
+  }
+  if (HasClusters() && num_positions <= SharedEntries<4>::Quads::kMostPositions) {
+    return use(SharedEntries<4>{entries});
+  }
+  return use(entries);
 }
 
 template <typename Source>
@@ -623,11 +634,13 @@ bool HasNarrowPlaces(const InputSketch& sketch) {
 
 bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix, const InputSketch& sketch,
                     int64_t num_tokens, int num_multiprocessors, int64_t max_shared_bytes) {
+  // Offsets of bits are of 32 bits.
+  const int64_t num_bytes = NumRowTiles(matrix.rows) * matrix.num_steps * kFoldStepBytes;
   if (num_tokens > kMostFusedTokens || sketch.form != PreparedForm::kBytePlanes ||
-      !HasNarrowPlaces(sketch)) {
+      !HasNarrowPlaces(sketch) || num_bytes > int64_t{UINT32_MAX}) {
     return false;
   }
-  const auto fits = [&]<typename Source>() {
+  const auto fits = [&]<typename Source>(const Source& /*source*/) {
     // Whether it is gated is not known yet.
     const FusedPlan plan =
         PlanFor<Source>(matrix, sketch, num_tokens, /*is_gated=*/true, num_multiprocessors);
@@ -635,12 +648,12 @@ bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix, const I
   };
   switch (input.kind) {
     case FusedInput::Kind::kNormalized:
-      return fits.template operator()<Normalized>();
+      return fits(Normalized{});
     case FusedInput::Kind::kAttended:
-      return input.attention.geometry.head_dim % 4 == 0 && fits.template operator()<Attended>();
+      return input.attention.geometry.head_dim % 4 == 0 &&
+             fits(Attended{{}, nullptr, PartialLayout(input.attention.geometry), 0});
     case FusedInput::Kind::kEntries:
-      return SharesEntries(sketch) ? fits.template operator()<SharedEntries>()
-                                   : fits.template operator()<Entries>();
+      return WithEntries(sketch, Entries{}, fits);
     case FusedInput::Kind::kRows:
       return false;
   }
@@ -660,10 +673,9 @@ cudaError_t LaunchFusedProduct(const ProductArguments& arguments, const FusedInp
                              PartialLayout(input.attention.geometry), cols},
                     stream);
     case FusedInput::Kind::kEntries:
-      if (SharesEntries(input.sketch)) {
-        return Launch(arguments, input, entry_places, SharedEntries{{input.rows, cols}}, stream);
-      }
-      return Launch(arguments, input, entry_places, Entries{input.rows, cols}, stream);
+      return WithEntries(input.sketch, Entries{input.rows, cols}, [&](const auto& entries) {
+        return Launch(arguments, input, entry_places, entries, stream);
+      });
     case FusedInput::Kind::kRows:
       break;
   }

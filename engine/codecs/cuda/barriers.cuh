@@ -149,12 +149,12 @@ class Ring {
   __device__ explicit Ring(int num_slots) : num_slots_(num_slots) {}
   __device__ int slot() const { return slot_; }
   __device__ int parity() const { return parity_; }
+  // No more uses than there are slots.
   __device__ void Advance(int uses = 1) {
     slot_ += uses;
-    while (slot_ >= num_slots_) {
-      slot_ -= num_slots_;
-      parity_ ^= 1;
-    }
+    const bool wraps = slot_ >= num_slots_;
+    slot_ -= wraps ? num_slots_ : 0;
+    parity_ ^= wraps ? 1 : 0;
   }
 
  private:

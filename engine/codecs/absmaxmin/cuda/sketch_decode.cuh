@@ -256,13 +256,15 @@ class ColumnQueue {
                 (int64_t{first_step} * kStepColumns + column) * tables.entry_words * 8),
         source_stride_(stride * kStepColumns * tables.entry_words * 8),
         num_left_((num_steps - first_step + stride - 1) / stride) {
-    for (int i = 0; i < kDepth - 1; ++i) AskForNext();
+    for (int i = 0; i < kDepth; ++i) AskForNext();
   }
 
+  // The next column. When it is decoded, and any fence that follows is passed, AskForNext puts
+  // another into its place: a fence waits for all columns that are asked for, which by then have
+  // had the time of a step to come.
   __device__ ColumnBuckets Pop() {
-    AskForNext();
     asm volatile("cp.async.wait_group %0;" ::"n"(kDepth - 1) : "memory");
-    // It lies where the one after those that are asked for will go.
+    // It lies where the next that is asked for will go.
     const uint32_t slot = slot_ + asked_ * slot_stride();
     ColumnBuckets result = {};
     asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
@@ -277,9 +279,6 @@ class ColumnQueue {
     }
     return result;
   }
-
- private:
-  __device__ uint32_t slot_stride() const { return static_cast<uint32_t>(32 * entry_words_ * 8); }
 
   // A group of copies each time, an empty one when there is no column left.
   __device__ void AskForNext() {
@@ -297,6 +296,9 @@ class ColumnQueue {
     asm volatile("cp.async.commit_group;" ::: "memory");
     asked_ = (asked_ + 1) % kDepth;
   }
+
+ private:
+  __device__ uint32_t slot_stride() const { return static_cast<uint32_t>(32 * entry_words_ * 8); }
 
   int entry_words_;
   uint32_t slot_;

@@ -39,31 +39,50 @@ class OutputWriter {
   }
 
   __device__ void Write(const float (&sums)[kTokens / 2]) const {
-    const int quad = static_cast<int>(threadIdx.x) % 4;
-    const int64_t stride = arguments_.matrix.rows;
-    float* out = out_;
-#pragma unroll
-    for (int i = 0; i < kTokens / 4; ++i) {
-      // For the first lane of a quad.
-      const int token = i / 2 * 8 + i % 2;
-      const float token_scale =
-          __shfl_sync(0xffffffffu, token_scales_[token / 32], token % 32 + quad * 2);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float value = FinishSketchSum(sums[i / 2 * 4 + half * 2 + i % 2], token_scale,
-                                            row_scales_[half], biases_[half]);
-        if (token < num_tokens_[half])
-          PutOutput(out + half * kHalfRows, arguments_.accumulate, value);
-      }
-      out += i % 2 == 0 ? stride : 7 * stride;
-      // Keeps the compiler from working out all addresses before.
-      asm volatile("" : "+l"(out));
+    // With a branch for each output, 256 tokens would take some 14,000 clocks.
+    constexpr int kLastToken = kTokens - 7;  // for the first lane of a quad
+    const bool is_whole = min(num_tokens_[0], num_tokens_[1]) > kLastToken;
+    if (!__all_sync(0xffffffffu, is_whole)) {
+      WriteWith(sums, [&](int token, int half, float* out, float value) {
+        if (token < num_tokens_[half]) PutOutput(out, arguments_.accumulate, value);
+      });
+    } else if (arguments_.accumulate) {
+      WriteWith(sums, [](int, int, float* out, float value) { AddOutput(out, value); });
+    } else {
+      // The compiler would not see that it is global memory.
+      WriteWith(sums, [](int, int, float* out, float value) {
+        asm volatile("st.global.f32 [%0], %1;" ::"l"(out), "f"(value) : "memory");
+      });
     }
   }
 
  private:
   static constexpr int kTokenScales = (kTokens + 31) / 32;
   static constexpr int kHalfRows = 8;  // between a lane's two rows
+
+  // Calls `put(token, half, out, value)` for each of the lane's outputs: of its row `half` and
+  // `token`, counted from its first one.
+  template <typename Put>
+  __device__ void WriteWith(const float (&sums)[kTokens / 2], const Put& put) const {
+    const int quad = static_cast<int>(threadIdx.x) % 4;
+    const int64_t stride = arguments_.matrix.rows;
+    float* out = out_;
+#pragma unroll
+    for (int i = 0; i < kTokens / 4; ++i) {
+      const int token = i / 2 * 8 + i % 2;
+      const float token_scale =
+          __shfl_sync(0xffffffffu, token_scales_[token / 32], token % 32 + quad * 2);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        put(token, half, out + half * kHalfRows,
+            FinishSketchSum(sums[i / 2 * 4 + half * 2 + i % 2], token_scale, row_scales_[half],
+                            biases_[half]));
+      }
+      out += i % 2 == 0 ? stride : 7 * stride;
+      // Keeps the compiler from working out all addresses before.
+      asm volatile("" : "+l"(out));
+    }
+  }
 
   const ProductArguments& arguments_;
   float token_scales_[kTokenScales];

@@ -69,6 +69,7 @@ __device__ inline int DecodeSteps(const SketchPart* parts, int num_parts, const 
         DecodeColumnTiles<kBits, kHashRows, kRowBlocks>(words, words_per_block, part, buckets,
                                                         column, begin(step));
         end();
+        columns.AskForNext();
       }
     });
   }

@@ -49,15 +49,6 @@ cudaError_t DescribeInputs(const ProductArguments& arguments, int num_tokens, CU
 
 int64_t DivideUp(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
-template <typename Tile>
-HopperPlan PlanOf(const ProductArguments& arguments, int max_shared_bytes) {
-  const BucketTables& tables = arguments.matrix.buckets;
-  const int64_t row_groups = DivideUp(arguments.matrix.rows, Tile::kRows * Tile::kReaders);
-  const int64_t token_groups = DivideUp(arguments.num_tokens, Tile::kTokens * Tile::kDecoders);
-  return {Tile::NumStages(tables, max_shared_bytes, Tile::BlocksAtOnce(tables, max_shared_bytes)),
-          static_cast<int>(token_groups), static_cast<int>(row_groups * token_groups)};
-}
-
 // How many clusters the device holds at once, with kBlocks blocks to a multiprocessor; 0 if none.
 // Asked once: the devices of a machine are alike.
 template <typename Tile>
@@ -100,6 +91,30 @@ int64_t NumAtOnce(const ProductArguments& arguments, int max_shared_bytes) {
 }
 
 template <typename Tile>
+int64_t TokenGroups(const ProductArguments& arguments) {
+  return DivideUp(arguments.num_tokens, Tile::kTokens * Tile::kDecoders);
+}
+
+template <typename Tile>
+int64_t NumTiles(const ProductArguments& arguments) {
+  return DivideUp(arguments.matrix.rows, Tile::kRows * Tile::kReaders) *
+         TokenGroups<Tile>(arguments);
+}
+
+template <typename Tile>
+HopperPlan PlanOf(const ProductArguments& arguments, int max_shared_bytes) {
+  const BucketTables& tables = arguments.matrix.buckets;
+  const int64_t num_tiles = NumTiles<Tile>(arguments);
+  // Each takes a tile or more.
+  const int64_t num_clusters =
+      Tile::kOneTile ? num_tiles
+                     : std::min(num_tiles, NumAtOnce<Tile>(arguments, max_shared_bytes));
+  return {Tile::NumStages(tables, max_shared_bytes, Tile::BlocksAtOnce(tables, max_shared_bytes)),
+          static_cast<int>(TokenGroups<Tile>(arguments)), static_cast<int>(num_clusters),
+          static_cast<int>(num_tiles / num_clusters), static_cast<int>(num_tiles % num_clusters)};
+}
+
+template <typename Tile>
 cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cudaStream_t stream) {
   const HopperPlan plan = PlanOf<Tile>(arguments, max_shared_bytes);
   const auto shared_bytes =
@@ -110,13 +125,10 @@ cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cuda
   CUtensorMap inputs;
   error = DescribeInputs(arguments, Tile::kReadTokens, &inputs);
   if (error != cudaSuccess) return error;
-  // Each takes a tile or more.
-  const int64_t num_clusters =
-      std::min<int64_t>(plan.num_tiles, NumAtOnce<Tile>(arguments, max_shared_bytes));
   return LaunchClusters(HopperProduct<Tile>,
-                        dim3(static_cast<unsigned>(num_clusters * Tile::kCluster)), Tile::kCluster,
-                        Tile::kThreads, static_cast<size_t>(shared_bytes), stream, arguments,
-                        inputs, plan);
+                        dim3(static_cast<unsigned>(plan.num_clusters * Tile::kCluster)),
+                        Tile::kCluster, Tile::kThreads, static_cast<size_t>(shared_bytes), stream,
+                        arguments, inputs, plan);
 }
 
 // Clocks of the whole product, about. Those of a step: of a block that has a multiprocessor for
@@ -125,13 +137,13 @@ template <typename Tile>
 int64_t Cost(const ProductArguments& arguments, int max_shared_bytes) {
   const int64_t num_at_once = NumAtOnce<Tile>(arguments, max_shared_bytes);
   if (num_at_once == 0) return INT64_MAX;
-  const int64_t num_tiles = PlanOf<Tile>(arguments, max_shared_bytes).num_tiles;
+  const int64_t num_tiles = NumTiles<Tile>(arguments);
   const int64_t num_blocks = std::min(num_tiles, num_at_once) * Tile::kCluster;
   const int64_t blocks_each = DivideUp(num_blocks, arguments.num_multiprocessors);
 
   // Of a unit by one warp, less in pairs; of a warpgroup's wait, fence and first instruction.
   constexpr int64_t kUnitClocks = Tile::kFillerBlocks == 1 ? 1000 : 600;
-  constexpr int64_t kTurnClocks = (Tile::kFillersFence ? 300 : 400) / Tile::kBatch;
+  constexpr int64_t kTurnClocks = (Tile::kFillersFence ? 300 : 400) / Tile::kLargeBatch;
   constexpr int64_t kAloneClocks =
       std::max(kUnitClocks * Tile::kUnits / Tile::kFillWarps, kTurnClocks);
 
@@ -213,7 +225,6 @@ class TileChooser {
   void ConsiderUpTo64() {
     Consider<2, kTokens, 1, 1>();
     Consider<1, kTokens, 1, 1>();
-    if constexpr (kTokens > 16) Consider<1, kTokens / 2, 2, 1>();
   }
   void ConsiderMany() {
     Consider<4, 256, 2, 2>();

@@ -5,13 +5,12 @@
 //
 // Four to sixteen more warps fill a ring of buffers ahead of them, a step of 64 columns each: they
 // decode the weights [64 columns][rows] from the rows' sketch, which stays in shared memory, and
-// have the inputs [tokens][64 columns] copied. Blocks stay and take tile after tile, so that the
-// ring is filled for the next while the outputs of one are written. 32 rows are multiplied as 64,
-// twice the same ones.
+// have the inputs [tokens][64 columns] copied. With many tokens blocks stay and take tile after
+// tile, so that the ring is filled for the next while the outputs of one are written. 32 rows are
+// multiplied as 64, twice the same ones.
 //
 // Few tokens: decoding is all of the time, see sketch_decode.cuh, or with 32 rows the turns of the
-// one warpgroup that multiplies, some 400 clocks each, which take two steps at once. Where that
-// leaves multiprocessors without rows, two blocks with half of the tokens share decoding as below.
+// one warpgroup that multiplies, some 400 clocks each, which take up to four steps at once.
 //
 // Many tokens: decoding a tile takes about as many clocks as multiplying it, and reading its inputs
 // too. So blocks share both in clusters of kReaders blocks of rows by kDecoders blocks of tokens:
@@ -98,6 +97,7 @@ struct HopperTile {
   // As many as the sums leave registers for.
   static constexpr int kFillWarps = kTokens == 256                      ? 4
                                     : kRowBlocks == 1 && kDecoders == 1 ? 16
+                                    : kRowBlocks == 4 && kTokens <= 64  ? 16
                                     : kRowBlocks == 2 && kTokens <= 64  ? 12
                                                                         : 8;
   static constexpr int kFillThreads = 32 * kFillWarps;
@@ -119,11 +119,21 @@ struct HopperTile {
   static constexpr bool kFillersFence = kDecoders > 1;
 
   // Steps that a warpgroup multiplies at once: with few tokens, waiting and fencing takes longer.
-  static constexpr int kBatch = kTokens <= 64 ? 2 : 1;
-  // The steps of a batch are read while those of the one before are given back; and a warp that
-  // fills must not be two rounds of the ring ahead of the one before.
-  static constexpr int kMinStages = std::max(kStepsAtOnce + 1, 2 * kBatch);
+  // The steps of a batch are read while those of the one before are given back, so that large
+  // batches take buffers from the warps that fill; where there are fewer than kLargeBatchStages,
+  // and for what is left at the end, batches are small.
+  static constexpr int kSmallBatch = kTokens <= 64 ? 2 : 1;
+  static constexpr int kLargeBatch = kRowBlocks == 1 && kDecoders == 1 ? 4 : kSmallBatch;
+  static constexpr int kLargeBatchStages = kStepsAtOnce + 2 * kLargeBatch - 2;
+  // A warp that fills must not be two rounds of the ring ahead of the one before.
+  static constexpr int kMinStages = std::max(kStepsAtOnce + 1, 2 * kSmallBatch);
   static_assert(kMinStages <= kMaxStages);
+
+  // Whether a cluster takes one tile only. With few tokens a warpgroup's turns are what counts, and
+  // in a loop over tiles the compiler may not see that all lanes take the same branches. Then it
+  // works out the operands of warpgroup instructions lane by lane, one after the other, 100 clocks
+  // a step more.
+  static constexpr bool kOneTile = kTokens <= 64;
 
   // Two blocks to a multiprocessor where that leaves registers for the sums.
   static constexpr int kBlocks =
@@ -137,8 +147,9 @@ struct HopperTile {
   // Less than kMinStages: it does not fit. Where that many fit, a buffer is always filled by the
   // same warps.
   static int NumStages(const BucketTables& tables, int64_t max_shared_bytes, int blocks) {
-    constexpr int kStaticBytes = 2048;  // what the barriers and the classes take besides
-    const int64_t left = max_shared_bytes / blocks - kStaticBytes - SharedBytes(tables, 0);
+    // What the barriers and the classes take besides, and the system of each further block.
+    const int64_t static_bytes = blocks == 1 ? 1024 : 2048;
+    const int64_t left = max_shared_bytes / blocks - static_bytes - SharedBytes(tables, 0);
     const int fitting = static_cast<int>(std::clamp<int64_t>(left / kStageBytes, 0, kMaxStages));
     const int rounded = fitting / kStepsAtOnce * kStepsAtOnce;
     return rounded >= kMinStages ? rounded : fitting;
@@ -152,11 +163,13 @@ struct HopperTile {
 };
 
 // Tiles are those of whole clusters, numbered along tokens first; each cluster takes some that
-// follow each other.
+// follow each other: tiles_each, the first tiles_left clusters one more.
 struct HopperPlan {
   int num_stages;
   int token_groups;
-  int num_tiles;
+  int num_clusters;
+  int tiles_each;
+  int tiles_left;
 };
 
 // What all warps of a block share.
@@ -173,10 +186,9 @@ struct Work {
     const int rank = Tile::kCluster > 1 ? ClusterRank() : 0;
     decoder = rank % Tile::kDecoders;
     reader = rank / Tile::kDecoders;
-    const int64_t cluster = blockIdx.x / Tile::kCluster;
-    const int64_t num_clusters = gridDim.x / Tile::kCluster;
-    first_tile = static_cast<int>(cluster * plan.num_tiles / num_clusters);
-    end_tile = static_cast<int>((cluster + 1) * plan.num_tiles / num_clusters);
+    const int cluster = static_cast<int>(blockIdx.x) / Tile::kCluster;
+    first_tile = cluster * plan.tiles_each + min(cluster, plan.tiles_left);
+    end_tile = first_tile + plan.tiles_each + (cluster < plan.tiles_left ? 1 : 0);
   }
   // Of a tile: this block's rows, in units of kRows, and its first token.
   __device__ int RowsOf(int tile) const {
@@ -219,17 +231,16 @@ __device__ inline void SyncFillers() {
   asm volatile("bar.sync 1, %0;" ::"n"(Tile::kFillThreads) : "memory");
 }
 
-// This thread's part of copying the sketch that the block decodes of a tile's rows.
+// The part of this thread, one of num_threads, of copying the sketch that the block decodes of the
+// rows of a tile.
 template <typename Tile>
-__device__ inline void ReadSketch(const PackedMatrix& matrix, int rows, int first_block, int thread,
-                                  uint32_t* words) {
-  // All have decoded what was there before.
-  SyncFillers<Tile>();
-  CopySketch(matrix, int64_t{rows} * Tile::kRowBlocks + first_block, Tile::kSketchBlocks, thread,
-             Tile::kFillThreads, words);
+__device__ inline void ReadSketch(const PackedMatrix& matrix, const Work<Tile>& work, int tile,
+                                  int thread, int num_threads, uint32_t* words) {
+  const int first_block = work.decoder * Tile::kUnits / kHalves;
+  CopySketch(matrix, int64_t{work.RowsOf(tile)} * Tile::kRowBlocks + first_block,
+             Tile::kSketchBlocks, thread, num_threads, words);
   CommitCopies();
   WaitForCopies<0>();
-  SyncFillers<Tile>();
 }
 
 template <typename Tile>
@@ -274,9 +285,14 @@ __device__ inline void FillStages(const PackedMatrix& matrix, const CUtensorMap&
   int first_copy = filler == 0 && lane == 0 ? num_stages : INT_MAX;
   Ring ring(num_stages);
   ring.Advance(first_step);
-  for (int tile = work.first_tile; tile < work.end_tile; ++tile) {
-    if (tile == work.first_tile || work.RowsOf(tile) != work.RowsOf(tile - 1)) {
-      ReadSketch<Tile>(matrix, work.RowsOf(tile), first_block, thread, words);
+  int tile = work.first_tile;
+  do {
+    // That of the first tile is there.
+    if (tile != work.first_tile && work.RowsOf(tile) != work.RowsOf(tile - 1)) {
+      // All have decoded what was there before.
+      SyncFillers<Tile>();
+      ReadSketch<Tile>(matrix, work, tile, thread, Tile::kFillThreads, words);
+      SyncFillers<Tile>();
     }
     const int first_token = work.FirstTokenOf(tile);
     ColumnQueue columns(matrix.buckets, num_steps, ring_of_columns, thread / 32, lane, column,
@@ -303,7 +319,7 @@ __device__ inline void FillStages(const PackedMatrix& matrix, const CUtensorMap&
                      first_step, Tile::kStepsAtOnce, columns, begin_step, end_step) -
                  num_steps;
     if (first_copy != INT_MAX) first_copy = max(first_copy - num_steps, 0);
-  }
+  } while (!Tile::kOneTile && ++tile < work.end_tile);
 }
 
 template <typename Tile>
@@ -342,7 +358,9 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const W
   Ring given_back(work.plan.num_stages);
   int num_held = 0;
   const auto give_back = [&] {
-    for (; num_held > 0; --num_held) {
+#pragma unroll
+    for (int i = 0; i < Tile::kLargeBatch; ++i) {
+      if (i >= num_held) break;
       if (gives_back) {
         const uint32_t empty =
             first_empty + static_cast<uint32_t>(given_back.slot() * sizeof(SharedBarrier));
@@ -354,6 +372,7 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const W
       }
       given_back.Advance();
     }
+    num_held = 0;
   };
   const auto multiply = [&]<int kSteps>() {
     int slots[kSteps];
@@ -380,14 +399,22 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const W
     give_back();
     num_held = kSteps;
   };
-  for (int tile = work.first_tile; tile < work.end_tile; ++tile) {
+  [[maybe_unused]] const int large_batches_end =
+      work.plan.num_stages >= Tile::kLargeBatchStages ? num_steps : 0;
+  int tile = work.first_tile;
+  do {
 #pragma unroll
     for (int i = 0; i < Tile::kTokens / 2; ++i) sums[i] = 0.0f;
     int step = 0;
-    for (; step + Tile::kBatch <= num_steps; step += Tile::kBatch) {
-      multiply.template operator()<Tile::kBatch>();
+    if constexpr (Tile::kLargeBatch > Tile::kSmallBatch) {
+      for (; step + Tile::kLargeBatch <= large_batches_end; step += Tile::kLargeBatch) {
+        multiply.template operator()<Tile::kLargeBatch>();
+      }
     }
-    if constexpr (Tile::kBatch > 1) {
+    for (; step + Tile::kSmallBatch <= num_steps; step += Tile::kSmallBatch) {
+      multiply.template operator()<Tile::kSmallBatch>();
+    }
+    if constexpr (Tile::kSmallBatch > 1) {
       for (; step < num_steps; ++step) multiply.template operator()<1>();
     }
     const auto finish_sums = [&] {
@@ -396,17 +423,18 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const W
       give_back();
     };
     // What outputs are scaled with is loaded meanwhile where there are registers for it.
-    constexpr bool kLoadsMeanwhile = Tile::kTokens <= 64;
+    constexpr bool kLoadsMeanwhile = Tile::kTokens <= 64 || Tile::kCluster == 4;
     if constexpr (!kLoadsMeanwhile) finish_sums();
     const OutputWriter<Tile::kTokens> writer(
         arguments, int64_t{work.RowsOf(tile)} * Tile::kRows + warp * 16, work.FirstTokenOf(tile));
     if constexpr (kLoadsMeanwhile) finish_sums();
-    if (Tile::kCluster > 1 && tile + 1 == work.end_tile) {
+    if (Tile::kCluster > 1 && (Tile::kOneTile || tile + 1 == work.end_tile)) {
       __syncwarp();
       ArriveAtCluster();
     }
-    if (warp * 16 < Tile::kRows) writer.Write(sums);
-  }
+    constexpr bool kAllHaveRows = Tile::kRows % kWarpgroupRows == 0;
+    if (kAllHaveRows || warp * 16 < Tile::kRows) writer.Write(sums);
+  } while (!Tile::kOneTile && ++tile < work.end_tile);
 }
 
 template <typename Tile>
@@ -440,6 +468,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     reinterpret_cast<int32_t*>(shared.parts)[i] =
         static_cast<const int32_t*>(matrix.buckets.parts)[i];
   }
+  const Work<Tile> work(plan);
+  ReadSketch<Tile>(matrix, work, work.first_tile, thread, Tile::kThreads, words);
   // Nothing may be sent here before.
   if constexpr (Tile::kCluster > 1) {
     __syncwarp();
@@ -448,7 +478,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     __syncthreads();
   }
 
-  const Work<Tile> work(plan);
   if (thread >= Tile::kMultiplyThreads) {
     FillStages<Tile>(matrix, inputs, work, stages, words, ring_of_columns, shared);
     if constexpr (Tile::kCluster > 1) {
@@ -461,10 +490,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     if (thread == 0) {
       const auto num_steps = static_cast<int>(matrix.num_steps);
       const int num_copies = min(plan.num_stages, (work.end_tile - work.first_tile) * num_steps);
+      int tile = work.first_tile;
+      int first_token = work.FirstTokenOf(tile);
+      int step = 0;
 #pragma unroll 1
       for (int i = 0; i < num_copies; ++i) {
-        CopyInputs<Tile>(inputs, work, work.FirstTokenOf(work.first_tile + i / num_steps),
-                         i % num_steps, stages + i * Tile::kStageBytes, full[i]);
+        CopyInputs<Tile>(inputs, work, first_token, step, stages + i * Tile::kStageBytes, full[i]);
+        if (++step == num_steps) {
+          step = 0;
+          first_token = work.FirstTokenOf(++tile);
+        }
       }
     }
     __syncwarp();
