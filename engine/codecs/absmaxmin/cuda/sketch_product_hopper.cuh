@@ -97,7 +97,6 @@ struct HopperTile {
   // As many as the sums leave registers for.
   static constexpr int kFillWarps = kTokens == 256                      ? 4
                                     : kRowBlocks == 1 && kDecoders == 1 ? 16
-                                    : kRowBlocks == 4 && kTokens <= 64  ? 16
                                     : kRowBlocks == 2 && kTokens <= 64  ? 12
                                                                         : 8;
   static constexpr int kFillThreads = 32 * kFillWarps;
