@@ -9,8 +9,7 @@
 //                                            memory, what the threads will need of them reckoned
 //   after it    x to shared memory, its largest magnitude      barrier
 //               buckets' sums as integers, their total         barrier
-//               bits counted where both are set, for each of the integers' bits, added in shared
-//               memory                                         barrier
+//               bits times integers, added in shared memory    barrier
 //               outputs
 //
 // What follows the wait is a chain of instructions of a few warps, each waiting for the one before,
@@ -64,10 +63,8 @@ struct ClusterQuads {
 
   __device__ ClusterQuads(const InputSketch& sketch, const SketchGroup* groups, int rank) {
     const int num_quads = static_cast<int>(sketch.num_steps) * kStepColumns / kQuad;
-    // Of whole warps' quads.
-    const int num_runs = num_quads / 32;
-    first = (rank * num_runs / kBlocks * 32 + static_cast<int>(threadIdx.x)) * kQuad;
-    end = (rank + 1) * num_runs / kBlocks * (32 * kQuad);
+    first = (rank * num_quads / kBlocks + static_cast<int>(threadIdx.x)) * kQuad;
+    end = (rank + 1) * num_quads / kBlocks * kQuad;
     GroupCursor cursor(sketch, groups);
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
@@ -77,42 +74,6 @@ struct ClusterQuads {
     }
   }
 };
-
-// A token's integers as planes of bits: two's complement, low bytes and high ones. The columns of
-// an instruction are the eight planes of either byte, their rows 256 columns of the matrix, in the
-// order of the packed bits of a row (bit_layout.h), which so are the other operand as they are:
-//
-//   [bit step][lane] 16 bytes: plane l / 4 of the chunks of l % 4 of both halves, low, then high
-//
-// A warp makes half a step of them: a lane's quad is a unit. Plane and unit then change places
-// among the eight lanes whose units are in the same words, and each has a plane.
-constexpr int kHalfStepColumns = kBitStepColumns / 2;
-constexpr int kHighPlanes = 8;  // bytes on
-
-// Of a position, a multiple of kQuad, that of its half step.
-__device__ inline int HalfStepOffset(int position) {
-  return position / kBitStepColumns * kBitStepBytes + position / kHalfStepColumns % 2 * 4;
-}
-// Where a lane's plane is in its half step. Of its unit, bits 0 and 1 are bits 0 and 1 of the lane,
-// and bit 2 is bit 4.
-__device__ inline int PlaceOfUnit(int lane) {
-  const int unit = (lane & 3) | (lane >> 4 << 2);
-  return (unit * 4 + (lane >> 2 & 3)) * 16;
-}
-// Of four bytes each: bit p of lane (or unit) u becomes bit u of lane p. Its own inverse.
-__device__ inline uint32_t TransposeUnits(uint32_t bytes, int lane) {
-  const auto exchange = [&](int lane_bit, int shift, uint32_t lower) {
-    const uint32_t other = __shfl_xor_sync(0xffffffffu, bytes, lane_bit);
-    const bool is_upper = (lane & lane_bit) != 0;
-    const uint32_t moved = is_upper ? other >> shift : other << shift;
-    const uint32_t kept = is_upper ? ~lower : lower;
-    bytes = (bytes & kept) | (moved & ~kept);
-  };
-  exchange(1, 1, 0x55555555u);
-  exchange(2, 2, 0x33333333u);
-  exchange(16, 4, 0x0f0f0f0fu);
-  return bytes;
-}
 
 // A token's input besides its planes.
 struct alignas(16) BlockTotal {
@@ -127,6 +88,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
                                    const Source& source, const uint16_t* entry_places) {
   constexpr int kThreads = Source::kWarps * 32;
   constexpr int kRing = Source::kRing;  // bit steps whose bits are in flight
+  constexpr int kSets = 4;              // sums kept apart, of two units of each half
   constexpr int kClusterBlocks = Source::kClusterBlocks;
   extern __shared__ __align__(16) uint8_t shared[];
   __shared__ BlockTotal totals[kMostFusedTokens];
@@ -247,10 +209,12 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     }
   };
   const auto quads = plan_quads();
-  // This lane's bits of both halves of both instructions, a step being kBitStepBytes.
-  int first_input = plan.planes + k_warp * kBitStepBytes + lane * 16;
+  // This lane's column of an instruction is a token's high or low bytes. Tokens past the end repeat
+  // the last one.
+  int first_input = plan.planes + min(lane / 8, num_tokens - 1) * plan.plane_bytes +
+                    lane / 4 % 2 * kPlaneBytes + lane % 4 * kChunkColumns +
+                    k_warp * (2 * kBitStepColumns);
   WorkOutNow(first_input);
-  const int place_of_unit = PlaceOfUnit(lane);
   // Of lanes l % 4 < num_tokens: their token's sums of rows l / 4 and l / 4 + 8.
   int first_sum =
       (group * plan.tiles_per_group * kTileRows + lane / 4) * int{kMostFusedTokens} + lane % 4;
@@ -291,16 +255,14 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
       for (int round = 0; round < Quads::kRounds; ++round) {
         const int first = quads.first + round * kThreads * kQuad;
         if (first >= quads.end) break;
-        uint32_t integers[kQuad];
-        ToIntegers(sums[round], weights[round] * scale.factor, integers, total, is_finite);
-        const uint2 planes = {TransposeUnits(BytesOf<0>(integers), lane),
-                              TransposeUnits(BytesOf<1>(integers), lane)};
-        const uint32_t address = SharedAddress(row + HalfStepOffset(first) + place_of_unit);
+        const QuadPlanes planes =
+            ToPlanes(sums[round], weights[round] * scale.factor, total, is_finite);
+        const uint32_t address = SharedAddress(row + HighByteOffset(static_cast<unsigned>(first)));
 #pragma unroll
         for (int rank = 0; rank < kClusterBlocks; ++rank) {
           const uint32_t in_cluster = AddressInCluster(address, rank);
-          StoreToCluster(in_cluster, planes.x);
-          StoreToCluster(in_cluster + kHighPlanes, planes.y);
+          StoreToCluster(in_cluster, planes.high);
+          StoreToCluster(in_cluster + kPlaneBytes, planes.low);
         }
       }
       total = WarpTotal(total, is_finite);
@@ -318,19 +280,9 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
       const RowRange range =
           source.template Load<kThreads>(state, token, shared + plan.staged, x, places);
       const PlaneScale scale = ScaleToPlanes(range.maximum * sketch.max_gain);
-      int thread_total = 0;
-      bool is_finite = true;
-      SumBuckets<kThreads>(
-          x, sketch, groups, {0, 1}, quads.cursor, quads.first,
-          [&](int position, const QuadValues& quad, float weight) {
-            uint32_t integers[kQuad];
-            ToIntegers(quad, weight * scale.factor, integers, thread_total, is_finite);
-            uint8_t* const planes = row + HalfStepOffset(position) + place_of_unit;
-            *reinterpret_cast<uint32_t*>(planes) = TransposeUnits(BytesOf<0>(integers), lane);
-            *reinterpret_cast<uint32_t*>(planes + kHighPlanes) =
-                TransposeUnits(BytesOf<1>(integers), lane);
-          });
-      const int total = WarpTotal(thread_total, is_finite);
+      const int total = WritePlanes(scale.factor, row, [&](const auto& write) {
+        SumBuckets<kThreads>(x, sketch, groups, {0, 1}, quads.cursor, quads.first, write);
+      });
       if (lane == 0) {
         if (total == kNotFinite) {
           atomicOr(&totals[token].is_not_finite, 1);
@@ -347,15 +299,33 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
     const bool has_next = tile + 1 < plan.tiles_per_group;
     const uint32_t next_bits = has_next ? bits_of(tile + 1) : 0;
-    int counts[kMostFusedTokens][2][4] = {};  // of a token's low planes and high ones
+    int products[kSets][4] = {};
     const auto multiply = [&](int slot, int step) {
-      const uint8_t* const planes = shared + first_input + step * step_stride;
+      uint4 input[2][2];  // words of chunks l % 4 and l % 4 + 4 of both halves
+      const uint8_t* const inputs =
+          shared + first_input + step * (num_k_warps * 2 * kBitStepColumns);
 #pragma unroll
-      for (int token = 0; token < kMostFusedTokens; ++token) {
-        if (token >= num_tokens) break;
-        const uint4 input = *reinterpret_cast<const uint4*>(planes + token * plan.plane_bytes);
-        CountCommonBits(ring[slot], {input.x, input.y}, counts[token][0]);
-        CountCommonBits(ring[slot], {input.z, input.w}, counts[token][1]);
+      for (int part = 0; part < 4; ++part) {
+        input[part / 2][part % 2] = *reinterpret_cast<const uint4*>(
+            inputs + part / 2 * (2 * kPlaneBytes) + part % 2 * (kPlaneBytes / 2));
+      }
+      // Units in pairs of neighbours, whose inputs are neighbouring registers: the lower one as it
+      // lies in its bytes, the upper one a bit further down.
+      const uint4 bits = ring[slot];
+      const uint4 upper = {bits.x >> 1, bits.y >> 1, bits.z >> 1, bits.w >> 1};
+#pragma unroll
+      for (int set = 0; set < kSets; ++set) {
+        const uint32_t mask = kUnitMask << (2 * set);
+        const auto pair = [&](int half) -> uint2 {
+          const uint4& chunk = input[half][set / 2];
+          return set % 2 == 0 ? uint2{chunk.x, chunk.y} : uint2{chunk.z, chunk.w};
+        };
+        const uint32_t first_half[4] = {bits.x & mask, bits.y & mask, upper.x & mask,
+                                        upper.y & mask};
+        MultiplyBytes(first_half, pair(0), products[set]);
+        const uint32_t second_half[4] = {bits.z & mask, bits.w & mask, upper.z & mask,
+                                         upper.w & mask};
+        MultiplyBytes(second_half, pair(1), products[set]);
       }
       // The slot's next step, or the first one of the next tile.
       const bool is_of_tile = step + kRing < steps_each;
@@ -365,31 +335,36 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     };
 #pragma unroll 1
     for (int first = 0; first < steps_each; first += kRing) {
+      // Without a branch between them the steps' chains overlap: of two, for which there are
+      // registers.
+      if (first + kRing <= steps_each) {
 #pragma unroll
-      for (int slot = 0; slot < kRing; ++slot) {
-        if (first + slot < steps_each) multiply(slot, first + slot);
+        for (int slot = 0; slot < kRing; ++slot) {
+          multiply(slot, first + slot);
+          if (slot % 2 == 1) FinishIssuingLoads();
+        }
+      } else {
+#pragma unroll
+        for (int slot = 0; slot < kRing - 1; ++slot) {
+          if (first + slot < steps_each) multiply(slot, first + slot);
+        }
       }
     }
     tile_bits = next_bits;
-    // Lane l has planes 2 * (l % 4) and the next, and 8 more; the last is worth -2^15. What a sum
-    // is in all may wrap around on the way (FinishBits).
-    const int quad_lane = lane % 4;
+    // Products of set s are times 4^s.
+    int values[4] = {};
 #pragma unroll
-    for (int token = 0; token < kMostFusedTokens; ++token) {
-      if (token >= num_tokens) break;
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int set = 0; set < kSets; ++set) values[i] = 4 * values[i] + products[set][i];
+      values[i] >>= 2 * (kSets - 1);
+    }
+    if (lane % 4 < num_tokens) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int(&low)[4] = counts[token][0];
-        const int(&high)[4] = counts[token][1];
-        const int last = high[2 * half + 1];
-        const int low_sum = low[2 * half] + 2 * low[2 * half + 1];
-        const int high_sum = high[2 * half] + 2 * (quad_lane == 3 ? -last : last);
-        auto sum = static_cast<uint32_t>(low_sum + high_sum * 256) << (2 * quad_lane);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        if (quad_lane == token) {
-          atomicAdd(&sums[first_sum + half * 8 * int{kMostFusedTokens}], sum);
-        }
+        atomicAdd(&sums[first_sum + half * 8 * int{kMostFusedTokens}],
+                  static_cast<uint32_t>(values[2 * half]) * 256u +
+                      static_cast<uint32_t>(values[2 * half + 1]));
       }
     }
     first_sum += kTileRows * int{kMostFusedTokens};
@@ -424,33 +399,26 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     }
   }
 
-  // For others, by the last block, which has the fewest outputs, if any: the planes of bytes that
-  // those of bits are of.
+  // For others, a little of it by each block: none ends later for it.
+  const int pieces_per_token = plan.plane_bytes / 16;
+  const int num_blocks = static_cast<int>(gridDim.x);
+#pragma unroll 1
+  for (int piece = static_cast<int>(blockIdx.x) + thread * num_blocks;
+       piece < num_tokens * pieces_per_token; piece += kThreads * num_blocks) {
+    const int token = piece / pieces_per_token;
+    const int offset = (piece - token * pieces_per_token) * 16;
+    *reinterpret_cast<uint4*>(prepared + token * PreparedRowBytes(sketch.num_steps) + offset) =
+        *reinterpret_cast<const uint4*>(shared + plan.planes + token * plan.plane_bytes + offset);
+  }
   if (blockIdx.x + 1 != gridDim.x) return;
-#pragma unroll 1
-  for (int token = 0; token < num_tokens; ++token) {
-    const uint8_t* const row = shared + plan.planes + token * plan.plane_bytes;
-    uint8_t* const out = prepared + token * PreparedRowBytes(sketch.num_steps);
-#pragma unroll 1
-    for (int first = warp * kHalfStepColumns; first < num_steps * kBitStepColumns;
-         first += Source::kWarps * kHalfStepColumns) {
-      const uint8_t* const planes = row + HalfStepOffset(first) + place_of_unit;
-      const uint32_t low = TransposeUnits(*reinterpret_cast<const uint32_t*>(planes), lane);
-      const uint32_t high =
-          TransposeUnits(*reinterpret_cast<const uint32_t*>(planes + kHighPlanes), lane);
-      uint8_t* const bytes = out + HighByteOffset(first + lane * kQuad);
-      // What is left without the low byte, a signed one.
-      *reinterpret_cast<uint32_t*>(bytes) = __vadd4(high, low >> 7 & kUnitMask);
-      *reinterpret_cast<uint32_t*>(bytes + kPlaneBytes) = low;
-    }
-    auto* const trailer = reinterpret_cast<PreparedTrailer*>(out + plan.plane_bytes);
-    const BlockTotal total = totals[token];
-    if (thread == 0) trailer->scale = total.scale;
-    if (thread < kMostShares) {
-      trailer->totals[thread] = thread > 0                 ? 0
-                                : total.is_not_finite != 0 ? kNotFinite
-                                                           : total.total;
-    }
+  if (thread < num_tokens) {
+    auto* const trailer = reinterpret_cast<PreparedTrailer*>(
+        prepared + thread * PreparedRowBytes(sketch.num_steps) + plan.plane_bytes);
+    const BlockTotal total = totals[thread];
+    trailer->scale = total.scale;
+    trailer->totals[0] = total.is_not_finite != 0 ? kNotFinite : total.total;
+#pragma unroll
+    for (int share = 1; share < kMostShares; ++share) trailer->totals[share] = 0;
   }
 }
 

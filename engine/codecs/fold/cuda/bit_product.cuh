@@ -13,23 +13,13 @@
 
 namespace ultrasketch::cuda {
 
-// sums += a * b: mma.sync.m16n8k32, signed bytes, exact. Those of a are below 128. Lane l holds
-// rows l / 4 (sums 0 and 1) and l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
+// sums += a * b: mma.sync.m16n8k32, signed bytes, exact. Those of a are below 128. Lane l holds rows l / 4 (sums
+// 0 and 1) and l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
 __device__ inline void MultiplyBytes(const uint32_t (&a)[4], uint2 b, int (&sums)[4]) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
-}
-
-// sums += common bits of a and b: mma.sync.m16n8k256, rows of 256 bits. Lane l holds 32 bits of
-// rows l / 4 (a[0], a[2]) and l / 4 + 8 (a[1], a[3]) of each half, and of column l / 4 (b.x, b.y);
-// sums as above.
-__device__ inline void CountCommonBits(const uint4& a, uint2 b, int (&sums)[4]) {
-  asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
-      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 
 // Of a token's prepared input.
