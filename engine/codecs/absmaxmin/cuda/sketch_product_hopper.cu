@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "engine/codecs/absmaxmin/cuda/sketch_product_hopper.h"
+#include "engine/codecs/cuda/tensor_map.h"
 
 #if defined(US_BUILD_SM_90A)
 #include "engine/codecs/absmaxmin/cuda/sketch_product_hopper.cuh"
@@ -18,21 +19,9 @@ namespace {
 
 using namespace sketch_product_hopper;  // NOLINT(google-build-using-namespace): the kernels' parts
 
-using EncodeFunction = decltype(&cuTensorMapEncodeTiled);
-
-// The driver's, which is not linked.
-EncodeFunction FindEncode() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result;
-  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
-                                                             12000, cudaEnableDefault, &result);
-  if (error != cudaSuccess || result != cudaDriverEntryPointSuccess) return nullptr;
-  return reinterpret_cast<EncodeFunction>(function);
-}
-
 // Boxes of `num_tokens` prepared inputs by 64 columns; tokens past the last are zero.
 cudaError_t DescribeInputs(const ProductArguments& arguments, int num_tokens, CUtensorMap* map) {
-  static const EncodeFunction encode = FindEncode();
+  const EncodeTensorMap encode = FindEncodeTensorMap();
   if (encode == nullptr) return cudaErrorNotSupported;
   const int64_t num_steps = arguments.matrix.num_steps;
   const cuuint64_t extents[] = {static_cast<cuuint64_t>(num_steps * kStepColumns),

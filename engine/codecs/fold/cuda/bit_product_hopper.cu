@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "engine/codecs/cuda/tensor_map.h"
 #include "engine/codecs/fold/cuda/bit_product_hopper.h"
 
 #if defined(US_BUILD_SM_90A)
@@ -19,22 +20,10 @@ namespace {
 
 using namespace bit_product_hopper;  // NOLINT(google-build-using-namespace): the kernel's parts
 
-using EncodeFunction = decltype(&cuTensorMapEncodeTiled);
-
-// The driver's, which is not linked.
-EncodeFunction FindEncode() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result;
-  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
-                                                             12000, cudaEnableDefault, &result);
-  if (error != cudaSuccess || result != cudaDriverEntryPointSuccess) return nullptr;
-  return reinterpret_cast<EncodeFunction>(function);
-}
-
 // Boxes of a bit step: both halves of `num_tokens` tokens, both planes; tokens past the last are
 // zero.
-cudaError_t DescribeInputs(EncodeFunction encode, const ProductArguments& arguments, int num_tokens,
-                           CUtensorMap* map) {
+cudaError_t DescribeInputs(EncodeTensorMap encode, const ProductArguments& arguments,
+                           int num_tokens, CUtensorMap* map) {
   const int64_t num_steps = arguments.matrix.num_steps;
   const cuuint64_t extents[] = {kPlaneBytes, 2, static_cast<cuuint64_t>(arguments.num_tokens),
                                 static_cast<cuuint64_t>(num_steps / kStepsPerBitStep * kHalves)};
@@ -50,7 +39,7 @@ cudaError_t DescribeInputs(EncodeFunction encode, const ProductArguments& argume
 }
 
 // Boxes of a bit step of `num_row_tiles` row tiles; those past the matrix's last are zero.
-cudaError_t DescribeBits(EncodeFunction encode, const PackedMatrix& matrix, int num_row_tiles,
+cudaError_t DescribeBits(EncodeTensorMap encode, const PackedMatrix& matrix, int num_row_tiles,
                          CUtensorMap* map) {
   const int64_t num_steps = matrix.num_steps / kStepsPerBitStep;
   const cuuint64_t extents[] = {static_cast<cuuint64_t>(num_steps * kBitStepWords),
@@ -87,7 +76,7 @@ cudaError_t AllowSharedMemory() {
 
 template <typename Shape>
 cudaError_t Launch(const ProductArguments& arguments, int num_splits, cudaStream_t stream) {
-  static const EncodeFunction encode = FindEncode();
+  const EncodeTensorMap encode = FindEncodeTensorMap();
   if (encode == nullptr) return cudaErrorNotSupported;
   cudaError_t error = AllowSharedMemory<Shape>();
   if (error != cudaSuccess) return error;

@@ -1,0 +1,458 @@
+// Products of sign bits with one or two tokens, whose blocks make the inputs themselves.
+//
+// With one token a kernel of its own for the inputs is mostly a launch, a round trip to the
+// second-level cache for what the kernel before wrote, and another one for what it writes. Each
+// block of the product makes the whole input anew instead: as many blocks as there are compute the
+// same, none waits for another, and a kernel's latency less is paid.
+//
+//   before the wait for the kernel before    bits on their way to registers, tables in shared
+//                                            memory, what the threads will need of them reckoned
+//   after it    x to shared memory, its largest magnitude      barrier
+//               buckets' sums as integers, their total         barrier
+//               bits times integers, added in shared memory    barrier
+//               outputs
+//
+// What follows the wait is a chain of instructions of a few warps, each waiting for the one before,
+// and its length is the kernel's time: it is written to be short. Integer sums are exact, so that
+// warps may add theirs in any order.
+//
+// A `Source` says what an input is made of (fused_product.cu):
+//
+//   static constexpr int kWarps;          // of a block
+//   static constexpr int kRing;           // bit steps of a warp whose bits are in flight
+//   static constexpr bool kInEntries;     // inputs lie in device memory as the sketch takes them
+//   static constexpr int kClusterBlocks;  // that divide an input among them
+//   struct State;
+//   State Begin<kThreads>(num_tokens, staged)    // before the wait; `staged` is shared memory
+//   RowRange Load<kThreads>(state, token, staged, x, places)    // after it: puts a token's input
+//                                                               // in x, with a barrier at the end
+//   const float* RowOf(token)             // instead of Load, of clusters
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_FUSED_PRODUCT_CUH_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_FUSED_PRODUCT_CUH_
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "engine/backends/cuda/kernels.h"
+#include "engine/backends/cuda/producer_rows.cuh"
+#include "engine/codecs/cuda/barriers.cuh"
+#include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/sketch.cuh"
+#include "engine/codecs/fold/cuda/bit_product.cuh"
+
+namespace ultrasketch::cuda {
+
+// How the blocks divide a matrix, as those of FewPlan do, and a block's shared memory: offsets of
+// the rows' scales, the planes of the tokens, x, and the tables. Gated: row tiles are taken in
+// pairs of gates and ups.
+struct FusedPlan {
+  bool is_gated;
+  int log2_k_warps;
+  int tiles_per_group;
+  int rows_per_block;
+  int plane_bytes;  // of a token
+  int scales;       // {row scale, bias}; at 0 are the sums, [row][kMostFusedTokens]
+  int output_places;
+  int planes;
+  int x;
+  int places;
+  int groups;
+  int staged;  // the source's own
+  int shared_bytes;
+};
+
+inline constexpr int kSumBytes = int{kMostFusedTokens} * int{sizeof(uint32_t)};
+
+// A thread's quads where a cluster's blocks divide a token's: each block has a run of them.
+template <int kThreads, int kBlocks>
+struct ClusterQuads {
+  static constexpr int kRounds = 2;
+  static constexpr int64_t kMostPositions = int64_t{kRounds} * kThreads * kBlocks * kQuad;
+
+  int first;
+  int end;
+  QuadPlan plans[kRounds];
+
+  __device__ ClusterQuads(const InputSketch& sketch, const SketchGroup* groups, int rank) {
+    const int num_quads = static_cast<int>(sketch.num_steps) * kStepColumns / kQuad;
+    first = (rank * num_quads / kBlocks + static_cast<int>(threadIdx.x)) * kQuad;
+    end = (rank + 1) * num_quads / kBlocks * kQuad;
+    GroupCursor cursor(sketch, groups);
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      plans[round] = cursor.PlanQuad(first + round * kThreads * kQuad);
+      WorkOutNow(plans[round].first_entry);
+      WorkOutNow(plans[round].num_columns);
+    }
+  }
+};
+
+// A token's input besides its planes.
+struct alignas(16) BlockTotal {
+  float scale;
+  int total;
+  int is_not_finite;
+};
+
+template <typename Source>
+__device__ inline void MakeProduct(const ProductArguments& arguments, const FusedPlan& plan,
+                                   const InputSketch& sketch, uint8_t* prepared,
+                                   const Source& source, const uint16_t* entry_places) {
+  constexpr int kThreads = Source::kWarps * 32;
+  constexpr int kRing = Source::kRing;  // bit steps whose bits are in flight
+  constexpr int kSets = 4;              // sums kept apart, of two units of each half
+  constexpr int kClusterBlocks = Source::kClusterBlocks;
+  extern __shared__ __align__(16) uint8_t shared[];
+  __shared__ BlockTotal totals[kMostFusedTokens];
+  [[maybe_unused]] __shared__ uint32_t largest_bits[kMostFusedTokens];
+  AllowNextKernel();
+
+  const PackedMatrix& matrix = arguments.matrix;
+  int thread = static_cast<int>(threadIdx.x);
+  WorkOutNow(thread);  // it would be read anew, and slowly, for each use
+  const int lane = thread & 31;
+  const int warp = thread >> 5;
+  const int num_tokens = static_cast<int>(arguments.num_tokens);
+  const int num_k_warps = 1 << plan.log2_k_warps;
+  const int k_warp = warp & (num_k_warps - 1);
+  const int group = warp >> plan.log2_k_warps;
+  const int num_steps = static_cast<int>(matrix.num_steps) / kStepsPerBitStep;
+  const int num_rows = static_cast<int>(matrix.rows);
+  const int last_tile = static_cast<int>(NumRowTiles(num_rows)) - 1;
+  const int block_row = static_cast<int>(blockIdx.x) * plan.rows_per_block;
+  const int first_tile = block_row / kTileRows + group * plan.tiles_per_group;
+
+  // The matrix's tile at a place in the order of the blocks. Places past the end repeat the last
+  // tile; their sums are dropped.
+  const auto tile_at = [&](int place) {
+    place = min(place, last_tile);
+    return plan.is_gated ? place % 2 * ((last_tile + 1) / 2) + place / 2 : place;
+  };
+  // This warp's bit steps: of each of its row tiles k_warp, k_warp + num_k_warps and so on. Of a
+  // tile, where this lane's bits begin.
+  const int steps_each = (num_steps - k_warp + num_k_warps - 1) >> plan.log2_k_warps;
+  const int step_stride = num_k_warps * kBitStepBytes;
+  const auto bits_of = [&](int tile) {
+    const int index = tile_at(first_tile + tile) * num_steps + k_warp;
+    return static_cast<uint32_t>(index) * kBitStepBytes + static_cast<uint32_t>(lane * 16);
+  };
+  const auto* const all_bits = static_cast<const uint8_t*>(matrix.tiles);
+  const auto load_bits = [&](uint32_t offset) {
+    return __ldcs(reinterpret_cast<const uint4*>(all_bits + offset));
+  };
+  // Slot s has step s of a tile, then s + kRing and so on.
+  uint4 ring[kRing];
+  uint32_t tile_bits = bits_of(0);
+#pragma unroll
+  for (int slot = 0; slot < kRing; ++slot) {
+    if (slot < steps_each) ring[slot] = load_bits(tile_bits + slot * step_stride);
+  }
+  FinishIssuingLoads();
+  // The rest of the bits on their way to the second-level cache.
+#pragma unroll 1
+  for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
+    const uint32_t bits = bits_of(tile);
+#pragma unroll 1
+    for (int step = tile == 0 ? kRing : 0; step < steps_each; ++step) {
+      if (lane % (kLineBytes / 16) == 0) Prefetch(all_bits + bits + step * step_stride);
+    }
+  }
+
+  auto* const sums = reinterpret_cast<uint32_t*>(shared);
+  auto* const scales = reinterpret_cast<float2*>(shared + plan.scales);
+  auto* const x = reinterpret_cast<float*>(shared + plan.x);
+  const auto* const places = reinterpret_cast<const uint16_t*>(shared + plan.places);
+  const auto* const groups = reinterpret_cast<const SketchGroup*>(shared + plan.groups);
+  const auto stage = [&](const void* from, int num_bytes, uint8_t* to) {
+#pragma unroll 1
+    for (int offset = thread * 16; offset < num_bytes; offset += kThreads * 16) {
+      CopyAsync16(to + offset, static_cast<const uint8_t*>(from) + offset);
+    }
+  };
+  if constexpr (!Source::kInEntries) {
+    stage(sketch.places, static_cast<int>(sketch.table_bytes()), shared + plan.places);
+  }
+  if (sketch.num_groups > 1) {
+    stage(sketch.groups, static_cast<int>(sketch.group_bytes()), shared + plan.groups);
+  }
+  const auto state = source.template Begin<kThreads>(num_tokens, shared + plan.staged);
+#pragma unroll 1
+  for (int row = thread; row < plan.rows_per_block; row += kThreads) {
+#pragma unroll
+    for (int i = 0; i < kMostFusedTokens; ++i) sums[row * kMostFusedTokens + i] = 0;
+    if (block_row + row >= num_rows) continue;
+    const int matrix_row = tile_at((block_row + row) / kTileRows) * kTileRows + row % kTileRows;
+    scales[row] = {matrix.row_scales[matrix_row], BiasOf(matrix, matrix_row)};
+  }
+  // Of pairs of tiles, or of tiles.
+  const int halves = plan.is_gated ? 2 : 1;
+  const int block_outputs = plan.rows_per_block / halves;
+  const int first_output = block_row / halves;
+  const int num_outputs = num_rows / halves;
+  auto* const output_places = reinterpret_cast<uint16_t*>(shared + plan.output_places);
+  if (entry_places != nullptr) {
+#pragma unroll 1
+    for (int output = thread; output < block_outputs; output += kThreads) {
+      if (first_output + output < num_outputs) {
+        output_places[output] = entry_places[first_output + output];
+      }
+    }
+  }
+  if (thread < kMostFusedTokens) {
+    totals[thread] = {};
+    largest_bits[thread] = 0;
+  }
+  CommitCopies();
+  AwaitTables();
+  const auto plan_quads = [&] {
+    if constexpr (kClusterBlocks > 1) {
+      const ClusterQuads<kThreads, kClusterBlocks> quads(sketch, groups, ClusterRank());
+      SyncCluster();  // what the others add to is there
+      return quads;
+    } else {
+      struct {
+        GroupCursor cursor;
+        QuadPlan first;
+      } quads = {GroupCursor(sketch, groups), {}};
+      quads.first = quads.cursor.PlanQuad(FirstQuad<kThreads>({0, 1}));
+      WorkOutNow(quads.first.first_entry);
+      WorkOutNow(quads.first.num_columns);
+      return quads;
+    }
+  };
+  const auto quads = plan_quads();
+  // This lane's column of an instruction is a token's high or low bytes. Tokens past the end repeat
+  // the last one.
+  int first_input = plan.planes + min(lane / 8, num_tokens - 1) * plan.plane_bytes +
+                    lane / 4 % 2 * kPlaneBytes + lane % 4 * kChunkColumns +
+                    k_warp * (2 * kBitStepColumns);
+  WorkOutNow(first_input);
+  // Of lanes l % 4 < num_tokens: their token's sums of rows l / 4 and l / 4 + 8.
+  int first_sum =
+      (group * plan.tiles_per_group * kTileRows + lane / 4) * int{kMostFusedTokens} + lane % 4;
+  WorkOutNow(first_sum);
+  WaitForKernelBefore();
+
+#pragma unroll 1
+  for (int token = 0; token < num_tokens; ++token) {
+    uint8_t* const row = shared + plan.planes + token * plan.plane_bytes;
+    if constexpr (kClusterBlocks > 1) {
+      // Each block makes its run of positions and sends them to all.
+      using Quads = std::decay_t<decltype(quads)>;
+      const float* const entries = source.RowOf(token);
+      float largest = 0.0f;
+      QuadValues sums[Quads::kRounds];
+      float weights[Quads::kRounds];
+#pragma unroll
+      for (int round = 0; round < Quads::kRounds; ++round) {
+        const int first = quads.first + round * kThreads * kQuad;
+        if (first < quads.end) {
+          sums[round] =
+              SumPlannedQuad(entries, sketch, groups, first, quads.plans[round], weights[round],
+                             [&](float entry) { largest = fmaxf(largest, fabsf(entry)); });
+        }
+      }
+      largest = WarpMaxMagnitude(largest);
+      // A lane for each block.
+      if (lane < kClusterBlocks) {
+        RaiseInCluster(AddressInCluster(SharedAddress(&largest_bits[token]), lane),
+                       __float_as_uint(largest));
+      }
+      SyncCluster();
+      const PlaneScale scale =
+          ScaleToPlanes(__uint_as_float(largest_bits[token]) * sketch.max_gain);
+      int total = 0;
+      bool is_finite = true;
+#pragma unroll
+      for (int round = 0; round < Quads::kRounds; ++round) {
+        const int first = quads.first + round * kThreads * kQuad;
+        if (first >= quads.end) break;
+        const QuadPlanes planes =
+            ToPlanes(sums[round], weights[round] * scale.factor, total, is_finite);
+        const uint32_t address = SharedAddress(row + HighByteOffset(static_cast<unsigned>(first)));
+#pragma unroll
+        for (int rank = 0; rank < kClusterBlocks; ++rank) {
+          const uint32_t in_cluster = AddressInCluster(address, rank);
+          StoreToCluster(in_cluster, planes.high);
+          StoreToCluster(in_cluster + kPlaneBytes, planes.low);
+        }
+      }
+      total = WarpTotal(total, is_finite);
+      if (lane < kClusterBlocks) {
+        const uint32_t block_total = AddressInCluster(SharedAddress(&totals[token]), lane);
+        if (total == kNotFinite) {
+          RaiseInCluster(block_total + offsetof(BlockTotal, is_not_finite), 1);
+        } else {
+          AddInCluster(block_total + offsetof(BlockTotal, total), total);
+        }
+      }
+      if (thread == 0) totals[token].scale = scale.inverse;
+      SyncCluster();
+    } else {
+      const RowRange range =
+          source.template Load<kThreads>(state, token, shared + plan.staged, x, places);
+      const PlaneScale scale = ScaleToPlanes(range.maximum * sketch.max_gain);
+      const int total = WritePlanes(scale.factor, row, [&](const auto& write) {
+        SumBuckets<kThreads>(x, sketch, groups, {0, 1}, quads.cursor, quads.first, write);
+      });
+      if (lane == 0) {
+        if (total == kNotFinite) {
+          atomicOr(&totals[token].is_not_finite, 1);
+        } else {
+          atomicAdd(&totals[token].total, total);
+        }
+      }
+      if (thread == 0) totals[token].scale = range.gain * scale.inverse;
+      __syncthreads();
+    }
+  }
+
+#pragma unroll 1
+  for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
+    const bool has_next = tile + 1 < plan.tiles_per_group;
+    const uint32_t next_bits = has_next ? bits_of(tile + 1) : 0;
+    int products[kSets][4] = {};
+    const auto multiply = [&](int slot, int step) {
+      uint4 input[2][2];  // words of chunks l % 4 and l % 4 + 4 of both halves
+      const uint8_t* const inputs =
+          shared + first_input + step * (num_k_warps * 2 * kBitStepColumns);
+#pragma unroll
+      for (int part = 0; part < 4; ++part) {
+        input[part / 2][part % 2] = *reinterpret_cast<const uint4*>(
+            inputs + part / 2 * (2 * kPlaneBytes) + part % 2 * (kPlaneBytes / 2));
+      }
+      // Units in pairs of neighbours, whose inputs are neighbouring registers: the lower one as it
+      // lies in its bytes, the upper one a bit further down.
+      const uint4 bits = ring[slot];
+      const uint4 upper = {bits.x >> 1, bits.y >> 1, bits.z >> 1, bits.w >> 1};
+#pragma unroll
+      for (int set = 0; set < kSets; ++set) {
+        const uint32_t mask = kUnitMask << (2 * set);
+        const auto pair = [&](int half) -> uint2 {
+          const uint4& chunk = input[half][set / 2];
+          return set % 2 == 0 ? uint2{chunk.x, chunk.y} : uint2{chunk.z, chunk.w};
+        };
+        const uint32_t first_half[4] = {bits.x & mask, bits.y & mask, upper.x & mask,
+                                        upper.y & mask};
+        MultiplyBytes(first_half, pair(0), products[set]);
+        const uint32_t second_half[4] = {bits.z & mask, bits.w & mask, upper.z & mask,
+                                         upper.w & mask};
+        MultiplyBytes(second_half, pair(1), products[set]);
+      }
+      // The slot's next step, or the first one of the next tile.
+      const bool is_of_tile = step + kRing < steps_each;
+      const uint32_t following =
+          is_of_tile ? tile_bits + (step + kRing) * step_stride : next_bits + slot * step_stride;
+      if (is_of_tile || has_next) ring[slot] = load_bits(following);
+    };
+#pragma unroll 1
+    for (int first = 0; first < steps_each; first += kRing) {
+      // Without a branch between them the steps' chains overlap: of two, for which there are
+      // registers.
+      if (first + kRing <= steps_each) {
+#pragma unroll
+        for (int slot = 0; slot < kRing; ++slot) {
+          multiply(slot, first + slot);
+          if (slot % 2 == 1) FinishIssuingLoads();
+        }
+      } else {
+#pragma unroll
+        for (int slot = 0; slot < kRing - 1; ++slot) {
+          if (first + slot < steps_each) multiply(slot, first + slot);
+        }
+      }
+    }
+    tile_bits = next_bits;
+    // Products of set s are times 4^s.
+    int values[4] = {};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int set = 0; set < kSets; ++set) values[i] = 4 * values[i] + products[set][i];
+      values[i] >>= 2 * (kSets - 1);
+    }
+    if (lane % 4 < num_tokens) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        atomicAdd(&sums[first_sum + half * 8 * int{kMostFusedTokens}],
+                  static_cast<uint32_t>(values[2 * half]) * 256u +
+                      static_cast<uint32_t>(values[2 * half + 1]));
+      }
+    }
+    first_sum += kTileRows * int{kMostFusedTokens};
+  }
+  __syncthreads();
+
+  const auto output_of = [&](int row, int token) {
+    const BlockTotal total = totals[token];
+    const float2 scale = scales[row];
+    const InputTotal input_total = {
+        total.is_not_finite != 0 ? __int_as_float(0x7fffffff) : total.scale, total.total};
+    return FinishBits(0, static_cast<int>(sums[row * kMostFusedTokens + token]), input_total,
+                      scale.x, scale.y);
+  };
+#pragma unroll 1
+  for (int output = thread; output < block_outputs; output += kThreads) {
+    if (first_output + output >= num_outputs) break;
+#pragma unroll 1
+    for (int token = 0; token < num_tokens; ++token) {
+      if (plan.is_gated) {
+        const int gate = output / kTileRows * (2 * kTileRows) + output % kTileRows;
+        const float value = SwiGluValue(output_of(gate, token), output_of(gate + kTileRows, token));
+        float* const y = arguments.y + token * num_outputs;
+        if (entry_places != nullptr) {
+          PutAt(y, output_places[output], value);
+        } else {
+          y[first_output + output] = value;
+        }
+      } else {
+        PutOutput(arguments, token, first_output + output, output_of(output, token));
+      }
+    }
+  }
+
+  // For others, a little of it by each block: none ends later for it.
+  const int pieces_per_token = plan.plane_bytes / 16;
+  const int num_blocks = static_cast<int>(gridDim.x);
+#pragma unroll 1
+  for (int piece = static_cast<int>(blockIdx.x) + thread * num_blocks;
+       piece < num_tokens * pieces_per_token; piece += kThreads * num_blocks) {
+    const int token = piece / pieces_per_token;
+    const int offset = (piece - token * pieces_per_token) * 16;
+    *reinterpret_cast<uint4*>(prepared + token * PreparedRowBytes(sketch.num_steps) + offset) =
+        *reinterpret_cast<const uint4*>(shared + plan.planes + token * plan.plane_bytes + offset);
+  }
+  if (blockIdx.x + 1 != gridDim.x) return;
+  if (thread < num_tokens) {
+    auto* const trailer = reinterpret_cast<PreparedTrailer*>(
+        prepared + thread * PreparedRowBytes(sketch.num_steps) + plan.plane_bytes);
+    const BlockTotal total = totals[thread];
+    trailer->scale = total.scale;
+    trailer->totals[0] = total.is_not_finite != 0 ? kNotFinite : total.total;
+#pragma unroll
+    for (int share = 1; share < kMostShares; ++share) trailer->totals[share] = 0;
+  }
+}
+
+// Blocks find room beside those of the kernels before and after: two to a multiprocessor, of which
+// the launch takes one.
+template <typename Source>
+__global__ void __launch_bounds__(Source::kWarps * 32, 2)
+    FusedProduct(const __grid_constant__ ProductArguments arguments,
+                 const __grid_constant__ FusedPlan plan, const __grid_constant__ InputSketch sketch,
+                 uint8_t* prepared, const __grid_constant__ Source source,
+                 const uint16_t* entry_places) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  if constexpr (Source::kClusterBlocks == 1)
+#endif
+  {
+    MakeProduct(arguments, plan, sketch, prepared, source, entry_places);
+  }
+}
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_FUSED_PRODUCT_CUH_
