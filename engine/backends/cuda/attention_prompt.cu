@@ -20,12 +20,6 @@ namespace {
 constexpr int kThreads = kPromptTiles * 32;
 constexpr int kPiecesPerChunk = kAttentionChunk / kAttentionPiece;
 
-// By way of all lanes, so that the compiler knows it to be the same in each, and keeps what follows
-// from it in registers of the warp.
-__device__ inline int ThisWarp() {
-  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
-}
-
 // kHasRunning: weighted values of the chunks before are in shared memory. Of more than 64
 // dimensions not every device has that much, and there are registers, if not quite enough.
 template <int kDimsOf, bool kHasRunningOf>
@@ -496,26 +490,14 @@ cudaError_t Launch(const AttentionArguments& arguments, cudaStream_t stream) {
   return LaunchKernel(AttendPrompt<Shape>, grid, kThreads, Shape::kSharedBytes, stream, arguments);
 }
 
-// That a block of the calling thread's device may have.
-int64_t MaxSharedBytes() {
-  int device = 0;
-  int num_bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&num_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-          cudaSuccess) {
-    return 0;
-  }
-  return num_bytes;
-}
-
 template <int kDims>
 cudaError_t LaunchFitting(const AttentionArguments& arguments, cudaStream_t stream) {
   using Large = PromptShape<kDims, true>;
   using Small = PromptShape<kDims, false>;
   constexpr int64_t kAlwaysThere = 99 * 1024;
   static_assert(Small::kSharedBytes <= kAlwaysThere);
-  return Large::kSharedBytes <= MaxSharedBytes() ? Launch<Large>(arguments, stream)
-                                                 : Launch<Small>(arguments, stream);
+  return Large::kSharedBytes <= arguments.max_shared_bytes ? Launch<Large>(arguments, stream)
+                                                           : Launch<Small>(arguments, stream);
 }
 
 }  // namespace

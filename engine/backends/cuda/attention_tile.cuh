@@ -1,5 +1,6 @@
 // What the kernels of attention share: tiles of queries, and the arithmetic of a piece of keys. A
-// query's result is the same to the bit in each of them, so the order of every sum is fixed here:
+// query's result is the same to the bit in each of them, as long as keys and values are numbers, so
+// the order of every sum is fixed here:
 // a piece's scores, its weights, its weighted values; then the pieces of a chunk in ascending order
 // (attention_merge.cuh), then the chunks.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_TILE_CUH_

@@ -449,6 +449,8 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
   const InputSketch& sketch = SketchOf(consumer, shape.query_width());
   AttentionArguments arguments;
   arguments.geometry = GeometryOf(shape, layout);
+  arguments.max_shared_bytes = device_->max_shared_bytes();
+  arguments.num_multiprocessors = device_->num_multiprocessors();
   arguments.qkv = Floats(qkv);
   arguments.cache = LayerOf(layout, layer, cache);
   constexpr int64_t kFloatBytes = sizeof(float);
@@ -466,8 +468,6 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
   if (rotates) {
     arguments.frequencies = std::exchange(rotation_, std::nullopt)->frequencies;
     arguments.tokens = step_.tokens();
-    arguments.max_shared_bytes = device_->max_shared_bytes();
-    arguments.num_multiprocessors = device_->num_multiprocessors();
   }
   FinishDeferred();
 

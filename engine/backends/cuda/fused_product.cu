@@ -128,22 +128,14 @@ struct SharedEntries : Entries {
   using Quads = ClusterQuads<kWarps * 32, kBlocks>;
 };
 
-bool HasClusters() {
-  int device = 0;
-  int major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         major >= 9;
-}
-
 // Calls `use` with the kind of entries for a sketch. Small clusters find room more easily.
 template <typename Use>
 auto WithEntries(const InputSketch& sketch, const Entries& entries, const Use& use) {
   const int64_t num_positions = sketch.num_steps * kStepColumns;
-  if (HasClusters() && num_positions <= SharedEntries<2>::Quads::kMostPositions) {
+  if (RunsCodeOf90() && num_positions <= SharedEntries<2>::Quads::kMostPositions) {
     return use(SharedEntries<2>{entries});
   }
-  if (HasClusters() && num_positions <= SharedEntries<4>::Quads::kMostPositions) {
+  if (RunsCodeOf90() && num_positions <= SharedEntries<4>::Quads::kMostPositions) {
     return use(SharedEntries<4>{entries});
   }
   return use(entries);
@@ -228,7 +220,8 @@ bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix, const I
       return input.attention.geometry.head_dim % 4 == 0 &&
              fits(Attended{{}, nullptr, PartialLayout(input.attention.geometry), 0});
     case FusedInput::Kind::kEntries:
-      return WithEntries(sketch, Entries{}, fits);
+      // Rows of entries are read in quads.
+      return sketch.cols % kQuad == 0 && WithEntries(sketch, Entries{}, fits);
     case FusedInput::Kind::kRows:
       return false;
   }

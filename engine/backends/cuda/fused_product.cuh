@@ -3,7 +3,8 @@
 // With one token a kernel of its own for the inputs is mostly a launch, a round trip to the
 // second-level cache for what the kernel before wrote, and another one for what it writes. Each
 // block of the product makes the whole input anew instead: as many blocks as there are compute the
-// same, none waits for another, and a kernel's latency less is paid.
+// same, none waits for another, and a kernel's latency less is paid. Only where inputs are so long
+// that reading them is what blocks wait for, the blocks of a cluster each make a share for all.
 //
 //   before the wait for the kernel before    bits on their way to registers, tables in shared
 //                                            memory, what the threads will need of them reckoned
@@ -11,6 +12,8 @@
 //               buckets' sums as integers, their total         barrier
 //               bits times integers, added in shared memory    barrier
 //               outputs
+//
+// In clusters the first two barriers are the cluster's, the first one after the sums of buckets.
 //
 // What follows the wait is a chain of instructions of a few warps, each waiting for the one before,
 // and its length is the kernel's time: it is written to be short. Integer sums are exact, so that
@@ -23,6 +26,7 @@
 //   static constexpr bool kInEntries;     // inputs lie in device memory as the sketch takes them
 //   static constexpr int kClusterBlocks;  // that divide an input among them
 //   struct State;
+//   static int64_t StagedBytes(sketch)
 //   State Begin<kThreads>(num_tokens, staged)    // before the wait; `staged` is shared memory
 //   RowRange Load<kThreads>(state, token, staged, x, places)    // after it: puts a token's input
 //                                                               // in x, with a barrier at the end

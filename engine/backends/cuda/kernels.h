@@ -156,11 +156,11 @@ struct AttentionArguments {
   float* partials = nullptr;  // [slot][geometry.partial_floats()]
   float* attended = nullptr;  // [token - first_token][query_width]
   int64_t first_token = 0;
+  int num_multiprocessors = 1;
+  int64_t max_shared_bytes = 0;  // that a block may have
   // Of LaunchTokenAttention.
   const float* frequencies = nullptr;  // [head_dim / 2]
   const TokenInput* tokens = nullptr;  // of the step, for their positions
-  int num_multiprocessors = 1;
-  int64_t max_shared_bytes = 0;  // that a block may have
 };
 
 // Both kinds of items, as far as there are any. Prompts' need a geometry that is staged.

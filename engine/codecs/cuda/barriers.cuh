@@ -84,9 +84,11 @@ __device__ inline int ClusterRank() {
 // be read after the wait. Whole warps call these, all of the cluster's equally often. A block whose
 // shared memory others read ends after a barrier that follows their reads.
 __device__ inline void ArriveAtCluster() {
+  __syncwarp();
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 __device__ inline void WaitForCluster() {
+  __syncwarp();
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 __device__ inline void SyncCluster() {

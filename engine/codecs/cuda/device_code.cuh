@@ -18,13 +18,6 @@ __device__ inline void MultiplyAccumulate(const uint32_t (&a)[4], uint2 b, float
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
-// (value & mask) ^ flip in one instruction.
-__device__ inline uint32_t AndXor(uint32_t value, uint32_t mask, uint32_t flip) {
-  uint32_t result;
-  asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(result) : "r"(value), "r"(mask), "r"(flip));
-  return result;
-}
-
 // Keeps the compiler from moving loads of before to after: they are all in flight at once.
 __device__ inline void FinishIssuingLoads() { asm volatile("" ::: "memory"); }
 
@@ -134,11 +127,16 @@ __device__ inline float BlockMax(float magnitude) {
 // units where the conversion is one of few.
 __device__ inline int RoundToInteger(float value) {
   constexpr float kUnits = 0x1.8p23f;  // the last bit of numbers near it is 1
-  return __float_as_int(value + kUnits) - 0x4b400000;
+  return __float_as_int(__fadd_rn(value, kUnits)) - 0x4b400000;
 }
 
 // Keeps the compiler from working out a value later than here, where there is time for it.
 __device__ inline void WorkOutNow(int& value) { asm volatile("" : "+r"(value)); }
+
+// Of the block. By way of all lanes, so that the compiler knows it to be the same in each.
+__device__ inline int ThisWarp() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+}
 
 // silu(gate) * up.
 __device__ inline float SwiGluValue(float gate, float up) {

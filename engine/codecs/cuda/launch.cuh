@@ -29,19 +29,32 @@ __device__ inline void AllowNextKernel() {
 #endif
 }
 
-// Whether the calling thread's device can. The environment's ULTRASKETCH_CUDA_DEPENDENT_LAUNCH=off
-// turns it off, for comparisons.
+// Only to ask what kernels were compiled for.
+template <typename T>
+__global__ void KernelOfThisBuild() {}
+
+// Whether kernels run on the calling thread's device as compiled for compute capability 9.0 or
+// later. A newer device may run what was compiled for an older one.
+inline bool RunsCodeOf90() {
+  static const bool is_compiled = [] {
+    cudaFuncAttributes attributes = {};
+    return cudaFuncGetAttributes(&attributes, KernelOfThisBuild<void>) == cudaSuccess &&
+           attributes.ptxVersion >= 90;
+  }();
+  int device = 0;
+  int major = 0;
+  return is_compiled && cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         major >= 9;
+}
+
+// The environment's ULTRASKETCH_CUDA_DEPENDENT_LAUNCH=off turns it off, for comparisons.
 inline bool SupportsDependentLaunch() {
   static const bool is_off = [] {
     const char* value = std::getenv("ULTRASKETCH_CUDA_DEPENDENT_LAUNCH");
     return value != nullptr && std::strcmp(value, "off") == 0;
   }();
-  if (is_off) return false;
-  int device = 0;
-  int major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         major >= 9;
+  return !is_off && RunsCodeOf90();
 }
 
 // `shared_bytes` of dynamic shared memory. All kernels launched so call WaitForKernelBefore. The

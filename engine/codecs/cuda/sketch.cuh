@@ -26,9 +26,8 @@ struct Share {
 
 // Begins to copy the sketch's tables to shared memory at `staged`, and returns the sketch with its
 // tables there, after AwaitTables: for a block's first lines, so that they come while it waits for
-// its input. Without room, `staged` null,
-// tables are only asked for: a large model's weights have pushed them out of the cache since the
-// step before.
+// its input. Without room, `staged` null, tables are only asked for: a large model's weights have
+// pushed them out of the cache since the step before.
 template <int kThreads>
 __device__ inline InputSketch StageSketch(const InputSketch& sketch, uint8_t* staged, Share share) {
   InputSketch result = sketch;
@@ -379,7 +378,7 @@ __device__ inline QuadPlanes ToPlanes(const QuadValues& quad, float factor, int&
   uint32_t high[kQuad];
 #pragma unroll
   for (int b = 0; b < kQuad; ++b) {
-    const float scaled = quad.values[b] * factor;
+    const float scaled = __fmul_rn(quad.values[b], factor);
     is_finite = is_finite && fabsf(scaled) <= static_cast<float>(kLargestInteger);
     const int integer = RoundToInteger(scaled);
     total += integer;

@@ -42,7 +42,9 @@ struct InputSketch {
   PreparedForm form = PreparedForm::kHalves;
 
   // Tables are allocated in multiples of 16 bytes.
-  US_HOST_DEVICE int64_t table_bytes() const { return (cols * place_bytes + 15) / 16 * 16; }
+  US_HOST_DEVICE int64_t table_bytes() const {
+    return num_groups > 0 ? (cols * place_bytes + 15) / 16 * 16 : 0;
+  }
   US_HOST_DEVICE int64_t group_bytes() const {
     return (num_groups * int64_t{sizeof(SketchGroup)} + 15) / 16 * 16;
   }

@@ -428,7 +428,6 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const W
         arguments, int64_t{work.RowsOf(tile)} * Tile::kRows + warp * 16, work.FirstTokenOf(tile));
     if constexpr (kLoadsMeanwhile) finish_sums();
     if (Tile::kCluster > 1 && (Tile::kOneTile || tile + 1 == work.end_tile)) {
-      __syncwarp();
       ArriveAtCluster();
     }
     constexpr bool kAllHaveRows = Tile::kRows % kWarpgroupRows == 0;
@@ -471,7 +470,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   ReadSketch<Tile>(matrix, work, work.first_tile, thread, Tile::kThreads, words);
   // Nothing may be sent here before.
   if constexpr (Tile::kCluster > 1) {
-    __syncwarp();
     SyncCluster();
   } else {
     __syncthreads();
@@ -480,7 +478,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   if (thread >= Tile::kMultiplyThreads) {
     FillStages<Tile>(matrix, inputs, work, stages, words, ring_of_columns, shared);
     if constexpr (Tile::kCluster > 1) {
-      __syncwarp();
       ArriveAtCluster();
     }
   } else {
@@ -506,7 +503,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   }
   // Others have read what was sent from here, and given back what was sent from there.
   if constexpr (Tile::kCluster > 1) {
-    __syncwarp();
     WaitForCluster();
   }
 #endif

@@ -13,8 +13,8 @@
 
 namespace ultrasketch::cuda {
 
-// sums += a * b: mma.sync.m16n8k32, signed bytes, exact. Those of a are below 128. Lane l holds rows l / 4 (sums
-// 0 and 1) and l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
+// sums += a * b: mma.sync.m16n8k32, signed bytes, exact. Those of a are not negative. Lane l holds
+// rows l / 4 (sums 0 and 1) and l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
 __device__ inline void MultiplyBytes(const uint32_t (&a)[4], uint2 b, int (&sums)[4]) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"

@@ -45,13 +45,6 @@
 
 namespace ultrasketch::cuda::bit_product_hopper {
 
-__device__ inline void ExpectBytes(uint32_t barrier, int num_bytes) {
-  asm volatile(
-      "{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(barrier),
-      "r"(num_bytes)
-      : "memory");
-}
-
 // A step's inputs from `token` on: [half][token][plane][128 bytes].
 __device__ inline void CopyInputs(const CUtensorMap& map, int step, int token, uint32_t shared,
                                   uint32_t barrier) {
@@ -100,7 +93,7 @@ __device__ inline void FillStages(const Maps& maps, const PackedMatrix& matrix, 
   const BarrierArray full(shared.full);
   const BarrierArray empty(shared.empty);
   const auto begin_stage = [&](int slot, int tile, int step) {
-    ExpectBytes(full[slot], Shape::kStageBytes);
+    ArriveAndExpect(full[slot], Shape::kStageBytes);
     CopyTileBits<Shape>(maps, matrix, grid, tile, step,
                         stages + slot * Shape::kStageBytes + Shape::kInputBytes, full[slot]);
   };
@@ -243,7 +236,6 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const G
         tile_writer.LoadTotals();
       }
       if (is_split) {
-        __syncwarp();
         SyncCluster();
         tile_writer.WriteShare(tile_sums, grid.log2_splits);
       } else {

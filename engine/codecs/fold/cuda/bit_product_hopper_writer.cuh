@@ -15,11 +15,6 @@
 
 namespace ultrasketch::cuda::bit_product_hopper {
 
-// Of the block. By way of all lanes, so that the compiler knows it to be the same in each.
-__device__ inline int ThisWarp() {
-  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
-}
-
 // Where a tile's sums lie: tokens one after the other, of each fourth one the rows dealt so that
 // neither the lanes that have them nor those that read neighbouring rows of a token meet in a bank.
 template <typename Shape>
@@ -199,7 +194,6 @@ class TileWriter {
       }
     }
     // No more reads from other blocks: they may end.
-    __syncwarp();
     ArriveAtCluster();
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
@@ -221,7 +215,6 @@ class TileWriter {
         out += OutStride();
       }
     }
-    __syncwarp();
     WaitForCluster();
   }
 

@@ -51,29 +51,6 @@ __device__ inline void WarpgroupMultiplyBytes(const uint32_t (&a)[4], uint64_t b
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-// 128 tokens.
-__device__ inline void WarpgroupMultiplyBytes(const uint32_t (&a)[4], uint64_t b,
-                                              int (&sums)[128]) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n256k32.s32.u8.s8 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
-      "%127"
-      "}, {%128, %129, %130, %131}, %132, 1;"
-      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
-        US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
-        US_SUMS(56), US_SUMS(60), US_SUMS(64), US_SUMS(68), US_SUMS(72), US_SUMS(76), US_SUMS(80),
-        US_SUMS(84), US_SUMS(88), US_SUMS(92), US_SUMS(96), US_SUMS(100), US_SUMS(104),
-        US_SUMS(108), US_SUMS(112), US_SUMS(116), US_SUMS(120), US_SUMS(124)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
 #undef US_SUMS
 
 // Keeps the compiler from moving what reads the sums to before a wait for them.
