@@ -1,5 +1,7 @@
 // Linear sites on the device against the CPU: normalization, sketch and product of random shapes.
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -50,14 +52,16 @@ class Site {
     std::vector<float> written;
     std::vector<float> added;
   };
-  Outputs Run(Backend& backend, absl::Span<const float> inputs) const {
+  // `first_weight` is that of the first column's normalization.
+  Outputs Run(Backend& backend, absl::Span<const float> inputs, float first_weight = 1.5f) const {
     const int64_t num_tokens = static_cast<int64_t>(inputs.size()) / shape_.cols;
     auto linear_or = backend.LoadLinear(linear(), bias_);
     EXPECT_TRUE(linear_or.ok()) << linear_or.status();
     if (!linear_or.ok()) return {};
     const std::unique_ptr<DeviceLinear> loaded = *std::move(linear_or);
     const auto table = MakeTable(backend, inputs, shape_.cols);
-    const std::vector<float> norm(static_cast<size_t>(shape_.cols), 1.5f);
+    std::vector<float> norm(static_cast<size_t>(shape_.cols), 1.5f);
+    norm[0] = first_weight;
     const auto weight = MakeVector(backend, norm);
     auto hidden = MakeActivations(backend, num_tokens, shape_.cols);
     auto prepared = MakeActivations(backend, num_tokens, loaded->prepared_width());
@@ -115,6 +119,32 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& test) {
       return absl::StrCat(NameOf(std::get<0>(test.param)), "_tokens", std::get<1>(test.param));
     });
+
+class NonFiniteTest : public CudaTestWithParam<Case> {};
+
+// An input that is no number is not lost on the way to integers or to smaller numbers.
+TEST_P(NonFiniteTest, MakesNoOutputANumber) {
+  const auto& [shape, num_tokens] = GetParam();
+  const Site site(shape);
+  const std::vector<float> inputs = ShortFloats(num_tokens * shape.cols, 7, 3.0f);
+  for (const float weight :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    const Site::Outputs found = site.Run(*CudaBackendOrNull(), inputs, weight);
+    for (size_t i = 0; i < found.written.size(); ++i) {
+      ASSERT_FALSE(std::isfinite(found.written[i])) << weight << ", output " << i;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, NonFiniteTest,
+                         ::testing::Combine(::testing::Values(SiteShape{"fold", 131, 250, 129},
+                                                              SiteShape{"fold", 300, 1000, 700},
+                                                              SiteShape{"dense", 131, 250}),
+                                            ::testing::Values(1, 2, 8, 9, 65, 300)),
+                         [](const auto& test) {
+                           return absl::StrCat(NameOf(std::get<0>(test.param)), "_tokens",
+                                               std::get<1>(test.param));
+                         });
 
 class BatchTest : public CudaTestWithParam<SiteShape> {};
 
