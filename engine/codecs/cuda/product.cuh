@@ -253,7 +253,7 @@ constexpr int TiledSharedBytes() {
 // Grid: (blocks of kTiledRows rows, blocks of kTokens tokens). Blocks that follow each other share
 // their tokens and so their inputs, which are larger than the weights.
 template <typename Weights, int kTokens>
-__global__ void __launch_bounds__(kProductThreads, 1)
+__global__ void __launch_bounds__(kProductThreads, kTokens > 64 ? 1 : 2)
     TiledProduct(const __grid_constant__ ProductArguments arguments) {
   constexpr int kWarpTokenTiles = kTokens / 16;
   constexpr int kWarpRowTiles = 2;
@@ -451,8 +451,9 @@ cudaError_t LaunchProductOf(const ProductArguments& arguments, cudaStream_t stre
     return LaunchSkinny<Weights, 1, 4, 1>(arguments, stream);
   }
   const int64_t wide_blocks = row_blocks * ((arguments.num_tokens + 127) / 128);
-  return wide_blocks >= 2 * num_multiprocessors ? LaunchTiled<Weights, 128>(arguments, stream)
-                                                : LaunchTiled<Weights, 64>(arguments, stream);
+  const bool is_wide = arguments.num_tokens > 64 && wide_blocks >= 2 * num_multiprocessors;
+  return is_wide ? LaunchTiled<Weights, 128>(arguments, stream)
+                 : LaunchTiled<Weights, 64>(arguments, stream);
 }
 
 }  // namespace ultrasketch::cuda
