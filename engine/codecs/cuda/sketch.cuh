@@ -412,14 +412,14 @@ __device__ inline int WritePlanes(float factor, uint8_t* row, const SumInputsFun
 
 template <int kCount>
 __device__ inline int AddTotals(const int (&totals)[kCount]) {
-  int sum = 0;
+  unsigned sum = 0;
   bool is_finite = true;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     is_finite = is_finite && totals[i] != kNotFinite;
-    sum += totals[i];
+    sum += static_cast<unsigned>(totals[i]);
   }
-  return is_finite ? sum : kNotFinite;
+  return is_finite ? static_cast<int>(sum) : kNotFinite;
 }
 
 template <int kThreads>

@@ -36,16 +36,17 @@ __device__ inline const PreparedTrailer& TrailerOf(const ProductArguments& argum
 
 __device__ inline InputTotal SumTotals(const PreparedTrailer& trailer) {
   const auto* totals = reinterpret_cast<const int4*>(trailer.totals);
-  InputTotal result = {trailer.scale, 0};
+  float scale = trailer.scale;
+  unsigned sum = 0;
 #pragma unroll
   for (int i = 0; i < kMostShares / 4; ++i) {
     const int4 four = totals[i];
     for (const int total : {four.x, four.y, four.z, four.w}) {
-      if (total == kNotFinite) result.scale = __int_as_float(0x7fffffff);
-      result.total += total;
+      if (total == kNotFinite) scale = __int_as_float(0x7fffffff);
+      sum += static_cast<unsigned>(total);
     }
   }
-  return result;
+  return {scale, static_cast<int>(sum)};
 }
 
 // An output from the sums of bit * high byte and bit * low byte. Sums of weight * input are within
