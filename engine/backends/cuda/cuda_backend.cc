@@ -190,8 +190,9 @@ class CudaBackend final : public Backend {
     rotation_ = {geometry, LayerOf(layout, layer, cache), Unwrap(inverse_frequencies).data(),
                  Floats(qkv)};
     // Otherwise attention may do it.
-    if (!step_.has_one_token_each() || !HasTokenAttention(geometry, device_->max_shared_bytes()))
+    if (!step_.has_one_token_each() || !HasTokenAttention(geometry, device_->max_shared_bytes())) {
       FinishRotation();
+    }
   }
 
   void Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,

@@ -57,6 +57,37 @@ inline bool SupportsDependentLaunch() {
   return !is_off && RunsCodeOf90();
 }
 
+inline cudaLaunchAttribute ClusterAttribute(int cluster_blocks) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(cluster_blocks);
+  attribute.val.clusterDim.y = 1;
+  attribute.val.clusterDim.z = 1;
+  return attribute;
+}
+
+// How many clusters of `cluster_blocks` blocks the calling thread's device holds at once; 0 if
+// none.
+template <typename... Parameters>
+int CountClustersAtOnce(void (*kernel)(Parameters...), int cluster_blocks, int num_threads,
+                        int shared_bytes) {
+  cudaLaunchAttribute attribute = ClusterAttribute(cluster_blocks);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(cluster_blocks));
+  config.blockDim = dim3(static_cast<unsigned>(num_threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int num_clusters = 0;
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) !=
+          cudaSuccess ||
+      cudaOccupancyMaxActiveClusters(&num_clusters, kernel, &config) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return num_clusters;
+}
+
 // `shared_bytes` of dynamic shared memory. All kernels launched so call WaitForKernelBefore. The
 // grid is divided along x into clusters of `cluster_blocks` blocks, a power of two up to 8, which
 // can read each other's shared memory; more than one from compute capability 9.0 on.
@@ -71,13 +102,7 @@ cudaError_t LaunchClusters(void (*kernel)(Parameters...), dim3 grid, int cluster
     attributes[num_attributes].val.programmaticStreamSerializationAllowed = 1;
     ++num_attributes;
   }
-  if (cluster_blocks > 1) {
-    attributes[num_attributes].id = cudaLaunchAttributeClusterDimension;
-    attributes[num_attributes].val.clusterDim.x = static_cast<unsigned>(cluster_blocks);
-    attributes[num_attributes].val.clusterDim.y = 1;
-    attributes[num_attributes].val.clusterDim.z = 1;
-    ++num_attributes;
-  }
+  if (cluster_blocks > 1) attributes[num_attributes++] = ClusterAttribute(cluster_blocks);
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(num_threads));

@@ -42,29 +42,8 @@ int64_t DivideUp(int64_t value, int64_t divisor) { return (value + divisor - 1) 
 // Asked once: the devices of a machine are alike.
 template <typename Tile>
 int ClustersOfDevice(int max_shared_bytes) {
-  static const int count = [=] {
-    const int shared_bytes = max_shared_bytes / Tile::kBlocks - 4096;
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = Tile::kCluster;
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(Tile::kCluster);
-    config.blockDim = dim3(Tile::kThreads);
-    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    int num_clusters = 0;
-    if (cudaFuncSetAttribute(HopperProduct<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             shared_bytes) != cudaSuccess ||
-        cudaOccupancyMaxActiveClusters(&num_clusters, HopperProduct<Tile>, &config) !=
-            cudaSuccess) {
-      cudaGetLastError();
-      return 0;
-    }
-    return num_clusters;
-  }();
+  static const int count = CountClustersAtOnce(HopperProduct<Tile>, Tile::kCluster, Tile::kThreads,
+                                               max_shared_bytes / Tile::kBlocks - 4096);
   return count;
 }
 

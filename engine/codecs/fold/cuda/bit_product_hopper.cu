@@ -69,16 +69,11 @@ Grid GridOf(const ProductArguments& arguments, int num_splits) {
 }
 
 template <typename Shape>
-cudaError_t AllowSharedMemory() {
-  return cudaFuncSetAttribute(BitProductHopper<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              Shape::kSharedBytes);
-}
-
-template <typename Shape>
 cudaError_t Launch(const ProductArguments& arguments, int num_splits, cudaStream_t stream) {
   const EncodeTensorMap encode = FindEncodeTensorMap();
   if (encode == nullptr) return cudaErrorNotSupported;
-  cudaError_t error = AllowSharedMemory<Shape>();
+  cudaError_t error = cudaFuncSetAttribute(
+      BitProductHopper<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes);
   if (error != cudaSuccess) return error;
   Maps maps;
   error = DescribeInputs(encode, arguments, Shape::kTokens, &maps.inputs);
@@ -99,27 +94,8 @@ cudaError_t Launch(const ProductArguments& arguments, int num_splits, cudaStream
 // of a machine are alike.
 template <typename Shape, int kSplits>
 int NumClustersAtOnce() {
-  static const int count = [] {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = kSplits;
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(kSplits);
-    config.blockDim = dim3(Shape::kThreads);
-    config.dynamicSmemBytes = Shape::kSharedBytes;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    int num_clusters = 0;
-    if (AllowSharedMemory<Shape>() != cudaSuccess ||
-        cudaOccupancyMaxActiveClusters(&num_clusters, BitProductHopper<Shape>, &config) !=
-            cudaSuccess) {
-      cudaGetLastError();
-      return 0;
-    }
-    return num_clusters;
-  }();
+  static const int count = CountClustersAtOnce(BitProductHopper<Shape>, kSplits, Shape::kThreads,
+                                               Shape::kSharedBytes);
   return count;
 }
 
