@@ -1,7 +1,7 @@
 // A token's input of a linear site, from what the operation before it left in device memory to
 // floats in shared memory, where a `Row` (sketch.cuh) puts its columns. The same to the bit whoever
 // does it: the kernels that only prepare inputs, or those that multiply with them right after
-// (fused_product.cu). By all kThreads threads of a block, for which the row is complete when they
+// (fused_product.cuh). By all kThreads threads of a block, for which the row is complete when they
 // return; and so is what they began to copy to shared memory before.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_ROWS_CUH_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_ROWS_CUH_

@@ -94,8 +94,8 @@ cudaError_t Launch(const ProductArguments& arguments, int num_splits, cudaStream
 // of a machine are alike.
 template <typename Shape, int kSplits>
 int NumClustersAtOnce() {
-  static const int count = CountClustersAtOnce(BitProductHopper<Shape>, kSplits, Shape::kThreads,
-                                               Shape::kSharedBytes);
+  static const int count =
+      CountClustersAtOnce(BitProductHopper<Shape>, kSplits, Shape::kThreads, Shape::kSharedBytes);
   return count;
 }
 
