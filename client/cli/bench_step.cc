@@ -29,7 +29,10 @@ void StepBench::Declare(CLI::App& app) {
       ->check(CLI::Range(0.01, 1.0))
       ->capture_default_str()
       ->type_name("BITS");
-  app.add_option("--table", options_.table, "Embedding and head of both: dense, int8 or int4")
+  app.add_option(
+         "--table", options_.table,
+         "Embedding and head of the compressed model: int8 (as 'compress' stores them), int4 "
+         "or dense (bfloat16, as in the uncompressed one)")
       ->capture_default_str()
       ->type_name("FORM");
   app.add_option("--layers", options_.num_layers, "Only this many layers; 0: all")

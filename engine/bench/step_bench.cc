@@ -171,7 +171,7 @@ class SyntheticModel {
                                                               Backend& backend) {
     std::unique_ptr<SyntheticModel> model(new SyntheticModel(config, backend));
     US_RETURN_IF_ERROR(model->LoadLayers(codec, options.bits_per_weight));
-    US_RETURN_IF_ERROR(model->LoadRest(options));
+    US_RETURN_IF_ERROR(model->LoadRest(options, codec == "dense" ? "dense" : options.table));
     return model;
   }
 
@@ -228,8 +228,8 @@ class SyntheticModel {
     return absl::OkStatus();
   }
 
-  absl::Status LoadRest(const StepBenchOptions& options) {
-    table_ = std::make_unique<RandomTable>(config_, options.table);
+  absl::Status LoadRest(const StepBenchOptions& options, const std::string& table) {
+    table_ = std::make_unique<RandomTable>(config_, table);
     US_ASSIGN_OR_RETURN(embedding_, backend_.LoadEmbedding(table_->table()));
     US_ASSIGN_OR_RETURN(final_norm_, backend_.LoadVector(FloatView(ones_)));
     int64_t max_tokens = 1;

@@ -26,7 +26,9 @@ struct StepBenchOptions {
   int num_layers = 0;            // 0: all that the preset has; fewer make a quicker run
   std::string codec = "fold";    // or "absmaxmin"
   double bits_per_weight = 0.5;  // without scales; as in kernel_bench.h
-  std::string table = "dense";   // embedding and head, of both models: "dense", "int8", "int4"
+  // Embedding and head of the compressed model: "dense", "int8", "int4". Those of the uncompressed
+  // one are bfloat16.
+  std::string table = "int8";
   // Decoding at a context of 512 with 1, 8 and 64 sequences, and a prompt of 2,048 tokens.
   std::vector<StepShape> shapes = {{"decode_1", 1, 511, 1},
                                    {"decode_8", 8, 511, 1},

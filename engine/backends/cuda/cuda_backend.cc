@@ -104,8 +104,9 @@ class CudaBackend final : public Backend {
     device_->Activate();
     deferred_.reset();
     rotation_.reset();
+    US_RETURN_IF_ERROR(step_.Begin(step));
     recorder_.Begin();
-    return step_.Begin(step);
+    return absl::OkStatus();
   }
 
   absl::Status EndStep() override {
@@ -256,11 +257,12 @@ class CudaBackend final : public Backend {
     float* qkv;
   };
 
-  void AddGeometry(const AttentionGeometry& geometry) {
-    for (const int part :
-         {geometry.num_heads, geometry.num_kv_heads, geometry.head_dim, geometry.block_size}) {
-      recorder_.AddPart(part);
-    }
+  // A geometry as two parts of a launch.
+  static int64_t HeadsOf(const AttentionGeometry& geometry) {
+    return int64_t{geometry.num_heads} << 32 | geometry.num_kv_heads;
+  }
+  static int64_t SizesOf(const AttentionGeometry& geometry) {
+    return int64_t{geometry.head_dim} << 32 | geometry.block_size;
   }
 
   static const InputSketch& SketchOf(const DeviceLinear& consumer, int64_t input_size) {
@@ -375,7 +377,8 @@ class CudaBackend final : public Backend {
     recorder_.Add(
         deferred.call,
         {kSketch, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
-         input.attention_tokens, deferred.consumer, input.prepared, num_tokens},
+         input.attention_tokens, deferred.consumer, input.prepared, num_tokens,
+         HeadsOf(input.attention.geometry), SizesOf(input.attention.geometry)},
         [this, input, num_tokens](cudaStream_t stream) {
           const int multiprocessors = device_->num_multiprocessors();
           switch (input.kind) {
@@ -393,7 +396,6 @@ class CudaBackend final : public Backend {
           }
           return cudaErrorInvalidValue;
         });
-    AddGeometry(input.attention.geometry);
   }
 
   // `entry_places`: see LaunchFusedProduct.
@@ -406,15 +408,15 @@ class CudaBackend final : public Backend {
       Multiply(deferred.call, *deferred.linear, arguments);
       return;
     }
-    recorder_.Add(deferred.call,
-                  {kFused, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
-                   input.attention_tokens, deferred.linear, input.prepared, arguments.num_tokens,
-                   static_cast<int>(arguments.accumulate), arguments.y, static_cast<int>(is_gated),
-                   entry_places},
-                  [arguments, input, entry_places](cudaStream_t stream) {
-                    return LaunchFusedProduct(arguments, input, entry_places, stream);
-                  });
-    AddGeometry(input.attention.geometry);
+    recorder_.Add(
+        deferred.call,
+        {kFused, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
+         input.attention_tokens, deferred.linear, input.prepared, arguments.num_tokens,
+         static_cast<int>(arguments.accumulate), arguments.y, static_cast<int>(is_gated),
+         entry_places, HeadsOf(input.attention.geometry), SizesOf(input.attention.geometry)},
+        [arguments, input, entry_places](cudaStream_t stream) {
+          return LaunchFusedProduct(arguments, input, entry_places, stream);
+        });
   }
 
   void FinishRotation() {
@@ -423,13 +425,13 @@ class CudaBackend final : public Backend {
     const int64_t num_tokens = step_.num_tokens();
     recorder_.Add("RotateAndStore",
                   {kRotateAndStore, rotation.frequencies, rotation.cache.keys,
-                   rotation.cache.values, rotation.qkv, step_.block_table(), num_tokens},
+                   rotation.cache.values, rotation.qkv, step_.block_table(), num_tokens,
+                   HeadsOf(rotation.geometry), SizesOf(rotation.geometry)},
                   [this, rotation, num_tokens](cudaStream_t stream) {
                     return LaunchRotateAndStore(rotation.geometry, rotation.frequencies,
                                                 step_.tokens(), num_tokens, step_.block_table(),
                                                 rotation.cache, rotation.qkv, stream);
                   });
-    AddGeometry(rotation.geometry);
   }
 
   std::unique_ptr<CudaDevice> device_;  // outlives what is on it
@@ -481,16 +483,15 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
     arguments.prompt_items = arguments.items + slab.num_items;
     arguments.num_prompt_items = slab.num_prompt_items;
     arguments.first_token = slab.first_token;
-    recorder_.Add(
-        "Attention",
-        {kAttention, arguments.qkv, arguments.cache.keys, arguments.cache.values,
-         arguments.block_table, arguments.items, arguments.num_items, arguments.num_prompt_items,
-         arguments.first_token, arguments.frequencies, arguments.tokens},
-        [arguments, rotates](cudaStream_t stream) {
-          return rotates ? LaunchTokenAttention(arguments, stream)
-                         : LaunchAttention(arguments, stream);
-        });
-    AddGeometry(arguments.geometry);
+    recorder_.Add("Attention",
+                  {kAttention, arguments.qkv, arguments.cache.keys, arguments.cache.values,
+                   arguments.block_table, arguments.items, arguments.num_items,
+                   arguments.num_prompt_items, arguments.first_token, arguments.frequencies,
+                   arguments.tokens, HeadsOf(arguments.geometry), SizesOf(arguments.geometry)},
+                  [arguments, rotates](cudaStream_t stream) {
+                    return rotates ? LaunchTokenAttention(arguments, stream)
+                                   : LaunchAttention(arguments, stream);
+                  });
     if (slab.num_tokens == step_.num_tokens() && plan.most_chunks <= kMostFusedChunks) {
       FusedInput input;
       input.kind = FusedInput::Kind::kAttended;

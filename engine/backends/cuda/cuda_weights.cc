@@ -305,20 +305,17 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadGrouped(const Grou
   static_assert(kGroupColumns == kStepColumns);
   PackedMatrix matrix;
   matrix.rows = table.site().rows;
-  matrix.num_steps = GroupsInRow(table.site().cols);
+  const int64_t num_groups = GroupsInRow(table.site().cols);
+  matrix.num_steps = NumGroupedSteps(table.site().cols);
   MemoryPlan plan;
-  const int64_t step_bytes = is_int4 ? kInt4StepBytes : kInt8StepBytes;
-  const int64_t num_tiles = NumRowTiles(matrix.rows);
-  constexpr int64_t kScaleBytes = sizeof(uint16_t);
-  const int64_t tiles = plan.Add(num_tiles * matrix.num_steps * step_bytes);
-  const int64_t scales = plan.Add(num_tiles * kTileRows * matrix.num_steps * kScaleBytes);
+  const int64_t tiles =
+      plan.Add(NumRowTiles(matrix.rows) * matrix.num_steps * GroupedStepBytes(is_int4));
   const int64_t row_bytes = table.values().shape[1];
-  const int64_t row_scale_bytes = matrix.num_steps * kScaleBytes;
+  const int64_t row_scale_bytes = num_groups * static_cast<int64_t>(sizeof(uint16_t));
   US_ASSIGN_OR_RETURN(const int64_t staged_rows, StagedRows(row_bytes + row_scale_bytes));
   US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(device_, plan.total_bytes()));
   matrix.tiles = memory.bytes() + tiles;
-  auto* packed_scales = reinterpret_cast<uint16_t*>(memory.bytes() + scales);
-  matrix.group_scales = {packed_scales, table.scales().dtype == DType::kF16};
+  matrix.has_half_scales = table.scales().dtype == DType::kF16;
   for (int64_t first = 0; first < matrix.rows; first += staged_rows) {
     const int64_t count = std::min(staged_rows, matrix.rows - first);
     uint8_t* staged_values = staging_.bytes() + count * row_scale_bytes;
@@ -326,16 +323,17 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadGrouped(const Grou
                                       count * row_scale_bytes, staging_.data()));
     US_RETURN_IF_ERROR(
         device_.Upload(table.values().data + first * row_bytes, count * row_bytes, staged_values));
-    device_.Check(LaunchPackGrouped(is_int4, staged_values, table.site().cols,
-                                    reinterpret_cast<const uint16_t*>(staging_.data()), first,
-                                    count, matrix.num_steps, memory.bytes() + tiles, packed_scales,
-                                    device_.stream()),
-                  "packing a table");
+    device_.Check(
+        LaunchPackGrouped(is_int4, staged_values, table.site().cols,
+                          reinterpret_cast<const uint16_t*>(staging_.data()), first, count,
+                          matrix.num_steps, memory.bytes() + tiles, device_.stream()),
+        "packing a table");
     US_RETURN_IF_ERROR(device_.Finish("packing a table"));
   }
   InputSketch sketch;
   sketch.cols = table.site().cols;
   sketch.num_steps = matrix.num_steps;
+  sketch.form = PreparedForm::kBytePlanes;
   return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch,
                                       is_int4 ? LaunchInt4Product : LaunchInt8Product);
 }

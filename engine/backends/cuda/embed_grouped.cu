@@ -13,8 +13,8 @@ constexpr int kThreads = 256;
 template <bool kIsInt4>
 __device__ int ReadInteger(const uint8_t* tiles, int64_t row, int64_t column, int64_t num_steps) {
   if constexpr (kIsInt4) {
-    const int byte = tiles[Int4Offset(row, column, num_steps)];
-    return (Int4InUpperHalf(column) ? byte >> 4 : byte & 15) - 8;
+    const auto byte = static_cast<int8_t>(tiles[Int4Offset(row, column, num_steps)]);
+    return (Int4InUpperHalf(column) ? byte : static_cast<int8_t>(byte << 4)) >> 4;
   } else {
     return static_cast<int8_t>(tiles[Int8Offset(row, column, num_steps)]);
   }
@@ -29,10 +29,10 @@ __global__ void EmbedGrouped(const __grid_constant__ PackedMatrix table, int64_t
   const int64_t row = tokens[token].id;
   const auto* tiles = static_cast<const uint8_t*>(table.tiles);
   for (int64_t column = threadIdx.x; column < hidden_size; column += kThreads) {
-    const uint16_t bits =
-        table.group_scales.values[GroupScaleOffset(row, column / kStepColumns, table.num_steps)];
-    const float scale = table.group_scales.is_half ? __half2float(__ushort_as_half(bits))
-                                                   : __uint_as_float(uint32_t{bits} << 16);
+    const uint16_t bits = *reinterpret_cast<const uint16_t*>(
+        tiles + GroupScaleOffset(kIsInt4, row, column / kStepColumns, table.num_steps));
+    const float scale = table.has_half_scales ? __half2float(__ushort_as_half(bits))
+                                              : __uint_as_float(uint32_t{bits} << 16);
     const int value = ReadInteger<kIsInt4>(tiles, row, column, table.num_steps);
     hidden[token * hidden_size + column] = static_cast<float>(value) * scale;
   }

@@ -24,7 +24,7 @@ absl::Status DeviceStep::Begin(const StepInput& step) {
   // What grows with the sequences has room to do so in place: while addresses stay, a step's
   // launches are those of the step before.
   const auto with_room = [](int64_t count) {
-    constexpr uint64_t kLeast = 1024;
+    constexpr uint64_t kLeast = 64;  // all of it is copied
     return static_cast<int64_t>(std::bit_ceil(std::max(kLeast, static_cast<uint64_t>(count))));
   };
   int64_t num_bytes = 0;

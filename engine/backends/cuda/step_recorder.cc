@@ -1,5 +1,8 @@
 #include "engine/backends/cuda/step_recorder.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace ultrasketch::cuda {
 namespace {
 
@@ -9,42 +12,75 @@ constexpr size_t kMostKnown = 128;
 }  // namespace
 
 void StepRecorder::Begin() {
-  launches_.clear();
-  signature_.clear();
+  num_launches_ = 0;
+  num_parts_ = 0;
+  if (generation_ != device_.generation()) Forget();
 }
 
-void StepRecorder::Add(const char* call, std::initializer_list<LaunchPart> parts,
-                       std::function<cudaError_t(cudaStream_t)> launch) {
+bool StepRecorder::IsKnown(std::initializer_list<LaunchPart> parts) {
+  if (num_launches_ >= launches_.size() || launches_[num_launches_].num_parts != parts.size()) {
+    return false;
+  }
+  const bool is_same =
+      std::equal(parts.begin(), parts.end(), signature_.begin() + static_cast<int64_t>(num_parts_),
+                 [](const LaunchPart& part, uint64_t known) { return part.value() == known; });
+  if (!is_same) return false;
+  ++num_launches_;
+  num_parts_ += parts.size();
+  return true;
+}
+
+void StepRecorder::AddNew(const char* call, std::initializer_list<LaunchPart> parts,
+                          std::function<cudaError_t(cudaStream_t)> launch) {
+  last_ = nullptr;
+  launches_.resize(num_launches_);
+  signature_.resize(num_parts_);
   for (const LaunchPart& part : parts) signature_.push_back(part.value());
-  launches_.push_back({call, std::move(launch)});
+  launches_.push_back({call, std::move(launch), parts.size()});
+  num_launches_ = launches_.size();
+  num_parts_ = signature_.size();
 }
 
 void StepRecorder::Run(bool repeats) {
-  if (launches_.empty()) return;
-  if (!repeats) {
-    RunLaunches();
-    return;
+  // Allocations since the step began are this step's own.
+  if (generation_ != device_.generation()) ForgetGraphs();
+  if (num_launches_ < launches_.size()) {
+    last_ = nullptr;
+    launches_.resize(num_launches_);
+    signature_.resize(num_parts_);
   }
-  if (generation_ != device_.generation() || known_.size() >= kMostKnown) Forget();
-  const auto [entry, is_new] = known_.try_emplace(signature_);
-  Known& known = entry->second;
-  if (!is_new && !known.tried) {
-    known.graph = Capture();
-    known.tried = true;
-  }
-  if (known.graph != nullptr) {
-    device_.Check(cudaGraphLaunch(known.graph, device_.stream()), "cudaGraphLaunch");
-    Begin();
+  if (repeats && !launches_.empty()) {
+    Known& known = Find();
+    if (known.graph != nullptr) {
+      device_.Check(cudaGraphLaunch(known.graph, device_.stream()), "cudaGraphLaunch");
+    } else {
+      RunLaunches();
+    }
   } else {
     RunLaunches();
   }
+  num_launches_ = 0;
+  num_parts_ = 0;
+}
+
+StepRecorder::Known& StepRecorder::Find() {
+  if (last_ == nullptr) {
+    if (known_.size() >= kMostKnown) ForgetGraphs();
+    const auto [entry, is_new] = known_.try_emplace(signature_);
+    last_ = &entry->second;
+    if (is_new) return *last_;
+  }
+  if (!last_->tried) {
+    last_->graph = Capture();
+    last_->tried = true;
+  }
+  return *last_;
 }
 
 void StepRecorder::RunLaunches() {
   for (const Launch& launch : launches_) {
     device_.Check(launch.launch(device_.stream()), launch.call);
   }
-  Begin();
 }
 
 cudaGraphExec_t StepRecorder::Capture() {
@@ -70,11 +106,18 @@ cudaGraphExec_t StepRecorder::Capture() {
 }
 
 void StepRecorder::Forget() {
+  ForgetGraphs();
+  launches_.clear();
+  signature_.clear();
+}
+
+void StepRecorder::ForgetGraphs() {
   device_.Activate();
   for (const auto& [signature, known] : known_) {
     if (known.graph != nullptr) static_cast<void>(cudaGraphExecDestroy(known.graph));
   }
   known_.clear();
+  last_ = nullptr;
   generation_ = device_.generation();
 }
 

@@ -6,13 +6,13 @@
 #include <cuda_runtime_api.h>
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
-#include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/node_hash_map.h"
 
 #include "engine/backends/cuda/cuda_device.h"
 
@@ -40,7 +40,10 @@ class LaunchPart {
 // A decoding step of a model is some hundred launches that differ from those of the step before in
 // nothing but what their inputs hold: launched one by one they take the host longer than the
 // device. Steps are told apart by the parts of all their launches. Addresses stand for what is
-// there: when the device's allocations change, all graphs are forgotten.
+// there: when the device's allocations change, everything is forgotten.
+//
+// While a step is recorded it is compared with the one before, of which it keeps what is the same:
+// the device waits for the recording.
 class StepRecorder {
  public:
   explicit StepRecorder(CudaDevice& device) : device_(device) {}
@@ -52,36 +55,49 @@ class StepRecorder {
   void Begin();
 
   // `launch(stream)` is a pure function of `parts`, in which the first tells operations apart;
-  // `call` names it in errors.
-  void Add(const char* call, std::initializer_list<LaunchPart> parts,
-           std::function<cudaError_t(cudaStream_t)> launch);
-  // Another part of the launch added last.
-  void AddPart(LaunchPart part) { signature_.push_back(part.value()); }
+  // `call`, of static storage, names it in errors. A copy of `launch` is kept unless it is known.
+  template <typename Launch>
+  void Add(const char* call, std::initializer_list<LaunchPart> parts, const Launch& launch) {
+    if (!IsKnown(parts)) AddNew(call, parts, launch);
+  }
 
-  // Launches what was recorded. A step that `repeats` becomes a graph when it comes the second
-  // time. Errors are the device's to report.
+  // Launches what was recorded, and begins anew. A step that `repeats` becomes a graph when it
+  // comes the second time. Errors are the device's to report.
   void Run(bool repeats);
 
  private:
   struct Launch {
     const char* call;
     std::function<cudaError_t(cudaStream_t)> launch;
+    size_t num_parts;
   };
-
-  void RunLaunches();
-  // Null when it cannot be captured.
-  cudaGraphExec_t Capture();
-  void Forget();
-
-  CudaDevice& device_;
-  std::vector<Launch> launches_;
-  std::vector<uint64_t> signature_;
   // Null for a step that has come once, or cannot be captured.
   struct Known {
     cudaGraphExec_t graph = nullptr;
     bool tried = false;
   };
-  absl::flat_hash_map<std::vector<uint64_t>, Known> known_;
+
+  // Whether the next launch of the step before is the same, which is then this step's, too.
+  bool IsKnown(std::initializer_list<LaunchPart> parts);
+  void AddNew(const char* call, std::initializer_list<LaunchPart> parts,
+              std::function<cudaError_t(cudaStream_t)> launch);
+  void RunLaunches();
+  // Null when it cannot be captured.
+  cudaGraphExec_t Capture();
+  // Of the recorded step, with its graph when this is the second time.
+  Known& Find();
+  void Forget();
+  void ForgetGraphs();
+
+  CudaDevice& device_;
+  // This step's first num_launches_ launches and num_parts_ parts; what follows is of the step
+  // before, as long as all so far has been the same.
+  std::vector<Launch> launches_;
+  std::vector<uint64_t> signature_;
+  size_t num_launches_ = 0;
+  size_t num_parts_ = 0;
+  absl::node_hash_map<std::vector<uint64_t>, Known> known_;
+  Known* last_ = nullptr;  // what launches_ are in known_; null: not looked up
   int64_t generation_ = 0;
 };
 

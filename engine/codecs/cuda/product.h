@@ -17,12 +17,6 @@ struct BucketTables {
   int64_t words_per_block = 0;
 };
 
-// Scales of the steps of each row instead of row_scales; engine/codecs/grouped/cuda.
-struct GroupScales {
-  const uint16_t* values = nullptr;
-  bool is_half = false;  // binary16, else bfloat16
-};
-
 // Device memory, laid out as tile_layout.h says. W[r][k] = row_scales[r] * tile value.
 struct PackedMatrix {
   const void* tiles = nullptr;
@@ -31,7 +25,8 @@ struct PackedMatrix {
   int64_t rows = 0;
   int64_t num_steps = 0;  // of columns
   BucketTables buckets;   // of a sketch; its tiles are laid out otherwise
-  GroupScales group_scales;
+  // Of tiles that hold scales (engine/codecs/grouped/cuda): they are binary16, else bfloat16.
+  bool has_half_scales = false;
 };
 
 // y[t][r] = (W x_t)[r] + bias[r], or added to y. `y` has a row stride of `rows` floats, `prepared`

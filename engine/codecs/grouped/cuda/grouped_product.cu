@@ -1,184 +1,415 @@
 // Products with grouped integers: an output head's, with many rows and any number of tokens.
 //
-// A warp takes 16 rows and up to 64 tokens and goes through all columns. Integers become binary16
-// exactly; a group's sum is scaled in float, as the format defines it. Bound, up to 32 tokens: the
-// table's bytes, of which each warp has four groups in flight; beyond, mma.sync. Blocks that follow
-// each other take other tokens of the same rows, which they find in the second-level cache.
-#include <cuda_bf16.h>
+// Few tokens (GroupedFew), bound by reading weights: a block takes some row tiles, each of its 8
+// warps a chunk of their columns, as SkinnyProduct does (product.cuh). An int8 weight is an operand
+// as it lies, so that a row tile's step takes some 30 instructions, 4 tokens, where expanding it to
+// binary16 took 110.
+//
+// More tokens (GroupedTiled):
+//
+//                 kTokens tokens
+//   128 rows  [ 4 x 2 warps of 32 rows x kTokens / 2 ]   both operands through shared memory, four
+//                                                        stages of one step each
+//
+// Bound: sums of bytes cost the tensor cores what a product of binary16 would, two planes of input
+// at twice the rate; scaling a group's sums, six instructions for two, about as much.
+#include <cuda_fp16.h>
 
-#include "engine/codecs/cuda/product.cuh"
+#include "engine/codecs/cuda/byte_product.cuh"
+#include "engine/codecs/cuda/launch.cuh"
 #include "engine/codecs/grouped/cuda/grouped_product.h"
 
 namespace ultrasketch::cuda {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kThreads = 256;
+constexpr int kInstructions = 2;   // of a step, each of 32 columns
+constexpr int kTokensPerTile = 4;  // an instruction's eight columns are their planes
 
-// Two binary16 numbers 1024 + n made of their bits, less `offset`, both halves alike.
-__device__ inline uint32_t Subtract(uint32_t pair, float offset) {
-  const __half2 result =
-      __hsub2(*reinterpret_cast<const __half2*>(&pair), __float2half2_rn(offset));
-  return *reinterpret_cast<const uint32_t*>(&result);
+__device__ inline float GroupScale(uint32_t bits, bool is_half) {
+  if (!is_half) return __uint_as_float(bits << 16);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
 }
 
-constexpr uint32_t k1024 = 0x64006400u;
-
+// What a lane holds of a step of a row tile. `Load` is from global or shared memory, `Expand` gives
+// the operand of an instruction.
 struct Int8Weights {
-  static constexpr int kStepBytes = kInt8StepBytes;
-  static constexpr int kUnroll = 4;
+  static constexpr int kIntegerBytes = kInt8IntegerBytes;
+  static constexpr float kUnit = 1.0f;  // what a byte of 1 stands for
 
-  struct Lane {
-    uint4 rows[2];
-  };
-  static __device__ Lane Load(const uint8_t* step, int lane) {
+  uint4 operands[kInstructions];
+  __device__ void Load(const uint8_t* step, int lane) {
     const auto* pieces = reinterpret_cast<const uint4*>(step);
-    return {{__ldcg(pieces + lane), __ldcg(pieces + 32 + lane)}};
-  }
-  static __device__ void Expand(const Lane& lane, int instruction, uint32_t (&a)[4]) {
 #pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      const uint4& words = lane.rows[row];
-      const uint32_t word = instruction == 0   ? words.x
-                            : instruction == 1 ? words.y
-                            : instruction == 2 ? words.z
-                                               : words.w;
-      // To n + 128, as the lower byte of 1024 + n + 128.
-      const uint32_t shifted = word ^ 0x80808080u;
-      a[row] = Subtract(__byte_perm(shifted, k1024, 0x5150), 1024.0f + 128.0f);
-      a[row + 2] = Subtract(__byte_perm(shifted, k1024, 0x5352), 1024.0f + 128.0f);
-    }
+    for (int i = 0; i < kInstructions; ++i) operands[i] = pieces[i * 32 + lane];
+  }
+  __device__ void Expand(int instruction, uint32_t (&a)[4]) const {
+    const uint4& operand = operands[instruction];
+    a[0] = operand.x;
+    a[1] = operand.y;
+    a[2] = operand.z;
+    a[3] = operand.w;
   }
 };
 
 struct Int4Weights {
-  static constexpr int kStepBytes = kInt4StepBytes;
-  static constexpr int kUnroll = 8;
+  static constexpr int kIntegerBytes = kInt4IntegerBytes;
+  static constexpr float kUnit = 0x1p-4f;
 
-  struct Lane {
-    uint4 words;
-  };
-  static __device__ Lane Load(const uint8_t* step, int lane) {
-    return {__ldcg(reinterpret_cast<const uint4*>(step) + lane)};
+  uint4 words;
+  __device__ void Load(const uint8_t* step, int lane) {
+    words = reinterpret_cast<const uint4*>(step)[lane];
   }
-  static __device__ void Expand(const Lane& lane, int instruction, uint32_t (&a)[4]) {
+  __device__ void Expand(int instruction, uint32_t (&a)[4]) const {
+    constexpr uint32_t kUpperHalves = 0xf0f0f0f0u;
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      const uint32_t low = row == 0 ? lane.words.x : lane.words.z;
-      const uint32_t high = row == 0 ? lane.words.y : lane.words.w;
-      const uint32_t word = (instruction < 2 ? low : high) >> (instruction % 2 * 8);
-      a[row] = Subtract((word & 0x000f000fu) | k1024, 1024.0f + 8.0f);
-      a[row + 2] = Subtract((word >> 4 & 0x000f000fu) | k1024, 1024.0f + 8.0f);
+      const uint32_t low = row == 0 ? words.x : words.z;
+      const uint32_t high = row == 0 ? words.y : words.w;
+      const uint32_t word = instruction == 0 ? low : high;
+      a[row] = word & kUpperHalves;
+      a[row + 2] = word << 4 & kUpperHalves;
     }
   }
 };
 
-__device__ inline float GroupScale(uint16_t bits, bool is_half) {
-  if (!is_half) return __uint_as_float(uint32_t{bits} << 16);
-  return __half2float(__ushort_as_half(bits));
+// The same with the scales of the lane's rows.
+template <typename Weights>
+struct ScaledWeights {
+  static constexpr int kStepBytes = Weights::kIntegerBytes + kStepScaleBytes;
+  Weights weights;
+  uint32_t scales;
+
+  __device__ void Load(const uint8_t* step, int lane) {
+    weights.Load(step, lane);
+    scales = *reinterpret_cast<const uint32_t*>(step + Weights::kIntegerBytes + lane / 4 * 4);
+  }
+  __device__ float2 Scales(bool are_half) const {
+    return {GroupScale(scales & 0xffffu, are_half) * Weights::kUnit,
+            GroupScale(scales >> 16, are_half) * Weights::kUnit};
+  }
+};
+
+// Adds a group's sums of 4 tokens, times their scales. Lane l has rows l / 4 and l / 4 + 8 of token
+// l % 4; `input` is what it reads of its column of the instruction, 16 bytes of a plane.
+template <typename Weights>
+__device__ inline void AddGroup(const Weights& weights, float2 scales, const uint4& input,
+                                float2& totals) {
+  int sums[4] = {};  // high and low bytes of either row
+#pragma unroll
+  for (int instruction = 0; instruction < kInstructions; ++instruction) {
+    uint32_t a[4];
+    weights.Expand(instruction, a);
+    MultiplyBytes(a, instruction == 0 ? uint2{input.x, input.y} : uint2{input.z, input.w}, sums);
+  }
+  // No more than 64 * 128 * 2^15.
+  totals.x = __fmaf_rn(static_cast<float>(sums[0] * 256 + sums[1]), scales.x, totals.x);
+  totals.y = __fmaf_rn(static_cast<float>(sums[2] * 256 + sums[3]), scales.y, totals.y);
 }
 
-template <typename Weights, int kTokenTiles>
-__global__ void __launch_bounds__(kWarps * 32)
-    GroupedProduct(const __grid_constant__ ProductArguments arguments) {
-  AllowNextKernel();
-  const PackedMatrix& matrix = arguments.matrix;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t tile = int64_t{blockIdx.y} * kWarps + threadIdx.x / 32;
-  const int64_t first_token = int64_t{blockIdx.x} * kTokenTiles * 8;
-  const auto num_steps = static_cast<int>(matrix.num_steps);
-  const bool is_tile = tile < NumRowTiles(matrix.rows);
-  const uint8_t* weights =
-      static_cast<const uint8_t*>(matrix.tiles) + tile * num_steps * Weights::kStepBytes;
-  const uint16_t* scales = matrix.group_scales.values + tile * num_steps * kTileRows + lane / 4;
+// Of a token's prepared input, where 16 bytes of a plane begin: those of columns 16 * part and
+// following of a step.
+__device__ inline int64_t PlaneOffset(int64_t step, int plane, int part) {
+  return HighByteOffset(step * kStepColumns) + plane * kPlaneBytes + part * kColumnsPerLane;
+}
 
-  constexpr int kUnroll = Weights::kUnroll;
-  typename Weights::Lane next[kUnroll];
-  // Steps past the end repeat the last one, and are not multiplied.
-  const auto load = [&](int step) {
+__device__ inline void PutGroupedOutput(const ProductArguments& arguments, int64_t token,
+                                        int64_t row, float sum, float token_scale) {
+  PutOutput(arguments, token, row,
+            FinishSum(sum, token_scale, 1.0f, BiasOf(arguments.matrix, row)));
+}
+
+// ---- Few tokens ----
+
+// Grid: (blocks of kRowTiles row tiles, blocks of 4 * kTokenTiles tokens). Two steps of each row
+// tile are in flight beside those that are multiplied.
+template <typename Weights, int kRowTiles, int kTokenTiles>
+__global__ void __launch_bounds__(kThreads, 2)
+    GroupedFew(const __grid_constant__ ProductArguments arguments) {
+  using Lane = ScaledWeights<Weights>;
+  constexpr int kUnroll = 2;
+  constexpr int kRows = kRowTiles * kTileRows;
+  constexpr int kTokens = kTokenTiles * kTokensPerTile;
+  constexpr int kStride = kRows + 4;
+  // Each thread finishes outputs of one row.
+  constexpr int kTokensAtOnce = kThreads / kRows;
+  __shared__ float partial[kNumChunks][kTokens][kStride];
+  AllowNextKernel();
+
+  const PackedMatrix& matrix = arguments.matrix;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int chunk = thread / 32;
+  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const int64_t last_tile = NumRowTiles(matrix.rows) - 1;
+  const int64_t first_tile = int64_t{blockIdx.x} * kRowTiles;
+  const int64_t first_token = int64_t{blockIdx.y} * kTokens;
+
+  // Tiles past the end repeat the last one, and tokens likewise; their sums are dropped.
+  const uint8_t* tiles[kRowTiles];
+#pragma unroll
+  for (int tile = 0; tile < kRowTiles; ++tile) {
+    tiles[tile] = static_cast<const uint8_t*>(matrix.tiles) +
+                  min(first_tile + tile, last_tile) * num_steps * Lane::kStepBytes;
+  }
+  const auto begin = static_cast<int>(ChunkBegin(chunk, num_steps));
+  const auto end = static_cast<int>(ChunkBegin(chunk + 1, num_steps));
+  // Steps past the chunk's end repeat its last one, and are not multiplied.
+  const auto load_weights = [&](int step, Lane(&out)[kUnroll][kRowTiles]) {
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
-      next[i] = Weights::Load(weights + min(step + i, num_steps - 1) * Weights::kStepBytes, lane);
+#pragma unroll
+      for (int tile = 0; tile < kRowTiles; ++tile) {
+        out[i][tile].Load(tiles[tile] + min(step + i, end - 1) * Lane::kStepBytes, lane);
+      }
     }
   };
-  if (is_tile) load(0);
+  Lane next[kUnroll][kRowTiles];
+  if (begin < end) load_weights(begin, next);
   FinishIssuingLoads();
   WaitForKernelBefore();
-  if (!is_tile) return;
 
   const uint8_t* inputs[kTokenTiles];
 #pragma unroll
-  for (int token = 0; token < kTokenTiles; ++token) {
-    const int64_t row = min(first_token + token * 8 + lane / 4, arguments.num_tokens - 1);
-    inputs[token] = PreparedRow(arguments, row) + lane % 4 * 32;
+  for (int tile = 0; tile < kTokenTiles; ++tile) {
+    const int64_t token = first_token + tile * kTokensPerTile + lane / 8;
+    inputs[tile] = PreparedRow(arguments, min(token, arguments.num_tokens - 1)) +
+                   PlaneOffset(0, lane / 4 % 2, lane % 4);
   }
-  float totals[kTokenTiles][4] = {};
-  for (int step = 0; step < num_steps; step += kUnroll) {
-    typename Weights::Lane current[kUnroll];
-    float row_scales[kUnroll][2];
+  float2 totals[kRowTiles][kTokenTiles] = {};
+  for (int step = begin; step < end; step += kUnroll) {
+    uint4 input[kUnroll][kTokenTiles];
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
-      current[i] = next[i];
-      const uint16_t* group = scales + min(step + i, num_steps - 1) * kTileRows;
-      row_scales[i][0] = GroupScale(group[0], matrix.group_scales.is_half);
-      row_scales[i][1] = GroupScale(group[8], matrix.group_scales.is_half);
+#pragma unroll
+      for (int tile = 0; tile < kTokenTiles; ++tile) {
+        input[i][tile] = *reinterpret_cast<const uint4*>(inputs[tile] +
+                                                         PlaneOffset(min(step + i, end - 1), 0, 0));
+      }
     }
-    if (step + kUnroll < num_steps) load(step + kUnroll);
+    Lane current[kUnroll][kRowTiles];
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) {
+#pragma unroll
+      for (int tile = 0; tile < kRowTiles; ++tile) current[i][tile] = next[i][tile];
+    }
+    if (step + kUnroll < end) load_weights(step + kUnroll, next);
     FinishIssuingLoads();
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
-      if (step + i >= num_steps) break;
-      uint32_t a[kInstructionsPerStep][4];
+      if (step + i >= end) break;
 #pragma unroll
-      for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
-        Weights::Expand(current[i], instruction, a[instruction]);
-      }
+      for (int tile = 0; tile < kRowTiles; ++tile) {
+        const float2 scales = current[i][tile].Scales(matrix.has_half_scales);
 #pragma unroll
-      for (int token = 0; token < kTokenTiles; ++token) {
-        const auto* source =
-            reinterpret_cast<const uint4*>(inputs[token] + int64_t{step + i} * 128);
-        const LaneInput input = {source[0], source[1]};
-        float sums[4] = {};
-#pragma unroll
-        for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
-          MultiplyAccumulate(a[instruction], InstructionInput(input, instruction), sums);
-        }
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          totals[token][j] = __fmaf_rn(sums[j], row_scales[i][j / 2], totals[token][j]);
+        for (int token = 0; token < kTokenTiles; ++token) {
+          AddGroup(current[i][tile].weights, scales, input[i][token], totals[tile][token]);
         }
       }
     }
   }
 
 #pragma unroll
-  for (int token_tile = 0; token_tile < kTokenTiles; ++token_tile) {
+  for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int64_t token = first_token + token_tile * 8 + lane % 4 * 2 + j % 2;
-      const int64_t row = tile * kTileRows + lane / 4 + j / 2 * 8;
-      if (token >= arguments.num_tokens || row >= matrix.rows) continue;
-      const float value =
-          FinishSum(totals[token_tile][j], TokenScale(arguments, token), 1.0f, BiasOf(matrix, row));
-      PutOutput(arguments, token, row, value);
+    for (int token = 0; token < kTokenTiles; ++token) {
+      float* const out = &partial[chunk][token * kTokensPerTile + lane % 4][tile * kTileRows];
+      out[lane / 4] = totals[tile][token].x;
+      out[lane / 4 + 8] = totals[tile][token].y;
+    }
+  }
+  __syncthreads();
+  const int64_t row = first_tile * kTileRows + thread % kRows;
+  if (row >= matrix.rows) return;
+#pragma unroll
+  for (int i = 0; i < kTokens; i += kTokensAtOnce) {
+    const int block_token = i + thread / kRows;
+    const int64_t token = first_token + block_token;
+    if (block_token >= kTokens || token >= arguments.num_tokens) break;
+    float sum = 0.0f;
+#pragma unroll
+    for (int c = 0; c < kNumChunks; ++c) {
+      sum = __fadd_rn(sum, partial[c][block_token][thread % kRows]);
+    }
+    PutGroupedOutput(arguments, token, row, sum, SumTotals(TrailerOf(arguments, token)).scale);
+  }
+}
+
+// ---- More tokens ----
+
+constexpr int kBlockRowTiles = 8;
+constexpr int kStages = 4;
+constexpr int kInputBytes = 2 * kStepColumns;  // of a token's step: high bytes, then low ones
+
+template <typename Weights, int kTokens>
+constexpr int TiledStageBytes() {
+  return kBlockRowTiles * ScaledWeights<Weights>::kStepBytes + kTokens * kInputBytes;
+}
+
+// Grid: (blocks of kTokens tokens, blocks of kBlockRowTiles row tiles). Blocks that follow each
+// other take other tokens of the same rows, which they find in the second-level cache.
+template <typename Weights, int kTokens>
+__global__ void __launch_bounds__(kThreads, 2)
+    GroupedTiled(const __grid_constant__ ProductArguments arguments) {
+  using Lane = ScaledWeights<Weights>;
+  constexpr int kWarpRowTiles = 2;
+  constexpr int kWarpTokenTiles = kTokens / 2 / kTokensPerTile;
+  constexpr int kWeightBytes = kBlockRowTiles * Lane::kStepBytes;
+  constexpr int kStageBytes = TiledStageBytes<Weights, kTokens>();
+  extern __shared__ __align__(128) uint8_t stages[];
+  AllowNextKernel();
+
+  const PackedMatrix& matrix = arguments.matrix;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int warp_row = thread / 32 / 2;
+  const int warp_token = thread / 32 % 2;
+  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const int64_t last_tile = NumRowTiles(matrix.rows) - 1;
+  const int64_t first_tile = int64_t{blockIdx.y} * kBlockRowTiles;
+  const int64_t first_token = int64_t{blockIdx.x} * kTokens;
+
+  // Tiles and tokens past the end repeat the last one; their sums are dropped.
+  const auto stage_of = [&](int step) { return stages + step % kStages * kStageBytes; };
+  const auto fetch_weights = [&](int step) {
+    constexpr int kPiecesPerTile = Lane::kStepBytes / 16;
+    constexpr int kPieces = kBlockRowTiles * kPiecesPerTile;
+    uint8_t* const stage = stage_of(step);
+#pragma unroll
+    for (int first = 0; first < kPieces; first += kThreads) {
+      const int piece = first + thread;
+      if (first + kThreads > kPieces && piece >= kPieces) break;
+      const int64_t tile = min(first_tile + piece / kPiecesPerTile, last_tile);
+      CopyAsync16(stage + piece * 16, static_cast<const uint8_t*>(matrix.tiles) +
+                                          (tile * num_steps + step) * Lane::kStepBytes +
+                                          piece % kPiecesPerTile * 16);
+    }
+  };
+  const auto fetch_inputs = [&](int step) {
+    constexpr int kPieces = kTokens * kInputBytes / 16;
+    uint8_t* const stage = stage_of(step) + kWeightBytes;
+#pragma unroll
+    for (int first = 0; first < kPieces; first += kThreads) {
+      const int piece = first + thread;
+      const int64_t token = min(first_token + piece / 8, arguments.num_tokens - 1);
+      CopyAsync16(stage + piece * 16,
+                  PreparedRow(arguments, token) + PlaneOffset(step, piece / 4 % 2, piece % 4));
+    }
+  };
+
+  float2 sums[kWarpRowTiles][kWarpTokenTiles] = {};  // of the chunk
+  float2 totals[kWarpRowTiles][kWarpTokenTiles] = {};
+  const auto multiply = [&](int step) {
+    const uint8_t* const stage = stage_of(step);
+    Lane weights[kWarpRowTiles];
+    float2 scales[kWarpRowTiles];
+#pragma unroll
+    for (int row = 0; row < kWarpRowTiles; ++row) {
+      weights[row].Load(stage + (warp_row * kWarpRowTiles + row) * Lane::kStepBytes, lane);
+      scales[row] = weights[row].Scales(matrix.has_half_scales);
+    }
+    // This lane's column is that of 16-byte piece `lane` of four tokens.
+    const auto* const inputs = reinterpret_cast<const uint4*>(stage + kWeightBytes) + lane;
+#pragma unroll
+    for (int token = 0; token < kWarpTokenTiles; ++token) {
+      const uint4 input = inputs[(warp_token * kWarpTokenTiles + token) * 32];
+#pragma unroll
+      for (int row = 0; row < kWarpRowTiles; ++row) {
+        AddGroup(weights[row].weights, scales[row], input, sums[row][token]);
+      }
+    }
+  };
+  const auto finish_chunk = [&] {
+#pragma unroll
+    for (int row = 0; row < kWarpRowTiles; ++row) {
+#pragma unroll
+      for (int token = 0; token < kWarpTokenTiles; ++token) {
+        float2& total = totals[row][token];
+        total = {__fadd_rn(total.x, sums[row][token].x), __fadd_rn(total.y, sums[row][token].y)};
+        sums[row][token] = {};
+      }
+    }
+  };
+
+#pragma unroll
+  for (int step = 0; step < kStages - 1; ++step) {
+    if (step < num_steps) fetch_weights(step);
+  }
+  WaitForKernelBefore();
+  // The first group of copies is that of all these weights.
+#pragma unroll
+  for (int step = 0; step < kStages - 1; ++step) {
+    if (step < num_steps) fetch_inputs(step);
+    CommitCopies();
+  }
+  int chunk = 0;
+  for (int step = 0; step < num_steps; ++step) {
+    WaitForCopies<kStages - 2>();
+    __syncthreads();
+    // Into the stage that all warps left before the barrier.
+    if (step + kStages - 1 < num_steps) {
+      fetch_weights(step + kStages - 1);
+      fetch_inputs(step + kStages - 1);
+    }
+    CommitCopies();
+    multiply(step);
+    bool chunk_ends = false;
+    while (chunk < kNumChunks && ChunkBegin(chunk + 1, num_steps) <= step + 1) {
+      ++chunk;
+      chunk_ends = true;
+    }
+    if (chunk_ends) finish_chunk();
+  }
+
+  const int64_t first_row = (first_tile + warp_row * kWarpRowTiles) * kTileRows + lane / 4;
+#pragma unroll
+  for (int tile = 0; tile < kWarpTokenTiles; ++tile) {
+    const int64_t token =
+        first_token + (warp_token * kWarpTokenTiles + tile) * kTokensPerTile + lane % 4;
+    if (token >= arguments.num_tokens) continue;
+    const float token_scale = SumTotals(TrailerOf(arguments, token)).scale;
+#pragma unroll
+    for (int row_tile = 0; row_tile < kWarpRowTiles; ++row_tile) {
+      const int64_t row = first_row + row_tile * kTileRows;
+      const float2 total = totals[row_tile][tile];
+      if (row < matrix.rows) PutGroupedOutput(arguments, token, row, total.x, token_scale);
+      if (row + 8 < matrix.rows) PutGroupedOutput(arguments, token, row + 8, total.y, token_scale);
     }
   }
 }
 
-template <typename Weights, int kTokenTiles>
-cudaError_t Launch(const ProductArguments& arguments, cudaStream_t stream) {
+// ---- Which of them ----
+
+template <typename Weights, int kRowTiles, int kTokenTiles>
+cudaError_t LaunchGroupedFew(const ProductArguments& arguments, cudaStream_t stream) {
+  constexpr int kTokens = kTokenTiles * kTokensPerTile;
   const dim3 grid(
-      static_cast<unsigned>((arguments.num_tokens + kTokenTiles * 8 - 1) / (kTokenTiles * 8)),
-      static_cast<unsigned>((NumRowTiles(arguments.matrix.rows) + kWarps - 1) / kWarps));
-  return LaunchKernel(GroupedProduct<Weights, kTokenTiles>, grid, kWarps * 32,
+      static_cast<unsigned>((NumRowTiles(arguments.matrix.rows) + kRowTiles - 1) / kRowTiles),
+      static_cast<unsigned>((arguments.num_tokens + kTokens - 1) / kTokens));
+  return LaunchKernel(GroupedFew<Weights, kRowTiles, kTokenTiles>, grid, kThreads,
                       /*shared_bytes=*/0, stream, arguments);
 }
 
+template <typename Weights, int kTokens>
+cudaError_t LaunchGroupedTiled(const ProductArguments& arguments, cudaStream_t stream) {
+  constexpr int kSharedBytes = kStages * TiledStageBytes<Weights, kTokens>();
+  const cudaError_t error = cudaFuncSetAttribute(
+      GroupedTiled<Weights, kTokens>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (error != cudaSuccess) return error;
+  constexpr int kRows = kBlockRowTiles * kTileRows;
+  const dim3 grid(static_cast<unsigned>((arguments.num_tokens + kTokens - 1) / kTokens),
+                  static_cast<unsigned>((arguments.matrix.rows + kRows - 1) / kRows));
+  return LaunchKernel(GroupedTiled<Weights, kTokens>, grid, kThreads, kSharedBytes, stream,
+                      arguments);
+}
+
 template <typename Weights>
-cudaError_t LaunchForTokens(const ProductArguments& arguments, cudaStream_t stream) {
-  if (arguments.num_tokens <= 8) return Launch<Weights, 1>(arguments, stream);
-  if (arguments.num_tokens <= 16) return Launch<Weights, 2>(arguments, stream);
-  if (arguments.num_tokens <= 32) return Launch<Weights, 4>(arguments, stream);
-  return Launch<Weights, 8>(arguments, stream);
+cudaError_t LaunchGrouped(const ProductArguments& arguments, cudaStream_t stream) {
+  if (arguments.num_tokens <= 4) return LaunchGroupedFew<Weights, 2, 1>(arguments, stream);
+  if (arguments.num_tokens <= 8) return LaunchGroupedFew<Weights, 2, 2>(arguments, stream);
+  if (arguments.num_tokens <= 16) return LaunchGroupedFew<Weights, 1, 4>(arguments, stream);
+  if (arguments.num_tokens <= 32) return LaunchGroupedTiled<Weights, 32>(arguments, stream);
+  return LaunchGroupedTiled<Weights, 64>(arguments, stream);
 }
 
 constexpr int kPackThreads = 256;
@@ -186,13 +417,14 @@ constexpr int kPackThreads = 256;
 // A block packs a row, those past the last included.
 __global__ void PackGrouped(bool is_int4, const uint8_t* values, int64_t cols,
                             const uint16_t* scales, int64_t first_row, int64_t num_rows,
-                            int64_t num_steps, uint8_t* tiles, uint16_t* packed_scales) {
+                            int64_t num_steps, uint8_t* tiles) {
   const int64_t source_row = blockIdx.x;
   const int64_t row = first_row + source_row;
   const bool is_row = source_row < num_rows;
+  const int64_t num_groups = NumSteps(cols);
   for (int64_t step = threadIdx.x; step < num_steps; step += kPackThreads) {
-    packed_scales[GroupScaleOffset(row, step, num_steps)] =
-        is_row ? scales[source_row * num_steps + step] : uint16_t{0};
+    *reinterpret_cast<uint16_t*>(tiles + GroupScaleOffset(is_int4, row, step, num_steps)) =
+        is_row && step < num_groups ? scales[source_row * num_groups + step] : uint16_t{0};
   }
   const int64_t padded = num_steps * kStepColumns;
   if (!is_int4) {
@@ -205,33 +437,31 @@ __global__ void PackGrouped(bool is_int4, const uint8_t* values, int64_t cols,
   const int64_t row_bytes = (cols + 1) / 2;
   const auto nibble = [&](int64_t column) {
     const int byte = is_row && column < cols ? values[source_row * row_bytes + column / 2] : 0;
-    return (byte >> (column % 2 * 4) & 15) ^ 8;
+    return byte >> (column % 2 * 4) & 15;
   };
-  // A byte has a column in its lower half and the one two after in its upper half.
   for (int64_t i = threadIdx.x; i < padded / 2; i += kPackThreads) {
-    const int64_t column = i / 2 * 4 + i % 2;
+    const int64_t column = i / 4 * 8 + i % 4;  // in the upper half
     tiles[Int4Offset(row, column, num_steps)] =
-        static_cast<uint8_t>(nibble(column) | nibble(column + 2) << 4);
+        static_cast<uint8_t>(nibble(column) << 4 | nibble(column + 4));
   }
 }
 
 }  // namespace
 
 cudaError_t LaunchInt8Product(const ProductArguments& arguments, cudaStream_t stream) {
-  return LaunchForTokens<Int8Weights>(arguments, stream);
+  return LaunchGrouped<Int8Weights>(arguments, stream);
 }
 
 cudaError_t LaunchInt4Product(const ProductArguments& arguments, cudaStream_t stream) {
-  return LaunchForTokens<Int4Weights>(arguments, stream);
+  return LaunchGrouped<Int4Weights>(arguments, stream);
 }
 
 cudaError_t LaunchPackGrouped(bool is_int4, const uint8_t* values, int64_t cols,
                               const uint16_t* scales, int64_t first_row, int64_t num_rows,
-                              int64_t num_steps, uint8_t* tiles, uint16_t* packed_scales,
-                              cudaStream_t stream) {
+                              int64_t num_steps, uint8_t* tiles, cudaStream_t stream) {
   const auto rows = static_cast<unsigned>(NumRowTiles(num_rows) * kTileRows);
   PackGrouped<<<rows, kPackThreads, 0, stream>>>(is_int4, values, cols, scales, first_row, num_rows,
-                                                 num_steps, tiles, packed_scales);
+                                                 num_steps, tiles);
   return cudaGetLastError();
 }
 
