@@ -141,9 +141,14 @@ auto WithEntries(const InputSketch& sketch, const Entries& entries, const Use& u
   return use(entries);
 }
 
+// Of a block, so that there is room for two of them.
+int64_t MostSharedBytes(int64_t max_shared_bytes) {
+  return std::min(kMostFewSharedBytes, max_shared_bytes - kStaticFewBytes);
+}
+
 template <typename Source>
 FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t num_tokens,
-                  bool is_gated, int num_multiprocessors) {
+                  bool is_gated, int num_multiprocessors, int64_t most_shared_bytes) {
   const int64_t num_tiles = NumRowTiles(matrix.rows);
   // Steps of a tile are divided among warps as far as there are fewer tiles than warps.
   const int64_t num_warps = int64_t{num_multiprocessors} * Source::kWarps;
@@ -169,15 +174,25 @@ FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t
   plan.places = plan.x + (Source::kClusterBlocks > 1 ? 0 : static_cast<int>(InputBytes(sketch)));
   plan.groups = plan.places + (Source::kInEntries ? 0 : static_cast<int>(sketch.table_bytes()));
   plan.staged = plan.groups + static_cast<int>(sketch.group_bytes());
-  plan.shared_bytes = plan.staged + static_cast<int>(Source::StagedBytes(sketch));
+  plan.bits = plan.staged + static_cast<int>(Source::StagedBytes(sketch));
+  plan.shared_bytes = plan.bits;
+  const int num_steps = static_cast<int>(matrix.num_steps / kStepsPerBitStep);
+  const int steps_each = (num_steps + num_k_warps - 1) / num_k_warps;
+  const int warp_bits =
+      (plan.tiles_per_group * steps_each - std::min(Source::kRing, steps_each)) * kBitStepBytes;
+  if (plan.bits + Source::kWarps * int64_t{warp_bits} <= most_shared_bytes) {
+    plan.warp_bits = warp_bits;
+    plan.shared_bytes += Source::kWarps * warp_bits;
+  }
   return plan;
 }
 
 template <typename Source>
 cudaError_t Launch(const ProductArguments& arguments, const FusedInput& input,
                    const void* entry_places, const Source& source, cudaStream_t stream) {
-  const FusedPlan plan = PlanFor<Source>(arguments.matrix, input.sketch, arguments.num_tokens,
-                                         arguments.is_gated, arguments.num_multiprocessors);
+  const FusedPlan plan =
+      PlanFor<Source>(arguments.matrix, input.sketch, arguments.num_tokens, arguments.is_gated,
+                      arguments.num_multiprocessors, MostSharedBytes(arguments.max_shared_bytes));
   const cudaError_t error = AllowSharedMemory(FusedProduct<Source>, plan.shared_bytes);
   if (error != cudaSuccess) return error;
   const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
@@ -207,11 +222,12 @@ bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix, const I
       !HasNarrowPlaces(sketch) || num_bytes > int64_t{UINT32_MAX}) {
     return false;
   }
+  const int64_t most = MostSharedBytes(max_shared_bytes);
   const auto fits = [&]<typename Source>(const Source& /*source*/) {
     // Whether it is gated is not known yet.
     const FusedPlan plan =
-        PlanFor<Source>(matrix, sketch, num_tokens, /*is_gated=*/true, num_multiprocessors);
-    return plan.shared_bytes <= std::min(kMostFewSharedBytes, max_shared_bytes - kStaticFewBytes);
+        PlanFor<Source>(matrix, sketch, num_tokens, /*is_gated=*/true, num_multiprocessors, most);
+    return plan.shared_bytes <= most;
   };
   switch (input.kind) {
     case FusedInput::Kind::kNormalized:

@@ -13,7 +13,8 @@
 //               bits times integers, added in shared memory    barrier
 //               outputs
 //
-// In clusters the first two barriers are the cluster's, the first one after the sums of buckets.
+// In clusters blocks do the first two parts for each other, the sums of buckets before the largest
+// magnitude, and wait until they have everything (barriers.cuh).
 //
 // What follows the wait is a chain of instructions of a few warps, each waiting for the one before,
 // and its length is the kernel's time: it is written to be short. Integer sums are exact, so that
@@ -65,6 +66,10 @@ struct FusedPlan {
   int places;
   int groups;
   int staged;  // the source's own
+  // Bits of each warp that are not in its registers when the input comes; none: they are asked for
+  // while others are multiplied.
+  int bits;
+  int warp_bits;  // bytes
   int shared_bytes;
 };
 
@@ -97,8 +102,14 @@ struct ClusterQuads {
 // A token's input besides its planes.
 struct alignas(16) BlockTotal {
   float scale;
-  int total;
-  int is_not_finite;
+  uint32_t total;
+  uint32_t is_not_finite;
+  uint32_t largest_bits;  // of a magnitude; of clusters
+};
+// Of clusters: phases that end when all blocks have sent what they do for this one.
+struct ClusterBarriers {
+  SharedBarrier has_largest;
+  SharedBarrier is_complete;
 };
 
 template <typename Source>
@@ -111,12 +122,26 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   constexpr int kClusterBlocks = Source::kClusterBlocks;
   extern __shared__ __align__(16) uint8_t shared[];
   __shared__ BlockTotal totals[kMostFusedTokens];
-  [[maybe_unused]] __shared__ uint32_t largest_bits[kMostFusedTokens];
+  [[maybe_unused]] __shared__ ClusterBarriers barriers[kMostFusedTokens];
   AllowNextKernel();
 
   const PackedMatrix& matrix = arguments.matrix;
   int thread = static_cast<int>(threadIdx.x);
   WorkOutNow(thread);  // it would be read anew, and slowly, for each use
+  if (thread < kMostFusedTokens) {
+    totals[thread] = {};
+    if constexpr (kClusterBlocks > 1) {
+      constexpr int kReductionBytes = kClusterBlocks * Source::kWarps * int{sizeof(uint32_t)};
+      const uint32_t has_largest = SharedAddress(&barriers[thread].has_largest);
+      const uint32_t is_complete = SharedAddress(&barriers[thread].is_complete);
+      InitBarrier(has_largest, 1);
+      InitBarrier(is_complete, 1);
+      ArriveAndExpect(has_largest, kReductionBytes);
+      ArriveAndExpect(is_complete, plan.plane_bytes + kReductionBytes);
+      ShowToCluster();
+    }
+  }
+  if constexpr (kClusterBlocks > 1) ArriveAtClusterRelaxed();
   const int lane = thread & 31;
   const int warp = thread >> 5;
   const int num_tokens = static_cast<int>(arguments.num_tokens);
@@ -155,15 +180,6 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     if (slot < steps_each) ring[slot] = load_bits(tile_bits + slot * step_stride);
   }
   FinishIssuingLoads();
-  // The rest of the bits on their way to the second-level cache.
-#pragma unroll 1
-  for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
-    const uint32_t bits = bits_of(tile);
-#pragma unroll 1
-    for (int step = tile == 0 ? kRing : 0; step < steps_each; ++step) {
-      if (lane % (kLineBytes / 16) == 0) Prefetch(all_bits + bits + step * step_stride);
-    }
-  }
 
   auto* const sums = reinterpret_cast<uint32_t*>(shared);
   auto* const scales = reinterpret_cast<float2*>(shared + plan.scales);
@@ -205,16 +221,32 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
       }
     }
   }
-  if (thread < kMostFusedTokens) {
-    totals[thread] = {};
-    largest_bits[thread] = 0;
+  CommitCopies();
+  // The rest of the bits: to where this lane reads them, or to the second-level cache.
+  const int steps_in_ring = min(kRing, steps_each);
+  uint8_t* staged_bits = shared + plan.bits + warp * plan.warp_bits + lane * 16;
+  uint8_t* next_staged = staged_bits;
+#pragma unroll 1
+  for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
+    const uint32_t bits = bits_of(tile);
+#pragma unroll 1
+    for (int step = tile == 0 ? steps_in_ring : 0; step < steps_each; ++step) {
+      const uint8_t* const source_bits = all_bits + bits + step * step_stride;
+      if (plan.warp_bits > 0) {
+        CopyAsync16(next_staged, source_bits);
+        next_staged += kBitStepBytes;
+      } else if (lane % (kLineBytes / 16) == 0) {
+        Prefetch(source_bits);
+      }
+    }
   }
   CommitCopies();
-  AwaitTables();
+  WaitForCopies<1>();
+  __syncthreads();  // the tables are there
   const auto plan_quads = [&] {
     if constexpr (kClusterBlocks > 1) {
       const ClusterQuads<kThreads, kClusterBlocks> quads(sketch, groups, ClusterRank());
-      SyncCluster();  // what the others add to is there
+      WaitForCluster();  // what others add to is there
       return quads;
     } else {
       struct {
@@ -260,14 +292,17 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
         }
       }
       largest = WarpMaxMagnitude(largest);
+      const uint32_t block_total = SharedAddress(&totals[token]);
+      const uint32_t has_largest = SharedAddress(&barriers[token].has_largest);
+      const uint32_t is_complete = SharedAddress(&barriers[token].is_complete);
       // A lane for each block.
       if (lane < kClusterBlocks) {
-        RaiseInCluster(AddressInCluster(SharedAddress(&largest_bits[token]), lane),
-                       __float_as_uint(largest));
+        RaiseInCluster(AddressInCluster(block_total + offsetof(BlockTotal, largest_bits), lane),
+                       __float_as_uint(largest), AddressInCluster(has_largest, lane));
       }
-      SyncCluster();
+      WaitForPhase(has_largest, 0);
       const PlaneScale scale =
-          ScaleToPlanes(__uint_as_float(largest_bits[token]) * sketch.max_gain);
+          ScaleToPlanes(__uint_as_float(totals[token].largest_bits) * sketch.max_gain);
       int total = 0;
       bool is_finite = true;
 #pragma unroll
@@ -280,21 +315,24 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
 #pragma unroll
         for (int rank = 0; rank < kClusterBlocks; ++rank) {
           const uint32_t in_cluster = AddressInCluster(address, rank);
-          StoreToCluster(in_cluster, planes.high);
-          StoreToCluster(in_cluster + kPlaneBytes, planes.low);
+          const uint32_t barrier = AddressInCluster(is_complete, rank);
+          StoreInCluster(in_cluster, planes.high, barrier);
+          StoreInCluster(in_cluster + kPlaneBytes, planes.low, barrier);
         }
       }
       total = WarpTotal(total, is_finite);
       if (lane < kClusterBlocks) {
-        const uint32_t block_total = AddressInCluster(SharedAddress(&totals[token]), lane);
+        const uint32_t of_block = AddressInCluster(block_total, lane);
+        const uint32_t barrier = AddressInCluster(is_complete, lane);
         if (total == kNotFinite) {
-          RaiseInCluster(block_total + offsetof(BlockTotal, is_not_finite), 1);
+          RaiseInCluster(of_block + offsetof(BlockTotal, is_not_finite), 1, barrier);
         } else {
-          AddInCluster(block_total + offsetof(BlockTotal, total), total);
+          AddInCluster(of_block + offsetof(BlockTotal, total), static_cast<uint32_t>(total),
+                       barrier);
         }
       }
       if (thread == 0) totals[token].scale = scale.inverse;
-      SyncCluster();
+      WaitForPhase(is_complete, 0);
     } else {
       const RowRange range =
           source.template Load<kThreads>(state, token, shared + plan.staged, x, places);
@@ -306,7 +344,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
         if (total == kNotFinite) {
           atomicOr(&totals[token].is_not_finite, 1);
         } else {
-          atomicAdd(&totals[token].total, total);
+          atomicAdd(&totals[token].total, static_cast<uint32_t>(total));
         }
       }
       if (thread == 0) totals[token].scale = range.gain * scale.inverse;
@@ -314,6 +352,8 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     }
   }
 
+  WaitForCopies<0>();
+  staged_bits -= steps_in_ring * kBitStepBytes;  // to where the first step would be
 #pragma unroll 1
   for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
     const bool has_next = tile + 1 < plan.tiles_per_group;
@@ -346,11 +386,16 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
                                          upper.w & mask};
         MultiplyBytes(second_half, pair(1), products[set]);
       }
-      // The slot's next step, or the first one of the next tile.
+      // The slot's next step, or its first one of the next tile.
       const bool is_of_tile = step + kRing < steps_each;
-      const uint32_t following =
-          is_of_tile ? tile_bits + (step + kRing) * step_stride : next_bits + slot * step_stride;
-      if (is_of_tile || has_next) ring[slot] = load_bits(following);
+      if (!is_of_tile && !has_next) return;
+      if (plan.warp_bits > 0) {
+        ring[slot] = *reinterpret_cast<const uint4*>(
+            staged_bits + (is_of_tile ? step + kRing : steps_each + slot) * kBitStepBytes);
+      } else {
+        ring[slot] = load_bits(is_of_tile ? tile_bits + (step + kRing) * step_stride
+                                          : next_bits + slot * step_stride);
+      }
     };
 #pragma unroll 1
     for (int first = 0; first < steps_each; first += kRing) {
@@ -370,6 +415,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
       }
     }
     tile_bits = next_bits;
+    staged_bits += steps_each * kBitStepBytes;
     // Products of set s are times 4^s.
     int values[4] = {};
 #pragma unroll
@@ -394,7 +440,8 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     const BlockTotal total = totals[token];
     const float2 scale = scales[row];
     const InputTotal input_total = {
-        total.is_not_finite != 0 ? __int_as_float(0x7fffffff) : total.scale, total.total};
+        total.is_not_finite != 0 ? __int_as_float(0x7fffffff) : total.scale,
+        static_cast<int>(total.total)};
     return FinishBits(0, static_cast<int>(sums[row * kMostFusedTokens + token]), input_total,
                       scale.x, scale.y);
   };
@@ -435,7 +482,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
         prepared + thread * PreparedRowBytes(sketch.num_steps) + plan.plane_bytes);
     const BlockTotal total = totals[thread];
     trailer->scale = total.scale;
-    trailer->totals[0] = total.is_not_finite != 0 ? kNotFinite : total.total;
+    trailer->totals[0] = total.is_not_finite != 0 ? kNotFinite : static_cast<int32_t>(total.total);
 #pragma unroll
     for (int share = 1; share < kMostShares; ++share) trailer->totals[share] = 0;
   }

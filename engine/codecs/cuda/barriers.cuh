@@ -24,7 +24,8 @@ __device__ inline void Arrive(uint32_t barrier) {
                : "memory");
 }
 
-// Arrives, and has the phase take `num_bytes` of bulk copies besides. They may come before.
+// Arrives, and has the phase take `num_bytes` of asynchronous copies, stores and reductions
+// besides. They may come before.
 __device__ inline void ArriveAndExpect(uint32_t barrier, int num_bytes) {
   asm volatile(
       "{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(barrier),
@@ -91,6 +92,15 @@ __device__ inline void WaitForCluster() {
   __syncwarp();
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// An arrival with release waits for all that the thread has under way, in device memory too. This
+// one passes on only what ShowToCluster was called after: barriers too, once initialized.
+__device__ inline void ArriveAtClusterRelaxed() {
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ inline void ShowToCluster() {
+  asm volatile("fence.mbarrier_init.release.cluster; fence.acq_rel.cluster;" ::: "memory");
+}
 __device__ inline void SyncCluster() {
   ArriveAtCluster();
   WaitForCluster();
@@ -109,19 +119,30 @@ __device__ inline uint32_t LoadFromCluster(uint32_t cluster_address) {
   return value;
 }
 
-__device__ inline void StoreToCluster(uint32_t cluster_address, uint32_t value) {
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(cluster_address), "r"(value) : "memory");
-}
-// Atomic.
-__device__ inline void AddInCluster(uint32_t cluster_address, int value) {
-  asm volatile("red.relaxed.cluster.shared::cluster.add.u32 [%0], %1;" ::"r"(cluster_address),
-               "r"(value)
+// Writes to another block's shared memory, or this one's, whose barrier's phase gets their four
+// bytes: whoever waits for it sees them.
+__device__ inline void StoreInCluster(uint32_t cluster_address, uint32_t value,
+                                      uint32_t cluster_barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];" ::"r"(
+                   cluster_address),
+               "r"(value), "r"(cluster_barrier)
                : "memory");
 }
-__device__ inline void RaiseInCluster(uint32_t cluster_address, uint32_t value) {
-  asm volatile("red.relaxed.cluster.shared::cluster.max.u32 [%0], %1;" ::"r"(cluster_address),
-               "r"(value)
-               : "memory");
+__device__ inline void AddInCluster(uint32_t cluster_address, uint32_t value,
+                                    uint32_t cluster_barrier) {
+  asm volatile(
+      "red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 "
+      "[%0], %1, [%2];" ::"r"(cluster_address),
+      "r"(value), "r"(cluster_barrier)
+      : "memory");
+}
+__device__ inline void RaiseInCluster(uint32_t cluster_address, uint32_t value,
+                                      uint32_t cluster_barrier) {
+  asm volatile(
+      "red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.max.u32 "
+      "[%0], %1, [%2];" ::"r"(cluster_address),
+      "r"(value), "r"(cluster_barrier)
+      : "memory");
 }
 
 // Arrives at a barrier of another block, or of this one. It passes on that reads are done, which a
