@@ -92,11 +92,12 @@ __device__ inline void WaitForCluster() {
   __syncwarp();
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-// An arrival with release waits for all that the thread has under way, in device memory too. This
-// one passes on only what ShowToCluster was called after: barriers too, once initialized.
-__device__ inline void ArriveAtClusterRelaxed() {
+// The arrival above waits for all that the thread has under way, in device memory too. This one
+// passes on only what ShowToCluster was called after: barriers too, once initialized. It comes
+// after the reads that `after` is made of.
+__device__ inline void ArriveAtClusterRelaxed(int after = 0) {
   __syncwarp();
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::"r"(after) : "memory");
 }
 __device__ inline void ShowToCluster() {
   asm volatile("fence.mbarrier_init.release.cluster; fence.acq_rel.cluster;" ::: "memory");

@@ -291,8 +291,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     __syncwarp();
     // As often as the warps that multiply.
     if (grid.log2_splits > 0) {
-      SyncCluster();
-      SyncCluster();
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        ArriveAtClusterRelaxed();
+        WaitForCluster();
+      }
     }
   } else {
     if constexpr (Shape::kWritesApart) RaiseRegisters<224>();

@@ -184,6 +184,7 @@ class TileWriter {
   __device__ void WriteShare(const int* tile_sums) {
     constexpr int kWarpTokens = std::max(1, Shape::kTokens / (Shape::kMultiplyWarps * kSplits));
     int sums[kParts][kWarpTokens][kPartRows];
+    int all_sums = 0;
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
 #pragma unroll
@@ -191,10 +192,12 @@ class TileWriter {
         const int token = min(writer_ + i * num_writers_, Shape::kTokens - 1);
         AddUp<kSplits>(SharedAddress(tile_sums + FirstSum(token, FirstRow(part))),
                        SecondSum() * int{sizeof(int)}, sums[part][i]);
+#pragma unroll
+        for (const int sum : sums[part][i]) all_sums ^= sum;
       }
     }
     // No more reads from other blocks: they may end.
-    ArriveAtCluster();
+    ArriveAtClusterRelaxed(all_sums);
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       if (part > 0) LoadFactors(part);

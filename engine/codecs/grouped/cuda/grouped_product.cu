@@ -8,8 +8,8 @@
 // More tokens (GroupedTiled):
 //
 //                 kTokens tokens
-//   128 rows  [ 4 x 2 warps of 32 rows x kTokens / 2 ]   both operands through shared memory, four
-//                                                        stages of one step each
+//   128 rows  [ 4 x 2 warps of 32 rows x kTokens / 2 ]   both operands through shared memory, three
+//                                                        stages of two steps each
 //
 // Bound: sums of bytes cost the tensor cores what a product of binary16 would, two planes of input
 // at twice the rate; scaling a group's sums, six instructions for two, about as much.
@@ -238,13 +238,18 @@ __global__ void __launch_bounds__(kThreads, 2)
 // ---- More tokens ----
 
 constexpr int kBlockRowTiles = 8;
-constexpr int kStages = 4;
-constexpr int kInputBytes = 2 * kStepColumns;  // of a token's step: high bytes, then low ones
+constexpr int kStages = 3;
+constexpr int kStageSteps = 2;                // rows have a multiple of them
+constexpr int kInputBytes = 2 * kPlaneBytes;  // of a token's two steps
 
 template <typename Weights, int kTokens>
 constexpr int TiledStageBytes() {
-  return kBlockRowTiles * ScaledWeights<Weights>::kStepBytes + kTokens * kInputBytes;
+  return kBlockRowTiles * kStageSteps * ScaledWeights<Weights>::kStepBytes + kTokens * kInputBytes;
 }
+
+// Where piece `piece` (of 16) of a token's two steps lies in a stage: the planes have their steps
+// in different order, so that lanes that read a step of both do not meet in a bank.
+__device__ inline int PlacePiece(int piece) { return piece ^ piece / 8 * 4; }
 
 // Grid: (blocks of kTokens tokens, blocks of kBlockRowTiles row tiles). Blocks that follow each
 // other take other tokens of the same rows, which they find in the second-level cache.
@@ -254,7 +259,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   using Lane = ScaledWeights<Weights>;
   constexpr int kWarpRowTiles = 2;
   constexpr int kWarpTokenTiles = kTokens / 2 / kTokensPerTile;
-  constexpr int kWeightBytes = kBlockRowTiles * Lane::kStepBytes;
+  constexpr int kTileBytes = kStageSteps * Lane::kStepBytes;
+  constexpr int kWeightBytes = kBlockRowTiles * kTileBytes;
   constexpr int kStageBytes = TiledStageBytes<Weights, kTokens>();
   extern __shared__ __align__(128) uint8_t stages[];
   AllowNextKernel();
@@ -265,54 +271,78 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int warp_row = thread / 32 / 2;
   const int warp_token = thread / 32 % 2;
   const auto num_steps = static_cast<int>(matrix.num_steps);
-  const int64_t last_tile = NumRowTiles(matrix.rows) - 1;
+  const int num_rounds = num_steps / kStageSteps;
   const int64_t first_tile = int64_t{blockIdx.y} * kBlockRowTiles;
   const int64_t first_token = int64_t{blockIdx.x} * kTokens;
 
-  // Tiles and tokens past the end repeat the last one; their sums are dropped.
-  const auto stage_of = [&](int step) { return stages + step % kStages * kStageBytes; };
-  const auto fetch_weights = [&](int step) {
-    constexpr int kPiecesPerTile = Lane::kStepBytes / 16;
-    constexpr int kPieces = kBlockRowTiles * kPiecesPerTile;
-    uint8_t* const stage = stage_of(step);
+  // This thread's pieces of the first round, from the block's first tile and token on. Tiles and
+  // tokens past the end repeat the last one; their sums are dropped.
+  constexpr int kPiecesPerTile = kTileBytes / 16;
+  constexpr int kWeightPieces = kBlockRowTiles * kPiecesPerTile;
+  constexpr int kWeightPasses = (kWeightPieces + kThreads - 1) / kThreads;
+  constexpr int kPiecesPerToken = kInputBytes / 16;
+  constexpr int kInputPasses = kTokens * kPiecesPerToken / kThreads;
+  const auto last_tile =
+      static_cast<int>(min(NumRowTiles(matrix.rows) - 1 - first_tile, int64_t{kBlockRowTiles - 1}));
+  const auto last_token =
+      static_cast<int>(min(arguments.num_tokens - 1 - first_token, int64_t{kTokens - 1}));
+  const uint8_t* const block_tiles =
+      static_cast<const uint8_t*>(matrix.tiles) + first_tile * num_steps * Lane::kStepBytes;
+  const uint8_t* const block_inputs = PreparedRow(arguments, first_token);
+  int weight_offsets[kWeightPasses];
 #pragma unroll
-    for (int first = 0; first < kPieces; first += kThreads) {
-      const int piece = first + thread;
-      if (first + kThreads > kPieces && piece >= kPieces) break;
-      const int64_t tile = min(first_tile + piece / kPiecesPerTile, last_tile);
-      CopyAsync16(stage + piece * 16, static_cast<const uint8_t*>(matrix.tiles) +
-                                          (tile * num_steps + step) * Lane::kStepBytes +
-                                          piece % kPiecesPerTile * 16);
+  for (int pass = 0; pass < kWeightPasses; ++pass) {
+    const int piece = pass * kThreads + thread;
+    weight_offsets[pass] = min(piece / kPiecesPerTile, last_tile) * num_steps * Lane::kStepBytes +
+                           piece % kPiecesPerTile * 16;
+  }
+  const auto row_bytes = static_cast<int>(PreparedRowBytes(num_steps));
+  int input_offsets[kInputPasses];
+#pragma unroll
+  for (int pass = 0; pass < kInputPasses; ++pass) {
+    const int piece = pass * kThreads + thread;
+    input_offsets[pass] =
+        min(piece / kPiecesPerToken, last_token) * row_bytes + piece % kPiecesPerToken * 16;
+  }
+  const int input_place = kWeightBytes + thread / kPiecesPerToken * kInputBytes +
+                          PlacePiece(thread % kPiecesPerToken) * 16;
+  const auto fetch_weights = [&](int round, uint8_t* stage) {
+    const uint8_t* const source = block_tiles + round * kTileBytes;
+#pragma unroll
+    for (int pass = 0; pass < kWeightPasses; ++pass) {
+      const int piece = pass * kThreads + thread;
+      if ((pass + 1) * kThreads > kWeightPieces && piece >= kWeightPieces) break;
+      CopyAsync16(stage + piece * 16, source + weight_offsets[pass]);
     }
   };
-  const auto fetch_inputs = [&](int step) {
-    constexpr int kPieces = kTokens * kInputBytes / 16;
-    uint8_t* const stage = stage_of(step) + kWeightBytes;
+  const auto fetch_inputs = [&](int round, uint8_t* stage) {
+    const uint8_t* const source = block_inputs + round * kInputBytes;
 #pragma unroll
-    for (int first = 0; first < kPieces; first += kThreads) {
-      const int piece = first + thread;
-      const int64_t token = min(first_token + piece / 8, arguments.num_tokens - 1);
-      CopyAsync16(stage + piece * 16,
-                  PreparedRow(arguments, token) + PlaneOffset(step, piece / 4 % 2, piece % 4));
+    for (int pass = 0; pass < kInputPasses; ++pass) {
+      CopyAsync16(stage + input_place + pass * kThreads * 16, source + input_offsets[pass]);
     }
   };
 
   float2 sums[kWarpRowTiles][kWarpTokenTiles] = {};  // of the chunk
   float2 totals[kWarpRowTiles][kWarpTokenTiles] = {};
-  const auto multiply = [&](int step) {
-    const uint8_t* const stage = stage_of(step);
+  // This lane's column is part l % 4 of plane l / 4 % 2 of token l / 8, of four tokens.
+  const int plane = lane / 4 % 2;
+  const int first_input = kWeightBytes + warp_token * (kTokens / 2) * kInputBytes +
+                          lane / 8 * kInputBytes + PlacePiece(plane * 8 + lane % 4) * 16;
+  const int first_weight = warp_row * kWarpRowTiles * kTileBytes;
+  const auto multiply = [&](const uint8_t* stage, int step) {
     Lane weights[kWarpRowTiles];
     float2 scales[kWarpRowTiles];
 #pragma unroll
     for (int row = 0; row < kWarpRowTiles; ++row) {
-      weights[row].Load(stage + (warp_row * kWarpRowTiles + row) * Lane::kStepBytes, lane);
+      weights[row].Load(stage + first_weight + row * kTileBytes + step * Lane::kStepBytes, lane);
       scales[row] = weights[row].Scales(matrix.has_half_scales);
     }
-    // This lane's column is that of 16-byte piece `lane` of four tokens.
-    const auto* const inputs = reinterpret_cast<const uint4*>(stage + kWeightBytes) + lane;
+    const uint8_t* const inputs = stage + (first_input ^ step * 64);
 #pragma unroll
     for (int token = 0; token < kWarpTokenTiles; ++token) {
-      const uint4 input = inputs[(warp_token * kWarpTokenTiles + token) * 32];
+      const uint4 input =
+          *reinterpret_cast<const uint4*>(inputs + token * kTokensPerTile * kInputBytes);
 #pragma unroll
       for (int row = 0; row < kWarpRowTiles; ++row) {
         AddGroup(weights[row].weights, scales[row], input, sums[row][token]);
@@ -332,33 +362,43 @@ __global__ void __launch_bounds__(kThreads, 2)
   };
 
 #pragma unroll
-  for (int step = 0; step < kStages - 1; ++step) {
-    if (step < num_steps) fetch_weights(step);
+  for (int round = 0; round < kStages - 1; ++round) {
+    if (round < num_rounds) fetch_weights(round, stages + round * kStageBytes);
   }
   WaitForKernelBefore();
-  // The first group of copies is that of all these weights.
+  // The first group of copies is that of all these weights, too.
 #pragma unroll
-  for (int step = 0; step < kStages - 1; ++step) {
-    if (step < num_steps) fetch_inputs(step);
+  for (int round = 0; round < kStages - 1; ++round) {
+    if (round < num_rounds) fetch_inputs(round, stages + round * kStageBytes);
     CommitCopies();
   }
   int chunk = 0;
-  for (int step = 0; step < num_steps; ++step) {
+  auto chunk_end = static_cast<int>(ChunkBegin(1, num_steps));
+  int slot = 0;
+#pragma unroll 1
+  for (int round = 0; round < num_rounds; ++round) {
     WaitForCopies<kStages - 2>();
     __syncthreads();
     // Into the stage that all warps left before the barrier.
-    if (step + kStages - 1 < num_steps) {
-      fetch_weights(step + kStages - 1);
-      fetch_inputs(step + kStages - 1);
+    if (const int next = round + kStages - 1; next < num_rounds) {
+      uint8_t* const stage = stages + (slot == 0 ? kStages - 1 : slot - 1) * kStageBytes;
+      fetch_weights(next, stage);
+      fetch_inputs(next, stage);
     }
     CommitCopies();
-    multiply(step);
-    bool chunk_ends = false;
-    while (chunk < kNumChunks && ChunkBegin(chunk + 1, num_steps) <= step + 1) {
-      ++chunk;
-      chunk_ends = true;
+    const uint8_t* const stage = stages + slot * kStageBytes;
+#pragma unroll
+    for (int step = 0; step < kStageSteps; ++step) {
+      multiply(stage, step);
+      if (round * kStageSteps + step + 1 < chunk_end) continue;
+      finish_chunk();
+      // Chunks without a step end with the one before.
+      while (chunk < kNumChunks - 1 && chunk_end <= round * kStageSteps + step + 1) {
+        ++chunk;
+        chunk_end = static_cast<int>(ChunkBegin(chunk + 1, num_steps));
+      }
     }
-    if (chunk_ends) finish_chunk();
+    slot = slot == kStages - 1 ? 0 : slot + 1;
   }
 
   const int64_t first_row = (first_tile + warp_row * kWarpRowTiles) * kTileRows + lane / 4;
