@@ -1,4 +1,4 @@
-// Rows of tables of grouped integers (grouped_product.h) as float: one block a token.
+// Rows of tables of grouped integers (grouped_product.h) as float.
 #include <cuda_fp16.h>
 
 #include "engine/backends/cuda/kernels.h"
@@ -20,29 +20,32 @@ __device__ int ReadInteger(const uint8_t* tiles, int64_t row, int64_t column, in
   }
 }
 
+// Grid: (tokens, blocks of kThreads columns).
 template <bool kIsInt4>
 __global__ void EmbedGrouped(const __grid_constant__ PackedMatrix table, int64_t hidden_size,
                              const TokenInput* tokens, float* hidden) {
   AllowNextKernel();
   WaitForKernelBefore();
   const int64_t token = blockIdx.x;
+  const int64_t column = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (column >= hidden_size) return;
   const int64_t row = tokens[token].id;
   const auto* tiles = static_cast<const uint8_t*>(table.tiles);
-  for (int64_t column = threadIdx.x; column < hidden_size; column += kThreads) {
-    const uint16_t bits = *reinterpret_cast<const uint16_t*>(
-        tiles + GroupScaleOffset(kIsInt4, row, column / kStepColumns, table.num_steps));
-    const float scale = table.has_half_scales ? __half2float(__ushort_as_half(bits))
-                                              : __uint_as_float(uint32_t{bits} << 16);
-    const int value = ReadInteger<kIsInt4>(tiles, row, column, table.num_steps);
-    hidden[token * hidden_size + column] = static_cast<float>(value) * scale;
-  }
+  const uint16_t bits = *reinterpret_cast<const uint16_t*>(
+      tiles + GroupScaleOffset(kIsInt4, row, column / kStepColumns, table.num_steps));
+  const float scale = table.has_half_scales ? __half2float(__ushort_as_half(bits))
+                                            : __uint_as_float(uint32_t{bits} << 16);
+  const int value = ReadInteger<kIsInt4>(tiles, row, column, table.num_steps);
+  hidden[token * hidden_size + column] = static_cast<float>(value) * scale;
 }
 
 template <bool kIsInt4>
 cudaError_t Launch(const PackedMatrix& table, int64_t hidden_size, const TokenInput* tokens,
                    int64_t num_tokens, float* hidden, cudaStream_t stream) {
-  return LaunchKernel(EmbedGrouped<kIsInt4>, dim3(static_cast<unsigned>(num_tokens)), kThreads,
-                      /*shared_bytes=*/0, stream, table, hidden_size, tokens, hidden);
+  const dim3 grid(static_cast<unsigned>(num_tokens),
+                  static_cast<unsigned>((hidden_size + kThreads - 1) / kThreads));
+  return LaunchKernel(EmbedGrouped<kIsInt4>, grid, kThreads, /*shared_bytes=*/0, stream, table,
+                      hidden_size, tokens, hidden);
 }
 
 }  // namespace

@@ -34,7 +34,8 @@ template <typename T>
 __global__ void KernelOfThisBuild() {}
 
 // Whether kernels run on the calling thread's device as compiled for compute capability 9.0 or
-// later. A newer device may run what was compiled for an older one.
+// later. A newer device may run what was compiled for an older one. Asked for every launch: a
+// device's answer is kept.
 inline bool RunsCodeOf90() {
   static const bool is_compiled = [] {
     cudaFuncAttributes attributes = {};
@@ -42,10 +43,17 @@ inline bool RunsCodeOf90() {
            attributes.ptxVersion >= 90;
   }();
   int device = 0;
-  int major = 0;
-  return is_compiled && cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         major >= 9;
+  if (!is_compiled || cudaGetDevice(&device) != cudaSuccess) return false;
+  thread_local int last_device = -1;
+  thread_local bool is_90 = false;
+  if (device != last_device) {
+    int major = 0;
+    is_90 =
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+        major >= 9;
+    last_device = device;
+  }
+  return is_90;
 }
 
 // The environment's ULTRASKETCH_CUDA_DEPENDENT_LAUNCH=off turns it off, for comparisons.
