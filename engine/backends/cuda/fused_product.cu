@@ -12,6 +12,7 @@ namespace ultrasketch::cuda {
 namespace {
 
 struct Normalized {
+  static constexpr bool kHasGain = true;
   static constexpr int kWarps = 8;
   static constexpr int kRing = 4;
   static constexpr bool kInEntries = false;
@@ -38,16 +39,42 @@ struct Normalized {
     }
     return {};
   }
+  // Its gain is summed up when the sketch is made, which does not depend on it.
   template <int kThreads>
-  __device__ RowRange Load(const State& /*state*/, int token, const uint8_t* staged, float* x,
-                           const uint16_t* places) const {
-    return LoadNormalized<kThreads>(hidden + token * cols, reinterpret_cast<const float*>(staged),
-                                    cols, epsilon, NarrowRow{x, places});
+  struct Loaded {
+    SquaresOf<kThreads> squares;
+    float maximum;
+  };
+  template <int kThreads>
+  __device__ Loaded<kThreads> Load(const State& /*state*/, int token, const uint8_t* staged,
+                                   float* x, const uint16_t* places) const {
+    Loaded<kThreads> loaded = {};
+    const float maximum =
+        LoadWeighted<kThreads>(hidden + token * cols, reinterpret_cast<const float*>(staged), cols,
+                               NarrowRow{x, places}, loaded.squares);
+    loaded.maximum = BlockMax<kThreads>(maximum);
+    return loaded;
+  }
+  template <int kThreads>
+  __device__ void GiveGain(const Loaded<kThreads>& loaded) const {
+    SharedSum<kThreads>().Give(loaded.squares.of_thread);
+  }
+  template <int kThreads>
+  __device__ float TakeGain() const {
+    return SquaresOf<kThreads>::GainOf(SharedSum<kThreads>(), cols, epsilon);
+  }
+
+ private:
+  template <int kThreads>
+  static __device__ typename SquaresOf<kThreads>::Sum& SharedSum() {
+    __shared__ typename SquaresOf<kThreads>::Sum sum;
+    return sum;
   }
 };
 
 // Of heads of a multiple of four dimensions.
 struct Attended {
+  static constexpr bool kHasGain = false;
   static constexpr int kWarps = 8;
   static constexpr int kRing = 2;
   static constexpr bool kInEntries = false;
@@ -96,6 +123,7 @@ struct Attended {
 };
 
 struct Entries {
+  static constexpr bool kHasGain = false;
   // The longest rows, of up to four times as many columns as others.
   static constexpr int kWarps = 16;
   static constexpr int kRing = 2;

@@ -29,8 +29,12 @@
 //   struct State;
 //   static int64_t StagedBytes(sketch)
 //   State Begin<kThreads>(num_tokens, staged)    // before the wait; `staged` is shared memory
-//   RowRange Load<kThreads>(state, token, staged, x, places)    // after it: puts a token's input
-//                                                               // in x, with a barrier at the end
+//   Loaded Load<kThreads>(state, token, staged, x, places)    // after it: puts a token's input in
+//                                                             // x, with a barrier at the end; has
+//                                                             // its largest magnitude, `maximum`
+//   static constexpr bool kHasGain;       // the input is what is in x times a gain:
+//   void GiveGain<kThreads>(loaded)       // by all threads, and after a barrier
+//   float TakeGain<kThreads>()            // by any
 //   const float* RowOf(token)             // instead of Load, of clusters
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_FUSED_PRODUCT_CUH_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_FUSED_PRODUCT_CUH_
@@ -334,9 +338,9 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
       if (thread == 0) totals[token].scale = scale.inverse;
       WaitForPhase(is_complete, 0);
     } else {
-      const RowRange range =
+      const auto loaded =
           source.template Load<kThreads>(state, token, shared + plan.staged, x, places);
-      const PlaneScale scale = ScaleToPlanes(range.maximum * sketch.max_gain);
+      const PlaneScale scale = ScaleToPlanes(loaded.maximum * sketch.max_gain);
       const int total = WritePlanes(scale.factor, row, [&](const auto& write) {
         SumBuckets<kThreads>(x, sketch, groups, {0, 1}, quads.cursor, quads.first, write);
       });
@@ -347,8 +351,13 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
           atomicAdd(&totals[token].total, static_cast<uint32_t>(total));
         }
       }
-      if (thread == 0) totals[token].scale = range.gain * scale.inverse;
+      if constexpr (Source::kHasGain) source.template GiveGain<kThreads>(loaded);
       __syncthreads();
+      if (thread == 0) {
+        float gain = 1.0f;
+        if constexpr (Source::kHasGain) gain = source.template TakeGain<kThreads>();
+        totals[token].scale = gain * scale.inverse;
+      }
     }
   }
 

@@ -92,22 +92,47 @@ __device__ inline void CombineRows(const float* first, const float* second, int 
       });
 }
 
-// row = source * weight; gain = 1 / rms(source). Squares are summed as kOrder threads do.
+// The gain of a normalized row is the inverse of its rms, of squares that are summed as kOrder
+// threads do.
+template <int kThreads>
+struct SquaresOf {
+  static constexpr int kOrder = 512;
+  static constexpr int kParts = kOrder / kThreads;
+  using Sum = BlockSum<kThreads, kParts>;
+
+  static __device__ float GainOf(const Sum& sum, int cols, float epsilon) {
+    return rsqrtf(__fdividef(sum.Sum(), static_cast<float>(cols)) + epsilon);
+  }
+
+  float of_thread[kParts];
+};
+
+// row = source * weight. Returns this thread's largest magnitude of it.
 template <int kThreads, typename Row>
-__device__ inline RowRange LoadNormalized(const float* source, const float* weight, int cols,
-                                          float epsilon, const Row& row) {
-  constexpr int kOrder = 512;
-  constexpr int kParts = kOrder / kThreads;
-  float squares[kParts] = {};
+__device__ inline float LoadWeighted(const float* source, const float* weight, int cols,
+                                     const Row& row, SquaresOf<kThreads>& squares) {
   float maximum = 0.0f;
   CombineRows<kThreads>(source, weight, cols, row, [&](int b, float value, float weight_value) {
     const float weighted = value * weight_value;
-    squares[b % kParts] = __fmaf_rn(value, value, squares[b % kParts]);
+    float& sum = squares.of_thread[b % SquaresOf<kThreads>::kParts];
+    sum = __fmaf_rn(value, value, sum);
     maximum = fmaxf(maximum, fabsf(weighted));
     return weighted;
   });
-  const SumAndMax range = BlockSumAndMax<kThreads>(squares, maximum);
-  return {rsqrtf(__fdividef(range.sum, static_cast<float>(cols)) + epsilon), range.maximum};
+  return maximum;
+}
+
+// row = source * weight, with its gain.
+template <int kThreads, typename Row>
+__device__ inline RowRange LoadNormalized(const float* source, const float* weight, int cols,
+                                          float epsilon, const Row& row) {
+  using Squares = SquaresOf<kThreads>;
+  __shared__ typename Squares::Sum sum;
+  Squares squares = {};
+  const float maximum = LoadWeighted<kThreads>(source, weight, cols, row, squares);
+  sum.Give(squares.of_thread);
+  const float of_block = BlockMax<kThreads>(maximum);
+  return {Squares::GainOf(sum, cols, epsilon), of_block};
 }
 
 // row = silu(gate) * up.

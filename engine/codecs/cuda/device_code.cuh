@@ -72,11 +72,6 @@ __device__ inline float WarpMaxMagnitude(float value) {
   return __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(value)));
 }
 
-struct SumAndMax {
-  float sum;
-  float maximum;
-};
-
 // The sum in pairs, then pairs of those, and so on; kCount is a power of two.
 template <int kCount>
 __device__ inline float PairwiseSum(const float* values) {
@@ -87,31 +82,26 @@ __device__ inline float PairwiseSum(const float* values) {
   }
 }
 
-// Of all threads of the block, to all threads; no magnitude is negative. A thread's part p counts
-// as that of thread `thread + p * kThreads` of kParts * kThreads: only that product decides the
-// order of the sum. Every thread of the block calls it; between two calls of a kernel lies a
-// barrier.
+// A sum over the block in two parts, with a barrier between them: all threads Give, then any may
+// take the Sum. A thread's part p counts as that of thread `thread + p * kThreads` of kParts *
+// kThreads: only that product decides the order.
 template <int kThreads, int kParts>
-__device__ inline SumAndMax BlockSumAndMax(const float (&parts)[kParts], float magnitude) {
-  constexpr int kWarps = kThreads / 32;
-  __shared__ __align__(16) float sums[kParts * kWarps];
-  __shared__ __align__(16) float maxima[kWarps];
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  magnitude = WarpMaxMagnitude(magnitude);
-#pragma unroll
-  for (int part = 0; part < kParts; ++part) {
-    const float sum = WarpSum(parts[part]);
-    if (threadIdx.x % 32 == 0) sums[part * kWarps + warp] = sum;
-  }
-  if (threadIdx.x % 32 == 0) maxima[warp] = magnitude;
-  __syncthreads();
-  SumAndMax result = {PairwiseSum<kParts * kWarps>(sums), 0.0f};
-#pragma unroll
-  for (int i = 0; i < kWarps; ++i) result.maximum = fmaxf(result.maximum, maxima[i]);
-  return result;
-}
+struct BlockSum {
+  static constexpr int kWarps = kThreads / 32;
+  alignas(16) float sums[kParts * kWarps];  // in shared memory, as all of it
 
-// The maximum alone.
+  __device__ void Give(const float (&parts)[kParts]) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const float sum = WarpSum(parts[part]);
+      if (threadIdx.x % 32 == 0) sums[part * kWarps + static_cast<int>(threadIdx.x) / 32] = sum;
+    }
+  }
+  __device__ float Sum() const { return PairwiseSum<kParts * kWarps>(sums); }
+};
+
+// The maximum of all threads of the block, to all of them; no magnitude is negative. Every thread
+// of the block calls it; between two calls of a kernel lies a barrier.
 template <int kThreads>
 __device__ inline float BlockMax(float magnitude) {
   __shared__ __align__(16) float maxima[kThreads / 32];
