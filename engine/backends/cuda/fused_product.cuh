@@ -132,18 +132,21 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   const PackedMatrix& matrix = arguments.matrix;
   int thread = static_cast<int>(threadIdx.x);
   WorkOutNow(thread);  // it would be read anew, and slowly, for each use
-  if (thread < kMostFusedTokens) {
-    totals[thread] = {};
-    if constexpr (kClusterBlocks > 1) {
-      constexpr int kReductionBytes = kClusterBlocks * Source::kWarps * int{sizeof(uint32_t)};
-      const uint32_t has_largest = SharedAddress(&barriers[thread].has_largest);
-      const uint32_t is_complete = SharedAddress(&barriers[thread].is_complete);
-      InitBarrier(has_largest, 1);
-      InitBarrier(is_complete, 1);
-      ArriveAndExpect(has_largest, kReductionBytes);
-      ArriveAndExpect(is_complete, plan.plane_bytes + kReductionBytes);
-      ShowToCluster();
+  if (thread == 0) {
+#pragma unroll
+    for (int token = 0; token < kMostFusedTokens; ++token) {
+      totals[token] = {};
+      if constexpr (kClusterBlocks > 1) {
+        constexpr int kReductionBytes = kClusterBlocks * Source::kWarps * int{sizeof(uint32_t)};
+        const uint32_t has_largest = SharedAddress(&barriers[token].has_largest);
+        const uint32_t is_complete = SharedAddress(&barriers[token].is_complete);
+        InitBarrier(has_largest, 1);
+        InitBarrier(is_complete, 1);
+        ArriveAndExpect(has_largest, kReductionBytes);
+        ArriveAndExpect(is_complete, plan.plane_bytes + kReductionBytes);
+      }
     }
+    if constexpr (kClusterBlocks > 1) ShowToCluster();
   }
   if constexpr (kClusterBlocks > 1) ArriveAtClusterRelaxed();
   const int lane = thread & 31;

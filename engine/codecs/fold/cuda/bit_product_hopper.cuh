@@ -227,8 +227,7 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const G
 
     if (!is_split) WaitForPhase(sums_empty, sums_parity ^ 1);
     StoreSums<Shape>(sums, row_tile * kTileRows + lane / 4, quad, tile_sums);
-    __syncwarp();
-    if (!is_split && lane == 0) Arrive(sums_full);
+    if (!is_split) Arrive(sums_full);
     if (is_split || NumWriters<Shape>(grid, work, tile) > Shape::kWriteWarps) {
       if (Shape::kWritesApart) {
         tile_writer = writer_of(Opaque(tile));
@@ -241,8 +240,7 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const G
       } else {
         WaitForPhase(sums_full, sums_parity);
         tile_writer.Write(tile_sums);
-        __syncwarp();
-        if (!Shape::kWritesApart && lane == 0) Arrive(sums_empty);
+        if (!Shape::kWritesApart) Arrive(sums_empty);
       }
     }
     sums_parity ^= 1;
@@ -266,9 +264,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       InitBarrier(full[stage], 1);
       InitBarrier(empty[stage], Shape::kMultiplyWarps);
     }
-    InitBarrier(SharedAddress(&shared.sums_full), Shape::kMultiplyWarps);
+    InitBarrier(SharedAddress(&shared.sums_full), Shape::kMultiplyThreads);
     InitBarrier(SharedAddress(&shared.sums_empty),
-                Shape::kWritesApart ? Shape::kWriteWarps : Shape::kMultiplyWarps);
+                32 * (Shape::kWritesApart ? Shape::kWriteWarps : Shape::kMultiplyWarps));
     FenceForWarpgroups();
   } else if (threadIdx.x == Shape::kMultiplyThreads) {
     PrefetchMap(maps.bits);

@@ -60,7 +60,8 @@ template <typename Shape>
 struct Shared {
   SharedBarrier full[Shape::kStages];
   SharedBarrier empty[Shape::kStages];
-  // Of the sums, where a block has a tile for itself.
+  // Of the sums, where a block has a tile for itself. Every thread arrives, so that racecheck can
+  // tell who has written what.
   SharedBarrier sums_full;
   SharedBarrier sums_empty;
   static_assert((2 * Shape::kStages + 2) * int{sizeof(SharedBarrier)} <= kBarrierBytes);

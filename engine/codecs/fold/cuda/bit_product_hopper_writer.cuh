@@ -306,8 +306,7 @@ __device__ inline void WriteTiles(const ProductArguments& arguments, const Grid&
     tile_writer.LoadTotals();
     WaitForPhase(SharedAddress(&shared.sums_full), parity);
     tile_writer.Write(tile_sums);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) Arrive(SharedAddress(&shared.sums_empty));
+    Arrive(SharedAddress(&shared.sums_empty));
     parity ^= 1;
   }
 }
