@@ -251,9 +251,10 @@ constexpr int TiledSharedBytes() {
 }
 
 // Grid: (blocks of kTiledRows rows, blocks of kTokens tokens). Blocks that follow each other share
-// their tokens and so their inputs, which are larger than the weights.
-template <typename Weights, int kTokens>
-__global__ void __launch_bounds__(kProductThreads, kTokens > 64 ? 1 : 2)
+// their tokens and so their inputs, which are larger than the weights. A multiprocessor has room
+// for kBlocks of them.
+template <typename Weights, int kTokens, int kBlocks>
+__global__ void __launch_bounds__(kProductThreads, kBlocks)
     TiledProduct(const __grid_constant__ ProductArguments arguments) {
   constexpr int kWarpTokenTiles = kTokens / 16;
   constexpr int kWarpRowTiles = 2;
@@ -417,16 +418,17 @@ cudaError_t LaunchSkinny(const ProductArguments& arguments, cudaStream_t stream)
                       kProductThreads, /*shared_bytes=*/0, stream, arguments);
 }
 
-template <typename Weights, int kTokens>
+template <typename Weights, int kTokens, int kBlocks>
 cudaError_t LaunchTiled(const ProductArguments& arguments, cudaStream_t stream) {
   constexpr int kSharedBytes = TiledSharedBytes<Weights, kTokens>();
-  const cudaError_t error = cudaFuncSetAttribute(
-      TiledProduct<Weights, kTokens>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  const cudaError_t error =
+      cudaFuncSetAttribute(TiledProduct<Weights, kTokens, kBlocks>,
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (error != cudaSuccess) return error;
   const dim3 grid(static_cast<unsigned>((arguments.matrix.rows + kTiledRows - 1) / kTiledRows),
                   static_cast<unsigned>((arguments.num_tokens + kTokens - 1) / kTokens));
-  return LaunchKernel(TiledProduct<Weights, kTokens>, grid, kProductThreads, kSharedBytes, stream,
-                      arguments);
+  return LaunchKernel(TiledProduct<Weights, kTokens, kBlocks>, grid, kProductThreads, kSharedBytes,
+                      stream, arguments);
 }
 
 // Two row tiles a block where that leaves two blocks for every multiprocessor, since each block
@@ -450,10 +452,17 @@ cudaError_t LaunchProductOf(const ProductArguments& arguments, cudaStream_t stre
   if (arguments.num_tokens <= 32 && row_blocks < num_multiprocessors) {
     return LaunchSkinny<Weights, 1, 4, 1>(arguments, stream);
   }
-  const int64_t wide_blocks = row_blocks * ((arguments.num_tokens + 127) / 128);
-  const bool is_wide = arguments.num_tokens > 64 && wide_blocks >= 2 * num_multiprocessors;
-  return is_wide ? LaunchTiled<Weights, 128>(arguments, stream)
-                 : LaunchTiled<Weights, 64>(arguments, stream);
+  const auto fills_twice = [&](int64_t tokens_each) {
+    const int64_t token_blocks = (arguments.num_tokens + tokens_each - 1) / tokens_each;
+    return row_blocks * token_blocks >= 2 * num_multiprocessors;
+  };
+  if (arguments.num_tokens > 64 && fills_twice(128)) {
+    return LaunchTiled<Weights, 128, 1>(arguments, stream);
+  }
+  // Where there are few blocks, two of them would come to lie on one multiprocessor while others
+  // have none.
+  return fills_twice(64) ? LaunchTiled<Weights, 64, 2>(arguments, stream)
+                         : LaunchTiled<Weights, 64, 1>(arguments, stream);
 }
 
 }  // namespace ultrasketch::cuda

@@ -1,8 +1,8 @@
 // How a matrix lies in device memory so that tensor cores can read it as it is: index arithmetic
-// shared by the kernels that pack, those that multiply, and the tests. Sign bits, which are
-// multiplied as integers, lie as engine/codecs/fold/cuda/bit_layout.h says.
+// shared by the kernels that pack, those that multiply, and the tests. What is multiplied as
+// integers lies as engine/codecs/fold/cuda/bit_layout.h says, and grouped/cuda/grouped_product.h.
 //
-// All other codecs multiply with mma.sync.m16n8k16 (binary16 inputs, float sums): 16 rows of
+// Other codecs multiply with mma.sync.m16n8k16 (binary16 inputs, float sums): 16 rows of
 // weights by 8 tokens, 16 columns at a time. A *row tile* is 16 rows; a *step* is 64 columns, that
 // is four of those instructions. In the instruction, lane l holds rows l / 4 and l / 4 + 8 of the
 // weights and token l / 4 of the input; of each group of 16 columns it holds four, and which
