@@ -13,6 +13,7 @@
 #include "engine/codecs/cuda/tile_layout.h"
 #include "engine/codecs/fold/cuda/bit_layout.h"
 #include "engine/codecs/fold/cuda/fold_sketch.h"
+#include "engine/codecs/grouped/cuda/grouped_product.h"
 #include "tests/codecs/fold_examples.h"
 
 namespace ultrasketch::cuda {
@@ -114,6 +115,63 @@ TEST(TileLayoutTest, DenseWeightsLieWhereLanesReadThem) {
     }
   }
   EXPECT_EQ(offsets.size(), 2u * kSteps * 1024u);
+}
+
+// Of mma.m16n8k32 lane l holds in register r four columns of row l / 4 + 8 * (r % 2), and those
+// are the next four of its sixteen after register r - 2's.
+TEST(GroupedLayoutTest, Int8WeightsLieAsLanesTakeThem) {
+  constexpr int64_t kSteps = 2;
+  for (int64_t tile = 0; tile < 2; ++tile) {
+    for (int64_t step = 0; step < kSteps; ++step) {
+      const int64_t first = (tile * kSteps + step) * GroupedStepBytes(/*is_int4=*/false);
+      for (int lane = 0; lane < 32; ++lane) {
+        for (int i = 0; i < 32; ++i) {  // bytes of both instructions
+          const int instruction = i / 16;
+          const int reg = i % 16 / 4;
+          const int64_t row = tile * kTileRows + lane / 4 + reg % 2 * 8;
+          const int64_t column = step * kStepColumns + lane % 4 * kColumnsPerLane +
+                                 instruction * 8 + reg / 2 * 4 + i % 4;
+          EXPECT_EQ(Int8Offset(row, column, kSteps),
+                    first + instruction * 512 + lane * 16 + i % 16);
+        }
+      }
+    }
+  }
+}
+
+TEST(GroupedLayoutTest, IntegersAndScalesCoverAMatrixOnce) {
+  constexpr int64_t kRows = 2 * kTileRows;
+  constexpr int64_t kSteps = 4;
+  for (const bool is_int4 : {false, true}) {
+    // Of each byte: 1 for a lower half, 10 for an upper one, 100 for all of it.
+    std::map<int64_t, int> uses;
+    for (int64_t row = 0; row < kRows; ++row) {
+      for (int64_t column = 0; column < kSteps * kStepColumns; ++column) {
+        if (!is_int4) {
+          uses[Int8Offset(row, column, kSteps)] += 100;
+        } else {
+          uses[Int4Offset(row, column, kSteps)] += Int4InUpperHalf(column) ? 10 : 1;
+        }
+      }
+      for (int64_t step = 0; step < kSteps; ++step) {
+        for (int byte = 0; byte < 2; ++byte) {
+          uses[GroupScaleOffset(is_int4, row, step, kSteps) + byte] += 100;
+        }
+      }
+    }
+    const int64_t num_bytes = kRows / kTileRows * kSteps * GroupedStepBytes(is_int4);
+    EXPECT_EQ(static_cast<int64_t>(uses.size()), num_bytes);
+    EXPECT_EQ(uses.rbegin()->first, num_bytes - 1);
+    for (const auto& [offset, count] : uses) {
+      EXPECT_TRUE(count == 100 || (is_int4 && count == 11)) << offset << ": " << count;
+    }
+  }
+}
+
+TEST(GroupedLayoutTest, RowsHaveWholePairsOfGroups) {
+  EXPECT_EQ(NumGroupedSteps(1), 2);
+  EXPECT_EQ(NumGroupedSteps(128), 2);
+  EXPECT_EQ(NumGroupedSteps(129), 4);
 }
 
 TEST(TileLayoutTest, ChunksCoverTheStepsInOrder) {
