@@ -108,7 +108,7 @@ class Backend {
 
   // --- Memory and weights. RESOURCE_EXHAUSTED with bytes needed and available. ---
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) = 0;
-  // `bias` has rows() entries or none.
+  // `bias` has rows() entries or none. The result may refer to `encoded`, which must outlive it.
   virtual absl::StatusOr<std::unique_ptr<DeviceLinear>> LoadLinear(
       const EncodedLinear& encoded, absl::Span<const float> bias) = 0;
   virtual absl::StatusOr<std::unique_ptr<DeviceVector>> LoadVector(const TensorView& values) = 0;

@@ -208,9 +208,8 @@ class SyntheticModel {
         ones_(static_cast<size_t>(config.hidden_size), 1.0f) {}
 
   absl::Status LoadLayers(const std::string& codec, double bits_per_weight) {
-    std::vector<RandomSite> encoded;
     for (const LinearSite& site : LinearSites(config_)) {
-      if (site.layer == 0) encoded.emplace_back(site, codec, bits_per_weight);
+      if (site.layer == 0) sites_.emplace_back(site, codec, bits_per_weight);
     }
     for (int layer = 0; layer < config_.num_layers; ++layer) {
       DecoderLayer loaded;
@@ -218,8 +217,8 @@ class SyntheticModel {
       US_ASSIGN_OR_RETURN(loaded.mlp_norm, backend_.LoadVector(FloatView(ones_)));
       LoadedLinear* const linears[] = {&loaded.attention_input, &loaded.attention_output,
                                        &loaded.mlp_input, &loaded.mlp_output};
-      for (size_t kind = 0; kind < encoded.size(); ++kind) {
-        US_ASSIGN_OR_RETURN(linears[kind]->device, backend_.LoadLinear(encoded[kind].linear(), {}));
+      for (size_t kind = 0; kind < sites_.size(); ++kind) {
+        US_ASSIGN_OR_RETURN(linears[kind]->device, backend_.LoadLinear(sites_[kind].linear(), {}));
         weight_bytes_ += linears[kind]->device->resident_bytes();
       }
       prepared_width_ = std::max(prepared_width_, loaded.prepared_width());
@@ -290,6 +289,7 @@ class SyntheticModel {
   DecoderShape shape_;
   Backend& backend_;
   std::vector<float> ones_;
+  std::vector<RandomSite> sites_;  // of a layer; layers_ may refer to them
   std::vector<DecoderLayer> layers_;
   std::unique_ptr<RandomTable> table_;
   std::unique_ptr<DeviceEmbedding> embedding_;
