@@ -56,8 +56,8 @@ class StepRecorder {
 
   // `launch(stream)` is a pure function of `parts`, in which the first tells operations apart;
   // `call`, of static storage, names it in errors. A copy of `launch` is kept unless it is known.
-  template <typename Launch>
-  void Add(const char* call, std::initializer_list<LaunchPart> parts, const Launch& launch) {
+  template <typename Function>
+  void Add(const char* call, std::initializer_list<LaunchPart> parts, const Function& launch) {
     if (!IsKnown(parts)) AddNew(call, parts, launch);
   }
 

@@ -121,7 +121,7 @@ __device__ inline uint32_t LoadFromCluster(uint32_t cluster_address) {
 }
 
 // Writes to another block's shared memory, or this one's, whose barrier's phase gets their four
-// bytes: whoever waits for it sees them.
+// bytes: whoever waits for it sees them. A block ends after it has waited for all that others send.
 __device__ inline void StoreInCluster(uint32_t cluster_address, uint32_t value,
                                       uint32_t cluster_barrier) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];" ::"r"(

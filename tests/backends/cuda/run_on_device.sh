@@ -147,7 +147,7 @@ for tool in memcheck racecheck; do
     log=$logs/$tool-$index.log
     note "$tool ${CHECKED[index]}: $(grep -oE '^\[  PASSED.*' "$log" | tail -n 1)" \
       "$(grep -oE '(ERROR|RACECHECK) SUMMARY.*' "$log" || printf 'not finished')"
-    grep -E '^========= (Invalid|Error|Race|Warning|.*hazard)' -A 6 "$log" | head -n 20
+    grep -E '^========= (Invalid|Error|Race|Warning)' -A 6 "$log" | head -n 20
   done
 done
 

@@ -329,6 +329,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int plane = lane / 4 % 2;
   const int first_input = kWeightBytes + warp_token * (kTokens / 2) * kInputBytes +
                           lane / 8 * kInputBytes + PlacePiece(plane * 8 + lane % 4) * 16;
+  static_assert(kWeightBytes % kPlaneBytes == 0,
+                "a step's place in its plane is a bit of first_input");
   const int first_weight = warp_row * kWarpRowTiles * kTileBytes;
   const auto multiply = [&](const uint8_t* stage, int step) {
     Lane weights[kWarpRowTiles];
