@@ -8,7 +8,9 @@
 namespace ultrasketch {
 namespace {
 
-std::vector<const Codec*> Codecs() { return {&GetAbsMaxMinCodec(), &GetDenseCodec(), &GetFoldCodec()}; }
+std::vector<const Codec*> Codecs() {
+  return {&GetAbsMaxMinCodec(), &GetDenseCodec(), &GetFoldCodec()};
+}
 
 }  // namespace
 

@@ -15,8 +15,8 @@ void dpotri_(const char* triangle, const int* size, double* matrix, const int* s
 namespace ultrasketch {
 namespace {
 
-// Parallelism is the callers': OpenBLAS keeps to the calling thread. Its number of threads is one of
-// OpenMP's settings, which each thread has for itself.
+// Parallelism is the callers': OpenBLAS keeps to the calling thread. Its number of threads is one
+// of OpenMP's settings, which each thread has for itself.
 void UseCallingThread() {
   thread_local const bool once = [] {
     openblas_set_num_threads(1);
