@@ -133,17 +133,19 @@ class PieceCopier {
   int32_t blocks_[kRuns];
 };
 
-// One warp: the scores of a piece in `stage` for the tile's queries. Where a lane reads is one
-// place of each kind and constants from there on.
-template <int kDims>
+// One warp: the scores of a piece in `stage` for the tile's queries, of kTiles of its key tiles
+// from `first_tile` on. Where a lane reads is one place of each kind and constants from there on.
+template <int kDims, int kTiles = kKeyTiles>
 __device__ inline void ScorePiece(const __half* queries, const uint8_t* stage,
-                                  float (&scores)[kKeyTiles][4]) {
+                                  float (&scores)[kTiles][4], int first_tile = 0) {
+  constexpr int kTileBytes = 2 * kDims * 2;
   const unsigned lane = threadIdx.x % 32;
   const int low_row = static_cast<int>(lane / 4);
   const int quad = static_cast<int>(lane % 4);
   const __half* const query = queries + low_row * RowStride(kDims) + quad * 8;
   // Key tiles are two keys apart, which trade their parts alike.
-  const int first_key = PieceStage<kDims>::KeyOffset(KeyOfColumn(0, low_row), quad);
+  const int first_key =
+      PieceStage<kDims>::KeyOffset(KeyOfColumn(0, low_row), quad) + first_tile * kTileBytes;
   constexpr int kPartBytes = kHeadDimStep * 2;
 #pragma unroll
   for (int part = 0; part < kDims / kHeadDimStep; ++part) {
@@ -154,8 +156,8 @@ __device__ inline void ScorePiece(const __half* queries, const uint8_t* stage,
                           ? (first_key ^ (part % 2 * kPartBytes)) + part / 2 * (2 * kPartBytes)
                           : first_key + part * kPartBytes;
 #pragma unroll
-    for (int j = 0; j < kKeyTiles; ++j) {
-      const uint4 key = *reinterpret_cast<const uint4*>(stage + place + j * (2 * kDims * 2));
+    for (int j = 0; j < kTiles; ++j) {
+      const uint4 key = *reinterpret_cast<const uint4*>(stage + place + j * kTileBytes);
       AddScores(low, high, key, scores[j]);
     }
   }
@@ -177,20 +179,21 @@ __device__ inline void ClearValues(int count, uint8_t* stage, int thread, int nu
   }
 }
 
-// One warp: calls `take(tile of eight dimensions, sums)` with the weighted values of a piece in
-// `stage`. Those of keys that are not the sequence's are zero.
-template <int kDims, typename Take>
+// One warp: calls `take(i, sums)` with the weighted values of a piece in `stage`, of eight
+// dimensions from 8 * (first_tile + i) on, for i below kTiles. Those of keys that are not the
+// sequence's are zero.
+template <int kDims, int kTiles = kDims / 8, typename Take>
 __device__ inline void WeighPiece(const PieceWeights& weights, const uint8_t* stage,
-                                  const Take& take) {
+                                  const Take& take, int first_tile = 0) {
+  constexpr int kTileBytes = 8 * kAttentionPiece * 2;
   const unsigned lane = threadIdx.x % 32;
-  const int dim = static_cast<int>(lane / 4);
+  const int dim = first_tile * 8 + static_cast<int>(lane / 4);
   const int part = static_cast<int>(lane % 4 * 2);
   // Eight dimensions on, parts are where they are here.
   const uint8_t* const lows = stage + PieceStage<kDims>::ValueOffset(dim, part);
   const uint8_t* const highs = stage + PieceStage<kDims>::ValueOffset(dim, part + 1);
 #pragma unroll
-  for (int tile = 0; tile < kDims / 8; ++tile) {
-    constexpr int kTileBytes = 8 * kAttentionPiece * 2;
+  for (int tile = 0; tile < kTiles; ++tile) {
     const uint4 low = *reinterpret_cast<const uint4*>(lows + tile * kTileBytes);
     const uint4 high = *reinterpret_cast<const uint4*>(highs + tile * kTileBytes);
     float sums[4] = {};

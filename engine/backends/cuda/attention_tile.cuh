@@ -111,11 +111,12 @@ struct PieceWeights {
   uint32_t pairs[kKeyTiles][2];
 };
 
-// A row sees its first num_keys keys of the sequence; the piece begins at `first_key`.
+// A row sees its first num_keys keys of the sequence; the piece begins at `first_key`. Unless
+// there are rows from the ninth on, theirs are zero.
 __device__ inline PieceWeights WeighScores(float (&scores)[kKeyTiles][4], int first_key,
-                                           const int (&num_keys)[2]) {
+                                           const int (&num_keys)[2], bool has_high_rows = true) {
   const int quad = static_cast<int>(threadIdx.x) % 4;
-  PieceWeights result;
+  PieceWeights result = {};
   if (__any_sync(0xffffffffu, first_key + kAttentionPiece > min(num_keys[0], num_keys[1]))) {
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
@@ -129,6 +130,7 @@ __device__ inline PieceWeights WeighScores(float (&scores)[kKeyTiles][4], int fi
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
+    if (half == 1 && !has_high_rows) break;
     float maximum = -INFINITY;
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {

@@ -2,14 +2,16 @@
 // key and their storing included.
 //
 //   block    a chunk of 256 keys of a token, for the query heads of one key head
-//   warp w   pieces w, w + kWarps, ... of the chunk: 64 keys and values in shared memory, scores,
-//            softmax, weighted values; then the block merges the pieces
+//   crew c   one warp or more: pieces c, c + kCrews, ... of the chunk: 64 keys and values in shared
+//            memory, scores, softmax, weighted values; then the block merges the pieces
 //
-// Each warp's first piece is in shared memory before the query is waited for, but for the newest
-// key and value, which are put there when they are rotated. With few blocks each piece has a warp;
-// with many, half of the shared memory lets two blocks overlap. Between the query's arrival and the
-// result lies one chain of instructions after another: what can be reckoned before is, and loads
-// come together and before what they are needed for.
+// A crew's warps each score some of the keys, exchange the scores, make the same weights of them,
+// and weigh some of the dimensions. Each crew's first piece is in shared memory before the query is
+// waited for, but for the newest key and value, which are put there when they are rotated. As long
+// as all blocks find room at once each piece has a crew; where there are more, they have few pieces
+// at a time, so that some load while others compute. Between the query's arrival and the result
+// lies one chain of instructions after another: what can be reckoned before is, and loads come
+// together and before what they are needed for.
 #include "engine/backends/cuda/attention_stage.cuh"
 #include "engine/backends/cuda/producer_launch.cuh"
 #include "engine/backends/cuda/rotation.cuh"
@@ -19,25 +21,93 @@ namespace {
 
 constexpr int kPieces = kAttentionChunk / kAttentionPiece;
 
-// A block's shared memory after the stages of its warps.
-template <int kDims>
+// How a block's warps divide a chunk: `kCrews` pieces are in shared memory at a time, each the work
+// of kCrewWarps warps.
+template <int kDimsOf, int kCrewsOf, int kCrewWarpsOf>
+struct TokenShape {
+  static constexpr int kDims = kDimsOf;
+  static constexpr int kCrews = kCrewsOf;
+  static constexpr int kCrewWarps = kCrewWarpsOf;
+  static constexpr int kCrewThreads = kCrewWarps * 32;
+  static constexpr int kThreads = kCrews * kCrewThreads;
+  static constexpr int kStageBytes = kCrews * PieceStage<kDims>::kBytes;
+  // Of large blocks the compiler would have registers for two; 0 says nothing.
+  static constexpr int kMinBlocks = kThreads >= 512 ? 1 : 0;
+};
+
+// A block's shared memory after the stages of its crews.
+template <typename Shape>
 struct TokenShared {
-  static constexpr int kQueryBytes = kAttentionRows * RowStride(kDims) * 2;
+  static constexpr int kQueryBytes = kAttentionRows * RowStride(Shape::kDims) * 2;
   static constexpr int kRangeBytes = kPieces * kAttentionRows * 8;
+  static constexpr int kScoreBytes = kAttentionRows * kAttentionPiece * int{sizeof(float)};
+  static constexpr int kCrewScoreBytes = Shape::kCrewWarps > 1 ? kScoreBytes : 0;
 
   __half* queries;  // [16][RowStride]
   float2* ranges;   // [piece][16]: maximum and sum
-  float* values;    // [piece][num_heads][kDims]
+  // [crew][half of the rows][key tile][lane], as lanes have them; of crews of more than one warp.
+  float2* scores;
+  float* values;  // [piece][num_heads][kDims]
 
   __device__ explicit TokenShared(uint8_t* memory)
       : queries(reinterpret_cast<__half*>(memory)),
         ranges(reinterpret_cast<float2*>(memory + kQueryBytes)),
-        values(reinterpret_cast<float*>(memory + kQueryBytes + kRangeBytes)) {}
+        scores(reinterpret_cast<float2*>(memory + kQueryBytes + kRangeBytes)),
+        values(reinterpret_cast<float*>(memory + kQueryBytes + kRangeBytes +
+                                        Shape::kCrews * kCrewScoreBytes)) {}
 
   static int Bytes(int num_heads) {
-    return kQueryBytes + kRangeBytes + kPieces * num_heads * kDims * int{sizeof(float)};
+    return kQueryBytes + kRangeBytes + Shape::kCrews * kCrewScoreBytes +
+           kPieces * num_heads * Shape::kDims * int{sizeof(float)};
   }
 };
+
+// Crews of more than one warp all do the same in step.
+template <typename Shape>
+__device__ inline void SyncCrew() {
+  if constexpr (Shape::kCrewWarps == 1) {
+    __syncwarp();
+  } else {
+    static_assert(kPieces % Shape::kCrews == 0);
+    __syncthreads();
+  }
+}
+
+// The scores of a piece, by warp `member` of a crew. They are exchanged in `exchange`, the crew's,
+// which is free again after the crew's next barrier.
+template <typename Shape>
+__device__ inline void ScoreInCrew(const __half* queries, const uint8_t* stage, int member,
+                                   bool has_high_rows, float2* exchange,
+                                   float (&scores)[kKeyTiles][4]) {
+  constexpr int kTiles = kKeyTiles / Shape::kCrewWarps;
+  float own[kTiles][4] = {};
+  ScorePiece<Shape::kDims>(queries, stage, own, member * kTiles);
+  if constexpr (Shape::kCrewWarps == 1) {
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[j][i] = own[j][i];
+    }
+  } else {
+    float2* const of_lane = exchange + threadIdx.x % 32;
+    const auto place = [&](int half, int tile) { return of_lane + (half * kKeyTiles + tile) * 32; };
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      *place(0, member * kTiles + j) = {own[j][0], own[j][1]};
+      if (has_high_rows) *place(1, member * kTiles + j) = {own[j][2], own[j][3]};
+    }
+    SyncCrew<Shape>();
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; ++j) {
+      const float2 low = *place(0, j);
+      const float2 high = has_high_rows ? *place(1, j) : float2{};
+      scores[j][0] = low.x;
+      scores[j][1] = low.y;
+      scores[j][2] = high.x;
+      scores[j][3] = high.y;
+    }
+  }
+}
 
 // What a thread does to rotate the queries of an item's heads and, in the chunk that it is of, to
 // store the newest key and value. Rows are those of the heads, the key and the value; a thread has
@@ -47,7 +117,8 @@ template <int kDims, int kThreads>
 struct TokenRotation {
   static constexpr int kHalf = kDims / 2;
   static constexpr int kRowsAtOnce = kThreads / kHalf;
-  static constexpr int kBatch = 8 / kRowsAtOnce;  // all rows of groups of up to six heads
+  // All rows of groups of up to six heads.
+  static constexpr int kBatch = kRowsAtOnce < 8 ? 8 / kRowsAtOnce : 1;
   using Stage = PieceStage<kDims>;
 
   int pair;
@@ -134,9 +205,10 @@ struct TokenRotation {
 
 // One warp: the pieces of a head, merged to the chunk, to `out`: this lane's pair of each 64
 // dimensions. Returns the chunk's maximum and sum.
-template <int kDims>
-__device__ inline float2 MergePieces(const TokenShared<kDims>& shared, int row, int num_heads,
-                                     float2 (&out)[kDims / 64]) {
+template <typename Shape>
+__device__ inline float2 MergePieces(const TokenShared<Shape>& shared, int row, int num_heads,
+                                     float2 (&out)[Shape::kDims / 64]) {
+  constexpr int kDims = Shape::kDims;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float2 ranges[kPieces];
   float2 added[kPieces][kDims / 64];
@@ -170,10 +242,12 @@ __device__ inline float2 MergePieces(const TokenShared<kDims>& shared, int row, 
 }
 
 // Grid: (items, key heads).
-template <int kDims, int kWarps>
-__global__ void __launch_bounds__(kWarps * 32)
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
     AttendToken(const __grid_constant__ AttentionArguments arguments) {
-  constexpr int kThreads = kWarps * 32;
+  constexpr int kDims = Shape::kDims;
+  constexpr int kCrews = Shape::kCrews;
+  constexpr int kThreads = Shape::kThreads;
   using Stage = PieceStage<kDims>;
   extern __shared__ __align__(128) uint8_t memory[];
   AllowNextKernel();
@@ -186,36 +260,40 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / 32;
   const int lane = thread % 32;
+  const int crew = warp / Shape::kCrewWarps;
+  const int member = warp % Shape::kCrewWarps;
+  const int crew_thread = thread % Shape::kCrewThreads;
   Tile tile;
   tile.geometry = geometry;
   tile.item = item;
   tile.num_heads = geometry.heads_per_group();
   tile.kv_head = static_cast<int>(blockIdx.y);
   tile.first_head = tile.kv_head * tile.num_heads;
-  const TokenShared<kDims> shared(memory + kWarps * Stage::kBytes);
-  uint8_t* const stage = memory + warp * Stage::kBytes;
+  const bool has_high_rows = tile.num_heads > kAttentionRows / 2;
+  const TokenShared<Shape> shared(memory + Shape::kStageBytes);
+  uint8_t* const stage = memory + crew * Stage::kBytes;
   const int first_key = max(item.chunk, 0) * kAttentionChunk;
   const int new_key = item.num_keys - 1 - first_key;
   const bool has_new_key = new_key < kAttentionChunk;
 
   // A piece's keys and values as they are in the cache, zeros for values past the first `count`.
-  PieceCopier<kDims, 32> copier(tile, arguments, lane);
+  PieceCopier<kDims, Shape::kCrewThreads> copier(tile, arguments, crew_thread);
   const auto copy_piece = [&](int piece, int count) {
     copier.Find(first_key + piece * kAttentionPiece, item.num_keys);
     copier.Copy(0, kAttentionPiece / kRunKeys, stage);
     CommitCopies();
     WaitForCopies<0>();
-    __syncwarp();
+    SyncCrew<Shape>();
     if (count < kAttentionPiece) {
-      ClearValues<kDims>(max(count, 0), stage, lane, 32);
-      __syncwarp();
+      ClearValues<kDims>(max(count, 0), stage, crew_thread, Shape::kCrewThreads);
     }
+    SyncCrew<Shape>();
   };
   // Items, block table and cache were there before the step's first kernel, but for the newest.
-  copy_piece(warp, new_key - warp * kAttentionPiece);
+  copy_piece(crew, new_key - crew * kAttentionPiece);
   const int new_piece = new_key / kAttentionPiece;
   const TokenRotation<kDims, kThreads> token(arguments, tile, has_new_key,
-                                             new_piece < kWarps ? new_piece * Stage::kBytes : -1,
+                                             new_piece < kCrews ? new_piece * Stage::kBytes : -1,
                                              new_key % kAttentionPiece);
   // Rows without a query.
   constexpr int kRowParts = RowStride(kDims) * 2 / 16;
@@ -243,40 +321,46 @@ __global__ void __launch_bounds__(kWarps * 32)
   __syncthreads();
 
 #pragma unroll 1
-  for (int piece = warp; piece < kPieces; piece += kWarps) {
+  for (int piece = crew; piece < kPieces; piece += kCrews) {
     const int piece_key = first_key + piece * kAttentionPiece;
     float2* const ranges = shared.ranges + piece * kAttentionRows;
-    if (piece_key >= item.num_keys) {
+    // Crews of several warps stay in step: they find all scores of such a piece masked.
+    if (Shape::kCrewWarps == 1 && piece_key >= item.num_keys) {
       if (lane < kAttentionRows) ranges[lane] = {-INFINITY, 0.0f};
       continue;
     }
-    if constexpr (kWarps < kPieces) {
-      if (piece != warp) {
-        __syncwarp();  // done with the piece before
+    if constexpr (kCrews < kPieces) {
+      if (piece != crew) {
+        SyncCrew<Shape>();  // done with the piece before
         copy_piece(piece, item.num_keys - piece_key);
       }
     }
-    float scores[kKeyTiles][4] = {};
-    ScorePiece<kDims>(shared.queries, stage, scores);
+    float scores[kKeyTiles][4];
+    ScoreInCrew<Shape>(shared.queries, stage, member, has_high_rows,
+                       shared.scores + crew * (kAttentionRows * kAttentionPiece / 2), scores);
     const int low_row = static_cast<int>(threadIdx.x % 32 / 4);
     const int num_keys[2] = {item.num_keys, item.num_keys};
-    const PieceWeights weights = WeighScores(scores, piece_key, num_keys);
-    if (lane % 4 == 0) {
+    const PieceWeights weights = WeighScores(scores, piece_key, num_keys, has_high_rows);
+    if (member == 0 && lane % 4 == 0) {
       ranges[low_row] = {weights.maximum[0], weights.sum[0]};
       ranges[low_row + 8] = {weights.maximum[1], weights.sum[1]};
     }
     // Stored when all are there: loads would not overtake the stores.
-    float sums[kDims / 8][4];
-    WeighPiece<kDims>(weights, stage, [&](int dims, const float(&of_dims)[4]) {
+    constexpr int kDimTiles = kDims / 8 / Shape::kCrewWarps;
+    float sums[kDimTiles][4];
+    WeighPiece<kDims, kDimTiles>(
+        weights, stage,
+        [&](int dims, const float(&of_dims)[4]) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) sums[dims][i] = of_dims[i];
-    });
+          for (int i = 0; i < 4; ++i) sums[dims][i] = of_dims[i];
+        },
+        member * kDimTiles);
     float* const out = shared.values + (piece * tile.num_heads + low_row) * kDims +
-                       2 * static_cast<int>(threadIdx.x % 4);
+                       member * (kDimTiles * 8) + 2 * static_cast<int>(threadIdx.x % 4);
     const bool is_low = low_row < tile.num_heads;
     const bool is_high = low_row + 8 < tile.num_heads;
 #pragma unroll
-    for (int dims = 0; dims < kDims / 8; ++dims) {
+    for (int dims = 0; dims < kDimTiles; ++dims) {
       if (is_low) *reinterpret_cast<float2*>(out + dims * 8) = {sums[dims][0], sums[dims][1]};
       if (is_high) {
         *reinterpret_cast<float2*>(out + 8 * kDims + dims * 8) = {sums[dims][2], sums[dims][3]};
@@ -287,9 +371,9 @@ __global__ void __launch_bounds__(kWarps * 32)
 
   // One warp a head.
 #pragma unroll 1
-  for (int row = warp; row < tile.num_heads; row += kWarps) {
+  for (int row = warp; row < tile.num_heads; row += kThreads / 32) {
     float2 values[kDims / 64];
-    const float2 range = MergePieces<kDims>(shared, row, tile.num_heads, values);
+    const float2 range = MergePieces<Shape>(shared, row, tile.num_heads, values);
     const float factor = is_partial ? 1.0f : InverseSum(range.y);
     if (is_partial && lane == 0) {
       *reinterpret_cast<float2*>(out_row + out_range + 2 * row) = range;
@@ -303,40 +387,73 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
 }
 
-template <int kDims, int kWarps>
+// Of few blocks and of many; and whether very few are quicker where no block of the products before
+// and after is beside them.
+template <int kDims>
+struct TokenShapes;
+template <>
+struct TokenShapes<64> {
+  using Few = TokenShape<64, kPieces, 1>;
+  using Many = TokenShape<64, 2, 1>;
+  static constexpr bool kPrefersToBeAlone = true;
+};
+template <>
+struct TokenShapes<128> {
+  using Few = TokenShape<128, kPieces, 4>;
+  using Many = TokenShape<128, 1, 4>;
+  static constexpr bool kPrefersToBeAlone = false;  // uncompressed steps: 7% slower
+};
+
+template <typename Shape>
 int64_t SharedBytes(const AttentionGeometry& geometry) {
-  return kWarps * PieceStage<kDims>::kBytes + TokenShared<kDims>::Bytes(geometry.heads_per_group());
+  return Shape::kStageBytes + TokenShared<Shape>::Bytes(geometry.heads_per_group());
 }
 
-template <int kDims, int kWarps>
-cudaError_t Launch(const AttentionArguments& arguments, cudaStream_t stream) {
+template <typename Shape>
+cudaError_t LaunchShape(const AttentionArguments& arguments, int64_t shared_bytes,
+                        cudaStream_t stream) {
   const AttentionGeometry& geometry = arguments.geometry;
-  const int64_t shared_bytes = SharedBytes<kDims, kWarps>(geometry);
-  if (const cudaError_t error = AllowSharedMemory(AttendToken<kDims, kWarps>, shared_bytes);
+  if (const cudaError_t error = AllowSharedMemory(AttendToken<Shape>, shared_bytes);
       error != cudaSuccess) {
     return error;
   }
   const dim3 grid(static_cast<unsigned>(arguments.num_items),
                   static_cast<unsigned>(geometry.num_kv_heads));
-  return LaunchKernel(AttendToken<kDims, kWarps>, grid, kWarps * 32,
-                      static_cast<size_t>(shared_bytes), stream, arguments);
+  return LaunchKernel(AttendToken<Shape>, grid, Shape::kThreads, static_cast<size_t>(shared_bytes),
+                      stream, arguments);
+}
+
+template <int kDims>
+cudaError_t Launch(const AttentionArguments& arguments, cudaStream_t stream) {
+  using Few = typename TokenShapes<kDims>::Few;
+  using Many = typename TokenShapes<kDims>::Many;
+  constexpr int64_t kSystemBytes = 1024;  // of each block
+  const int64_t num_blocks = arguments.num_items * arguments.geometry.num_kv_heads;
+  const int64_t few_bytes = SharedBytes<Few>(arguments.geometry);
+  // What a block may have is nearly all of a multiprocessor's.
+  const int64_t blocks_each = arguments.max_shared_bytes / (few_bytes + kSystemBytes);
+  if (num_blocks > blocks_each * arguments.num_multiprocessors) {
+    return LaunchShape<Many>(arguments, SharedBytes<Many>(arguments.geometry), stream);
+  }
+  const bool is_alone =
+      TokenShapes<kDims>::kPrefersToBeAlone && num_blocks <= arguments.num_multiprocessors / 4;
+  return LaunchShape<Few>(arguments, is_alone ? arguments.max_shared_bytes : few_bytes, stream);
 }
 
 }  // namespace
 
 bool HasTokenAttention(const AttentionGeometry& geometry, int64_t max_shared_bytes) {
-  if (geometry.tiles_per_group() != 1) return false;
-  return (geometry.head_dim == 64 && SharedBytes<64, 4>(geometry) <= max_shared_bytes) ||
-         (geometry.head_dim == 128 && SharedBytes<128, 2>(geometry) <= max_shared_bytes);
+  const auto fits = [&]<typename Shapes>(Shapes /*shapes*/) {
+    return SharedBytes<typename Shapes::Many>(geometry) <= max_shared_bytes;
+  };
+  return geometry.tiles_per_group() == 1 &&
+         ((geometry.head_dim == 64 && fits(TokenShapes<64>())) ||
+          (geometry.head_dim == 128 && fits(TokenShapes<128>())));
 }
 
 cudaError_t LaunchTokenAttention(const AttentionArguments& arguments, cudaStream_t stream) {
-  if (arguments.geometry.head_dim == 64) return Launch<64, 4>(arguments, stream);
-  const int64_t num_blocks = arguments.num_items * arguments.geometry.num_kv_heads;
-  const bool all_pieces_at_once =
-      num_blocks <= arguments.num_multiprocessors &&
-      SharedBytes<128, 4>(arguments.geometry) <= arguments.max_shared_bytes;
-  return all_pieces_at_once ? Launch<128, 4>(arguments, stream) : Launch<128, 2>(arguments, stream);
+  return arguments.geometry.head_dim == 64 ? Launch<64>(arguments, stream)
+                                           : Launch<128>(arguments, stream);
 }
 
 }  // namespace ultrasketch::cuda

@@ -134,6 +134,7 @@ readonly CHECKED=(
   '*dense_131x250*tokens1:*dense_131x250*tokens17:*dense_131x250*tokens65:*Table*Logits*257x20*'
   '*SketchProduct*131_250in*tokens1:*SketchProduct*131_250in*tokens17:*SketchProduct*131_250in*tokens65'
   '*AgreesWithTheCpu/decode:*AgreesWithTheCpu/mixed:*AgreesWithTheCpu/heads_of_10'
+  '*AgreesWithTheCpu/decode_groups_of_twelve:*AgreesWithTheCpu/decode_groups_of_sixteen'
   '*CudaTest.Samples*:*CudaTest.Ties*:*ClassesAndPlanes*'
 )
 for tool in memcheck racecheck; do
