@@ -69,6 +69,15 @@ int64_t NumTiles(const ProductArguments& arguments) {
          TokenGroups<Tile>(arguments);
 }
 
+// Blocks of a multiprocessor: one where there are no more than multiprocessors.
+template <typename Tile>
+int BlocksEach(const ProductArguments& arguments, int max_shared_bytes) {
+  const int at_once = Tile::BlocksAtOnce(arguments.matrix.buckets, max_shared_bytes);
+  return NumTiles<Tile>(arguments) * Tile::kCluster <= arguments.num_multiprocessors
+             ? std::min(at_once, 1)
+             : at_once;
+}
+
 template <typename Tile>
 HopperPlan PlanOf(const ProductArguments& arguments, int max_shared_bytes) {
   const BucketTables& tables = arguments.matrix.buckets;
@@ -77,7 +86,7 @@ HopperPlan PlanOf(const ProductArguments& arguments, int max_shared_bytes) {
   const int64_t num_clusters =
       Tile::kOneTile ? num_tiles
                      : std::min(num_tiles, NumAtOnce<Tile>(arguments, max_shared_bytes));
-  return {Tile::NumStages(tables, max_shared_bytes, Tile::BlocksAtOnce(tables, max_shared_bytes)),
+  return {Tile::NumStages(tables, max_shared_bytes, BlocksEach<Tile>(arguments, max_shared_bytes)),
           static_cast<int>(TokenGroups<Tile>(arguments)), static_cast<int>(num_clusters),
           static_cast<int>(num_tiles / num_clusters), static_cast<int>(num_tiles % num_clusters)};
 }
@@ -85,8 +94,12 @@ HopperPlan PlanOf(const ProductArguments& arguments, int max_shared_bytes) {
 template <typename Tile>
 cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cudaStream_t stream) {
   const HopperPlan plan = PlanOf<Tile>(arguments, max_shared_bytes);
-  const auto shared_bytes =
+  auto shared_bytes =
       static_cast<int>(Tile::SharedBytes(arguments.matrix.buckets, plan.num_stages));
+  // So much that no two come to lie on one multiprocessor.
+  if (BlocksEach<Tile>(arguments, max_shared_bytes) == 1) {
+    shared_bytes = std::max(shared_bytes, max_shared_bytes / 2 + 1);
+  }
   cudaError_t error = cudaFuncSetAttribute(
       HopperProduct<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
@@ -180,6 +193,7 @@ class TileChooser {
       ConsiderUpTo64<32>();
     } else if (arguments.num_tokens <= 64) {
       ConsiderUpTo64<64>();
+      Consider<1, 32, 1, 1>();  // of few rows: twice as many blocks
     } else {
       ConsiderMany();
     }
