@@ -118,8 +118,9 @@ class Backend {
       std::shared_ptr<const EncodedLinear> table) = 0;
 
   // --- One step ---
-  // A backend may do an operation together with the next one, and not write what lies between and
-  // is not read again: qkv after Attention, gate_up after SwiGlu.
+  // A backend may do an operation together with the next one, and not write what lies between: qkv
+  // is not read again after Attention, nor gate_up after SwiGlu; and a prepared input is multiplied
+  // once.
   virtual absl::Status BeginStep(const StepInput& step) = 0;
   virtual absl::Status EndStep() = 0;
 

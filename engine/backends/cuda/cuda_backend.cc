@@ -104,6 +104,7 @@ class CudaBackend final : public Backend {
     device_->Activate();
     deferred_.reset();
     rotation_.reset();
+    spent_ = nullptr;
     US_RETURN_IF_ERROR(step_.Begin(step));
     recorder_.Begin();
     return absl::OkStatus();
@@ -132,6 +133,7 @@ class CudaBackend final : public Backend {
 
   void RmsNorm(const DeviceBuffer& hidden, const DeviceVector& weight, float epsilon,
                const DeviceLinear& consumer, DeviceBuffer& prepared) override {
+    Renew(prepared);
     FusedInput input;
     input.kind = FusedInput::Kind::kNormalized;
     input.rows = Floats(hidden);
@@ -144,6 +146,7 @@ class CudaBackend final : public Backend {
 
   void SwiGlu(const DeviceBuffer& gate_up, int64_t intermediate_size, const DeviceLinear& consumer,
               DeviceBuffer& prepared) override {
+    Renew(prepared);
     const InputSketch& sketch = SketchOf(consumer, intermediate_size);
     if (deferred_.has_value() && deferred_->output == gate_up.data() &&
         deferred_->linear->rows() == 2 * intermediate_size) {
@@ -305,12 +308,19 @@ class CudaBackend final : public Backend {
         [&linear, arguments](cudaStream_t stream) { return linear.launch()(arguments, stream); });
   }
 
+  // `prepared` is about to be written.
+  void Renew(const DeviceBuffer& prepared) {
+    if (spent_ == prepared.data()) spent_ = nullptr;
+  }
+
   void MultiplyPrepared(const char* call, const CudaLinear& linear, const DeviceBuffer& prepared,
                         bool accumulate, DeviceBuffer& output) {
+    US_CHECK(prepared.data() != spent_);
     if (deferred_.has_value() && deferred_->linear == nullptr && deferred_->consumer == &linear &&
         deferred_->input.prepared == prepared.data() &&
         // Blocks read all of the rows while others write.
         deferred_->input.rows != Floats(output)) {
+      spent_ = prepared.data();
       deferred_->linear = &linear;
       deferred_->accumulate = accumulate;
       deferred_->output = Floats(output);
@@ -411,7 +421,7 @@ class CudaBackend final : public Backend {
     recorder_.Add(
         deferred.call,
         {kFused, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
-         input.attention_tokens, deferred.linear, input.prepared, arguments.num_tokens,
+         input.attention_tokens, deferred.linear, arguments.num_tokens,
          static_cast<int>(arguments.accumulate), arguments.y, static_cast<int>(is_gated),
          entry_places, HeadsOf(input.attention.geometry), SizesOf(input.attention.geometry)},
         [arguments, input, entry_places](cudaStream_t stream) {
@@ -444,11 +454,13 @@ class CudaBackend final : public Backend {
   CudaSampler sampler_;
   std::optional<Deferred> deferred_;
   std::optional<Rotation> rotation_;
+  const void* spent_ = nullptr;  // the last prepared input that was not written
 };
 
 void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
                             const DeviceBuffer& qkv, const DeviceBuffer& cache,
                             const DeviceLinear& consumer, DeviceBuffer& prepared) {
+  Renew(prepared);
   const InputSketch& sketch = SketchOf(consumer, shape.query_width());
   AttentionArguments arguments;
   arguments.geometry = GeometryOf(shape, layout);

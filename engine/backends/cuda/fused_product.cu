@@ -14,7 +14,6 @@ namespace {
 struct Normalized {
   static constexpr bool kHasGain = true;
   static constexpr int kWarps = 8;
-  static constexpr int kRing = 4;
   static constexpr bool kInEntries = false;
   static constexpr int kClusterBlocks = 1;
   const float* hidden;
@@ -76,7 +75,6 @@ struct Normalized {
 struct Attended {
   static constexpr bool kHasGain = false;
   static constexpr int kWarps = 8;
-  static constexpr int kRing = 2;
   static constexpr bool kInEntries = false;
   static constexpr int kClusterBlocks = 1;
   AttentionArguments arguments;
@@ -126,7 +124,6 @@ struct Entries {
   static constexpr bool kHasGain = false;
   // The longest rows, of up to four times as many columns as others.
   static constexpr int kWarps = 16;
-  static constexpr int kRing = 2;
   static constexpr bool kInEntries = true;
   static constexpr int kClusterBlocks = 1;
   const float* rows;
@@ -195,7 +192,7 @@ FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t
   if (is_gated && num_groups * plan.tiles_per_group % 2 != 0) ++plan.tiles_per_group;
   plan.rows_per_block = num_groups * plan.tiles_per_group * kTileRows;
   plan.plane_bytes = static_cast<int>(PreparedScaleOffset(sketch.num_steps));
-  plan.scales = plan.rows_per_block * kSumBytes;
+  plan.scales = plan.rows_per_block * static_cast<int>(num_tokens) * int{sizeof(uint32_t)};
   plan.output_places = plan.scales + plan.rows_per_block * int{sizeof(float2)};
   plan.planes = plan.output_places + plan.rows_per_block * int{sizeof(uint16_t)};
   plan.x = plan.planes + static_cast<int>(num_tokens) * plan.plane_bytes;
@@ -203,25 +200,26 @@ FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t
   plan.groups = plan.places + (Source::kInEntries ? 0 : static_cast<int>(sketch.table_bytes()));
   plan.staged = plan.groups + static_cast<int>(sketch.group_bytes());
   plan.bits = plan.staged + static_cast<int>(Source::StagedBytes(sketch));
-  plan.shared_bytes = plan.bits;
-  const int num_steps = static_cast<int>(matrix.num_steps / kStepsPerBitStep);
-  const int steps_each = (num_steps + num_k_warps - 1) / num_k_warps;
-  const int warp_bits =
-      (plan.tiles_per_group * steps_each - std::min(Source::kRing, steps_each)) * kBitStepBytes;
-  if (plan.bits + Source::kWarps * int64_t{warp_bits} <= most_shared_bytes) {
-    plan.warp_bits = warp_bits;
-    plan.shared_bytes += Source::kWarps * warp_bits;
-  }
+  const int64_t num_steps = matrix.num_steps / kStepsPerBitStep;
+  const int64_t warp_steps = plan.tiles_per_group * ((num_steps + num_k_warps - 1) / num_k_warps);
+  constexpr int kBytes = Source::kWarps * kBitStepBytes;  // of a step of each warp
+  const int64_t room = std::max<int64_t>(0, most_shared_bytes - plan.bits);
+  plan.staged_steps = static_cast<int>(std::min(warp_steps, room / kBytes));
+  plan.shared_bytes = plan.bits + plan.staged_steps * kBytes;
   return plan;
 }
 
-template <typename Source>
-cudaError_t Launch(const ProductArguments& arguments, const FusedInput& input,
-                   const void* entry_places, const Source& source, cudaStream_t stream) {
+template <typename Source, int kTokens>
+cudaError_t LaunchTokens(const ProductArguments& arguments, const FusedInput& input,
+                         const void* entry_places, const Source& source, cudaStream_t stream) {
   const FusedPlan plan =
-      PlanFor<Source>(arguments.matrix, input.sketch, arguments.num_tokens, arguments.is_gated,
+      PlanFor<Source>(arguments.matrix, input.sketch, kTokens, arguments.is_gated,
                       arguments.num_multiprocessors, MostSharedBytes(arguments.max_shared_bytes));
-  const cudaError_t error = AllowSharedMemory(FusedProduct<Source>, plan.shared_bytes);
+  // More than a third of a multiprocessor's: where there is room for three blocks, two of a kernel
+  // come to lie on one while others have none.
+  const int64_t shared_bytes =
+      std::max<int64_t>(plan.shared_bytes, arguments.max_shared_bytes / 3 + 1);
+  const cudaError_t error = AllowSharedMemory(FusedProduct<Source, kTokens>, shared_bytes);
   if (error != cudaSuccess) return error;
   const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
   const int64_t tiles_per_block = plan.rows_per_block / kTileRows;
@@ -229,11 +227,19 @@ cudaError_t Launch(const ProductArguments& arguments, const FusedInput& input,
   // Blocks past the last have no outputs, only their share of a cluster's input.
   constexpr int kClusterBlocks = Source::kClusterBlocks;
   const int64_t num_clusters = (num_blocks + kClusterBlocks - 1) / kClusterBlocks;
-  return LaunchClusters(FusedProduct<Source>,
+  return LaunchClusters(FusedProduct<Source, kTokens>,
                         dim3(static_cast<unsigned>(num_clusters * kClusterBlocks)), kClusterBlocks,
-                        Source::kWarps * 32, static_cast<size_t>(plan.shared_bytes), stream,
-                        arguments, plan, input.sketch, static_cast<uint8_t*>(input.prepared),
-                        source, static_cast<const uint16_t*>(entry_places));
+                        Source::kWarps * 32, static_cast<size_t>(shared_bytes), stream, arguments,
+                        plan, input.sketch, source, static_cast<const uint16_t*>(entry_places));
+}
+
+template <typename Source>
+cudaError_t Launch(const ProductArguments& arguments, const FusedInput& input,
+                   const void* entry_places, const Source& source, cudaStream_t stream) {
+  static_assert(kMostFusedTokens == 2);
+  return arguments.num_tokens == 1
+             ? LaunchTokens<Source, 1>(arguments, input, entry_places, source, stream)
+             : LaunchTokens<Source, 2>(arguments, input, entry_places, source, stream);
 }
 
 }  // namespace

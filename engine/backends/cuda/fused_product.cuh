@@ -6,11 +6,11 @@
 // same, none waits for another, and a kernel's latency less is paid. Only where inputs are so long
 // that reading them is what blocks wait for, the blocks of a cluster each make a share for all.
 //
-//   before the wait for the kernel before    bits on their way to registers, tables in shared
-//                                            memory, what the threads will need of them reckoned
+//   before the wait for the kernel before    bits on their way to shared memory, tables there, what
+//                                            the threads will need of them reckoned
 //   after it    x to shared memory, its largest magnitude      barrier
 //               buckets' sums as integers, their total         barrier
-//               bits times integers, added in shared memory    barrier
+//               bits in common (bit_planes.cuh), counts added in shared memory   barrier
 //               outputs
 //
 // In clusters blocks do the first two parts for each other, the sums of buckets before the largest
@@ -23,7 +23,6 @@
 // A `Source` says what an input is made of (fused_product.cu):
 //
 //   static constexpr int kWarps;          // of a block
-//   static constexpr int kRing;           // bit steps of a warp whose bits are in flight
 //   static constexpr bool kInEntries;     // inputs lie in device memory as the sketch takes them
 //   static constexpr int kClusterBlocks;  // that divide an input among them
 //   struct State;
@@ -50,6 +49,7 @@
 #include "engine/codecs/cuda/barriers.cuh"
 #include "engine/codecs/cuda/launch.cuh"
 #include "engine/codecs/cuda/sketch.cuh"
+#include "engine/codecs/fold/cuda/bit_planes.cuh"
 #include "engine/codecs/fold/cuda/bit_product.cuh"
 
 namespace ultrasketch::cuda {
@@ -63,21 +63,19 @@ struct FusedPlan {
   int tiles_per_group;
   int rows_per_block;
   int plane_bytes;  // of a token
-  int scales;       // {row scale, bias}; at 0 are the sums, [row][kMostFusedTokens]
+  int scales;       // {row scale, bias}; at 0 are the sums, [row][token]
   int output_places;
   int planes;
   int x;
   int places;
   int groups;
   int staged;  // the source's own
-  // Bits of each warp that are not in its registers when the input comes; none: they are asked for
-  // while others are multiplied.
+  // [warp][staged_steps][lane]: the first bit steps of each warp. What there is no room for comes
+  // from the second-level cache in its turn.
   int bits;
-  int warp_bits;  // bytes
+  int staged_steps;
   int shared_bytes;
 };
-
-inline constexpr int kSumBytes = int{kMostFusedTokens} * int{sizeof(uint32_t)};
 
 // A thread's quads where a cluster's blocks divide a token's: each block has a run of them.
 template <int kThreads, int kBlocks>
@@ -90,9 +88,9 @@ struct ClusterQuads {
   QuadPlan plans[kRounds];
 
   __device__ ClusterQuads(const InputSketch& sketch, const SketchGroup* groups, int rank) {
-    const int num_quads = static_cast<int>(sketch.num_steps) * kStepColumns / kQuad;
-    first = (rank * num_quads / kBlocks + static_cast<int>(threadIdx.x)) * kQuad;
-    end = (rank + 1) * num_quads / kBlocks * kQuad;
+    const int num_runs = static_cast<int>(sketch.num_steps) * kStepColumns / kWarpPositions;
+    first = rank * num_runs / kBlocks * kWarpPositions + static_cast<int>(threadIdx.x) * kQuad;
+    end = (rank + 1) * num_runs / kBlocks * kWarpPositions;
     GroupCursor cursor(sketch, groups);
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
@@ -116,17 +114,15 @@ struct ClusterBarriers {
   SharedBarrier is_complete;
 };
 
-template <typename Source>
+template <typename Source, int kTokens>
 __device__ inline void MakeProduct(const ProductArguments& arguments, const FusedPlan& plan,
-                                   const InputSketch& sketch, uint8_t* prepared,
-                                   const Source& source, const uint16_t* entry_places) {
+                                   const InputSketch& sketch, const Source& source,
+                                   const uint16_t* entry_places) {
   constexpr int kThreads = Source::kWarps * 32;
-  constexpr int kRing = Source::kRing;  // bit steps whose bits are in flight
-  constexpr int kSets = 4;              // sums kept apart, of two units of each half
   constexpr int kClusterBlocks = Source::kClusterBlocks;
   extern __shared__ __align__(16) uint8_t shared[];
-  __shared__ BlockTotal totals[kMostFusedTokens];
-  [[maybe_unused]] __shared__ ClusterBarriers barriers[kMostFusedTokens];
+  __shared__ BlockTotal totals[kTokens];
+  [[maybe_unused]] __shared__ ClusterBarriers barriers[kTokens];
   AllowNextKernel();
 
   const PackedMatrix& matrix = arguments.matrix;
@@ -134,7 +130,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   WorkOutNow(thread);  // it would be read anew, and slowly, for each use
   if (thread == 0) {
 #pragma unroll
-    for (int token = 0; token < kMostFusedTokens; ++token) {
+    for (int token = 0; token < kTokens; ++token) {
       totals[token] = {};
       if constexpr (kClusterBlocks > 1) {
         constexpr int kReductionBytes = kClusterBlocks * Source::kWarps * int{sizeof(uint32_t)};
@@ -151,7 +147,6 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   if constexpr (kClusterBlocks > 1) ArriveAtClusterRelaxed();
   const int lane = thread & 31;
   const int warp = thread >> 5;
-  const int num_tokens = static_cast<int>(arguments.num_tokens);
   const int num_k_warps = 1 << plan.log2_k_warps;
   const int k_warp = warp & (num_k_warps - 1);
   const int group = warp >> plan.log2_k_warps;
@@ -176,17 +171,8 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     return static_cast<uint32_t>(index) * kBitStepBytes + static_cast<uint32_t>(lane * 16);
   };
   const auto* const all_bits = static_cast<const uint8_t*>(matrix.tiles);
-  const auto load_bits = [&](uint32_t offset) {
-    return __ldcs(reinterpret_cast<const uint4*>(all_bits + offset));
-  };
-  // Slot s has step s of a tile, then s + kRing and so on.
-  uint4 ring[kRing];
-  uint32_t tile_bits = bits_of(0);
-#pragma unroll
-  for (int slot = 0; slot < kRing; ++slot) {
-    if (slot < steps_each) ring[slot] = load_bits(tile_bits + slot * step_stride);
-  }
-  FinishIssuingLoads();
+  uint8_t* staged_bits =
+      shared + plan.bits + warp * (plan.staged_steps * kBitStepBytes) + lane * 16;
 
   auto* const sums = reinterpret_cast<uint32_t*>(shared);
   auto* const scales = reinterpret_cast<float2*>(shared + plan.scales);
@@ -205,11 +191,29 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   if (sketch.num_groups > 1) {
     stage(sketch.groups, static_cast<int>(sketch.group_bytes()), shared + plan.groups);
   }
-  const auto state = source.template Begin<kThreads>(num_tokens, shared + plan.staged);
+  const auto state = source.template Begin<kThreads>(kTokens, shared + plan.staged);
+  CommitCopies();
+  // To where this lane reads them; the rest to the second-level cache.
+  int turn = 0;
+#pragma unroll 1
+  for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
+    const uint8_t* bits = all_bits + bits_of(tile);
+#pragma unroll 1
+    for (int step = 0; step < steps_each; ++step) {
+      if (turn < plan.staged_steps) {
+        CopyAsync16(staged_bits + turn * kBitStepBytes, bits);
+      } else if (lane % (kLineBytes / 16) == 0) {
+        Prefetch(bits);
+      }
+      ++turn;
+      bits += step_stride;
+    }
+  }
+  CommitCopies();
+#pragma unroll 1
+  for (int i = thread; i < plan.rows_per_block * kTokens; i += kThreads) sums[i] = 0;
 #pragma unroll 1
   for (int row = thread; row < plan.rows_per_block; row += kThreads) {
-#pragma unroll
-    for (int i = 0; i < kMostFusedTokens; ++i) sums[row * kMostFusedTokens + i] = 0;
     if (block_row + row >= num_rows) continue;
     const int matrix_row = tile_at((block_row + row) / kTileRows) * kTileRows + row % kTileRows;
     scales[row] = {matrix.row_scales[matrix_row], BiasOf(matrix, matrix_row)};
@@ -228,26 +232,6 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
       }
     }
   }
-  CommitCopies();
-  // The rest of the bits: to where this lane reads them, or to the second-level cache.
-  const int steps_in_ring = min(kRing, steps_each);
-  uint8_t* staged_bits = shared + plan.bits + warp * plan.warp_bits + lane * 16;
-  uint8_t* next_staged = staged_bits;
-#pragma unroll 1
-  for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
-    const uint32_t bits = bits_of(tile);
-#pragma unroll 1
-    for (int step = tile == 0 ? steps_in_ring : 0; step < steps_each; ++step) {
-      const uint8_t* const source_bits = all_bits + bits + step * step_stride;
-      if (plan.warp_bits > 0) {
-        CopyAsync16(next_staged, source_bits);
-        next_staged += kBitStepBytes;
-      } else if (lane % (kLineBytes / 16) == 0) {
-        Prefetch(source_bits);
-      }
-    }
-  }
-  CommitCopies();
   WaitForCopies<1>();
   __syncthreads();  // the tables are there
   const auto plan_quads = [&] {
@@ -267,20 +251,16 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     }
   };
   const auto quads = plan_quads();
-  // This lane's column of an instruction is a token's high or low bytes. Tokens past the end repeat
-  // the last one.
-  int first_input = plan.planes + min(lane / 8, num_tokens - 1) * plan.plane_bytes +
-                    lane / 4 % 2 * kPlaneBytes + lane % 4 * kChunkColumns +
-                    k_warp * (2 * kBitStepColumns);
+  const PlaneExchange exchange;
+  // The first token's planes of this lane, and sums of rows l / 4 and l / 4 + 8.
+  int first_input = plan.planes + k_warp * kBitStepBytes + lane * PlaneExchange::kWordBytes;
   WorkOutNow(first_input);
-  // Of lanes l % 4 < num_tokens: their token's sums of rows l / 4 and l / 4 + 8.
-  int first_sum =
-      (group * plan.tiles_per_group * kTileRows + lane / 4) * int{kMostFusedTokens} + lane % 4;
+  int first_sum = (group * plan.tiles_per_group * kTileRows + lane / 4) * kTokens;
   WorkOutNow(first_sum);
   WaitForKernelBefore();
 
 #pragma unroll 1
-  for (int token = 0; token < num_tokens; ++token) {
+  for (int token = 0; token < kTokens; ++token) {
     uint8_t* const row = shared + plan.planes + token * plan.plane_bytes;
     if constexpr (kClusterBlocks > 1) {
       // Each block makes its run of positions and sends them to all.
@@ -316,15 +296,16 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
       for (int round = 0; round < Quads::kRounds; ++round) {
         const int first = quads.first + round * kThreads * kQuad;
         if (first >= quads.end) break;
-        const QuadPlanes planes =
-            ToPlanes(sums[round], weights[round] * scale.factor, total, is_finite);
-        const uint32_t address = SharedAddress(row + HighByteOffset(static_cast<unsigned>(first)));
+        uint32_t integers[kQuad];
+        ToIntegers(sums[round], weights[round] * scale.factor, integers, total, is_finite);
+        const PlaneExchange::Words words = exchange.Trade(integers);
+        const uint32_t address = SharedAddress(row + exchange.OffsetOf(first));
 #pragma unroll
         for (int rank = 0; rank < kClusterBlocks; ++rank) {
           const uint32_t in_cluster = AddressInCluster(address, rank);
           const uint32_t barrier = AddressInCluster(is_complete, rank);
-          StoreInCluster(in_cluster, planes.high, barrier);
-          StoreInCluster(in_cluster + kPlaneBytes, planes.low, barrier);
+          StoreInCluster(in_cluster, words.lower, barrier);
+          StoreInCluster(in_cluster + PlaneExchange::kUpperPlaneBytes, words.upper, barrier);
         }
       }
       total = WarpTotal(total, is_finite);
@@ -343,10 +324,21 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     } else {
       const auto loaded =
           source.template Load<kThreads>(state, token, shared + plan.staged, x, places);
+      if constexpr (Source::kHasGain) source.template GiveGain<kThreads>(loaded);
       const PlaneScale scale = ScaleToPlanes(loaded.maximum * sketch.max_gain);
-      const int total = WritePlanes(scale.factor, row, [&](const auto& write) {
-        SumBuckets<kThreads>(x, sketch, groups, {0, 1}, quads.cursor, quads.first, write);
-      });
+      int total = 0;
+      bool is_finite = true;
+      SumBuckets<kThreads>(
+          x, sketch, groups, {0, 1}, quads.cursor, quads.first,
+          [&](int position, const QuadValues& quad, float weight) {
+            uint32_t integers[kQuad];
+            ToIntegers(quad, weight * scale.factor, integers, total, is_finite);
+            const PlaneExchange::Words words = exchange.Trade(integers);
+            uint8_t* const planes = row + exchange.OffsetOf(position);
+            *reinterpret_cast<uint32_t*>(planes) = words.lower;
+            *reinterpret_cast<uint32_t*>(planes + PlaneExchange::kUpperPlaneBytes) = words.upper;
+          });
+      total = WarpTotal(total, is_finite);
       if (lane == 0) {
         if (total == kNotFinite) {
           atomicOr(&totals[token].is_not_finite, 1);
@@ -354,7 +346,6 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
           atomicAdd(&totals[token].total, static_cast<uint32_t>(total));
         }
       }
-      if constexpr (Source::kHasGain) source.template GiveGain<kThreads>(loaded);
       __syncthreads();
       if (thread == 0) {
         float gain = 1.0f;
@@ -365,86 +356,43 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   }
 
   WaitForCopies<0>();
-  staged_bits -= steps_in_ring * kBitStepBytes;  // to where the first step would be
 #pragma unroll 1
   for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
-    const bool has_next = tile + 1 < plan.tiles_per_group;
-    const uint32_t next_bits = has_next ? bits_of(tile + 1) : 0;
-    int products[kSets][4] = {};
-    const auto multiply = [&](int slot, int step) {
-      uint4 input[2][2];  // words of chunks l % 4 and l % 4 + 4 of both halves
-      const uint8_t* const inputs =
-          shared + first_input + step * (num_k_warps * 2 * kBitStepColumns);
+    int counts[kTokens][2][4] = {};  // of planes 0 to 7 and of 8 to 15
+    const auto multiply = [&](const uint4& bits, int step) {
+      const uint8_t* inputs = shared + first_input + step * (num_k_warps * kBitStepBytes);
 #pragma unroll
-      for (int part = 0; part < 4; ++part) {
-        input[part / 2][part % 2] = *reinterpret_cast<const uint4*>(
-            inputs + part / 2 * (2 * kPlaneBytes) + part % 2 * (kPlaneBytes / 2));
-      }
-      // Units in pairs of neighbours, whose inputs are neighbouring registers: the lower one as it
-      // lies in its bytes, the upper one a bit further down.
-      const uint4 bits = ring[slot];
-      const uint4 upper = {bits.x >> 1, bits.y >> 1, bits.z >> 1, bits.w >> 1};
-#pragma unroll
-      for (int set = 0; set < kSets; ++set) {
-        const uint32_t mask = kUnitMask << (2 * set);
-        const auto pair = [&](int half) -> uint2 {
-          const uint4& chunk = input[half][set / 2];
-          return set % 2 == 0 ? uint2{chunk.x, chunk.y} : uint2{chunk.z, chunk.w};
-        };
-        const uint32_t first_half[4] = {bits.x & mask, bits.y & mask, upper.x & mask,
-                                        upper.y & mask};
-        MultiplyBytes(first_half, pair(0), products[set]);
-        const uint32_t second_half[4] = {bits.z & mask, bits.w & mask, upper.z & mask,
-                                         upper.w & mask};
-        MultiplyBytes(second_half, pair(1), products[set]);
-      }
-      // The slot's next step, or its first one of the next tile.
-      const bool is_of_tile = step + kRing < steps_each;
-      if (!is_of_tile && !has_next) return;
-      if (plan.warp_bits > 0) {
-        ring[slot] = *reinterpret_cast<const uint4*>(
-            staged_bits + (is_of_tile ? step + kRing : steps_each + slot) * kBitStepBytes);
-      } else {
-        ring[slot] = load_bits(is_of_tile ? tile_bits + (step + kRing) * step_stride
-                                          : next_bits + slot * step_stride);
+      for (int token = 0; token < kTokens; ++token) {
+        CountCommonBits(bits, PlaneExchange::Load(inputs), counts[token][0]);
+        CountCommonBits(bits, PlaneExchange::Load(inputs + PlaneExchange::kUpperPlaneBytes),
+                        counts[token][1]);
+        inputs += plan.plane_bytes;
       }
     };
+    const int num_staged = min(max(plan.staged_steps - tile * steps_each, 0), steps_each);
+    int step = 0;
+    // Chains of steps overlap.
+#pragma unroll 4
+    for (; step < num_staged; ++step) {
+      multiply(*reinterpret_cast<const uint4*>(staged_bits + step * kBitStepBytes), step);
+    }
 #pragma unroll 1
-    for (int first = 0; first < steps_each; first += kRing) {
-      // Without a branch between them the steps' chains overlap: of two, for which there are
-      // registers.
-      if (first + kRing <= steps_each) {
-#pragma unroll
-        for (int slot = 0; slot < kRing; ++slot) {
-          multiply(slot, first + slot);
-          if (slot % 2 == 1) FinishIssuingLoads();
-        }
-      } else {
-#pragma unroll
-        for (int slot = 0; slot < kRing - 1; ++slot) {
-          if (first + slot < steps_each) multiply(slot, first + slot);
-        }
-      }
+    for (; step < steps_each; ++step) {
+      const uint8_t* const left = all_bits + bits_of(tile) + step * step_stride;
+      multiply(__ldcs(reinterpret_cast<const uint4*>(left)), step);
     }
-    tile_bits = next_bits;
-    staged_bits += steps_each * kBitStepBytes;
-    // Products of set s are times 4^s.
-    int values[4] = {};
+    staged_bits += num_staged * kBitStepBytes;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int set = 0; set < kSets; ++set) values[i] = 4 * values[i] + products[set][i];
-      values[i] >>= 2 * (kSets - 1);
-    }
-    if (lane % 4 < num_tokens) {
+    for (int token = 0; token < kTokens; ++token) {
+      const auto& [low, high] = counts[token];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        atomicAdd(&sums[first_sum + half * 8 * int{kMostFusedTokens}],
-                  static_cast<uint32_t>(values[2 * half]) * 256u +
-                      static_cast<uint32_t>(values[2 * half + 1]));
+        const int i = 2 * half;
+        atomicAdd(&sums[first_sum + half * 8 * kTokens + token],
+                  WeighCounts(low[i], low[i + 1], high[i], high[i + 1]));
       }
     }
-    first_sum += kTileRows * int{kMostFusedTokens};
+    first_sum += kTileRows * kTokens;
   }
   __syncthreads();
 
@@ -454,14 +402,14 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     const InputTotal input_total = {
         total.is_not_finite != 0 ? __int_as_float(0x7fffffff) : total.scale,
         static_cast<int>(total.total)};
-    return FinishBits(0, static_cast<int>(sums[row * kMostFusedTokens + token]), input_total,
-                      scale.x, scale.y);
+    return FinishBits(0, static_cast<int>(sums[row * kTokens + token]), input_total, scale.x,
+                      scale.y);
   };
 #pragma unroll 1
   for (int output = thread; output < block_outputs; output += kThreads) {
     if (first_output + output >= num_outputs) break;
 #pragma unroll 1
-    for (int token = 0; token < num_tokens; ++token) {
+    for (int token = 0; token < kTokens; ++token) {
       if (plan.is_gated) {
         const int gate = output / kTileRows * (2 * kTileRows) + output % kTileRows;
         const float value = SwiGluValue(output_of(gate, token), output_of(gate + kTileRows, token));
@@ -476,43 +424,20 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
       }
     }
   }
-
-  // For others, a little of it by each block: none ends later for it.
-  const int pieces_per_token = plan.plane_bytes / 16;
-  const int num_blocks = static_cast<int>(gridDim.x);
-#pragma unroll 1
-  for (int piece = static_cast<int>(blockIdx.x) + thread * num_blocks;
-       piece < num_tokens * pieces_per_token; piece += kThreads * num_blocks) {
-    const int token = piece / pieces_per_token;
-    const int offset = (piece - token * pieces_per_token) * 16;
-    *reinterpret_cast<uint4*>(prepared + token * PreparedRowBytes(sketch.num_steps) + offset) =
-        *reinterpret_cast<const uint4*>(shared + plan.planes + token * plan.plane_bytes + offset);
-  }
-  if (blockIdx.x + 1 != gridDim.x) return;
-  if (thread < num_tokens) {
-    auto* const trailer = reinterpret_cast<PreparedTrailer*>(
-        prepared + thread * PreparedRowBytes(sketch.num_steps) + plan.plane_bytes);
-    const BlockTotal total = totals[thread];
-    trailer->scale = total.scale;
-    trailer->totals[0] = total.is_not_finite != 0 ? kNotFinite : static_cast<int32_t>(total.total);
-#pragma unroll
-    for (int share = 1; share < kMostShares; ++share) trailer->totals[share] = 0;
-  }
 }
 
 // Blocks find room beside those of the kernels before and after: two to a multiprocessor, of which
-// the launch takes one.
-template <typename Source>
-__global__ void __launch_bounds__(Source::kWarps * 32, 2)
+// the launch takes one. Those of one token, with registers for three, leave some for attention's.
+template <typename Source, int kTokens>
+__global__ void __launch_bounds__(Source::kWarps * 32, Source::kWarps <= 8 && kTokens == 1 ? 3 : 2)
     FusedProduct(const __grid_constant__ ProductArguments arguments,
                  const __grid_constant__ FusedPlan plan, const __grid_constant__ InputSketch sketch,
-                 uint8_t* prepared, const __grid_constant__ Source source,
-                 const uint16_t* entry_places) {
+                 const __grid_constant__ Source source, const uint16_t* entry_places) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
   if constexpr (Source::kClusterBlocks == 1)
 #endif
   {
-    MakeProduct(arguments, plan, sketch, prepared, source, entry_places);
+    MakeProduct<Source, kTokens>(arguments, plan, sketch, source, entry_places);
   }
 }
 

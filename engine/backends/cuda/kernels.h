@@ -198,7 +198,7 @@ struct FusedInput {
   AttentionArguments attention;
   const AttentionToken* attention_tokens = nullptr;
   InputSketch sketch;
-  void* prepared = nullptr;  // written as well
+  void* prepared = nullptr;  // of a kernel of its own; not written by a product
 };
 
 // Whether inputs of a sketch may be written in the order of its entries.

@@ -365,28 +365,17 @@ __device__ inline uint32_t BytesOf(const uint32_t (&words)[kQuad]) {
                      __byte_perm(words[2], words[3], kSelector), 0x5410);
 }
 
-// A quad's integers, their high bytes and their low ones.
-struct QuadPlanes {
-  uint32_t high;
-  uint32_t low;
-};
-
-// Adds them to `total`; `is_finite` stays true if all are.
-__device__ inline QuadPlanes ToPlanes(const QuadValues& quad, float factor, int& total,
-                                      bool& is_finite) {
-  uint32_t low[kQuad];
-  uint32_t high[kQuad];
+// A quad's integers of 16 bits. Adds them to `total`; `is_finite` stays true if all are.
+__device__ inline void ToIntegers(const QuadValues& quad, float factor, uint32_t (&integers)[kQuad],
+                                  int& total, bool& is_finite) {
 #pragma unroll
   for (int b = 0; b < kQuad; ++b) {
     const float scaled = __fmul_rn(quad.values[b], factor);
     is_finite = is_finite && fabsf(scaled) <= static_cast<float>(kLargestInteger);
     const int integer = RoundToInteger(scaled);
     total += integer;
-    low[b] = static_cast<uint32_t>(integer);
-    // What is left without the low byte, a signed one.
-    high[b] = low[b] + 128;
+    integers[b] = static_cast<uint32_t>(integer);
   }
-  return {BytesOf<1>(high), BytesOf<0>(low)};
 }
 
 // Of a warp's threads, to all of them: what their totals are together, or kNotFinite.
@@ -402,10 +391,14 @@ __device__ inline int WritePlanes(float factor, uint8_t* row, const SumInputsFun
   int total = 0;
   bool is_finite = true;
   sum_inputs([&](int position, const QuadValues& quad, float weight) {
-    const QuadPlanes planes = ToPlanes(quad, weight * factor, total, is_finite);
+    uint32_t integers[kQuad];
+    ToIntegers(quad, weight * factor, integers, total, is_finite);
     const unsigned offset = HighByteOffset(static_cast<unsigned>(position));
-    *reinterpret_cast<uint32_t*>(row + offset) = planes.high;
-    *reinterpret_cast<uint32_t*>(row + offset + kPlaneBytes) = planes.low;
+    *reinterpret_cast<uint32_t*>(row + offset + kPlaneBytes) = BytesOf<0>(integers);
+    // What is left without the low byte, a signed one.
+#pragma unroll
+    for (uint32_t& integer : integers) integer += 128;
+    *reinterpret_cast<uint32_t*>(row + offset) = BytesOf<1>(integers);
   });
   return WarpTotal(total, is_finite);
 }

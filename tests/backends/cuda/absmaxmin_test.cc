@@ -66,7 +66,10 @@ Outputs Multiply(Backend& backend, const EncodedLinear& encoded, absl::Span<cons
     backend.Embed(*table, *hidden);
     backend.RmsNorm(*hidden, *weight, 1e-5f, *loaded, *prepared);
     backend.Linear(*loaded, *prepared, *output);
-    if (add) backend.LinearAdd(*loaded, *prepared, *output);
+    if (add) {
+      backend.RmsNorm(*hidden, *weight, 1e-5f, *loaded, *prepared);
+      backend.LinearAdd(*loaded, *prepared, *output);
+    }
     const absl::Status status = backend.EndStep();
     EXPECT_TRUE(status.ok()) << status;
     (add ? outputs.added : outputs.written) = ReadRows(backend, *output, num_tokens, rows);
