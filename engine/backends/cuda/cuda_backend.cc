@@ -1,8 +1,10 @@
 #include "engine/backends/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -42,6 +44,16 @@ const CudaVector& Unwrap(const DeviceVector& vector) {
   return static_cast<const CudaVector&>(vector);
 }
 
+// Whether products of few tokens make their inputs themselves: by instructions that count bits,
+// which are emulated from compute capability 10.0 on. The environment's
+// ULTRASKETCH_CUDA_FUSED_PRODUCTS, on or off, decides otherwise, for comparisons.
+bool FusesProducts(const CudaDevice& device) {
+  const char* value = std::getenv("ULTRASKETCH_CUDA_FUSED_PRODUCTS");
+  const std::string_view choice = value == nullptr ? "" : value;
+  if (choice == "on" || choice == "off") return choice == "on";
+  return device.compute_capability() < 100;
+}
+
 AttentionGeometry GeometryOf(const AttentionShape& shape, const KvCacheLayout& layout) {
   return {shape.num_heads, shape.num_kv_heads, shape.head_dim, layout.block_size};
 }
@@ -61,6 +73,7 @@ class CudaBackend final : public Backend {
   CudaBackend(std::unique_ptr<CudaDevice> device, CudaMemory rows, CudaMemory partials,
               int num_threads)
       : device_(std::move(device)),
+        fuses_products_(FusesProducts(*device_)),
         rows_(std::move(rows)),
         partials_(std::move(partials)),
         pool_(num_threads),
@@ -347,7 +360,7 @@ class CudaBackend final : public Backend {
   }
 
   bool CanFuse(const CudaLinear& linear, const FusedInput& input) const {
-    return linear.launch() == &LaunchFoldProduct &&
+    return fuses_products_ && linear.launch() == &LaunchFoldProduct &&
            CanFuseProduct(input, linear.matrix(), linear.sketch(), step_.num_tokens(),
                           device_->num_multiprocessors(), device_->max_shared_bytes());
   }
@@ -445,6 +458,7 @@ class CudaBackend final : public Backend {
   }
 
   std::unique_ptr<CudaDevice> device_;  // outlives what is on it
+  const bool fuses_products_;
   CudaMemory rows_;
   CudaMemory partials_;
   ThreadPool pool_;

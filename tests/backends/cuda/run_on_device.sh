@@ -59,6 +59,10 @@ if wanted tests; then
   grep -E '^\[  (PASSED|FAILED|SKIPPED)' "$logs/tests.log" | sort -u | tail -n 40
   # The first lines of each failure.
   grep -E -A 4 'Failure$' "$logs/tests.log" | head -n 80
+  # Products of one or two tokens as on devices that have no instructions to count bits.
+  ULTRASKETCH_CUDA_FUSED_PRODUCTS=off stage tests-not-fused 120 "$bin/cuda_backend_test" \
+    --gtest_brief=1 --gtest_filter='*fold*tokens1:*fold*tokens2:*Gated*tokens1:*Gated*tokens2:*Model*'
+  tail -n 1 "$logs/tests-not-fused.log"
   note "$(grep -cE '^\[       OK' "$logs/tests.log") tests passed," \
     "$(grep -cE '^\[  FAILED.*ms\)$' "$logs/tests.log") failed," \
     "$(grep -cE '^\[  SKIPPED.*ms\)$' "$logs/tests.log") skipped"
