@@ -215,7 +215,7 @@ __device__ inline float2 MergePieces(const TokenShared<Shape>& shared, int row, 
 #pragma unroll
   for (int piece = 0; piece < kPieces; ++piece) {
     ranges[piece] = shared.ranges[piece * kAttentionRows + row];
-    // Pieces without a key have not written theirs, which are then not used.
+    // A crew of one warp has not written those of pieces without a key, which are then not used.
     const auto* const values =
         reinterpret_cast<const float2*>(shared.values + (piece * num_heads + row) * kDims);
 #pragma unroll

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 
 #include "engine/backends/cuda/attention_plan.h"
@@ -117,7 +118,7 @@ class CudaBackend final : public Backend {
     device_->Activate();
     deferred_.reset();
     rotation_.reset();
-    spent_ = nullptr;
+    spent_.clear();
     US_RETURN_IF_ERROR(step_.Begin(step));
     recorder_.Begin();
     return absl::OkStatus();
@@ -322,18 +323,16 @@ class CudaBackend final : public Backend {
   }
 
   // `prepared` is about to be written.
-  void Renew(const DeviceBuffer& prepared) {
-    if (spent_ == prepared.data()) spent_ = nullptr;
-  }
+  void Renew(const DeviceBuffer& prepared) { spent_.erase(prepared.data()); }
 
   void MultiplyPrepared(const char* call, const CudaLinear& linear, const DeviceBuffer& prepared,
                         bool accumulate, DeviceBuffer& output) {
-    US_CHECK(prepared.data() != spent_);
+    US_CHECK(!spent_.contains(prepared.data()));
     if (deferred_.has_value() && deferred_->linear == nullptr && deferred_->consumer == &linear &&
         deferred_->input.prepared == prepared.data() &&
         // Blocks read all of the rows while others write.
         deferred_->input.rows != Floats(output)) {
-      spent_ = prepared.data();
+      spent_.insert(prepared.data());
       deferred_->linear = &linear;
       deferred_->accumulate = accumulate;
       deferred_->output = Floats(output);
@@ -468,7 +467,7 @@ class CudaBackend final : public Backend {
   CudaSampler sampler_;
   std::optional<Deferred> deferred_;
   std::optional<Rotation> rotation_;
-  const void* spent_ = nullptr;  // the last prepared input that was not written
+  absl::flat_hash_set<const void*> spent_;  // prepared inputs of this step that were not written
 };
 
 void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,

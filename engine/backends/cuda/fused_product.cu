@@ -166,7 +166,7 @@ auto WithEntries(const InputSketch& sketch, const Entries& entries, const Use& u
   return use(entries);
 }
 
-// Of a block, so that there is room for two of them.
+// Of a block, so that on devices of compute capability 9.0 there is room for two of them.
 int64_t MostSharedBytes(int64_t max_shared_bytes) {
   return std::min(kMostFewSharedBytes, max_shared_bytes - kStaticFewBytes);
 }
@@ -205,6 +205,7 @@ FusedPlan PlanFor(const PackedMatrix& matrix, const InputSketch& sketch, int64_t
   constexpr int kBytes = Source::kWarps * kBitStepBytes;  // of a step of each warp
   const int64_t room = std::max<int64_t>(0, most_shared_bytes - plan.bits);
   plan.staged_steps = static_cast<int>(std::min(warp_steps, room / kBytes));
+  plan.left_steps = static_cast<int>(warp_steps) - plan.staged_steps;
   plan.shared_bytes = plan.bits + plan.staged_steps * kBytes;
   return plan;
 }
@@ -256,12 +257,14 @@ bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix, const I
       !HasNarrowPlaces(sketch) || num_bytes > int64_t{UINT32_MAX}) {
     return false;
   }
+  // Each takes as long as a good part of the launch that is saved.
+  constexpr int kMostLeftSteps = 2;
   const int64_t most = MostSharedBytes(max_shared_bytes);
   const auto fits = [&]<typename Source>(const Source& /*source*/) {
     // Whether it is gated is not known yet.
     const FusedPlan plan =
         PlanFor<Source>(matrix, sketch, num_tokens, /*is_gated=*/true, num_multiprocessors, most);
-    return plan.shared_bytes <= most;
+    return plan.shared_bytes <= most && plan.left_steps <= kMostLeftSteps;
   };
   switch (input.kind) {
     case FusedInput::Kind::kNormalized:

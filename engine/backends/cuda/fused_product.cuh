@@ -70,14 +70,16 @@ struct FusedPlan {
   int places;
   int groups;
   int staged;  // the source's own
-  // [warp][staged_steps][lane]: the first bit steps of each warp. What there is no room for comes
-  // from the second-level cache in its turn.
+  // [warp][staged_steps][lane]: the first bit steps of each warp. Those that are left, for which
+  // there is no room, come from the second-level cache in their turn, one after the other.
   int bits;
   int staged_steps;
+  int left_steps;
   int shared_bytes;
 };
 
-// A thread's quads where a cluster's blocks divide a token's: each block has a run of them.
+// A thread's quads where a cluster's blocks divide a token's: each block has a run of them, of
+// whole warps' positions.
 template <int kThreads, int kBlocks>
 struct ClusterQuads {
   static constexpr int kRounds = 2;
@@ -426,8 +428,9 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   }
 }
 
-// Blocks find room beside those of the kernels before and after: two to a multiprocessor, of which
-// the launch takes one. Those of one token, with registers for three, leave some for attention's.
+// Blocks find room beside those of the products before and after: two to a multiprocessor, of which
+// the launch takes one. Small blocks of one token have registers for three, which was measured to
+// be quicker with small models.
 template <typename Source, int kTokens>
 __global__ void __launch_bounds__(Source::kWarps * 32, Source::kWarps <= 8 && kTokens == 1 ? 3 : 2)
     FusedProduct(const __grid_constant__ ProductArguments arguments,

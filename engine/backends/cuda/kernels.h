@@ -58,8 +58,9 @@ cudaError_t LaunchSketch(const float* rows, bool is_in_entries, int64_t num_toke
 // [slot], both binary16 (larger values saturate): so a lane reads runs of either as the tensor
 // cores take them.
 
-// Positions are attended to in chunks of this many, counted from 0, and a chunk in pieces, one a
-// warp. A query's result is the merge of its chunks in ascending order, whoever computes them.
+// Positions are attended to in chunks of this many, counted from 0, and a chunk in pieces. A
+// query's result is the merge of its chunks in ascending order, and theirs of their pieces, whoever
+// computes them.
 inline constexpr int kAttentionPiece = 64;
 inline constexpr int kAttentionWarps = 4;
 inline constexpr int kAttentionChunk = kAttentionPiece * kAttentionWarps;

@@ -277,7 +277,8 @@ __device__ inline int FirstQuad(Share share) {
 // Calls `write(position, QuadValues, weight)` for each of this thread's quads of positions of the
 // share: the sums of the buckets in order, then zeros, all to be multiplied by the weight. x is in
 // the order of entries. `cursor` has planned the thread's first quad, as `plan`: what does not
-// depend on x may be reckoned before it is there.
+// depend on x may be reckoned before it is there. Lanes of a warp make the same number of calls
+// where all positions are a multiple of 4 * 32, as those of fold are.
 template <int kThreads, typename Write>
 __device__ inline void SumBuckets(const float* x, const InputSketch& sketch,
                                   const SketchGroup* groups, Share share, GroupCursor cursor,
@@ -384,25 +385,6 @@ __device__ inline int WarpTotal(int total, bool is_finite) {
   return __all_sync(0xffffffffu, is_finite) ? total : kNotFinite;
 }
 
-// The integers of a thread's positions to their planes of `row`; `sum_inputs(write)` calls
-// `write(position, quad, weight)` for each. Returns the warp's total.
-template <typename SumInputsFunction>
-__device__ inline int WritePlanes(float factor, uint8_t* row, const SumInputsFunction& sum_inputs) {
-  int total = 0;
-  bool is_finite = true;
-  sum_inputs([&](int position, const QuadValues& quad, float weight) {
-    uint32_t integers[kQuad];
-    ToIntegers(quad, weight * factor, integers, total, is_finite);
-    const unsigned offset = HighByteOffset(static_cast<unsigned>(position));
-    *reinterpret_cast<uint32_t*>(row + offset + kPlaneBytes) = BytesOf<0>(integers);
-    // What is left without the low byte, a signed one.
-#pragma unroll
-    for (uint32_t& integer : integers) integer += 128;
-    *reinterpret_cast<uint32_t*>(row + offset) = BytesOf<1>(integers);
-  });
-  return WarpTotal(total, is_finite);
-}
-
 template <int kCount>
 __device__ inline int AddTotals(const int (&totals)[kCount]) {
   unsigned sum = 0;
@@ -420,8 +402,19 @@ __device__ inline void WriteBytePlanes(const float* x, float gain, float maximum
                                        const InputSketch& sketch, Share share, uint8_t* row) {
   __shared__ int totals[kThreads / 32];
   const PlaneScale scale = ScaleToPlanes(maximum * sketch.max_gain);
-  const int warp_total = WritePlanes(
-      scale.factor, row, [&](const auto& write) { SumInputs<kThreads>(x, sketch, share, write); });
+  int total = 0;
+  bool is_finite = true;
+  SumInputs<kThreads>(x, sketch, share, [&](int position, const QuadValues& quad, float weight) {
+    uint32_t integers[kQuad];
+    ToIntegers(quad, weight * scale.factor, integers, total, is_finite);
+    const unsigned offset = HighByteOffset(static_cast<unsigned>(position));
+    *reinterpret_cast<uint32_t*>(row + offset + kPlaneBytes) = BytesOf<0>(integers);
+    // What is left without the low byte, a signed one.
+#pragma unroll
+    for (uint32_t& integer : integers) integer += 128;
+    *reinterpret_cast<uint32_t*>(row + offset) = BytesOf<1>(integers);
+  });
+  const int warp_total = WarpTotal(total, is_finite);
   if (threadIdx.x % 32 == 0) totals[threadIdx.x / 32] = warp_total;
   auto* trailer = reinterpret_cast<PreparedTrailer*>(row + PreparedScaleOffset(sketch.num_steps));
   if (share.index == 0) {

@@ -139,6 +139,9 @@ readonly CHECKED=(
   '*SketchProduct*131_250in*tokens1:*SketchProduct*131_250in*tokens17:*SketchProduct*131_250in*tokens65'
   '*AgreesWithTheCpu/decode:*AgreesWithTheCpu/mixed:*AgreesWithTheCpu/heads_of_10'
   '*AgreesWithTheCpu/decode_groups_of_twelve:*AgreesWithTheCpu/decode_groups_of_sixteen'
+  '*AgreesWithTheCpu/many_decodes_of_64'
+  '*AgreesWithTheCpu/many_decodes_of_128'
+  '*fold_70x8250_*tokens1:*AFoldedModelAgreesWithTheCpu'
   '*CudaTest.Samples*:*CudaTest.Ties*:*ClassesAndPlanes*'
 )
 for tool in memcheck racecheck; do

@@ -96,7 +96,7 @@ cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cuda
   const HopperPlan plan = PlanOf<Tile>(arguments, max_shared_bytes);
   auto shared_bytes =
       static_cast<int>(Tile::SharedBytes(arguments.matrix.buckets, plan.num_stages));
-  // So much that no two come to lie on one multiprocessor.
+  // Where there is to be one, so much that no two come to lie on a multiprocessor.
   if (BlocksEach<Tile>(arguments, max_shared_bytes) == 1) {
     shared_bytes = std::max(shared_bytes, max_shared_bytes / 2 + 1);
   }

@@ -10,6 +10,9 @@
 //
 //   packed bits   [row tile][bit step][lane] 4 words: {rows l / 4, l / 4 + 8} of either half
 //
+// mma.sync.m16n8k256, which counts bits, takes the four words as they lie, and inputs in this very
+// order (bit_planes.cuh).
+//
 // Lane l has the chunks l % 4 (bits 0 to 3 of each byte) and l % 4 + 4 (bits 4 to 7) of its rows, a
 // bit for each unit. A bit is 1 where the weight is +1 and 0 where it is -1:
 //
