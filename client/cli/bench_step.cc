@@ -12,6 +12,11 @@
 #include "engine/bench/model_presets.h"
 
 namespace ultrasketch::cli {
+namespace {
+
+constexpr int64_t kMostTokens = 1 << 20;
+
+}  // namespace
 
 void StepBench::Declare(CLI::App& app) {
   app.add_option("--device", options_.device, "auto, cpu, cuda or cuda:N")
@@ -35,6 +40,19 @@ void StepBench::Declare(CLI::App& app) {
          "or dense (bfloat16, as in the uncompressed one)")
       ->capture_default_str()
       ->type_name("FORM");
+  app.add_option("--batch", batches_, "Sequences of a decoding step, with commas between")
+      ->delimiter(',')
+      ->check(CLI::Range(int64_t{1}, kMostTokens))
+      ->capture_default_str()
+      ->type_name("N");
+  app.add_option("--context", context_, "Tokens of each of these sequences, the new one included")
+      ->check(CLI::Range(int64_t{1}, kMostTokens))
+      ->capture_default_str()
+      ->type_name("N");
+  app.add_option("--prompt", prompt_, "Tokens of the prompt; 0: none")
+      ->check(CLI::Range(int64_t{0}, kMostTokens))
+      ->capture_default_str()
+      ->type_name("N");
   app.add_option("--layers", options_.num_layers, "Only this many layers; 0: all")
       ->check(AtLeast<int>(0))
       ->type_name("N");
@@ -43,16 +61,19 @@ void StepBench::Declare(CLI::App& app) {
       ->capture_default_str()
       ->type_name("S");
   app.footer(
-      "Decoding steps of 1, 8 and 64 sequences at a context of 512, and a prompt of 2,048 tokens,\n"
-      "with random weights: medians, compressed and uncompressed in one run. On a CUDA device "
-      "also\n"
-      "what the uncompressed step would take with cublasLt's products in place of the engine's.\n"
-      "Example:\n  ultrasketch bench step --preset llama-3.1-8b --layers 8 --device cuda");
+      "Decoding steps and a prompt, with random weights: medians, compressed and uncompressed in "
+      "one\n"
+      "run. On a CUDA device also what the uncompressed step would take with cublasLt's products "
+      "in\n"
+      "place of the engine's.\n"
+      "Examples:\n  ultrasketch bench step --preset llama-3.1-8b --layers 8 --device cuda\n"
+      "  ultrasketch bench step --batch 1,4,16 --context 4096 --prompt 0");
 }
 
 absl::Status StepBench::Run(const Environment& environment) {
   const StopFlag stop(environment.stop);
   options_.cancelled = stop.flag();
+  options_.shapes = StepShapes(batches_, context_, prompt_);
   nlohmann::ordered_json json = {{"codec", options_.codec},
                                  {"bits_per_weight", options_.bits_per_weight},
                                  {"table", options_.table}};

@@ -2,6 +2,7 @@
 #ifndef ULTRASKETCH_CLIENT_CLI_BENCH_STEP_H_
 #define ULTRASKETCH_CLIENT_CLI_BENCH_STEP_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@ class StepBench {
 
  private:
   std::vector<std::string> presets_ = {"llama-3.2-1b"};
+  std::vector<int64_t> batches_ = {1, 8, 64};
+  int64_t context_ = 512;
+  int64_t prompt_ = 2048;
   StepBenchOptions options_;
 };
 

@@ -340,6 +340,16 @@ absl::Status ReckonCublas(int ordinal, const StepBenchOptions& options, StepBenc
 
 }  // namespace
 
+std::vector<StepShape> StepShapes(const std::vector<int64_t>& batches, int64_t context,
+                                  int64_t prompt) {
+  std::vector<StepShape> shapes;
+  for (const int64_t batch : batches) {
+    shapes.push_back({absl::StrCat("decode_", batch), batch, context - 1, 1});
+  }
+  if (prompt > 0) shapes.push_back({absl::StrCat("prefill_", prompt), 1, 0, prompt});
+  return shapes;
+}
+
 absl::StatusOr<StepBenchResult> MeasureSteps(const StepBenchOptions& options) {
   US_RETURN_IF_ERROR(CheckOptions(options));
   US_ASSIGN_OR_RETURN(const nlohmann::ordered_json json, PresetConfig(options.preset));

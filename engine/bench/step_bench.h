@@ -20,6 +20,11 @@ struct StepShape {
   int64_t num_new = 1;
 };
 
+// Decoding steps of each of `batches` sequences whose newest token is the `context`-th, named
+// decode_N, and a prompt of `prompt` tokens, prefill_N, unless that is 0.
+std::vector<StepShape> StepShapes(const std::vector<int64_t>& batches, int64_t context,
+                                  int64_t prompt);
+
 struct StepBenchOptions {
   std::string device = "auto";
   std::string preset;            // model_presets.h
@@ -29,11 +34,7 @@ struct StepBenchOptions {
   // Embedding and head of the compressed model: "dense", "int8", "int4". Those of the uncompressed
   // one are bfloat16.
   std::string table = "int8";
-  // Decoding at a context of 512 with 1, 8 and 64 sequences, and a prompt of 2,048 tokens.
-  std::vector<StepShape> shapes = {{"decode_1", 1, 511, 1},
-                                   {"decode_8", 8, 511, 1},
-                                   {"decode_64", 64, 511, 1},
-                                   {"prefill_2048", 1, 0, 2048}};
+  std::vector<StepShape> shapes = StepShapes({1, 8, 64}, 512, 2048);
   double seconds = 0.5;                           // for each measurement, at least
   std::function<void(double fraction)> progress;  // may be empty
   const std::atomic<bool>* cancelled = nullptr;

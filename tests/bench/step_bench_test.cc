@@ -3,6 +3,7 @@
 #include <atomic>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -16,7 +17,7 @@ StepBenchOptions TinySteps() {
   options.preset = "tiny";
   options.num_layers = 2;
   options.seconds = 0;
-  options.shapes = {{"decode_3", 3, 40, 1}, {"prefill_20", 1, 0, 20}};
+  options.shapes = StepShapes({3}, 41, 20);
   return options;
 }
 
@@ -47,6 +48,20 @@ INSTANTIATE_TEST_SUITE_P(Models, StepBenchTest,
                          [](const auto& test) {
                            return std::get<0>(test.param) + "_" + std::get<1>(test.param);
                          });
+
+TEST(StepBenchOptionsTest, ShapesHaveTheContextAndThePromptThatWereAskedFor) {
+  const std::vector<StepShape> shapes = StepShapes({2, 64}, 1, 300);
+  ASSERT_EQ(shapes.size(), 3u);
+  EXPECT_EQ(shapes[0].name, "decode_2");
+  EXPECT_EQ(shapes[0].batch, 2);
+  EXPECT_EQ(shapes[0].num_cached, 0);
+  EXPECT_EQ(shapes[0].num_new, 1);
+  EXPECT_EQ(shapes[1].name, "decode_64");
+  EXPECT_EQ(shapes[2].name, "prefill_300");
+  EXPECT_EQ(shapes[2].batch, 1);
+  EXPECT_EQ(shapes[2].num_new, 300);
+  EXPECT_EQ(StepShapes({1}, 512, 0).size(), 1u);
+}
 
 TEST(StepBenchOptionsTest, UnknownNamesAreRefused) {
   for (std::string StepBenchOptions::*field :
