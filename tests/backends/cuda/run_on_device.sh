@@ -141,7 +141,7 @@ readonly CHECKED=(
   '*AgreesWithTheCpu/decode_groups_of_twelve:*AgreesWithTheCpu/decode_groups_of_sixteen'
   '*AgreesWithTheCpu/many_decodes_of_64'
   '*AgreesWithTheCpu/many_decodes_of_128'
-  '*fold_70x8250_*tokens1:*AFoldedModelAgreesWithTheCpu'
+  '*ManyRows*tokens1:*AFoldedModelAgreesWithTheCpu'
   '*CudaTest.Samples*:*CudaTest.Ties*:*ClassesAndPlanes*'
 )
 for tool in memcheck racecheck; do
