@@ -104,10 +104,11 @@ lint() {
   say "clang-format"
   git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
   say "clang: warnings and thread-safety analysis"
-  cmake --preset dev -B build-clang -DCMAKE_CXX_COMPILER=clang++ >/dev/null
+  # Clang 14 does not compile LibTorch 1.13's headers as C++20.
+  cmake --preset dev -B build-clang -DCMAKE_CXX_COMPILER=clang++ -DULTRASKETCH_FINETUNE=OFF >/dev/null
   cmake --build build-clang -j "$(jobs_that_fit)" >&2
   say "clang-tidy"
-  git ls-files '*.cc' | grep -v '^tests/' |
+  git ls-files '*.cc' | grep -Ev '^(tests|engine/finetune|client/finetune)/' |
     xargs -P "$(nproc)" -n 4 clang-tidy -p build-clang --quiet
 }
 

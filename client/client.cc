@@ -43,7 +43,7 @@ class Call {
 }  // namespace
 
 struct Client::Impl {
-  explicit Impl(std::shared_ptr<grpc::Channel> channel)
+  explicit Impl(const std::shared_ptr<grpc::Channel>& channel)
       : generation(v1::GenerationService::NewStub(channel)),
         models(v1::ModelService::NewStub(channel)) {}
 

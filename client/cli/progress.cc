@@ -84,7 +84,7 @@ std::string RenderProgress(const ProgressState& state, int columns) {
   }
 
   // Longest first; the first that fits is shown.
-  const auto join = [](std::vector<std::string> parts) {
+  const auto join = [](const std::vector<std::string>& parts) {
     std::string line;
     for (const std::string& part : parts) {
       if (part.empty()) continue;

@@ -42,6 +42,7 @@ class TokenizeCommand : public Command {
                         tokenizer->Encode(*text_, {.add_special_tokens = !no_special_tokens_}));
     if (!environment.json) return WriteOutput(absl::StrCat(absl::StrJoin(ids, " "), "\n"));
     std::vector<std::string> tokens;
+    tokens.reserve(ids.size());
     for (const int32_t id : ids) tokens.push_back(tokenizer->IdToToken(id).value_or(""));
     return WriteJson({{"token_ids", ids}, {"tokens", tokens}});
   }

@@ -343,6 +343,7 @@ absl::Status ReckonCublas(int ordinal, const StepBenchOptions& options, StepBenc
 std::vector<StepShape> StepShapes(const std::vector<int64_t>& batches, int64_t context,
                                   int64_t prompt) {
   std::vector<StepShape> shapes;
+  shapes.reserve(batches.size() + 1);
   for (const int64_t batch : batches) {
     shapes.push_back({absl::StrCat("decode_", batch), batch, context - 1, 1});
   }

@@ -146,6 +146,7 @@ constexpr const char* kNothingMeasured =
 
 std::vector<std::string> LayerNames(const ModelConfig& config) {
   std::vector<std::string> names;
+  names.reserve(static_cast<size_t>(config.num_layers));
   for (int layer = 0; layer < config.num_layers; ++layer) names.push_back(absl::StrCat(layer));
   return names;
 }

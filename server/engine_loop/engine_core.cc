@@ -215,8 +215,8 @@ void EngineCore::CollectPromptLogprobs() {
         absl::StatusOr<SampledToken> token =
             LogprobsOfToken(logits_row_, request.prompt_ids[static_cast<size_t>(position + 1)],
                             request.prompt_logprobs);
-        if (token.ok()) sequence.prompt_logprobs.push_back(*std::move(token));
         status = token.status();
+        if (status.ok()) sequence.prompt_logprobs.push_back(*std::move(token));
       }
       if (!status.ok()) {
         End(sequence.request.id, FinishReason::kError, status);

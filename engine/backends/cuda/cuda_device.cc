@@ -136,7 +136,7 @@ absl::Status CudaDevice::Finish(const char* call) {
   Activate();
   Check(cudaStreamSynchronize(stream_), call);
   if (error_.ok()) return absl::OkStatus();
-  const absl::Status status = Annotate(error_, name_);
+  absl::Status status = Annotate(error_, name_);
   error_ = absl::OkStatus();
   // Errors of a launch are over with it; those of a kernel stay with the context.
   static_cast<void>(cudaGetLastError());
