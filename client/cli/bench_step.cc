@@ -61,11 +61,9 @@ void StepBench::Declare(CLI::App& app) {
       ->capture_default_str()
       ->type_name("S");
   app.footer(
-      "Decoding steps and a prompt, with random weights: medians, compressed and uncompressed in "
-      "one\n"
-      "run. On a CUDA device also what the uncompressed step would take with cublasLt's products "
-      "in\n"
-      "place of the engine's.\n"
+      "Decoding steps and a prompt, with random weights: medians, compressed and uncompressed\n"
+      "in one run. On a CUDA device also what the uncompressed step would take with cublasLt's\n"
+      "products in place of the engine's.\n"
       "Examples:\n  ultrasketch bench step --preset llama-3.1-8b --layers 8 --device cuda\n"
       "  ultrasketch bench step --batch 1,4,16 --context 4096 --prompt 0");
 }

@@ -7,7 +7,6 @@
 #include <string_view>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 
 #include "engine/backends/cuda/attention_plan.h"
@@ -38,6 +37,9 @@ constexpr int64_t kMostFusedChunks = 8;
 
 float* Floats(DeviceBuffer& buffer) { return static_cast<float*>(buffer.data()); }
 const float* Floats(const DeviceBuffer& buffer) { return static_cast<const float*>(buffer.data()); }
+const CudaBuffer& Unwrap(const DeviceBuffer& buffer) {
+  return static_cast<const CudaBuffer&>(buffer);
+}
 const CudaLinear& Unwrap(const DeviceLinear& linear) {
   return static_cast<const CudaLinear&>(linear);
 }
@@ -118,7 +120,6 @@ class CudaBackend final : public Backend {
     device_->Activate();
     deferred_.reset();
     rotation_.reset();
-    spent_.clear();
     US_RETURN_IF_ERROR(step_.Begin(step));
     recorder_.Begin();
     return absl::OkStatus();
@@ -323,16 +324,16 @@ class CudaBackend final : public Backend {
   }
 
   // `prepared` is about to be written.
-  void Renew(const DeviceBuffer& prepared) { spent_.erase(prepared.data()); }
+  static void Renew(const DeviceBuffer& prepared) { Unwrap(prepared).set_spent(false); }
 
   void MultiplyPrepared(const char* call, const CudaLinear& linear, const DeviceBuffer& prepared,
                         bool accumulate, DeviceBuffer& output) {
-    US_CHECK(!spent_.contains(prepared.data()));
+    US_CHECK(!Unwrap(prepared).is_spent());
     if (deferred_.has_value() && deferred_->linear == nullptr && deferred_->consumer == &linear &&
         deferred_->input.prepared == prepared.data() &&
         // Blocks read all of the rows while others write.
         deferred_->input.rows != Floats(output)) {
-      spent_.insert(prepared.data());
+      Unwrap(prepared).set_spent(true);
       deferred_->linear = &linear;
       deferred_->accumulate = accumulate;
       deferred_->output = Floats(output);
@@ -467,7 +468,6 @@ class CudaBackend final : public Backend {
   CudaSampler sampler_;
   std::optional<Deferred> deferred_;
   std::optional<Rotation> rotation_;
-  absl::flat_hash_set<const void*> spent_;  // prepared inputs of this step that were not written
 };
 
 void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,

@@ -26,8 +26,13 @@ class CudaBuffer final : public DeviceBuffer {
   const void* data() const override { return memory_.data(); }
   int64_t num_bytes() const override { return memory_.num_bytes(); }
 
+  // Of a prepared input: a product has made it for itself, and it was not written.
+  bool is_spent() const { return is_spent_; }
+  void set_spent(bool is_spent) const { is_spent_ = is_spent; }
+
  private:
   CudaMemory memory_;
+  mutable bool is_spent_ = false;  // products read prepared inputs
 };
 
 class CudaVector final : public DeviceVector {

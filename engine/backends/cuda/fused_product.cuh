@@ -10,7 +10,8 @@
 //                                            the threads will need of them reckoned
 //   after it    x to shared memory, its largest magnitude      barrier
 //               buckets' sums as integers, their total         barrier
-//               bits in common (bit_planes.cuh), counts added in shared memory   barrier
+//               bits in common counted (bit_planes.cuh), and
+//               added in shared memory                         barrier
 //               outputs
 //
 // In clusters blocks do the first two parts for each other, the sums of buckets before the largest

@@ -124,7 +124,7 @@ AbsMaxMinLayout::AbsMaxMinLayout(uint64_t seed, std::string_view site_name,
     uint8_t column_class;
     uint64_t key;
     int32_t column;
-    auto operator<=>(const Place&) const = default;
+    auto operator<=>(const Place&) const = default;  // NOLINT(modernize-use-nullptr): no 0
   };
   std::vector<Place> places;
   places.reserve(Index(cols));
