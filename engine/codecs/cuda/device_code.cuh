@@ -122,6 +122,9 @@ __device__ inline int RoundToInteger(float value) {
 
 // Keeps the compiler from working out a value later than here, where there is time for it.
 __device__ inline void WorkOutNow(int& value) { asm volatile("" : "+r"(value)); }
+__device__ inline void WorkOutNow(float2& values) {
+  asm volatile("" : "+f"(values.x), "+f"(values.y));
+}
 
 // Of the block. By way of all lanes, so that the compiler knows it to be the same in each.
 __device__ inline int ThisWarp() {

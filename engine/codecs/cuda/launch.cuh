@@ -56,6 +56,15 @@ inline bool RunsCodeOf90() {
   return is_90;
 }
 
+// Whether the calling thread's device has the instructions of compute capability 9.0a.
+inline bool IsHopper() {
+  int device = 0;
+  int major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         major == 9;
+}
+
 // The environment's ULTRASKETCH_CUDA_DEPENDENT_LAUNCH=off turns it off, for comparisons.
 inline bool SupportsDependentLaunch() {
   static const bool is_off = [] {

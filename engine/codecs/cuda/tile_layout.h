@@ -46,7 +46,8 @@ US_HOST_DEVICE constexpr int64_t NumSteps(int64_t columns) {
 }
 
 // Steps [ChunkBegin(c), ChunkBegin(c + 1)) are chunk c's. Some chunks of a short row are empty.
-US_HOST_DEVICE constexpr int64_t ChunkBegin(int64_t chunk, int64_t num_steps) {
+template <typename Chunk, typename Steps>
+US_HOST_DEVICE constexpr auto ChunkBegin(Chunk chunk, Steps num_steps) {
   return chunk * num_steps / kNumChunks;
 }
 

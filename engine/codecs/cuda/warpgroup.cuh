@@ -22,6 +22,11 @@ __device__ inline uint64_t OperandDescriptor(uint32_t shared_address, uint32_t l
          static_cast<uint64_t>(swizzle) << 62;
 }
 
+// The same operand `bytes`, a multiple of 16, further on.
+__device__ inline uint64_t MoveOperand(uint64_t descriptor, uint32_t bytes) {
+  return descriptor + (bytes >> 4);
+}
+
 // Before the first instruction that uses registers written by others.
 __device__ inline void FenceWarpgroup() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void CommitWarpgroup() {
@@ -46,16 +51,22 @@ __device__ inline void FenceForWarpgroups() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Begins to copy the box of `map` at column `x` and row `y` to shared memory; the barrier's phase
-// takes an arrival, from here, and all of the box's `num_bytes` to end.
+// Begins to copy the box of `map` at column `x` and row `y` to shared memory, a multiple of 128;
+// the barrier's phase gets its bytes.
+__device__ inline void StartBox(const CUtensorMap& map, int x, int y, uint32_t shared,
+                                uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3}], [%4];" ::"r"(shared),
+      "l"(&map), "r"(x), "r"(y), "r"(barrier)
+      : "memory");
+}
+
+// The same with an arrival, from here: the phase takes all of the box's `num_bytes` to end.
 __device__ inline void CopyBox(const CUtensorMap& map, int x, int y, int num_bytes, void* shared,
                                uint32_t barrier) {
   ArriveAndExpect(barrier, num_bytes);
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-      "[%1, {%2, %3}], [%4];" ::"r"(SharedAddress(shared)),
-      "l"(&map), "r"(x), "r"(y), "r"(barrier)
-      : "memory");
+  StartBox(map, x, y, SharedAddress(shared), barrier);
 }
 
 // The same to the shared memory of all blocks of the cluster whose bits `ranks` has, at this

@@ -125,17 +125,30 @@ TEST(GroupedLayoutTest, Int8WeightsLieAsLanesTakeThem) {
     for (int64_t step = 0; step < kSteps; ++step) {
       const int64_t first = (tile * kSteps + step) * GroupedStepBytes(/*is_int4=*/false);
       for (int lane = 0; lane < 32; ++lane) {
-        for (int i = 0; i < 32; ++i) {  // bytes of both instructions
-          const int instruction = i / 16;
-          const int reg = i % 16 / 4;
-          const int64_t row = tile * kTileRows + lane / 4 + reg % 2 * 8;
-          const int64_t column = step * kStepColumns + lane % 4 * kColumnsPerLane +
-                                 instruction * 8 + reg / 2 * 4 + i % 4;
+        for (int i = 0; i < 32; ++i) {  // bytes of both rows
+          const int64_t row = tile * kTileRows + lane / 4 + i / 16 * 8;
+          const int64_t column = step * kStepColumns + lane % 4 * kColumnsPerLane + i % 16;
           EXPECT_EQ(Int8Offset(row, column, kSteps),
-                    first + instruction * 512 + lane * 16 + i % 16);
+                    first + i / 16 * 512 + GroupUnit(lane / 4, lane % 4) * 16 + i % 16);
         }
       }
     }
+  }
+}
+
+// Eight units that are read at a time are in eight places of 16 bytes of the 128 of all banks:
+// whether lanes 8 i and following read their own, or a part of eight rows is read.
+TEST(GroupedLayoutTest, UnitsThatAreReadTogetherDoNotMeetInABank) {
+  for (int i = 0; i < 4; ++i) {
+    std::set<int> of_lanes;
+    std::set<int> of_rows;
+    for (int j = 0; j < 8; ++j) {
+      const int lane = 8 * i + j;
+      of_lanes.insert(GroupUnit(lane / 4, lane % 4) % 8);
+      of_rows.insert(GroupUnit(j, i) % 8);
+    }
+    EXPECT_EQ(of_lanes.size(), 8u);
+    EXPECT_EQ(of_rows.size(), 8u);
   }
 }
 

@@ -97,7 +97,7 @@ TEST_P(GroupedTableTest, LogitsAgreeWithTheCpuAndDoNotDependOnTheBatch) {
   const Outputs expected = Embedded(*CpuBackend(), table, most_tokens);
   const Outputs found = Embedded(*CudaBackendOrNull(), table, most_tokens);
   EXPECT_LT(RelativeError(found.logits, expected.logits), kTolerance);
-  for (const int64_t num_tokens : {1, 8, 9, 17, 40, 65}) {
+  for (const int64_t num_tokens : {1, 8, 9, 17, 32, 40, 65}) {
     if (num_tokens > most_tokens) break;
     const Outputs some = Embedded(*CudaBackendOrNull(), table, num_tokens);
     for (size_t i = 0; i < some.logits.size(); ++i) {
@@ -124,6 +124,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GroupedTableTest,
                                            TableShape{GroupedType::kInt8, 257, 200},
                                            TableShape{GroupedType::kInt8, 700, 1000},
                                            TableShape{GroupedType::kInt8, 9001, 328},
+                                           TableShape{GroupedType::kInt8, 20000, 576},
                                            TableShape{GroupedType::kInt4, 1, 1},
                                            TableShape{GroupedType::kInt4, 100, 64},
                                            TableShape{GroupedType::kInt4, 257, 201},

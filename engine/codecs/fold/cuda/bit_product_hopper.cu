@@ -6,6 +6,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/plane_boxes.cuh"
 #include "engine/codecs/cuda/tensor_map.h"
 #include "engine/codecs/fold/cuda/bit_product_hopper.h"
 
@@ -19,24 +21,6 @@ namespace ultrasketch::cuda {
 namespace {
 
 using namespace bit_product_hopper;  // NOLINT(google-build-using-namespace): the kernel's parts
-
-// Boxes of a bit step: both halves of `num_tokens` tokens, both planes; tokens past the last are
-// zero.
-cudaError_t DescribeInputs(EncodeTensorMap encode, const ProductArguments& arguments,
-                           int num_tokens, CUtensorMap* map) {
-  const int64_t num_steps = arguments.matrix.num_steps;
-  const cuuint64_t extents[] = {kPlaneBytes, 2, static_cast<cuuint64_t>(arguments.num_tokens),
-                                static_cast<cuuint64_t>(num_steps / kStepsPerBitStep * kHalves)};
-  const cuuint64_t strides[] = {kPlaneBytes, static_cast<cuuint64_t>(PreparedRowBytes(num_steps)),
-                                2 * kPlaneBytes};
-  const cuuint32_t box[] = {kPlaneBytes, 2, static_cast<cuuint32_t>(num_tokens), kHalves};
-  const cuuint32_t element_strides[] = {1, 1, 1, 1};
-  const CUresult result = encode(
-      map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 4, const_cast<void*>(arguments.prepared), extents,
-      strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
 
 // Boxes of a bit step of `num_row_tiles` row tiles; those past the matrix's last are zero.
 cudaError_t DescribeBits(EncodeTensorMap encode, const PackedMatrix& matrix, int num_row_tiles,
@@ -76,7 +60,7 @@ cudaError_t Launch(const ProductArguments& arguments, int num_splits, cudaStream
       BitProductHopper<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes);
   if (error != cudaSuccess) return error;
   Maps maps;
-  error = DescribeInputs(encode, arguments, Shape::kTokens, &maps.inputs);
+  error = DescribePlanes(encode, arguments, Shape::kTokens, kHalves, &maps.inputs);
   if (error != cudaSuccess) return error;
   error = DescribeBits(encode, arguments.matrix, Shape::kRowTiles / (arguments.is_gated ? 2 : 1),
                        &maps.bits);
@@ -148,13 +132,7 @@ void Consider(const ProductArguments& arguments, Choice& choice) {
 
 }  // namespace
 
-bool HasBitProductHopper() {
-  int device = 0;
-  int major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         major == 9;
-}
+bool HasBitProductHopper() { return IsHopper(); }
 
 cudaError_t LaunchBitProductHopper(const ProductArguments& arguments, cudaStream_t stream) {
   Choice choice;

@@ -37,52 +37,31 @@
 #include "engine/codecs/cuda/barriers.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/plane_boxes.cuh"
 #include "engine/codecs/cuda/warpgroup.cuh"
+#include "engine/codecs/cuda/warpgroup_bytes.cuh"
 #include "engine/codecs/fold/cuda/bit_layout.h"
 #include "engine/codecs/fold/cuda/bit_product_hopper_shape.cuh"
 #include "engine/codecs/fold/cuda/bit_product_hopper_writer.cuh"
-#include "engine/codecs/fold/cuda/warpgroup_bytes.cuh"
 
 namespace ultrasketch::cuda::bit_product_hopper {
-
-// A step's inputs from `token` on: [half][token][plane][128 bytes].
-__device__ inline void CopyInputs(const CUtensorMap& map, int step, int token, uint32_t shared,
-                                  uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-      "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared),
-      "l"(&map), "r"(0), "r"(0), "r"(token), "r"(step * kHalves), "r"(barrier)
-      : "memory");
-}
-
-// A step's bits from `row_tile` on: [row tile][kBitStepBytes].
-__device__ inline void CopyBits(const CUtensorMap& map, int step, int row_tile, uint32_t shared,
-                                uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-      "[%1, {%2, %3}], [%4];" ::"r"(shared),
-      "l"(&map), "r"(step * kBitStepWords), "r"(row_tile), "r"(barrier)
-      : "memory");
-}
-
-__device__ inline void PrefetchMap(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
 
 // A step's bits of a tile: of its row tiles, or of half as many of gates and then of their ups.
 template <typename Shape>
 __device__ inline void CopyTileBits(const Maps& maps, const PackedMatrix& matrix, const Grid& grid,
                                     int tile, int step, uint32_t shared, uint32_t barrier) {
+  const auto copy = [&](int row_tile, uint32_t to) {
+    StartBox(maps.bits, step * kBitStepWords, row_tile, to, barrier);
+  };
   const int row_block = tile % grid.row_blocks;
   if (!grid.is_gated) {
-    CopyBits(maps.bits, step, row_block * Shape::kRowTiles, shared, barrier);
+    copy(row_block * Shape::kRowTiles, shared);
     return;
   }
   constexpr int kGateTiles = Shape::kRowTiles / 2;
   const int first_up = static_cast<int>(matrix.rows) / (2 * kTileRows);
-  CopyBits(maps.bits, step, row_block * kGateTiles, shared, barrier);
-  CopyBits(maps.bits, step, first_up + row_block * kGateTiles, shared + kGateTiles * kBitStepBytes,
-           barrier);
+  copy(row_block * kGateTiles, shared);
+  copy(first_up + row_block * kGateTiles, shared + kGateTiles * kBitStepBytes);
 }
 
 // One thread. The bits of the first stages are on their way before the kernel that writes the
@@ -109,8 +88,8 @@ __device__ inline void FillStages(const Maps& maps, const PackedMatrix& matrix, 
         WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
         begin_stage(ring.slot(), tile, step);
       }
-      CopyInputs(maps.inputs, step, first_token, stages + ring.slot() * Shape::kStageBytes,
-                 full[ring.slot()]);
+      CopyPlanes(maps.inputs, step * kHalves, first_token,
+                 stages + ring.slot() * Shape::kStageBytes, full[ring.slot()]);
       ring.Advance();
     }
   }

@@ -5,7 +5,7 @@
 // as it lies, so that a row tile's step takes some 30 instructions, 4 tokens, where expanding it to
 // binary16 took 110.
 //
-// More tokens (GroupedTiled):
+// More tokens, where there is no wgmma (GroupedTiled; otherwise grouped_product_hopper.cu):
 //
 //                 kTokens tokens
 //   128 rows  [ 4 x 2 warps of 32 rows x kTokens / 2 ]   both operands through shared memory, three
@@ -13,67 +13,21 @@
 //
 // Bound: sums of bytes cost the tensor cores what a product of binary16 would, two planes of input
 // at twice the rate; scaling a group's sums, six instructions for two, about as much.
-#include <cuda_fp16.h>
+#include <type_traits>
 
 #include "engine/codecs/cuda/byte_product.cuh"
 #include "engine/codecs/cuda/launch.cuh"
 #include "engine/codecs/grouped/cuda/grouped_product.h"
+#include "engine/codecs/grouped/cuda/grouped_product_hopper.h"
+#include "engine/codecs/grouped/cuda/grouped_weights.cuh"
 
 namespace ultrasketch::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kInstructions = 2;   // of a step, each of 32 columns
 constexpr int kTokensPerTile = 4;  // an instruction's eight columns are their planes
 
-__device__ inline float GroupScale(uint32_t bits, bool is_half) {
-  if (!is_half) return __uint_as_float(bits << 16);
-  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
-}
-
-// What a lane holds of a step of a row tile. `Load` is from global or shared memory, `Expand` gives
-// the operand of an instruction.
-struct Int8Weights {
-  static constexpr int kIntegerBytes = kInt8IntegerBytes;
-  static constexpr float kUnit = 1.0f;  // what a byte of 1 stands for
-
-  uint4 operands[kInstructions];
-  __device__ void Load(const uint8_t* step, int lane) {
-    const auto* pieces = reinterpret_cast<const uint4*>(step);
-#pragma unroll
-    for (int i = 0; i < kInstructions; ++i) operands[i] = pieces[i * 32 + lane];
-  }
-  __device__ void Expand(int instruction, uint32_t (&a)[4]) const {
-    const uint4& operand = operands[instruction];
-    a[0] = operand.x;
-    a[1] = operand.y;
-    a[2] = operand.z;
-    a[3] = operand.w;
-  }
-};
-
-struct Int4Weights {
-  static constexpr int kIntegerBytes = kInt4IntegerBytes;
-  static constexpr float kUnit = 0x1p-4f;
-
-  uint4 words;
-  __device__ void Load(const uint8_t* step, int lane) {
-    words = reinterpret_cast<const uint4*>(step)[lane];
-  }
-  __device__ void Expand(int instruction, uint32_t (&a)[4]) const {
-    constexpr uint32_t kUpperHalves = 0xf0f0f0f0u;
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      const uint32_t low = row == 0 ? words.x : words.z;
-      const uint32_t high = row == 0 ? words.y : words.w;
-      const uint32_t word = instruction == 0 ? low : high;
-      a[row] = word & kUpperHalves;
-      a[row + 2] = word << 4 & kUpperHalves;
-    }
-  }
-};
-
-// The same with the scales of the lane's rows.
+// A step of a row tile with the scales of the lane's rows.
 template <typename Weights>
 struct ScaledWeights {
   static constexpr int kStepBytes = Weights::kIntegerBytes + kStepScaleBytes;
@@ -82,12 +36,9 @@ struct ScaledWeights {
 
   __device__ void Load(const uint8_t* step, int lane) {
     weights.Load(step, lane);
-    scales = *reinterpret_cast<const uint32_t*>(step + Weights::kIntegerBytes + lane / 4 * 4);
+    scales = LoadGroupScales<Weights>(step, lane);
   }
-  __device__ float2 Scales(bool are_half) const {
-    return {GroupScale(scales & 0xffffu, are_half) * Weights::kUnit,
-            GroupScale(scales >> 16, are_half) * Weights::kUnit};
-  }
+  __device__ float2 Scales(bool are_half) const { return GroupScales<Weights>(scales, are_half); }
 };
 
 // Adds a group's sums of 4 tokens, times their scales. Lane l has rows l / 4 and l / 4 + 8 of token
@@ -97,26 +48,19 @@ __device__ inline void AddGroup(const Weights& weights, float2 scales, const uin
                                 float2& totals) {
   int sums[4] = {};  // high and low bytes of either row
 #pragma unroll
-  for (int instruction = 0; instruction < kInstructions; ++instruction) {
+  for (int instruction = 0; instruction < kGroupInstructions; ++instruction) {
     uint32_t a[4];
     weights.Expand(instruction, a);
     MultiplyBytes(a, instruction == 0 ? uint2{input.x, input.y} : uint2{input.z, input.w}, sums);
   }
-  // No more than 64 * 128 * 2^15.
-  totals.x = __fmaf_rn(static_cast<float>(sums[0] * 256 + sums[1]), scales.x, totals.x);
-  totals.y = __fmaf_rn(static_cast<float>(sums[2] * 256 + sums[3]), scales.y, totals.y);
+  totals.x = AddGroupSum(totals.x, sums[0], sums[1], scales.x);
+  totals.y = AddGroupSum(totals.y, sums[2], sums[3], scales.y);
 }
 
 // Of a token's prepared input, where 16 bytes of a plane begin: those of columns 16 * part and
 // following of a step.
 __device__ inline int64_t PlaneOffset(int64_t step, int plane, int part) {
   return HighByteOffset(step * kStepColumns) + plane * kPlaneBytes + part * kColumnsPerLane;
-}
-
-__device__ inline void PutGroupedOutput(const ProductArguments& arguments, int64_t token,
-                                        int64_t row, float sum, float token_scale) {
-  PutOutput(arguments, token, row,
-            FinishSum(sum, token_scale, 1.0f, BiasOf(arguments.matrix, row)));
 }
 
 // ---- Few tokens ----
@@ -450,6 +394,9 @@ cudaError_t LaunchGrouped(const ProductArguments& arguments, cudaStream_t stream
   if (arguments.num_tokens <= 4) return LaunchGroupedFew<Weights, 2, 1>(arguments, stream);
   if (arguments.num_tokens <= 8) return LaunchGroupedFew<Weights, 2, 2>(arguments, stream);
   if (arguments.num_tokens <= 16) return LaunchGroupedFew<Weights, 1, 4>(arguments, stream);
+  if (HasGroupedProductHopper()) {
+    return LaunchGroupedProductHopper(std::is_same_v<Weights, Int4Weights>, arguments, stream);
+  }
   if (arguments.num_tokens <= 32) return LaunchGroupedTiled<Weights, 32>(arguments, stream);
   return LaunchGroupedTiled<Weights, 64>(arguments, stream);
 }

@@ -4,11 +4,13 @@
 // sum is exact, and scaled in float. A step of tile_layout.h is a group. Of a row tile and step a
 // lane holds rows l / 4 and l / 4 + 8, columns 16 * (l % 4) and following:
 //
-//   [row tile][step]  int8    [instruction][lane]       16 bytes: four columns of either row, then
-//                                                       the next four of either
-//                  or int4    [lane]                    16 bytes: two words for each row, of 8
-//                  columns
+//   [row tile][step]  int8    [row / 8][unit]         16 bytes: the lane's columns of a row
+//                  or int4    [unit]                  16 bytes: two words of 8 columns for each of
+//                                                     the lane's rows
 //                     scales  [l / 4][row of the lane]  16 bits
+//
+// Units are dealt so that neither lanes that each read their own meet in a bank of shared memory,
+// nor those that read the same columns of eight rows (GroupUnit).
 //
 // Byte i of a word of int4 has column i in its upper half and column 4 + i in its lower half: with
 // zeros below it, an upper half is a signed byte, 16 times the integer.
@@ -36,21 +38,26 @@ US_HOST_DEVICE constexpr int64_t GroupedStepOffset(bool is_int4, int64_t row, in
   return (row / kTileRows * num_steps + step) * GroupedStepBytes(is_int4);
 }
 
+// Which of a step's units has columns [16 * part, 16 * part + 16) of row `row` and, of int4, of row
+// row + 8: row < 8, part < 4.
+US_HOST_DEVICE constexpr int GroupUnit(int row, int part) { return part * 8 + (row ^ part * 2); }
+US_HOST_DEVICE constexpr int64_t GroupUnitOffset(int64_t row, int64_t column) {
+  return GroupUnit(static_cast<int>(row % 8),
+                   static_cast<int>(column % kStepColumns / kColumnsPerLane)) *
+         16;
+}
+
 // Byte of a weight within the matrix.
 US_HOST_DEVICE constexpr int64_t Int8Offset(int64_t row, int64_t column, int64_t num_steps) {
-  const int64_t tile_row = row % kTileRows;
-  const int64_t lane = tile_row % 8 * 4 + column % kStepColumns / kColumnsPerLane;
-  const int64_t lane_column = column % kColumnsPerLane;
-  return GroupedStepOffset(false, row, column / kStepColumns, num_steps) + lane_column / 8 * 512 +
-         lane * 16 + lane_column % 8 / 4 * 8 + tile_row / 8 * 4 + lane_column % 4;
+  return GroupedStepOffset(false, row, column / kStepColumns, num_steps) +
+         row % kTileRows / 8 * 512 + GroupUnitOffset(row, column) + column % kColumnsPerLane;
 }
 // For int4 of the byte that it is half of.
 US_HOST_DEVICE constexpr int64_t Int4Offset(int64_t row, int64_t column, int64_t num_steps) {
-  const int64_t tile_row = row % kTileRows;
-  const int64_t lane = tile_row % 8 * 4 + column % kStepColumns / kColumnsPerLane;
-  const int64_t lane_column = column % kColumnsPerLane;
-  return GroupedStepOffset(true, row, column / kStepColumns, num_steps) + lane * 16 +
-         tile_row / 8 * 8 + lane_column / 8 * 4 + lane_column % 4;
+  const int64_t unit_column = column % kColumnsPerLane;
+  return GroupedStepOffset(true, row, column / kStepColumns, num_steps) +
+         GroupUnitOffset(row, column) + row % kTileRows / 8 * 8 + unit_column / 8 * 4 +
+         unit_column % 4;
 }
 US_HOST_DEVICE constexpr bool Int4InUpperHalf(int64_t column) { return column % 8 < 4; }
 

@@ -1,20 +1,20 @@
 // Warpgroup instructions that multiply bytes, exactly, and those that move registers between
 // warpgroups.
-#ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_WARPGROUP_BYTES_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_WARPGROUP_BYTES_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_WARPGROUP_BYTES_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_WARPGROUP_BYTES_CUH_
 
 #include <cstdint>
 
 namespace ultrasketch::cuda {
 
-// sums += A B for 64 rows and 32 columns: unsigned bytes of A in registers, signed ones of B in
-// shared memory, neighbouring columns in sequence. Warp w of the four holds rows 16 w + lane / 4 (a
-// 0 and 2, sums 4 i and 4 i + 1) and 8 more (a 1 and 3, sums 4 i + 2 and 4 i + 3): of A the columns
+// sums += A B for 64 rows and 32 columns: bytes of A in registers, signed ones of B in shared
+// memory, neighbouring columns in sequence. Warp w of the four holds rows 16 w + lane / 4 (a 0 and
+// 2, sums 4 i and 4 i + 1) and 8 more (a 1 and 3, sums 4 i + 2 and 4 i + 3): of A the columns
 // 4 (lane % 4) and the next three (a 0 and 1), and 16 more (a 2 and 3); of the sums columns
 // 8 i + 2 (lane % 4) and the next, the two planes of a token.
 #define US_SUMS(i) "+r"(sums[i]), "+r"(sums[i + 1]), "+r"(sums[i + 2]), "+r"(sums[i + 3])
 
-// 16 tokens.
+// 16 tokens, unsigned bytes of A.
 __device__ inline void WarpgroupMultiplyBytes(const uint32_t (&a)[4], uint64_t b, int (&sums)[16]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n32k32.s32.u8.s8 "
@@ -24,7 +24,7 @@ __device__ inline void WarpgroupMultiplyBytes(const uint32_t (&a)[4], uint64_t b
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-// 32 tokens.
+// 32 tokens, likewise.
 __device__ inline void WarpgroupMultiplyBytes(const uint32_t (&a)[4], uint64_t b, int (&sums)[32]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n64k32.s32.u8.s8 "
@@ -36,7 +36,7 @@ __device__ inline void WarpgroupMultiplyBytes(const uint32_t (&a)[4], uint64_t b
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-// 64 tokens.
+// 64 tokens, likewise.
 __device__ inline void WarpgroupMultiplyBytes(const uint32_t (&a)[4], uint64_t b, int (&sums)[64]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n128k32.s32.u8.s8 "
@@ -49,6 +49,21 @@ __device__ inline void WarpgroupMultiplyBytes(const uint32_t (&a)[4], uint64_t b
         US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
         US_SUMS(56), US_SUMS(60)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+// 32 tokens, signed bytes of A. Unless it adds, sums = A B.
+template <bool kAdds>
+__device__ inline void WarpgroupMultiplySignedBytes(const uint32_t (&a)[4], uint64_t b,
+                                                    int (&sums)[32]) {
+  asm volatile(
+      "{ .reg .pred adds; setp.ne.b32 adds, %37, 0; "
+      "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, {%32, %33, %34, %35}, %36, adds; }"
+      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
+        US_SUMS(28)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdds ? 1 : 0));
 }
 
 #undef US_SUMS
@@ -72,4 +87,4 @@ __device__ inline void LowerRegisters() {
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_WARPGROUP_BYTES_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_WARPGROUP_BYTES_CUH_

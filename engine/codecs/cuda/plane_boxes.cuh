@@ -1,0 +1,51 @@
+// Prepared inputs of byte planes (tile_layout.h) as the tensor unit copies them to shared memory,
+// where they are operands of warpgroup instructions. Compute capability 9.0.
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_PLANE_BOXES_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_PLANE_BOXES_CUH_
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "engine/codecs/cuda/product.h"
+#include "engine/codecs/cuda/tensor_map.h"
+#include "engine/codecs/cuda/tile_layout.h"
+
+namespace ultrasketch::cuda {
+
+// Of boxes of `num_spans` times kPlaneBytes columns of `num_tokens` tokens:
+// [span][token][plane][kPlaneBytes], swizzled in units of 128 bytes. Tokens past the last are zero.
+inline cudaError_t DescribePlanes(EncodeTensorMap encode, const ProductArguments& arguments,
+                                  int num_tokens, int num_spans, CUtensorMap* map) {
+  const int64_t num_steps = arguments.matrix.num_steps;
+  const cuuint64_t extents[] = {kPlaneBytes, 2, static_cast<cuuint64_t>(arguments.num_tokens),
+                                static_cast<cuuint64_t>(num_steps * kStepColumns / kPlaneBytes)};
+  const cuuint64_t strides[] = {kPlaneBytes, static_cast<cuuint64_t>(PreparedRowBytes(num_steps)),
+                                2 * kPlaneBytes};
+  const cuuint32_t box[] = {kPlaneBytes, 2, static_cast<cuuint32_t>(num_tokens),
+                            static_cast<cuuint32_t>(num_spans)};
+  const cuuint32_t element_strides[] = {1, 1, 1, 1};
+  const CUresult result = encode(
+      map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 4, const_cast<void*>(arguments.prepared), extents,
+      strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+// Begins to copy the box from `span` and `token` on; the barrier's phase gets its bytes.
+__device__ inline void CopyPlanes(const CUtensorMap& map, int span, int token, uint32_t shared,
+                                  uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared),
+      "l"(&map), "r"(0), "r"(0), "r"(token), "r"(span), "r"(barrier)
+      : "memory");
+}
+
+__device__ inline void PrefetchMap(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_PLANE_BOXES_CUH_

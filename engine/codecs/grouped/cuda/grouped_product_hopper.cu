@@ -1,0 +1,393 @@
+// Products with grouped integers by wgmma: an output head's, with more than a few tokens.
+//
+//             up to 64 tokens
+//   64 rows  [ warpgroup 0 ]     totals in registers; one more warp fills a ring of stages: two
+//   64 rows  [ warpgroup 1 ]     steps of the weights, as they lie, and of the inputs' two planes,
+//                                by the tensor unit
+//
+// Operand A is the weights, in registers; operand B the inputs, a token being two columns. A unit
+// of work is a step, a group's 64 columns, of 32 tokens: two instructions of a warpgroup, whose
+// sums it then scales and adds, some 50 instructions of a warp; meanwhile the tensor cores are at
+// the next units, or at the other warpgroup's. All of a stage's units are done with before the
+// next one's begin: the compiler lets none of these instructions run on past a loop's end whose
+// sums are read there. Blocks stay and take tile after tile, so that the ring is filled for the
+// next one while the outputs of one are written.
+//
+// Bound, with 64 tokens: 128 rows of a step are 8.4 KB of weights, which take 270 clocks of a
+// multiprocessor's share of 4.2 TB/s, 256 of its tensor cores, and some 350 issue slots of each of
+// its schedulers.
+#include <cuda.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "engine/codecs/grouped/cuda/grouped_product_hopper.h"
+
+#if defined(US_BUILD_SM_90A)
+#include "engine/codecs/cuda/barriers.cuh"
+#include "engine/codecs/cuda/byte_product.cuh"
+#include "engine/codecs/cuda/device_code.cuh"
+#include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/plane_boxes.cuh"
+#include "engine/codecs/cuda/warpgroup.cuh"
+#include "engine/codecs/cuda/warpgroup_bytes.cuh"
+#include "engine/codecs/grouped/cuda/grouped_weights.cuh"
+#endif
+
+namespace ultrasketch::cuda {
+
+#if defined(US_BUILD_SM_90A)
+namespace {
+
+constexpr int kStageSteps = 2;  // rows have a multiple of them
+static_assert(kStageSteps * kStepColumns == kPlaneBytes);
+constexpr int kUnitTokens = 32;
+// Swizzled operands begin at multiples of 1024.
+constexpr int kAlignment = 1024;
+constexpr int kMostSharedBytes = 227 * 1024;  // that a block may have
+constexpr int kBarrierBytes = 128;
+
+// A block's tile: of kTokenUnits times kUnitTokens tokens.
+template <typename WeightsOf, int kTokenUnitsOf>
+struct GroupedShape {
+  using Weights = WeightsOf;
+  static constexpr int kTokenUnits = kTokenUnitsOf;
+  static constexpr int kTokens = kTokenUnits * kUnitTokens;
+  static constexpr int kMultiplyWarps = 8;
+  static constexpr int kMultiplyThreads = 32 * kMultiplyWarps;
+  // The warp that fills has a warpgroup, from which registers move to those that multiply.
+  static constexpr int kThreads = kMultiplyThreads + 128;
+  static constexpr int kRowTiles = kMultiplyWarps;
+  static constexpr int kStepBytes = Weights::kIntegerBytes + kStepScaleBytes;  // of a row tile
+  static constexpr int kWeightBytes = kRowTiles * kStepBytes;                  // of a step
+  static constexpr int kUnitBytes = kUnitTokens * 2 * kPlaneBytes;
+  static constexpr int kInputBytes = kTokenUnits * kUnitBytes;
+  static constexpr int kCopiedBytes = kInputBytes + kStageSteps * kWeightBytes;
+  static constexpr int kStageBytes = (kCopiedBytes + kAlignment - 1) / kAlignment * kAlignment;
+  static_assert(kWeightBytes % 128 == 0);
+  static constexpr int kStages =
+      std::min(8, (kMostSharedBytes - kBarrierBytes - kAlignment) / kStageBytes);
+  static constexpr int kSharedBytes = kAlignment + kStages * kStageBytes;
+};
+
+template <typename Shape>
+struct GroupedShared {
+  SharedBarrier full[Shape::kStages];
+  SharedBarrier empty[Shape::kStages];
+  static_assert(2 * Shape::kStages * int{sizeof(SharedBarrier)} <= kBarrierBytes);
+};
+
+// Where weights, in units of 8 bytes, and inputs are.
+struct GroupedMaps {
+  CUtensorMap weights;
+  CUtensorMap inputs;
+};
+constexpr int kWeightUnit = 8;
+
+// Tile `tile` has tokens from (tile % token_blocks) * kTokens on: tiles that follow each other have
+// the same rows, which they find in the second-level cache.
+struct GroupedGrid {
+  int token_blocks;
+  int num_tiles;
+};
+
+// One thread. The weights of the first stages are on their way before the kernel that writes the
+// inputs has ended. Row tiles and tokens past the last are zero.
+template <typename Shape>
+__device__ inline void FillStages(const PackedMatrix& matrix, const GroupedMaps& maps,
+                                  const GroupedGrid& grid, uint32_t stages,
+                                  const GroupedShared<Shape>& shared) {
+  const BarrierArray full(shared.full);
+  const BarrierArray empty(shared.empty);
+  const int num_rounds = static_cast<int>(matrix.num_steps) / kStageSteps;
+  const auto begin_stage = [&](int slot, int tile, int round) {
+    ArriveAndExpect(full[slot], Shape::kCopiedBytes);
+    const int row_tile = tile / grid.token_blocks * Shape::kRowTiles;
+    const uint32_t weights = stages + slot * Shape::kStageBytes + Shape::kInputBytes;
+#pragma unroll
+    for (int step = 0; step < kStageSteps; ++step) {
+      StartBox(maps.weights, (round * kStageSteps + step) * (Shape::kStepBytes / kWeightUnit),
+               row_tile, weights + step * Shape::kWeightBytes, full[slot]);
+    }
+  };
+  const int first_tile = static_cast<int>(blockIdx.x);
+  int num_begun = min(Shape::kStages, num_rounds);
+  for (int i = 0; i < num_begun; ++i) begin_stage(i, first_tile, i);
+  WaitForKernelBefore();
+
+  Ring ring(Shape::kStages);
+  for (int tile = first_tile; tile < grid.num_tiles; tile += static_cast<int>(gridDim.x)) {
+    const int first_token = tile % grid.token_blocks * Shape::kTokens;
+    for (int round = 0; round < num_rounds; ++round) {
+      if (--num_begun < 0) {
+        WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
+        begin_stage(ring.slot(), tile, round);
+      }
+      CopyPlanes(maps.inputs, round, first_token, stages + ring.slot() * Shape::kStageBytes,
+                 full[ring.slot()]);
+      ring.Advance();
+    }
+  }
+}
+
+template <typename Shape>
+__device__ inline void MultiplyStages(const ProductArguments& arguments, const GroupedGrid& grid,
+                                      const uint8_t* stages, const GroupedShared<Shape>& shared) {
+  using Weights = typename Shape::Weights;
+  constexpr int kTokensOfLane = kUnitTokens / 4;  // of a unit
+  constexpr int kInstructionColumns = 32;
+  constexpr int kUnits = Shape::kTokenUnits;
+  constexpr int kStageUnits = kStageSteps * kUnits;
+  constexpr int kBuffers = kUnits + 1;  // units under way at a time
+  const PackedMatrix& matrix = arguments.matrix;
+  const int warp = ThisWarp();
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const auto num_tokens = static_cast<int>(arguments.num_tokens);
+  const uint8_t* const first_weights = stages + Shape::kInputBytes + warp * Shape::kStepBytes;
+  const uint64_t first_inputs =
+      OperandDescriptor(SharedAddress(stages), 0, 8 * kPlaneBytes, OperandSwizzle::k128Bytes);
+  const BarrierArray full(shared.full);
+  const BarrierArray empty(shared.empty);
+  WaitForKernelBefore();
+
+  Ring ring(Shape::kStages);
+  uint32_t a[kStageSteps][kGroupInstructions][4];
+  uint32_t scales[kStageSteps];
+  const auto load_step = [&](int step) {
+    const uint8_t* const weights =
+        first_weights + ring.slot() * Shape::kStageBytes + step * Shape::kWeightBytes;
+    Weights::LoadOperands(weights, lane, a[step]);
+    scales[step] = LoadGroupScales<Weights>(weights, lane);
+  };
+  int scaled_token = -1;
+  float scale_of_lane[kUnits] = {};  // lane l has that of token l of a unit
+  for (int tile = static_cast<int>(blockIdx.x); tile < grid.num_tiles;
+       tile += static_cast<int>(gridDim.x)) {
+    const int first_token = tile % grid.token_blocks * Shape::kTokens;
+    if (first_token != scaled_token) {
+      scaled_token = first_token;
+#pragma unroll
+      for (int unit = 0; unit < kUnits; ++unit) {
+        const int token = min(first_token + unit * kUnitTokens + lane, num_tokens - 1);
+        scale_of_lane[unit] = SumTotals(TrailerOf(arguments, token)).scale;
+      }
+    }
+
+    // Of this lane's two rows and its tokens, in the order of tile_layout.h.
+    float2 totals[kUnits][kTokensOfLane] = {};
+    float2 chunk_totals[kUnits][kTokensOfLane] = {};
+    int chunk = 0;
+    int chunk_end = ChunkBegin(1, num_steps);
+    const auto finish_step = [&](int num_steps_done) {
+      if (num_steps_done < chunk_end) return;
+#pragma unroll
+      for (int unit = 0; unit < kUnits; ++unit) {
+#pragma unroll
+        for (int i = 0; i < kTokensOfLane; ++i) {
+          float2& total = totals[unit][i];
+          float2& added = chunk_totals[unit][i];
+          total = {__fadd_rn(total.x, added.x), __fadd_rn(total.y, added.y)};
+          added = {};
+        }
+      }
+      // Chunks without a step end with the one before.
+      while (chunk < kNumChunks - 1 && chunk_end <= num_steps_done) {
+        ++chunk;
+        chunk_end = ChunkBegin(chunk + 1, num_steps);
+      }
+    };
+    WaitForPhase(full[ring.slot()], ring.parity());
+    load_step(0);
+#pragma unroll 1
+    for (int first_step = 0; first_step < num_steps; first_step += kStageSteps) {
+      const int slot = ring.slot();
+      const uint64_t inputs = MoveOperand(first_inputs, slot * Shape::kStageBytes);
+      const float2 first_factors = GroupScales<Weights>(scales[0], matrix.has_half_scales);
+      int sums[kBuffers][4 * kTokensOfLane];
+      const auto multiply = [&](int index) {
+        const int step = index / kUnits;
+        const uint64_t operand =
+            MoveOperand(inputs, index % kUnits * Shape::kUnitBytes + step * kStepColumns);
+        int(&of_unit)[4 * kTokensOfLane] = sums[index % kBuffers];
+        FenceWarpgroup();
+        WarpgroupMultiplySignedBytes<false>(a[step][0], operand, of_unit);
+        WarpgroupMultiplySignedBytes<true>(a[step][1], MoveOperand(operand, kInstructionColumns),
+                                           of_unit);
+        CommitWarpgroup();
+      };
+      multiply(0);
+      load_step(1);
+#pragma unroll
+      for (int index = 1; index < kBuffers; ++index) multiply(index);
+#pragma unroll
+      for (int index = 0; index < kStageUnits; ++index) {
+        // As many as have begun after this one.
+        constexpr int kLast = kStageUnits - 1;
+        if (index + kBuffers - 1 <= kLast) {
+          WaitForWarpgroup<kBuffers - 1>();
+        } else if (index < kLast) {
+          WaitForWarpgroup<1>();
+        } else {
+          WaitForWarpgroup<0>();
+          if (lane == 0) Arrive(empty[slot]);
+        }
+        int(&of_unit)[4 * kTokensOfLane] = sums[index % kBuffers];
+        FenceByteSums(of_unit);
+        const float2 factors = index < kUnits
+                                   ? first_factors
+                                   : GroupScales<Weights>(scales[1], matrix.has_half_scales);
+#pragma unroll
+        for (int i = 0; i < kTokensOfLane; ++i) {
+          float2& total = chunk_totals[index % kUnits][i];
+          total.x = AddGroupSum(total.x, of_unit[4 * i], of_unit[4 * i + 1], factors.x);
+          total.y = AddGroupSum(total.y, of_unit[4 * i + 2], of_unit[4 * i + 3], factors.y);
+          WorkOutNow(total);  // before the next wait
+        }
+        if (index + kBuffers <= kLast) multiply(index + kBuffers);
+        if (index % kUnits == kUnits - 1) finish_step(first_step + index / kUnits + 1);
+        if (index == kUnits - 1) {
+          // The first step's weights are done with.
+          ring.Advance();
+          if (first_step + kStageSteps < num_steps) {
+            WaitForPhase(full[ring.slot()], ring.parity());
+            load_step(0);
+          }
+        }
+      }
+    }
+
+    const auto rows = static_cast<int>(matrix.rows);
+    const int first_row = (tile / grid.token_blocks * Shape::kRowTiles + warp) * kTileRows;
+    const auto write = [&](auto is_whole) {
+      const int row = first_row + lane / 4;
+      const auto is_row = [&](int half) { return is_whole.value || row + half * 8 < rows; };
+      const float biases[2] = {is_row(0) ? BiasOf(matrix, row) : 0.0f,
+                               is_row(1) ? BiasOf(matrix, row + 8) : 0.0f};
+      float* out = arguments.y + int64_t{first_token + lane % 4} * rows + row;
+#pragma unroll
+      for (int i = 0; i < kUnits * kTokensOfLane; ++i) {
+        const float scale = __shfl_sync(0xffffffffu, scale_of_lane[i / kTokensOfLane],
+                                        i % kTokensOfLane * 4 + lane % 4);
+        const bool is_token = is_whole.value || first_token + i * 4 + lane % 4 < num_tokens;
+        const auto put = [&](int half, float sum) {
+          if (!is_token || !is_row(half)) return;
+          PutOutput(out + half * 8, !is_whole.value && arguments.accumulate,
+                    FinishSum(sum, scale, 1.0f, biases[half]));
+        };
+        const float2 total = totals[i / kTokensOfLane][i % kTokensOfLane];
+        put(0, total.x);
+        put(1, total.y);
+        out += int64_t{4} * rows;
+      }
+    };
+    if (!arguments.accumulate && first_row + kTileRows <= rows &&
+        first_token + Shape::kTokens <= num_tokens) {
+      write(std::true_type());
+    } else {
+      write(std::false_type());
+    }
+  }
+}
+
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    GroupedProductHopper(const __grid_constant__ ProductArguments arguments,
+                         const __grid_constant__ GroupedMaps maps,
+                         const __grid_constant__ GroupedGrid grid) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ uint8_t dynamic_shared[];
+  __shared__ GroupedShared<Shape> shared;
+  uint8_t* const stages =
+      dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
+  AllowNextKernel();
+  if (threadIdx.x == 0) {
+    const BarrierArray full(shared.full);
+    const BarrierArray empty(shared.empty);
+    for (int stage = 0; stage < Shape::kStages; ++stage) {
+      InitBarrier(full[stage], 1);
+      InitBarrier(empty[stage], Shape::kMultiplyWarps);
+    }
+    FenceForWarpgroups();
+  }
+  __syncthreads();
+  if (threadIdx.x >= Shape::kMultiplyThreads) {
+    LowerRegisters<32>();
+    if (threadIdx.x == Shape::kMultiplyThreads) {
+      PrefetchMap(maps.weights);
+      PrefetchMap(maps.inputs);
+      FillStages<Shape>(arguments.matrix, maps, grid, SharedAddress(stages), shared);
+    }
+  } else {
+    RaiseRegisters<216>();
+    MultiplyStages<Shape>(arguments, grid, stages, shared);
+  }
+#endif
+}
+
+// Boxes of a step of a block's row tiles.
+template <typename Shape>
+cudaError_t DescribeWeights(EncodeTensorMap encode, const PackedMatrix& matrix, CUtensorMap* map) {
+  const int64_t tile_bytes = matrix.num_steps * Shape::kStepBytes;
+  const cuuint64_t extents[] = {static_cast<cuuint64_t>(tile_bytes / kWeightUnit),
+                                static_cast<cuuint64_t>(NumRowTiles(matrix.rows))};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(tile_bytes)};
+  const cuuint32_t box[] = {Shape::kStepBytes / kWeightUnit, Shape::kRowTiles};
+  const cuuint32_t element_strides[] = {1, 1};
+  const CUresult result = encode(
+      map, CU_TENSOR_MAP_DATA_TYPE_INT64, 2, const_cast<void*>(matrix.tiles), extents, strides, box,
+      element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+template <typename Shape>
+cudaError_t Launch(const ProductArguments& arguments, cudaStream_t stream) {
+  const EncodeTensorMap encode = FindEncodeTensorMap();
+  if (encode == nullptr) return cudaErrorNotSupported;
+  cudaError_t error =
+      cudaFuncSetAttribute(GroupedProductHopper<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           Shape::kSharedBytes);
+  if (error != cudaSuccess) return error;
+  GroupedMaps maps;
+  error = DescribePlanes(encode, arguments, Shape::kTokens, /*num_spans=*/1, &maps.inputs);
+  if (error != cudaSuccess) return error;
+  error = DescribeWeights<Shape>(encode, arguments.matrix, &maps.weights);
+  if (error != cudaSuccess) return error;
+  const int64_t row_blocks =
+      (NumRowTiles(arguments.matrix.rows) + Shape::kRowTiles - 1) / Shape::kRowTiles;
+  const int64_t token_blocks = (arguments.num_tokens + Shape::kTokens - 1) / Shape::kTokens;
+  const GroupedGrid grid = {static_cast<int>(token_blocks),
+                            static_cast<int>(row_blocks * token_blocks)};
+  const int num_blocks = std::min(grid.num_tiles, arguments.num_multiprocessors);
+  return LaunchKernel(GroupedProductHopper<Shape>, dim3(static_cast<unsigned>(num_blocks)),
+                      Shape::kThreads, Shape::kSharedBytes, stream, arguments, maps, grid);
+}
+
+template <typename Weights>
+cudaError_t LaunchOf(const ProductArguments& arguments, cudaStream_t stream) {
+  return arguments.num_tokens <= kUnitTokens ? Launch<GroupedShape<Weights, 1>>(arguments, stream)
+                                             : Launch<GroupedShape<Weights, 2>>(arguments, stream);
+}
+
+}  // namespace
+
+bool HasGroupedProductHopper() { return IsHopper(); }
+
+cudaError_t LaunchGroupedProductHopper(bool is_int4, const ProductArguments& arguments,
+                                       cudaStream_t stream) {
+  return is_int4 ? LaunchOf<Int4Weights>(arguments, stream)
+                 : LaunchOf<Int8Weights>(arguments, stream);
+}
+
+#else
+
+bool HasGroupedProductHopper() { return false; }
+cudaError_t LaunchGroupedProductHopper(bool, const ProductArguments&, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+
+#endif
+
+}  // namespace ultrasketch::cuda
