@@ -123,10 +123,11 @@ INSTANTIATE_TEST_SUITE_P(
       return absl::StrCat(NameOf(std::get<0>(test.param)), "_tokens", std::get<1>(test.param));
     });
 
-// So many row tiles that a warp has two, of which not all steps are in shared memory.
+// So many row tiles that a warp has two, of which not all steps are in shared memory; so many bits
+// that other kernels take over sooner.
 INSTANTIATE_TEST_SUITE_P(ManyRows, ProductTest,
                          ::testing::Combine(::testing::Values(SiteShape{"fold", 17000, 2560, 2560}),
-                                            ::testing::Values(1, 2)),
+                                            ::testing::Values(1, 2, 4, 5, 8)),
                          [](const auto& test) {
                            return absl::StrCat("tokens", std::get<1>(test.param));
                          });

@@ -7,8 +7,16 @@
 namespace ultrasketch::cuda {
 namespace {
 
-// From here on wgmma is faster where there is one.
-constexpr int kFewestTokensForHopper = 9;
+// From 9 tokens on wgmma is faster where there is one; from 5 on, of many bits: what it takes to
+// expand them for two tiles of four tokens counts then, and not how long a kernel's chain of
+// instructions is.
+bool PrefersHopper(const ProductArguments& arguments) {
+  constexpr int64_t kManyBytes = int64_t{4} << 20;
+  const PackedMatrix& matrix = arguments.matrix;
+  const int64_t num_bytes =
+      NumRowTiles(matrix.rows) * (matrix.num_steps / kStepsPerBitStep) * kBitStepBytes;
+  return arguments.num_tokens >= (num_bytes >= kManyBytes ? 5 : 9) && HasBitProductHopper();
+}
 
 // One thread a word.
 __global__ void PackFold(const uint8_t* bits, int64_t row_bytes, int64_t first_row,
@@ -38,15 +46,13 @@ __global__ void PackFold(const uint8_t* bits, int64_t row_bytes, int64_t first_r
 }  // namespace
 
 bool CanGateFoldProduct(const ProductArguments& arguments) {
-  return arguments.num_tokens >= kFewestTokensForHopper && !arguments.accumulate &&
-         arguments.matrix.rows % (2 * kTileRows) == 0 && HasBitProductHopper();
+  return !arguments.accumulate && arguments.matrix.rows % (2 * kTileRows) == 0 &&
+         PrefersHopper(arguments);
 }
 
 cudaError_t LaunchFoldProduct(const ProductArguments& arguments, cudaStream_t stream) {
   if (arguments.is_gated && !CanGateFoldProduct(arguments)) return cudaErrorInvalidValue;
-  if (arguments.num_tokens >= kFewestTokensForHopper && HasBitProductHopper()) {
-    return LaunchBitProductHopper(arguments, stream);
-  }
+  if (PrefersHopper(arguments)) return LaunchBitProductHopper(arguments, stream);
   if (arguments.num_tokens <= kMostFewTokens) return LaunchBitProductFew(arguments, stream);
   return LaunchBitProductTiled(arguments, stream);
 }

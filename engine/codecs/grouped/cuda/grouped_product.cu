@@ -393,10 +393,10 @@ template <typename Weights>
 cudaError_t LaunchGrouped(const ProductArguments& arguments, cudaStream_t stream) {
   if (arguments.num_tokens <= 4) return LaunchGroupedFew<Weights, 2, 1>(arguments, stream);
   if (arguments.num_tokens <= 8) return LaunchGroupedFew<Weights, 2, 2>(arguments, stream);
-  if (arguments.num_tokens <= 16) return LaunchGroupedFew<Weights, 1, 4>(arguments, stream);
   if (HasGroupedProductHopper()) {
     return LaunchGroupedProductHopper(std::is_same_v<Weights, Int4Weights>, arguments, stream);
   }
+  if (arguments.num_tokens <= 16) return LaunchGroupedFew<Weights, 1, 4>(arguments, stream);
   if (arguments.num_tokens <= 32) return LaunchGroupedTiled<Weights, 32>(arguments, stream);
   return LaunchGroupedTiled<Weights, 64>(arguments, stream);
 }
