@@ -63,6 +63,12 @@ __device__ inline int64_t PlaneOffset(int64_t step, int plane, int part) {
   return HighByteOffset(step * kStepColumns) + plane * kPlaneBytes + part * kColumnsPerLane;
 }
 
+__device__ inline void PutGroupedOutput(const ProductArguments& arguments, int64_t token,
+                                        int64_t row, float sum, float token_scale) {
+  PutOutput(arguments, token, row,
+            FinishSum(sum, token_scale, 1.0f, BiasOf(arguments.matrix, row)));
+}
+
 // ---- Few tokens ----
 
 // Grid: (blocks of kRowTiles row tiles, blocks of 4 * kTokenTiles tokens). Two steps of each row

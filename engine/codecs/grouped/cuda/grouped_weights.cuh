@@ -1,5 +1,5 @@
-// Weights of grouped integers in registers, as operands of tensor cores, and how sums are finished:
-// what the kernels of grouped_product.cu and grouped_product_hopper.cu share.
+// Weights of grouped integers in registers, as operands of tensor cores, and how a group's sum is
+// added: what the kernels of grouped_product.cu and grouped_product_hopper.cu share.
 #ifndef ULTRASKETCH_ENGINE_CODECS_GROUPED_CUDA_GROUPED_WEIGHTS_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_GROUPED_CUDA_GROUPED_WEIGHTS_CUH_
 
@@ -7,7 +7,6 @@
 
 #include <cstdint>
 
-#include "engine/codecs/cuda/product.cuh"
 #include "engine/codecs/grouped/cuda/grouped_product.h"
 
 namespace ultrasketch::cuda {
@@ -106,12 +105,6 @@ __device__ inline float2 GroupScales(uint32_t scales, bool are_half) {
 // more than 64 * 128 * 2^15.
 __device__ inline float AddGroupSum(float total, int high, int low, float scale) {
   return __fmaf_rn(static_cast<float>(high * 256 + low), scale, total);
-}
-
-__device__ inline void PutGroupedOutput(const ProductArguments& arguments, int64_t token,
-                                        int64_t row, float sum, float token_scale) {
-  PutOutput(arguments, token, row,
-            FinishSum(sum, token_scale, 1.0f, BiasOf(arguments.matrix, row)));
 }
 
 }  // namespace ultrasketch::cuda
