@@ -167,6 +167,15 @@ __device__ inline void CopyToCluster(uint32_t shared, int num_bytes, uint32_t cl
 
 // ---- Rings ----
 
+// InitBarrier for those of a ring's slots.
+__device__ inline void InitRing(const BarrierArray& full, const BarrierArray& empty, int num_slots,
+                                int full_arrivals, int empty_arrivals) {
+  for (int slot = 0; slot < num_slots; ++slot) {
+    InitBarrier(full[slot], full_arrivals);
+    InitBarrier(empty[slot], empty_arrivals);
+  }
+}
+
 // A place in a ring of buffers that are used one after the other, and which phase that is.
 class Ring {
  public:

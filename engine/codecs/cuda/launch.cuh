@@ -33,37 +33,35 @@ __device__ inline void AllowNextKernel() {
 template <typename T>
 __global__ void KernelOfThisBuild() {}
 
+// The major number of the compute capability of the calling thread's device; 0 if there is none.
+// Asked for every launch: a device's answer is kept.
+inline int ComputeCapabilityMajor() {
+  thread_local int last_device = -1;
+  thread_local int major = 0;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  if (device != last_device) {
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) {
+      return 0;
+    }
+    last_device = device;
+  }
+  return major;
+}
+
 // Whether kernels run on the calling thread's device as compiled for compute capability 9.0 or
-// later. A newer device may run what was compiled for an older one. Asked for every launch: a
-// device's answer is kept.
+// later. A newer device may run what was compiled for an older one.
 inline bool RunsCodeOf90() {
   static const bool is_compiled = [] {
     cudaFuncAttributes attributes = {};
     return cudaFuncGetAttributes(&attributes, KernelOfThisBuild<void>) == cudaSuccess &&
            attributes.ptxVersion >= 90;
   }();
-  int device = 0;
-  if (!is_compiled || cudaGetDevice(&device) != cudaSuccess) return false;
-  thread_local int last_device = -1;
-  thread_local bool is_90 = false;
-  if (device != last_device) {
-    int major = 0;
-    is_90 =
-        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-        major >= 9;
-    last_device = device;
-  }
-  return is_90;
+  return is_compiled && ComputeCapabilityMajor() >= 9;
 }
 
 // Whether the calling thread's device has the instructions of compute capability 9.0a.
-inline bool IsHopper() {
-  int device = 0;
-  int major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         major == 9;
-}
+inline bool IsHopper() { return ComputeCapabilityMajor() == 9; }
 
 // The environment's ULTRASKETCH_CUDA_DEPENDENT_LAUNCH=off turns it off, for comparisons.
 inline bool SupportsDependentLaunch() {

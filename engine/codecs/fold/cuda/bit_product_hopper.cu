@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "engine/codecs/cuda/launch.cuh"
-#include "engine/codecs/cuda/plane_boxes.cuh"
+#include "engine/codecs/cuda/operand_boxes.cuh"
 #include "engine/codecs/cuda/tensor_map.h"
 #include "engine/codecs/fold/cuda/bit_product_hopper.h"
 
@@ -21,22 +21,6 @@ namespace ultrasketch::cuda {
 namespace {
 
 using namespace bit_product_hopper;  // NOLINT(google-build-using-namespace): the kernel's parts
-
-// Boxes of a bit step of `num_row_tiles` row tiles; those past the matrix's last are zero.
-cudaError_t DescribeBits(EncodeTensorMap encode, const PackedMatrix& matrix, int num_row_tiles,
-                         CUtensorMap* map) {
-  const int64_t num_steps = matrix.num_steps / kStepsPerBitStep;
-  const cuuint64_t extents[] = {static_cast<cuuint64_t>(num_steps * kBitStepWords),
-                                static_cast<cuuint64_t>(NumRowTiles(matrix.rows))};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(num_steps * kBitStepBytes)};
-  const cuuint32_t box[] = {kBitStepWords, static_cast<cuuint32_t>(num_row_tiles)};
-  const cuuint32_t element_strides[] = {1, 1};
-  const CUresult result = encode(
-      map, CU_TENSOR_MAP_DATA_TYPE_INT32, 2, const_cast<void*>(matrix.tiles), extents, strides, box,
-      element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
 
 template <typename Shape>
 Grid GridOf(const ProductArguments& arguments, int num_splits) {
@@ -62,8 +46,10 @@ cudaError_t Launch(const ProductArguments& arguments, int num_splits, cudaStream
   Maps maps;
   error = DescribePlanes(encode, arguments, Shape::kTokens, kHalves, &maps.inputs);
   if (error != cudaSuccess) return error;
-  error = DescribeBits(encode, arguments.matrix, Shape::kRowTiles / (arguments.is_gated ? 2 : 1),
-                       &maps.bits);
+  const int64_t num_bit_steps = arguments.matrix.num_steps / kStepsPerBitStep;
+  error =
+      DescribeTiles(encode, arguments.matrix, num_bit_steps * kBitStepBytes, kBitStepBytes,
+                    Shape::kRowTiles / (arguments.is_gated ? 2 : 1), sizeof(uint32_t), &maps.bits);
   if (error != cudaSuccess) return error;
   const Grid grid = GridOf<Shape>(arguments, num_splits);
   const int64_t num_blocks =

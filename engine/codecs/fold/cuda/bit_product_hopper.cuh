@@ -37,7 +37,7 @@
 #include "engine/codecs/cuda/barriers.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
-#include "engine/codecs/cuda/plane_boxes.cuh"
+#include "engine/codecs/cuda/operand_boxes.cuh"
 #include "engine/codecs/cuda/warpgroup.cuh"
 #include "engine/codecs/cuda/warpgroup_bytes.cuh"
 #include "engine/codecs/fold/cuda/bit_layout.h"
@@ -237,12 +237,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
   AllowNextKernel();
   if (threadIdx.x == 0) {
-    const BarrierArray full(shared.full);
-    const BarrierArray empty(shared.empty);
-    for (int stage = 0; stage < Shape::kStages; ++stage) {
-      InitBarrier(full[stage], 1);
-      InitBarrier(empty[stage], Shape::kMultiplyWarps);
-    }
+    InitRing(BarrierArray(shared.full), BarrierArray(shared.empty), Shape::kStages,
+             /*full_arrivals=*/1, /*empty_arrivals=*/Shape::kMultiplyWarps);
     InitBarrier(SharedAddress(&shared.sums_full), Shape::kMultiplyThreads);
     InitBarrier(SharedAddress(&shared.sums_empty),
                 32 * (Shape::kWritesApart ? Shape::kWriteWarps : Shape::kMultiplyWarps));

@@ -1,11 +1,12 @@
-// Products with grouped integers: an output head's, with many rows and any number of tokens.
+// Products with grouped integers: an output head's, with many rows and any number of tokens; with
+// more than 8 and wgmma, see grouped_product_hopper.cu.
 //
 // Few tokens (GroupedFew), bound by reading weights: a block takes some row tiles, each of its 8
 // warps a chunk of their columns, as SkinnyProduct does (product.cuh). An int8 weight is an operand
 // as it lies, so that a row tile's step takes some 30 instructions, 4 tokens, where expanding it to
 // binary16 took 110.
 //
-// More tokens, where there is no wgmma (GroupedTiled; otherwise grouped_product_hopper.cu):
+// More tokens (GroupedTiled):
 //
 //                 kTokens tokens
 //   128 rows  [ 4 x 2 warps of 32 rows x kTokens / 2 ]   both operands through shared memory, three
@@ -102,8 +103,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     tiles[tile] = static_cast<const uint8_t*>(matrix.tiles) +
                   min(first_tile + tile, last_tile) * num_steps * Lane::kStepBytes;
   }
-  const auto begin = static_cast<int>(ChunkBegin(chunk, num_steps));
-  const auto end = static_cast<int>(ChunkBegin(chunk + 1, num_steps));
+  const int begin = ChunkBegin(chunk, num_steps);
+  const int end = ChunkBegin(chunk + 1, num_steps);
   // Steps past the chunk's end repeat its last one, and are not multiplied.
   const auto load_weights = [&](int step, Lane(&out)[kUnroll][kRowTiles]) {
 #pragma unroll
@@ -325,7 +326,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     CommitCopies();
   }
   int chunk = 0;
-  auto chunk_end = static_cast<int>(ChunkBegin(1, num_steps));
+  int chunk_end = ChunkBegin(1, num_steps);
   int slot = 0;
 #pragma unroll 1
   for (int round = 0; round < num_rounds; ++round) {
@@ -347,7 +348,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       // Chunks without a step end with the one before.
       while (chunk < kNumChunks - 1 && chunk_end <= round * kStageSteps + step + 1) {
         ++chunk;
-        chunk_end = static_cast<int>(ChunkBegin(chunk + 1, num_steps));
+        chunk_end = ChunkBegin(chunk + 1, num_steps);
       }
     }
     slot = slot == kStages - 1 ? 0 : slot + 1;

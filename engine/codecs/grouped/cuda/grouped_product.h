@@ -1,8 +1,8 @@
 // Tables of int8 or int4 with a scale for each group of 64 columns, as tensor cores read them.
 //
-// They are multiplied as signed bytes, in mma.sync.m16n8k32, with inputs of byte planes: a group's
-// sum is exact, and scaled in float. A step of tile_layout.h is a group. Of a row tile and step a
-// lane holds rows l / 4 and l / 4 + 8, columns 16 * (l % 4) and following:
+// They are multiplied as signed bytes, in mma.sync.m16n8k32 or wgmma, with inputs of byte planes: a
+// group's sum is exact, and scaled in float. A step of tile_layout.h is a group. Of a row tile and
+// step a lane holds rows l / 4 and l / 4 + 8, columns 16 * (l % 4) and following:
 //
 //   [row tile][step]  int8    [row / 8][unit]         16 bytes: the lane's columns of a row
 //                  or int4    [unit]                  16 bytes: two words of 8 columns for each of

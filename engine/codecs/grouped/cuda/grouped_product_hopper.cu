@@ -29,7 +29,7 @@
 #include "engine/codecs/cuda/byte_product.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
-#include "engine/codecs/cuda/plane_boxes.cuh"
+#include "engine/codecs/cuda/operand_boxes.cuh"
 #include "engine/codecs/cuda/warpgroup.cuh"
 #include "engine/codecs/cuda/warpgroup_bytes.cuh"
 #include "engine/codecs/grouped/cuda/grouped_weights.cuh"
@@ -303,12 +303,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
   AllowNextKernel();
   if (threadIdx.x == 0) {
-    const BarrierArray full(shared.full);
-    const BarrierArray empty(shared.empty);
-    for (int stage = 0; stage < Shape::kStages; ++stage) {
-      InitBarrier(full[stage], 1);
-      InitBarrier(empty[stage], Shape::kMultiplyWarps);
-    }
+    InitRing(BarrierArray(shared.full), BarrierArray(shared.empty), Shape::kStages,
+             /*full_arrivals=*/1, /*empty_arrivals=*/Shape::kMultiplyWarps);
     FenceForWarpgroups();
   }
   __syncthreads();
@@ -326,22 +322,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 #endif
 }
 
-// Boxes of a step of a block's row tiles.
-template <typename Shape>
-cudaError_t DescribeWeights(EncodeTensorMap encode, const PackedMatrix& matrix, CUtensorMap* map) {
-  const int64_t tile_bytes = matrix.num_steps * Shape::kStepBytes;
-  const cuuint64_t extents[] = {static_cast<cuuint64_t>(tile_bytes / kWeightUnit),
-                                static_cast<cuuint64_t>(NumRowTiles(matrix.rows))};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(tile_bytes)};
-  const cuuint32_t box[] = {Shape::kStepBytes / kWeightUnit, Shape::kRowTiles};
-  const cuuint32_t element_strides[] = {1, 1};
-  const CUresult result = encode(
-      map, CU_TENSOR_MAP_DATA_TYPE_INT64, 2, const_cast<void*>(matrix.tiles), extents, strides, box,
-      element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
-
 template <typename Shape>
 cudaError_t Launch(const ProductArguments& arguments, cudaStream_t stream) {
   const EncodeTensorMap encode = FindEncodeTensorMap();
@@ -353,7 +333,8 @@ cudaError_t Launch(const ProductArguments& arguments, cudaStream_t stream) {
   GroupedMaps maps;
   error = DescribePlanes(encode, arguments, Shape::kTokens, /*num_spans=*/1, &maps.inputs);
   if (error != cudaSuccess) return error;
-  error = DescribeWeights<Shape>(encode, arguments.matrix, &maps.weights);
+  error = DescribeTiles(encode, arguments.matrix, arguments.matrix.num_steps * Shape::kStepBytes,
+                        Shape::kStepBytes, Shape::kRowTiles, kWeightUnit, &maps.weights);
   if (error != cudaSuccess) return error;
   const int64_t row_blocks =
       (NumRowTiles(arguments.matrix.rows) + Shape::kRowTiles - 1) / Shape::kRowTiles;

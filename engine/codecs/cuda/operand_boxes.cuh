@@ -1,7 +1,7 @@
-// Prepared inputs of byte planes (tile_layout.h) as the tensor unit copies them to shared memory,
-// where they are operands of warpgroup instructions. Compute capability 9.0.
-#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_PLANE_BOXES_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_CUDA_PLANE_BOXES_CUH_
+// Packed weights and prepared inputs of byte planes (tile_layout.h) as the tensor unit copies them
+// to shared memory, where they are operands of warpgroup instructions. Compute capability 9.0.
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_OPERAND_BOXES_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_OPERAND_BOXES_CUH_
 
 #include <cuda.h>
 
@@ -32,6 +32,26 @@ inline cudaError_t DescribePlanes(EncodeTensorMap encode, const ProductArguments
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+// Of boxes of `box_bytes` of each of `num_row_tiles` row tiles, which have `tile_bytes` in all.
+// Columns of a box are in units of 4 or 8 bytes, of which it has no more than 256. Row tiles past
+// the last are zero.
+inline cudaError_t DescribeTiles(EncodeTensorMap encode, const PackedMatrix& matrix,
+                                 int64_t tile_bytes, int box_bytes, int num_row_tiles,
+                                 int unit_bytes, CUtensorMap* map) {
+  const cuuint64_t extents[] = {static_cast<cuuint64_t>(tile_bytes / unit_bytes),
+                                static_cast<cuuint64_t>(NumRowTiles(matrix.rows))};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(tile_bytes)};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(box_bytes / unit_bytes),
+                            static_cast<cuuint32_t>(num_row_tiles)};
+  const cuuint32_t element_strides[] = {1, 1};
+  const CUresult result =
+      encode(map, unit_bytes == 4 ? CU_TENSOR_MAP_DATA_TYPE_INT32 : CU_TENSOR_MAP_DATA_TYPE_INT64,
+             2, const_cast<void*>(matrix.tiles), extents, strides, box, element_strides,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 // Begins to copy the box from `span` and `token` on; the barrier's phase gets its bytes.
 __device__ inline void CopyPlanes(const CUtensorMap& map, int span, int token, uint32_t shared,
                                   uint32_t barrier) {
@@ -48,4 +68,4 @@ __device__ inline void PrefetchMap(const CUtensorMap& map) {
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_PLANE_BOXES_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_OPERAND_BOXES_CUH_
