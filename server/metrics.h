@@ -20,7 +20,7 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
-#include "server/engine_loop/engine_loop.h"
+#include "engine/serving/engine_loop/engine_loop.h"
 
 namespace ultrasketch {
 

@@ -13,7 +13,7 @@
 #include "absl/time/time.h"
 #include <grpcpp/support/status.h>
 
-#include "server/engine_loop/engine_loop.h"
+#include "engine/serving/engine_loop/engine_loop.h"
 #include "server/metrics.h"
 #include "server/model_host.h"
 #include "server/open_calls.h"

@@ -15,7 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
-#include "server/engine_loop/engine_loop.h"
+#include "engine/serving/engine_loop/engine_loop.h"
 #include "server/metrics.h"
 #include "server/request_translation.h"
 

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 
 #include "engine/models/model.h"
-#include "server/engine_loop/engine_loop.h"
+#include "engine/serving/engine_loop/engine_loop.h"
 #include "server/metrics.h"
 #include "server/model_host.h"
 

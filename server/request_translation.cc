@@ -11,7 +11,7 @@
 
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
-#include "server/engine_loop/validate_request.h"
+#include "engine/serving/engine_loop/validate_request.h"
 #include "server/status.h"
 
 namespace ultrasketch {

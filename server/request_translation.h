@@ -12,8 +12,8 @@
 
 #include "engine/format/model_config.h"
 #include "engine/format/tokenizer/tokenizer.h"
-#include "server/engine_loop/engine_loop.h"
-#include "server/engine_loop/score.h"
+#include "engine/serving/engine_loop/engine_loop.h"
+#include "engine/serving/engine_loop/score.h"
 #include "ultrasketch/v1/generation.pb.h"
 
 namespace ultrasketch {

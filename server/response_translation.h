@@ -7,7 +7,7 @@
 
 #include "engine/backends/sampling/sampling.h"
 #include "engine/format/tokenizer/tokenizer.h"
-#include "server/engine_loop/engine_loop.h"
+#include "engine/serving/engine_loop/engine_loop.h"
 #include "ultrasketch/v1/generation.pb.h"
 
 namespace ultrasketch {

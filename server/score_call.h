@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include <grpcpp/support/server_callback.h>
 
-#include "server/engine_loop/score.h"
+#include "engine/serving/engine_loop/score.h"
 #include "server/model_call.h"
 #include "ultrasketch/v1/generation.pb.h"
 

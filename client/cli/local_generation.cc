@@ -11,8 +11,8 @@
 #include "client/messages.h"
 #include "engine/base/status.h"
 #include "engine/models/model.h"
-#include "server/engine_loop/blocking.h"
-#include "server/engine_loop/engine_loop.h"
+#include "engine/serving/engine_loop/blocking.h"
+#include "engine/serving/engine_loop/engine_loop.h"
 #include "server/request_translation.h"
 
 namespace ultrasketch::cli {

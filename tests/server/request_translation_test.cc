@@ -6,8 +6,8 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/strings.h"
-#include "tests/server/engine_loop/testing.h"
 #include "tests/server/test_server.h"
+#include "tests/serving/engine_loop/testing.h"
 
 namespace ultrasketch {
 namespace {

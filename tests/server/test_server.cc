@@ -12,8 +12,8 @@
 
 #include "engine/base/check.h"
 #include "server/collector.h"
-#include "tests/server/engine_loop/testing.h"
 #include "tests/server/raw_grpc.h"
+#include "tests/serving/engine_loop/testing.h"
 
 namespace ultrasketch {
 

@@ -20,7 +20,7 @@
 #include "server/metrics_endpoint.h"
 #include "server/model_host.h"
 #include "server/server.h"
-#include "tests/server/engine_loop/fake_model.h"
+#include "tests/serving/engine_loop/fake_model.h"
 #include "ultrasketch/v1/generation.grpc.pb.h"
 #include "ultrasketch/v1/model.grpc.pb.h"
 

@@ -3,8 +3,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-#include "tests/server/engine_loop/testing.h"
 #include "tests/server/test_server.h"
+#include "tests/serving/engine_loop/testing.h"
 
 namespace ultrasketch {
 namespace {

@@ -1,0 +1,196 @@
+#include "engine/serving/engine_loop/engine_loop.h"
+
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/check.h"
+#include "engine/base/mutex.h"
+#include "engine/base/status.h"
+#include "engine/serving/engine_loop/engine_core.h"
+#include "engine/serving/engine_loop/validate_request.h"
+
+namespace ultrasketch {
+namespace {
+
+RequestLimits MakeLimits(const Model& model, const EngineLoopOptions& options) {
+  RequestLimits limits;
+  limits.vocab_size = model.config().vocab_size;
+  limits.max_queued_requests = options.max_queued_requests;
+  limits.scheduler = MakeSchedulerOptions(model, options);
+  return limits;
+}
+
+class ThreadedEngineLoop final : public EngineLoop {
+ public:
+  ThreadedEngineLoop(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer,
+                     const EngineLoopOptions& options, std::shared_ptr<EngineObserver> observer)
+      : limits_(MakeLimits(*model, options)),
+        memory_usage_(model->memory_usage()),
+        observer_(observer),
+        core_(std::move(model), std::move(tokenizer), options, std::move(observer)),
+        core_stats_(core_.stats()),
+        thread_([this] { Run(); }) {}
+
+  ~ThreadedEngineLoop() override {
+    {
+      MutexLock lock(mutex_);
+      stopping_ = true;
+    }
+    US_CHECK(thread_.get_id() != std::this_thread::get_id());
+    thread_.join();
+  }
+
+  absl::StatusOr<RequestId> Submit(GenerationRequest request,
+                                   std::shared_ptr<GenerationSink> sink) override {
+    US_CHECK(sink != nullptr);
+    US_RETURN_IF_ERROR(ValidateRequest(request, limits_));
+    MutexLock lock(mutex_);
+    if (draining_ || stopping_) return absl::UnavailableError("the model is shutting down");
+    const int32_t num_queued = num_inbox_completions_ + num_core_waiting_completions_;
+    if (request.num_completions > limits_.max_queued_requests - num_queued) {
+      return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", num_queued,
+                                                       " completions wait, at most ",
+                                                       limits_.max_queued_requests, " may"));
+    }
+    const RequestId id = next_id_++;
+    num_inbox_completions_ += request.num_completions;
+    inbox_.push_back({id, std::move(request), std::move(sink), absl::Now()});
+    in_flight_.insert(id);
+    return id;
+  }
+
+  void Cancel(RequestId id) override {
+    MutexLock lock(mutex_);
+    if (in_flight_.contains(id)) cancelled_.insert(id);
+  }
+
+  void Drain(absl::Time deadline) override {
+    US_CHECK(thread_.get_id() != std::this_thread::get_id());
+    MutexLock lock(mutex_);
+    draining_ = true;
+    const auto finished = [this]()
+                              ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return in_flight_.empty(); };
+    if (mutex_.AwaitUntil(finished, deadline)) return;
+    cancelled_.insert(in_flight_.begin(), in_flight_.end());
+    mutex_.Await(finished);
+  }
+
+  EngineLoopStats stats() const override {
+    MutexLock lock(mutex_);
+    EngineLoopStats stats = core_stats_;
+    stats.num_waiting += static_cast<int32_t>(inbox_.size());
+    return stats;
+  }
+
+  MemoryUsage memory_usage() const override { return memory_usage_; }
+
+ private:
+  // What arrived since the last step.
+  struct News {
+    std::vector<QueuedRequest> arrivals;
+    absl::flat_hash_set<RequestId> cancelled;
+    bool stopping = false;
+  };
+
+  void Run() {
+    while (true) {
+      News news = TakeNews();
+      for (QueuedRequest& queued : news.arrivals) core_.Add(std::move(queued));
+      for (const RequestId id : news.cancelled) {
+        core_.End(id, FinishReason::kCancelled, absl::CancelledError("the request was cancelled"));
+      }
+      if (news.stopping) {
+        core_.EndAll(FinishReason::kCancelled, absl::CancelledError("the model is shutting down"));
+      }
+      core_.ExpireDeadlines(absl::Now());
+      if (core_.has_requests()) {
+        core_.BeginStep();
+        PublishStats();  // a step can be long: who left the queue makes room in it now
+        core_.FinishStep();
+      }
+      // Before the sinks hear of it: whoever sees a request finish sees its blocks free.
+      PublishStats();
+      Deliver(core_.TakeEvents());
+      if (news.stopping) return;
+    }
+  }
+
+  // Sleeps until there is something to do.
+  News TakeNews() ABSL_LOCKS_EXCLUDED(mutex_) {
+    MutexLock lock(mutex_);
+    if (!core_.has_requests()) {
+      mutex_.Await([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+        return !inbox_.empty() || !cancelled_.empty() || stopping_;
+      });
+    }
+    News news;
+    news.arrivals.swap(inbox_);
+    news.cancelled.swap(cancelled_);
+    news.stopping = stopping_;
+    num_core_waiting_completions_ += std::exchange(num_inbox_completions_, 0);
+    core_stats_.num_waiting += static_cast<int32_t>(news.arrivals.size());
+    return news;
+  }
+
+  void PublishStats() ABSL_LOCKS_EXCLUDED(mutex_) {
+    MutexLock lock(mutex_);
+    core_stats_ = core_.stats();
+    num_core_waiting_completions_ = core_.num_waiting_completions();
+  }
+
+  // Without the lock: sinks may call Submit and Cancel.
+  void Deliver(std::vector<EngineEvent> events) ABSL_LOCKS_EXCLUDED(mutex_) {
+    std::vector<RequestId> finished;
+    for (EngineEvent& event : events) {
+      if (event.result == nullptr) {
+        event.sink->OnDelta(std::move(event.delta));
+      } else {
+        if (observer_ != nullptr) observer_->OnFinish(*event.result, event.since_arrival);
+        event.sink->OnFinish(std::move(*event.result));
+      }
+      event.sink.reset();
+      if (event.finished_request.has_value()) finished.push_back(*event.finished_request);
+    }
+    if (finished.empty()) return;
+    MutexLock lock(mutex_);
+    for (const RequestId id : finished) {
+      in_flight_.erase(id);
+      cancelled_.erase(id);
+    }
+  }
+
+  const RequestLimits limits_;
+  const MemoryUsage memory_usage_;
+  const std::shared_ptr<EngineObserver> observer_;
+  EngineCore core_;  // the thread's alone, once it runs
+
+  mutable Mutex mutex_;
+  RequestId next_id_ ABSL_GUARDED_BY(mutex_) = 1;
+  std::vector<QueuedRequest> inbox_ ABSL_GUARDED_BY(mutex_);
+  int32_t num_inbox_completions_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::flat_hash_set<RequestId> cancelled_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<RequestId> in_flight_ ABSL_GUARDED_BY(mutex_);  // submitted, not finished
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  // As of the last step.
+  EngineLoopStats core_stats_ ABSL_GUARDED_BY(mutex_);
+  int32_t num_core_waiting_completions_ ABSL_GUARDED_BY(mutex_) = 0;
+
+  std::thread thread_;  // last: it uses everything above
+};
+
+}  // namespace
+
+std::unique_ptr<EngineLoop> EngineLoop::Start(std::unique_ptr<Model> model,
+                                              std::shared_ptr<const Tokenizer> tokenizer,
+                                              const EngineLoopOptions& options,
+                                              std::shared_ptr<EngineObserver> observer) {
+  return std::make_unique<ThreadedEngineLoop>(std::move(model), std::move(tokenizer), options,
+                                              std::move(observer));
+}
+
+}  // namespace ultrasketch

@@ -1,0 +1,36 @@
+// Whether a request can be served at all.
+#ifndef ULTRASKETCH_ENGINE_SERVING_ENGINE_LOOP_VALIDATE_REQUEST_H_
+#define ULTRASKETCH_ENGINE_SERVING_ENGINE_LOOP_VALIDATE_REQUEST_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+
+#include "engine/serving/engine_loop/engine_loop.h"
+#include "engine/serving/scheduler/scheduler.h"
+
+namespace ultrasketch {
+
+inline constexpr int kMaxStopStrings = 16;
+inline constexpr int kMaxStopStringBytes = 1024;
+inline constexpr int kMaxStopTokenIds = 1024;
+inline constexpr int kMaxLogprobs = 20;
+inline constexpr int kMaxCompletions = 128;
+
+struct RequestLimits {
+  int32_t vocab_size = 0;
+  int32_t max_queued_requests = 0;
+  SchedulerOptions scheduler;
+};
+
+// INVALID_ARGUMENT, the message starting with the name of the field in GenerateRequest
+// (proto/ultrasketch/v1/generation.proto) and ": ".
+absl::Status ValidateRequest(const GenerationRequest& request, const RequestLimits& limits);
+
+// Most tokens whose keys and values a completion of a valid request needs at a time: the last token
+// is never computed.
+int64_t MaxCachedTokens(const GenerationRequest& request, int64_t max_context_tokens);
+
+}  // namespace ultrasketch
+
+#endif  // ULTRASKETCH_ENGINE_SERVING_ENGINE_LOOP_VALIDATE_REQUEST_H_
