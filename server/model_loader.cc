@@ -10,7 +10,8 @@
 #include "engine/backends/backend.h"
 #include "engine/base/status.h"
 #include "engine/compress/accounting.h"
-#include "engine/format/checkpoint.h"
+#include "engine/models/open_model.h"
+#include "server/log.h"
 
 namespace ultrasketch {
 namespace {
@@ -18,9 +19,11 @@ namespace {
 absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source,
                                                   const ModelLoadOptions& options,
                                                   Metrics& metrics) {
-  US_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(source.folder));
-  US_ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
-                      Tokenizer::Load(checkpoint->tokenizer_path()));
+  US_ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(source.folder));
+  for (const std::string& warning : opened.warnings) {
+    LogEvent(LogLevel::kWarning, "model_warning", {{"model", source.name}, {"message", warning}});
+  }
+  const std::shared_ptr<const Checkpoint>& checkpoint = opened.checkpoint;
   // A backend serves one thread at a time, and each model has its own.
   US_ASSIGN_OR_RETURN(std::shared_ptr<Backend> backend,
                       CreateBackend(options.device, {.num_threads = options.num_threads}));
@@ -36,15 +39,15 @@ absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source,
   hosted->bits_per_weight_linear = size.bits_per_weight_linear;
   hosted->bits_per_weight_file = size.bits_per_weight_file;
   hosted->vocab_size = config.vocab_size;
-  hosted->max_token_bytes = LongestTokenBytes(*tokenizer);
+  hosted->max_token_bytes = LongestTokenBytes(*opened.tokenizer);
   hosted->generation_config = checkpoint->generation_config();
-  hosted->eos_token_ids = checkpoint->eos_token_ids();
+  hosted->eos_token_ids = std::move(opened.eos_token_ids);
 
   US_ASSIGN_OR_RETURN(auto model, LoadModel(checkpoint, std::move(backend), options.model));
   const KvCacheLayout& cache = model->cache_layout();
   hosted->max_context_tokens = static_cast<int32_t>(
       std::min<int64_t>(config.max_position_embeddings, cache.num_blocks * cache.block_size));
-  hosted->tokenizer = std::move(tokenizer);
+  hosted->tokenizer = std::move(opened.tokenizer);
   hosted->metrics = metrics.ForModel(source.name);
   hosted->engine_loop =
       EngineLoop::Start(std::move(model), hosted->tokenizer, options.engine_loop, hosted->metrics);

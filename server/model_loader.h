@@ -28,7 +28,8 @@ struct ModelLoadOptions {
 };
 
 // Reads the checkpoint and the tokenizer, loads the weights on the device and starts the engine's
-// thread. Errors are those of the parts, with the model's name in front.
+// thread. What OpenModel warns about is logged, as event model_warning. Errors are those of the
+// parts, with the model's name in front.
 absl::StatusOr<std::shared_ptr<HostedModel>> LoadHostedModel(const ModelSource& source,
                                                              const ModelLoadOptions& options,
                                                              Metrics& metrics);

@@ -118,11 +118,12 @@ class BenchCommand : public Command {
   }
 
   absl::Status RunQuality(const Environment& environment) {
-    US_ASSIGN_OR_RETURN(const LocalModelParts parts, OpenLocalModel(local_));
+    US_ASSIGN_OR_RETURN(const LocalModelParts parts, OpenLocalModelParts(local_));
     US_ASSIGN_OR_RETURN(const std::string text, ReadFile(text_file_));
     US_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
-                        EncodeForEvaluation(*parts.tokenizer, text));
-    US_RETURN_IF_ERROR(CheckEvaluation(parts.checkpoint->config(), tokens, quality_.evaluate));
+                        EncodeForEvaluation(*parts.opened.tokenizer, text));
+    US_RETURN_IF_ERROR(
+        CheckEvaluation(parts.opened.checkpoint->config(), tokens, quality_.evaluate));
     if (quality_.work_folder.empty()) {
       std::error_code error;
       quality_.work_folder = std::filesystem::temp_directory_path(error).string();
@@ -138,8 +139,8 @@ class BenchCommand : public Command {
     quality_.evaluate.num_threads = local_.num_threads;
     if (!out_.empty()) {
       quality_.on_point = [&](absl::Span<const QualityPoint> points) {
-        return WriteFileAtomically(out_,
-                                   FormatJson(QualityJson(parts.checkpoint->folder(), points)));
+        return WriteFileAtomically(
+            out_, FormatJson(QualityJson(parts.opened.checkpoint->folder(), points)));
       };
     }
     absl::StatusOr<std::vector<QualityPoint>> points;
@@ -148,10 +149,10 @@ class BenchCommand : public Command {
       quality_.progress = [&progress](std::string_view stage, double fraction) {
         progress.UpdateFraction(stage, fraction);
       };
-      points = MeasureQuality(parts.checkpoint, tokens, quality_);
+      points = MeasureQuality(parts.opened.checkpoint, tokens, quality_);
     }
     US_RETURN_IF_ERROR(points.status());
-    return environment.json ? WriteJson(QualityJson(parts.checkpoint->folder(), *points))
+    return environment.json ? WriteJson(QualityJson(parts.opened.checkpoint->folder(), *points))
                             : WriteOutput(Describe(*points));
   }
 

@@ -164,7 +164,9 @@ class CompressCommand : public Command {
   }
 
   absl::Status Run(const Environment& environment) override {
-    US_ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(model_));
+    US_ASSIGN_OR_RETURN(const OpenedModel opened,
+                        OpenLocalModel(model_, {.needs_tokenizer = false}));
+    const std::shared_ptr<const Checkpoint>& checkpoint = opened.checkpoint;
     const StopFlag stop(environment.stop);
     options_.cancelled = stop.flag();
     // Whatever can fail for report and evaluation fails before the work.

@@ -39,12 +39,12 @@ class EvalCommand : public Command {
   }
 
   absl::Status Run(const Environment& environment) override {
-    US_ASSIGN_OR_RETURN(LocalModelParts parts, OpenLocalModel(local_));
+    US_ASSIGN_OR_RETURN(LocalModelParts parts, OpenLocalModelParts(local_));
     US_ASSIGN_OR_RETURN(const std::string text, ReadFile(text_file_));
     US_ASSIGN_OR_RETURN(
         const auto model,
-        LoadModel(parts.checkpoint, parts.backend,
-                  EvaluationModelOptions(parts.checkpoint->config(), options_.context)));
+        LoadModel(parts.opened.checkpoint, parts.backend,
+                  EvaluationModelOptions(parts.opened.checkpoint->config(), options_.context)));
     const StopFlag stop(environment.stop);
     options_.cancelled = stop.flag();
     options_.num_threads = local_.num_threads;
@@ -54,7 +54,7 @@ class EvalCommand : public Command {
       options_.progress = [&progress](const EvaluateProgress& state) {
         progress.Update(state.tokens_done, state.tokens_total, "tokens");
       };
-      evaluation = EvaluateText(*model, *parts.tokenizer, text, options_);
+      evaluation = EvaluateText(*model, *parts.opened.tokenizer, text, options_);
     }
     US_RETURN_IF_ERROR(evaluation.status());
     if (!environment.json) {

@@ -2,6 +2,7 @@
 #include "absl/strings/str_format.h"
 
 #include "client/cli/command.h"
+#include "client/cli/local_model.h"
 #include "client/cli/output.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
@@ -85,7 +86,9 @@ class InspectCommand : public Command {
   }
 
   absl::Status Run(const Environment& environment) override {
-    US_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(model_));
+    US_ASSIGN_OR_RETURN(const OpenedModel opened,
+                        OpenLocalModel(model_, {.needs_tokenizer = false}));
+    const auto& checkpoint = opened.checkpoint;
     US_ASSIGN_OR_RETURN(const std::string codec, CheckpointCodec(*checkpoint));
     US_ASSIGN_OR_RETURN(const ModelSize size, MeasureModel(*checkpoint));
     return environment.json ? WriteJson(ToJson(*checkpoint, codec, size))

@@ -96,18 +96,18 @@ class EngineGeneration final : public LocalGeneration {
 
 absl::StatusOr<std::unique_ptr<LocalGeneration>> LocalGeneration::Prepare(
     const LocalModelOptions& model, const client::GenerateRequest& request) {
-  US_ASSIGN_OR_RETURN(LocalModelParts parts, OpenLocalModel(model));
-  const ModelConfig& config = parts.checkpoint->config();
+  US_ASSIGN_OR_RETURN(LocalModelParts parts, OpenLocalModelParts(model));
+  const ModelConfig& config = parts.opened.checkpoint->config();
 
   // Translated as the server does it, so that defaults and errors are the same.
   RequestModel hosted;
   hosted.max_context_tokens = static_cast<int32_t>(
       std::min<int64_t>(config.max_position_embeddings, std::numeric_limits<int32_t>::max()));
   hosted.vocab_size = config.vocab_size;
-  hosted.max_token_bytes = LongestTokenBytes(*parts.tokenizer);
-  hosted.generation_config = parts.checkpoint->generation_config();
-  hosted.eos_token_ids = parts.checkpoint->eos_token_ids();
-  hosted.tokenizer = parts.tokenizer;
+  hosted.max_token_bytes = LongestTokenBytes(*parts.opened.tokenizer);
+  hosted.generation_config = parts.opened.checkpoint->generation_config();
+  hosted.eos_token_ids = parts.opened.eos_token_ids;
+  hosted.tokenizer = parts.opened.tokenizer;
   US_ASSIGN_OR_RETURN(
       GenerationRequest engine_request,
       TranslateGenerateRequest(client::ToMessage(request), hosted, absl::InfiniteFuture()));
@@ -127,9 +127,10 @@ absl::StatusOr<std::unique_ptr<LocalGeneration>> LocalGeneration::Prepare(
       num_completions * blocks_per_completion * model_options.block_size;
   model_options.max_step_tokens = loop_options.max_step_tokens;
 
-  US_ASSIGN_OR_RETURN(auto loaded, LoadModel(parts.checkpoint, parts.backend, model_options));
-  auto loop = EngineLoop::Start(std::move(loaded), parts.tokenizer, loop_options);
-  return std::make_unique<EngineGeneration>(parts.tokenizer, std::move(loop),
+  US_ASSIGN_OR_RETURN(auto loaded,
+                      LoadModel(parts.opened.checkpoint, parts.backend, model_options));
+  auto loop = EngineLoop::Start(std::move(loaded), parts.opened.tokenizer, loop_options);
+  return std::make_unique<EngineGeneration>(parts.opened.tokenizer, std::move(loop),
                                             std::move(engine_request));
 }
 

@@ -1,5 +1,7 @@
 #include "client/cli/local_model.h"
 
+#include <iostream>
+
 #include "client/cli/command.h"
 #include "engine/base/status.h"
 
@@ -12,10 +14,18 @@ void DeclareDeviceOptions(CLI::App& app, LocalModelOptions& options) {
       ->type_name("N");
 }
 
-absl::StatusOr<LocalModelParts> OpenLocalModel(const LocalModelOptions& options) {
+absl::StatusOr<OpenedModel> OpenLocalModel(const std::string& folder,
+                                           const OpenModelOptions& options) {
+  absl::StatusOr<OpenedModel> opened = OpenModel(folder, options);
+  if (opened.ok()) {
+    for (const std::string& warning : opened->warnings) std::cerr << "warning: " << warning << "\n";
+  }
+  return opened;
+}
+
+absl::StatusOr<LocalModelParts> OpenLocalModelParts(const LocalModelOptions& options) {
   LocalModelParts parts;
-  US_ASSIGN_OR_RETURN(parts.checkpoint, Checkpoint::Open(options.folder));
-  US_ASSIGN_OR_RETURN(parts.tokenizer, Tokenizer::Load(parts.checkpoint->tokenizer_path()));
+  US_ASSIGN_OR_RETURN(parts.opened, OpenLocalModel(options.folder));
   US_ASSIGN_OR_RETURN(parts.backend,
                       CreateBackend(options.device, {.num_threads = options.num_threads}));
   return parts;

@@ -12,8 +12,7 @@
 #include <CLI/CLI.hpp>
 
 #include "engine/backends/backend.h"
-#include "engine/format/checkpoint.h"
-#include "engine/format/tokenizer/tokenizer.h"
+#include "engine/models/open_model.h"
 
 namespace ultrasketch::cli {
 
@@ -26,14 +25,17 @@ struct LocalModelOptions {
 // --device and --threads.
 void DeclareDeviceOptions(CLI::App& app, LocalModelOptions& options);
 
-// What a model is loaded from and to. The checkpoint's tensors are mapped, not read.
+// OpenModel, its warnings written to standard error: "warning: <sentence>", a line each.
+absl::StatusOr<OpenedModel> OpenLocalModel(const std::string& folder,
+                                           const OpenModelOptions& options = {});
+
+// What a model is loaded from and to.
 struct LocalModelParts {
-  std::shared_ptr<const Checkpoint> checkpoint;
-  std::shared_ptr<const Tokenizer> tokenizer;
+  OpenedModel opened;
   std::shared_ptr<Backend> backend;
 };
 
-absl::StatusOr<LocalModelParts> OpenLocalModel(const LocalModelOptions& options);
+absl::StatusOr<LocalModelParts> OpenLocalModelParts(const LocalModelOptions& options);
 
 // A stop token as the flag that the engine's long computations look at.
 class StopFlag {

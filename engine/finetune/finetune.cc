@@ -136,6 +136,11 @@ absl::Status Finetuner::Prepare() {
                                                    longest, ", found ", options_.window_tokens));
   }
   US_ASSIGN_OR_RETURN(place_, ReadProcessPlace());
+  for (const auto& checkpoint : {teacher_checkpoint_, student_checkpoint_}) {
+    for (const std::string& warning : checkpoint->warnings()) {
+      Note(absl::StrCat("warning: ", warning));
+    }
+  }
   if (options_.batch_windows % (int64_t{place_.size} * options_.accumulation) != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "batch: expected a multiple of the number of processes times accumulate, ",

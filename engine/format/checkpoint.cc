@@ -153,10 +153,16 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
 
   const std::string generation_path = Join(folder, "generation_config.json");
   if (Exists(generation_path)) {
-    US_ASSIGN_OR_RETURN(const json generation, ReadJsonFile(generation_path, kMaxConfigBytes));
-    US_ASSIGN_OR_RETURN(
-        checkpoint->generation_config_,
-        ParseGenerationConfig(generation, checkpoint->config_.vocab_size, generation_path));
+    const absl::StatusOr<json> generation = ReadJsonFile(generation_path, kMaxConfigBytes);
+    if (!generation.ok()) {
+      checkpoint->warnings_.push_back(
+          absl::StrCat(generation.status().message(),
+                       "; the file is not used: what a request leaves out is neutral"));
+    } else {
+      US_ASSIGN_OR_RETURN(
+          checkpoint->generation_config_,
+          ParseGenerationConfig(*generation, checkpoint->config_.vocab_size, generation_path));
+    }
   }
 
   const std::string weights_path = Join(folder, kWeightsName);

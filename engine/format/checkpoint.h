@@ -45,6 +45,10 @@ class Checkpoint : public TensorSource {
   // The tokens that end a text: generation_config.json's if it has any, else config.json's.
   const std::vector<int32_t>& eos_token_ids() const;
 
+  // What the files say that contradicts each other or cannot be used, and what is done instead: a
+  // sentence each, without an end of line, that names the file.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
   // Bytes of the model's files: weights, index, config, generation config, tokenizer.
   int64_t file_bytes() const { return file_bytes_; }
 
@@ -68,6 +72,7 @@ class Checkpoint : public TensorSource {
   std::vector<std::string> tensor_names_;
   std::vector<Entry> entries_;  // parallel to tensor_names_
   int64_t file_bytes_ = 0;
+  std::vector<std::string> warnings_;
 };
 
 }  // namespace ultrasketch

@@ -13,6 +13,7 @@
 namespace ultrasketch {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -154,8 +155,6 @@ TEST_F(CheckpointTest, NamesTheMalformedFile) {
   WriteWeights("model.safetensors", {"a"}, 1);
   folder_.Write("generation_config.json", R"({"top_p": 7})");
   ExpectError(absl::StatusCode::kDataLoss, {folder_.File("generation_config.json"), "top_p"});
-  folder_.Write("generation_config.json", "{");
-  ExpectError(absl::StatusCode::kDataLoss, {folder_.File("generation_config.json"), "JSON"});
   folder_.Write("config.json", R"({"model_type": "gemma"})");
   ExpectError(absl::StatusCode::kUnimplemented, {folder_.File("config.json"), "gemma"});
   folder_.Write("config.json", "not JSON");
@@ -164,6 +163,17 @@ TEST_F(CheckpointTest, NamesTheMalformedFile) {
   std::filesystem::remove(folder_.File("generation_config.json"));
   folder_.Write("model.safetensors", "short");
   ExpectError(absl::StatusCode::kDataLoss, {folder_.File("model.safetensors")});
+}
+
+TEST_F(CheckpointTest, AGenerationConfigThatIsNotJsonIsWarnedAboutAndNotUsed) {
+  WriteWeights("model.safetensors", {"a"}, 1);
+  folder_.Write("generation_config.json", R"({"eos_token_id": 5,})");
+  const auto checkpoint = Checkpoint::Open(folder_.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_THAT((*checkpoint)->eos_token_ids(), ElementsAre(7));
+  EXPECT_THAT((*checkpoint)->warnings(),
+              ElementsAre(AllOf(HasSubstr(folder_.File("generation_config.json")),
+                                HasSubstr("JSON"), HasSubstr("not used"))));
 }
 
 TEST_F(CheckpointTest, RejectsAnIndexWithoutAWeightMap) {
