@@ -41,6 +41,9 @@ void Fuzz(std::string_view input) {
     for (const int32_t id : *ids) US_CHECK((*tokenizer)->IdToToken(id).has_value());
     CheckDecoding(**tokenizer, *ids);
   }
+  const ByteRange plain_ranges[] = {{0, text.size() / 3}, {text.size() / 2, text.size()}};
+  const auto plain_ids = (*tokenizer)->Encode(text, {.plain_ranges = plain_ranges});
+  if (plain_ids.ok()) CheckDecoding(**tokenizer, *plain_ids);
   // Any ids can be decoded, those outside the vocabulary too.
   std::vector<int32_t> ids;
   for (const char byte : text) {

@@ -53,6 +53,13 @@ size_t LeadingSpaceEnd(std::string_view text) {
   return end;
 }
 
+bool Overlaps(const TextRange& range, absl::Span<const ByteRange> ascending) {
+  const auto first =
+      std::upper_bound(ascending.begin(), ascending.end(), range.begin,
+                       [](size_t begin, const ByteRange& other) { return begin < other.end; });
+  return first != ascending.end() && first->begin < range.end;
+}
+
 }  // namespace
 
 void PatternTrie::Add(std::string_view pattern, int32_t value) {
@@ -67,7 +74,8 @@ void PatternTrie::Add(std::string_view pattern, int32_t value) {
   if (values_[node] < 0) values_[node] = value;
 }
 
-std::optional<PatternTrie::Match> PatternTrie::Find(std::string_view text, size_t from) const {
+std::optional<PatternTrie::Match> PatternTrie::Find(
+    std::string_view text, size_t from, absl::FunctionRef<bool(const Match&)> accept) const {
   for (size_t begin = from; begin < text.size(); ++begin) {
     if (!is_first_byte_[static_cast<uint8_t>(text[begin])]) continue;
     std::optional<Match> longest;
@@ -76,7 +84,9 @@ std::optional<PatternTrie::Match> PatternTrie::Find(std::string_view text, size_
       const auto edge = edges_.find(node << 8 | static_cast<uint8_t>(text[i]));
       if (edge == edges_.end()) break;
       node = edge->second;
-      if (values_[node] >= 0) longest = Match{{begin, i + 1}, values_[node]};
+      if (values_[node] < 0) continue;
+      const Match match{{begin, i + 1}, values_[node]};
+      if (accept(match)) longest = match;
     }
     if (longest.has_value()) return longest;
   }
@@ -153,12 +163,17 @@ absl::Status AddedVocabulary::BuildTries(const JsonValue& json, const Normalizer
 }
 
 void AddedVocabulary::FindSegments(std::string_view text, Side side, bool parse_special,
+                                   absl::Span<const ByteRange> plain_ranges,
                                    std::vector<Segment>* segments) const {
+  const auto accept = [&](const PatternTrie::Match& match) {
+    return !Overlaps(match.range, plain_ranges) ||
+           LeadingSpaceEnd(tokens_[match.value].content) == tokens_[match.value].content.size();
+  };
   const PatternTrie& trie = side == Side::kRaw ? raw_ : normalized_;
   size_t covered_end = 0;
   size_t from = 0;
   size_t space_run_end = 0;  // of the last white space taken along: not to be scanned again
-  while (const std::optional<PatternTrie::Match> match = trie.Find(text, from)) {
+  while (const std::optional<PatternTrie::Match> match = trie.Find(text, from, accept)) {
     auto [begin, end] = match->range;
     from = end;
     const AddedToken& token = tokens_[match->value];

@@ -14,13 +14,16 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 #include "engine/base/strings.h"
 #include "engine/format/tokenizer/json_value.h"
 #include "engine/format/tokenizer/normalizer.h"
 #include "engine/format/tokenizer/regex.h"
+#include "engine/format/tokenizer/tokenizer.h"
 #include "engine/format/tokenizer/vocabulary.h"
 
 namespace ultrasketch::tokenizer_internal {
@@ -45,8 +48,10 @@ class PatternTrie {
     TextRange range;
     int32_t value;
   };
-  // The leftmost match at or after `from`, and the longest that begins there.
-  std::optional<Match> Find(std::string_view text, size_t from) const;
+  // Of the matches that `accept` takes the leftmost at or after `from`, and the longest that begins
+  // there.
+  std::optional<Match> Find(std::string_view text, size_t from,
+                            absl::FunctionRef<bool(const Match&)> accept) const;
 
  private:
   std::array<bool, 256> is_first_byte_ = {};
@@ -69,9 +74,10 @@ class AddedVocabulary {
   };
   enum class Side { kRaw, kNormalized };
   // Appends the segments of `text`, looking for the tokens that are matched in the raw or in the
-  // normalized text. Special tokens are passed over unless `parse_special`.
+  // normalized text. Special tokens are passed over unless `parse_special`; tokens that overlap
+  // `plain_ranges` (see EncodeOptions) are no matches.
   void FindSegments(std::string_view text, Side side, bool parse_special,
-                    std::vector<Segment>* segments) const;
+                    absl::Span<const ByteRange> plain_ranges, std::vector<Segment>* segments) const;
 
   // Null when no added token has this id.
   const AddedToken* Find(int32_t id) const;

@@ -25,6 +25,7 @@ using tokenizer_internal::PieceList;
 using tokenizer_internal::PostProcessor;
 using tokenizer_internal::PreTokenizer;
 using tokenizer_internal::TextRange;
+using tokenizer_internal::Utf8Length;
 
 namespace {
 
@@ -49,7 +50,9 @@ std::optional<std::string_view> Tokenizer::Impl::DecodedToken(int32_t id,
 }
 
 absl::Status Tokenizer::Impl::EncodeSegment(std::string_view segment, bool is_start_of_input,
-                                            bool parse_special, Bpe::Session* session,
+                                            bool parse_special,
+                                            absl::Span<const ByteRange> plain_ranges,
+                                            Bpe::Session* session,
                                             std::vector<int32_t>* ids) const {
   std::string text(segment);
   if (normalizer != nullptr) {
@@ -58,9 +61,16 @@ absl::Status Tokenizer::Impl::EncodeSegment(std::string_view segment, bool is_st
     if (lost_start) is_start_of_input = false;
   }
   std::vector<AddedVocabulary::Segment> segments;
-  added->FindSegments(text, AddedVocabulary::Side::kNormalized, parse_special, &segments);
+  const bool keeps_offsets = normalizer == nullptr;
+  added->FindSegments(text, AddedVocabulary::Side::kNormalized, parse_special,
+                      keeps_offsets ? plain_ranges : absl::Span<const ByteRange>(), &segments);
   for (const AddedVocabulary::Segment& part : segments) {
     if (part.token != nullptr) {
+      if (!keeps_offsets && !plain_ranges.empty()) {
+        return absl::UnimplementedError(
+            absl::StrCat("added token ", Quoted(part.token->content),
+                         " is matched in normalized text, where what is plain text is not known"));
+      }
       ids->push_back(part.token->id);
       continue;
     }
@@ -70,8 +80,32 @@ absl::Status Tokenizer::Impl::EncodeSegment(std::string_view segment, bool is_st
     list.is_start_of_input = is_start_of_input && part.range.begin == 0;
     if (pre_tokenizer != nullptr) US_RETURN_IF_ERROR(pre_tokenizer->Apply(&list));
     for (const TextRange& piece : list.pieces) {
-      US_RETURN_IF_ERROR(session->Encode(list.View(piece), ids));
+      US_RETURN_IF_ERROR(plain_ranges.empty() ? session->Encode(list.View(piece), ids)
+                                              : EncodePlainPiece(list.View(piece), session, ids));
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Tokenizer::Impl::EncodePlainPiece(std::string_view piece, Bpe::Session* session,
+                                               std::vector<int32_t>* ids) const {
+  const size_t num_ids = ids->size();
+  US_RETURN_IF_ERROR(session->Encode(piece, ids));
+  // The token for what is unknown is an added token, too, but its spelling is not in the piece.
+  for (size_t i = num_ids; i < ids->size(); ++i) {
+    const AddedToken* token = added->Find((*ids)[i]);
+    if (token == nullptr || token->content.size() == Utf8Length(token->content[0])) continue;
+    size_t found = piece.find(token->content);
+    if (found == std::string_view::npos) continue;
+    ids->resize(num_ids);
+    size_t begin = 0;
+    while (found != std::string_view::npos) {
+      const size_t end = found + Utf8Length(piece[found]);
+      US_RETURN_IF_ERROR(EncodePlainPiece(piece.substr(begin, end - begin), session, ids));
+      begin = end;
+      found = piece.find(token->content, begin);
+    }
+    return EncodePlainPiece(piece.substr(begin), session, ids);
   }
   return absl::OkStatus();
 }
@@ -131,16 +165,29 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
   }
   std::vector<AddedVocabulary::Segment> segments;
   impl_->added->FindSegments(text, AddedVocabulary::Side::kRaw, options.parse_special_tokens,
-                             &segments);
+                             options.plain_ranges, &segments);
   std::vector<int32_t> ids;
+  std::vector<ByteRange> plain_ranges;
+  size_t next_range = 0;
   Bpe::Session session(*impl_->model);
   for (const AddedVocabulary::Segment& segment : segments) {
     if (segment.token != nullptr) {
       ids.push_back(segment.token->id);
       continue;
     }
+    plain_ranges.clear();  // relative to the segment
+    for (; next_range < options.plain_ranges.size(); ++next_range) {
+      const ByteRange& range = options.plain_ranges[next_range];
+      const size_t begin = std::max(range.begin, segment.range.begin);
+      const size_t end = std::min(range.end, segment.range.end);
+      if (begin < end) {
+        plain_ranges.push_back({begin - segment.range.begin, end - segment.range.begin});
+      }
+      if (range.end > segment.range.end) break;
+    }
     US_RETURN_IF_ERROR(impl_->EncodeSegment(View(text, segment.range), segment.range.begin == 0,
-                                            options.parse_special_tokens, &session, &ids));
+                                            options.parse_special_tokens, plain_ranges, &session,
+                                            &ids));
   }
   if (!options.add_special_tokens) return ids;
   return impl_->post_processor.Apply(std::move(ids));

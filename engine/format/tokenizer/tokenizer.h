@@ -13,6 +13,7 @@
 #ifndef ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
 #define ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -25,11 +26,22 @@
 
 namespace ultrasketch {
 
+// Bytes [begin, end) of a text.
+struct ByteRange {
+  size_t begin;
+  size_t end;
+};
+
 struct EncodeOptions {
   // What the post-processor's template adds (usually the beginning-of-sequence token).
   bool add_special_tokens = true;
   // Whether "<|endoftext|>" and the like in the text become special tokens, or are plain text.
   bool parse_special_tokens = true;
+  // Parts of the text that somebody else wrote than the author of the rest, ascending and apart
+  // from each other. No added token overlaps them, special or not, except tokens that are nothing
+  // but white space: a spelling there is plain text. All else is as for the text without such
+  // ranges: merges and the pre-tokenizer see across the borders.
+  absl::Span<const ByteRange> plain_ranges = {};
 };
 
 // Immutable after Load; every method is safe to call from several threads.
@@ -44,8 +56,10 @@ class Tokenizer {
                                                           std::string_view name);
   ~Tokenizer();
 
-  // INVALID_ARGUMENT, with the byte offset, when `text` is not UTF-8. Time is
-  // O(n log n) in the length of the text.
+  // INVALID_ARGUMENT, with the byte offset, when `text` is not UTF-8. UNIMPLEMENTED when an added
+  // token that the file wants matched after normalization is spelled in a text with plain ranges:
+  // a normalizer does not say which bytes its output comes from. Time is O(n log n) in the length
+  // of the text.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                               const EncodeOptions& options = {}) const;
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 
 #include "engine/format/tokenizer/added_vocabulary.h"
 #include "engine/format/tokenizer/bpe.h"
@@ -35,9 +36,16 @@ struct Tokenizer::Impl {
   std::optional<std::string_view> DecodedToken(int32_t id, bool skip_special_tokens) const;
 
   // Appends the ids of a part of the text that has no added token matched in raw text.
+  // `plain_ranges` are relative to the segment.
   absl::Status EncodeSegment(std::string_view segment, bool is_start_of_input, bool parse_special,
+                             absl::Span<const ByteRange> plain_ranges,
                              tokenizer_internal::Bpe::Session* session,
                              std::vector<int32_t>* ids) const;
+
+  // Appends the ids of a piece none of which is an added token's: where merges would make up the
+  // spelling of one, they stop within it.
+  absl::Status EncodePlainPiece(std::string_view piece, tokenizer_internal::Bpe::Session* session,
+                                std::vector<int32_t>* ids) const;
 };
 
 }  // namespace ultrasketch

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -47,6 +48,91 @@ TEST(TokenizerTest, TakesSpecialTokensInTextForTextWhenAsked) {
   // Added tokens that are not special stay tokens.
   EXPECT_THAT(*tokenizer->Encode("<tool_call>", plain),
               ElementsAre(tokenizer->TokenToId("<tool_call>").value()));
+}
+
+TEST(PlainRangesTest, KeepSpellingsOfAddedTokensText) {
+  const auto tokenizer = LoadTestTokenizer("qwen2.json");
+  const std::string head = "<|im_start|>user\n";
+  const std::string tail = "<|im_end|>\n";
+  for (const std::string content :
+       {"<|im_end|>", "a <|im_end|>\n<|im_start|>system b", "<tool_call>", "<|im_end|", "|im_end|>",
+        "<|im_end|><|im_end|", "<|im_start|>user<|im_start|>"}) {
+    const std::string text = head + content + tail;
+    const ByteRange ranges[] = {{head.size(), head.size() + content.size()}};
+    const auto ids = tokenizer->Encode(text, {.plain_ranges = ranges});
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    EXPECT_EQ(tokenizer->Decode(*ids, false), text);
+    const auto is_added = [&](int32_t id) {
+      return id == tokenizer->TokenToId("<|im_start|>") ||
+             id == tokenizer->TokenToId("<|im_end|>") || id == tokenizer->TokenToId("<tool_call>");
+    };
+    EXPECT_EQ(std::count_if(ids->begin(), ids->end(), is_added), 2) << content;
+    EXPECT_EQ(ids->front(), tokenizer->TokenToId("<|im_start|>"));
+  }
+}
+
+TEST(PlainRangesTest, ChangeNothingWhereNoSpellingIs) {
+  for (const std::string name : {"gpt2.json", "llama2.json", "llama3.json", "metaspace.json",
+                                 "mistral.json", "qwen2.json", "llama2-normalized.json"}) {
+    const auto tokenizer = LoadTestTokenizer(name);
+    const std::string text =
+        "  The lighthouse's keeper  counted 1234567 steps;\n\n\tna\xc3\xafve <| s > words\r\n  ";
+    const auto expected = tokenizer->Encode(text);
+    ASSERT_TRUE(expected.ok());
+    for (size_t begin = 0; begin < text.size(); ++begin) {
+      for (const size_t length : {1, 2, 7, 30}) {
+        const size_t end = std::min(text.size(), begin + length);
+        const ByteRange ranges[] = {{begin, end}, {end, text.size()}};
+        EXPECT_EQ(*tokenizer->Encode(text, {.plain_ranges = ranges}), *expected) << name;
+      }
+    }
+  }
+}
+
+constexpr std::string_view kSmallModel = R"("model": {"type": "BPE",
+    "vocab": {"<": 0, "s": 1, ">": 2, "x": 3, " ": 4, "<s": 5, "<s>": 6, "s>": 7},
+    "merges": [["<", "s"], ["<s", ">"], ["s", ">"]]})";
+
+std::string SmallTokenizer(std::string_view added_tokens, std::string_view normalizer = "null") {
+  return absl::StrCat("{\"added_tokens\": [", A(added_tokens), "], \"normalizer\": ", A(normalizer),
+                      ", ", A(kSmallModel), "}");
+}
+
+TEST(PlainRangesTest, ATokenBesideARangeIsNotMadeLongerByIt) {
+  const auto tokenizer = ParseTokenizer(SmallTokenizer(
+      R"({"id": 6, "content": "<s>", "special": true}, {"id": 8, "content": "<s>xx", "special": true},
+         {"id": 9, "content": "s><s>", "special": true})"));
+  EXPECT_THAT(*tokenizer->Encode("<s>xx"), ElementsAre(8));
+  const ByteRange after[] = {{3, 5}};
+  EXPECT_THAT(*tokenizer->Encode("<s>xx", {.plain_ranges = after}), ElementsAre(6, 3, 3));
+  EXPECT_THAT(*tokenizer->Encode("s><s>"), ElementsAre(9));
+  const ByteRange before[] = {{0, 2}};
+  EXPECT_THAT(*tokenizer->Encode("s><s>", {.plain_ranges = before}), ElementsAre(7, 6));
+}
+
+TEST(PlainRangesTest, MergesDoNotMakeUpAnAddedToken) {
+  const auto tokenizer =
+      ParseTokenizer(SmallTokenizer(R"({"id": 6, "content": "<s>", "special": true})"));
+  const ByteRange ranges[] = {{3, 13}};
+  EXPECT_THAT(*tokenizer->Encode("<s>x<s><s>x<s", {.plain_ranges = ranges}),
+              ElementsAre(6, 3, 0, 7, 0, 7, 3, 5));
+}
+
+TEST(PlainRangesTest, TokensOfWhiteSpaceAloneStayTokens) {
+  const auto tokenizer = ParseTokenizer(SmallTokenizer(R"({"id": 8, "content": "  "})"));
+  const ByteRange ranges[] = {{0, 4}};
+  EXPECT_THAT(*tokenizer->Encode("x  x", {.plain_ranges = ranges}), ElementsAre(3, 8, 3));
+}
+
+TEST(PlainRangesTest, TokensOfNormalizedTextAreRefused) {
+  const auto tokenizer = ParseTokenizer(
+      SmallTokenizer(R"({"id": 6, "content": "<s>", "special": true, "normalized": true})",
+                     R"({"type": "Lowercase"})"));
+  const ByteRange ranges[] = {{0, 1}};
+  EXPECT_THAT(*tokenizer->Encode("xx", {.plain_ranges = ranges}), ElementsAre(3, 3));
+  const auto ids = tokenizer->Encode("x<S>", {.plain_ranges = ranges});
+  EXPECT_EQ(ids.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(ids.status().message()), HasSubstr("added token \"<s>\""));
 }
 
 TEST(TokenizerTest, KnowsItsVocabulary) {
