@@ -19,6 +19,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -479,14 +480,41 @@ TEST(SamplingTest, RejectsLogitsThatAreNotNumbers) {
   }
 }
 
-TEST(SamplingTest, RejectsAVocabularyThatIsAllForbidden) {
+TEST(SamplingTest, AVocabularyThatIsAllForbiddenIsTheRequestsFault) {
   SamplingParams params;
   const std::vector<int32_t> forbidden = {0, 1};
   SampleRequest request = RequestFor(params);
   request.forbidden_ids = forbidden;
   const auto token = SampleToken({0.0f, 1.0f}, request);
-  EXPECT_EQ(token.status().code(), absl::StatusCode::kInternal);
-  EXPECT_THAT(std::string(token.status().message()), HasSubstr("forbidden"));
+  EXPECT_EQ(token.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(token.status().message()),
+              AllOf(StartsWith("min_tokens: "), HasSubstr("forbidden")));
+}
+
+TEST(SamplingTest, APenaltyThatOverflowsIsTheRequestsFault) {
+  TokenCounts counts;
+  counts.prompt = {{0, 1}, {1, 1}};
+  for (const auto& [penalty, logits] : std::vector<std::pair<float, std::vector<float>>>{
+           {1e-38f, {10.0f, 20.0f}}, {3e38f, {-10.0f, -20.0f}}}) {
+    SamplingParams params;
+    params.repetition_penalty = penalty;
+    SampleRequest request = RequestFor(params);
+    request.counts = &counts;
+    const auto token = SampleToken(logits, request);
+    EXPECT_EQ(token.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(token.status().message()), StartsWith("repetition_penalty: "));
+  }
+}
+
+TEST(SamplingTest, TopPOfZeroIsTheMostLikelyToken) {
+  SamplingParams params;
+  params.top_p = 0;
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    params.seed = seed;
+    const auto token = SampleToken({1.0f, 2.0f, 1.9f, 2.0f}, RequestFor(params));
+    ASSERT_TRUE(token.ok()) << token.status();
+    EXPECT_EQ(token->id, 1);
+  }
 }
 
 TEST(LogProbabilityTest, MatchesADoubleComputation) {

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 
 #include "engine/backends/sampling/logits_math.h"
 #include "engine/base/check.h"
@@ -196,7 +197,11 @@ absl::StatusOr<SampledToken> SampleToken(absl::Span<const float> logits,
     adjusted = workspace.logits;
     auto adjusted_maximum = CheckedMaximum(adjusted);
     if (!adjusted_maximum.ok()) {
-      return Annotate(adjusted_maximum.status(), "after bias, penalties and forbidden tokens");
+      // The model's own logits can be sampled: what is in the way is the request's.
+      return absl::InvalidArgumentError(
+          absl::StrCat(params.repetition_penalty != 1 ? "repetition_penalty" : "min_tokens",
+                       ": no token can be chosen after bias, penalties and forbidden tokens: ",
+                       adjusted_maximum.status().message()));
     }
     maximum = *adjusted_maximum;
   }

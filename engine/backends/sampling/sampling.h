@@ -60,7 +60,8 @@ struct SampleRequest {
 };
 
 // Draws from `logits` [vocab_size]. `logits_row` is not used. INTERNAL when a logit is NaN or +inf,
-// or no token is left to choose.
+// or all are -inf; INVALID_ARGUMENT, naming the field of the proto's GenerateRequest, when only the
+// request's forbidden tokens or penalties leave none to choose.
 absl::StatusOr<SampledToken> SampleToken(absl::Span<const float> logits,
                                          const SampleRequest& request);
 

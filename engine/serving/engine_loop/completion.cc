@@ -13,11 +13,19 @@ bool HasPenalty(const SamplingParams& params) {
          params.frequency_penalty != 0.0f;
 }
 
+// How many bytes at the end of `text`, what a token has added, are the token itself. The rest is
+// text of tokens before it that has become certain.
+size_t NumOwnBytes(std::string_view text, int32_t id, const Tokenizer& tokenizer) {
+  const std::string spelling = tokenizer.IdToToken(id).value_or("");
+  return text.ends_with(spelling) ? spelling.size() : text.size();
+}
+
 }  // namespace
 
 Completion::Completion(const GenerationRequest& request, const Tokenizer& tokenizer, int32_t index,
                        int64_t context_tokens)
     : request_(request),
+      tokenizer_(tokenizer),
       index_(index),
       max_tokens_(std::min<int64_t>(
           request.max_tokens, context_tokens - static_cast<int64_t>(request.prompt_ids.size()))),
@@ -30,6 +38,10 @@ Completion::Completion(const GenerationRequest& request, const Tokenizer& tokeni
   if (request.max_tokens == 0) return;
 
   detokenizer_.Prime(request.prompt_ids);
+  if (!request.stop.empty()) {
+    speller_.emplace(tokenizer, /*skip_special_tokens=*/false);
+    speller_->Prime(request.prompt_ids);
+  }
   if (HasPenalty(request.sampling)) {
     counts_.emplace();
     for (const int32_t id : request.prompt_ids) ++counts_->prompt[id];
@@ -56,24 +68,30 @@ std::optional<Completion::Ending> Completion::Accept(SampledToken token, Generat
   if (counts_.has_value()) ++counts_->output[id];
 
   const bool is_end_token = std::binary_search(end_ids_.begin(), end_ids_.end(), id);
-  if (!is_end_token || request_.include_stop_in_output) delta.text += Show(detokenizer_.Add(id));
+  const bool is_kept = !is_end_token || request_.include_stop_in_output;
+  const bool is_hidden = !is_kept || (request_.skip_special_tokens && tokenizer_.IsSpecial(id));
+  const std::string shown = is_kept ? detokenizer_.Add(id) : "";
+  const std::string spelled = speller_.has_value() ? speller_->Add(id) : "";
+  delta.text += Show(shown, spelled, is_hidden ? NumOwnBytes(spelled, id, tokenizer_) : 0);
   ++num_tokens_;
 
+  if (!stop_matcher_.matched() && !is_end_token && num_tokens_ < max_tokens_) return std::nullopt;
+  std::string rest = detokenizer_.Finish();
   if (!stop_matcher_.matched()) {
-    if (!is_end_token && num_tokens_ < max_tokens_) return std::nullopt;
-    delta.text += Show(detokenizer_.Finish());
+    delta.text += Show(rest, speller_.has_value() ? speller_->Finish() : "", 0);
+    rest.clear();
   }
+  delta.text += stop_matcher_.Finish(rest);
   if (stop_matcher_.matched()) {
     return Ending{FinishReason::kStop,
                   request_.stop[static_cast<size_t>(stop_matcher_.matched_index())]};
   }
-  delta.text += stop_matcher_.Finish();
   return Ending{is_end_token ? FinishReason::kStop : FinishReason::kLength, ""};
 }
 
-std::string Completion::Show(const std::string& text) {
-  return num_tokens_ < request_.min_tokens ? stop_matcher_.AddUnmatched(text)
-                                           : stop_matcher_.Add(text);
+std::string Completion::Show(std::string_view shown, std::string_view spelled, size_t num_hidden) {
+  return num_tokens_ < request_.min_tokens ? stop_matcher_.AddUnmatched(shown)
+                                           : stop_matcher_.Add(shown, spelled, num_hidden);
 }
 
 }  // namespace ultrasketch

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/backends/sampling/sampling.h"
@@ -37,21 +38,24 @@ class Completion {
   //
   // An end token (of eos_token_ids or stop_token_ids) is among the delta's ids; its text is shown
   // only with include_stop_in_output. The ids of a stop string are in the deltas; its text is as
-  // include_stop_in_output says.
+  // include_stop_in_output says. A stop string that an end token completes is the ending.
   std::optional<Ending> Accept(SampledToken token, GenerationDelta& delta);
 
   int32_t index() const { return index_; }
   int32_t num_tokens() const { return num_tokens_; }  // generated so far
 
  private:
-  // Passes detokenized text through the stop matcher.
-  std::string Show(const std::string& text);
+  // Passes detokenized text through the stop matcher: what is shown, and the same with every token
+  // spelled out, of which the last `num_hidden` bytes are a token that is not shown.
+  std::string Show(std::string_view shown, std::string_view spelled, size_t num_hidden);
 
   const GenerationRequest& request_;
+  const Tokenizer& tokenizer_;
   const int32_t index_;
   const int64_t max_tokens_;
   std::vector<int32_t> end_ids_;  // sorted
   DetokenizerStream detokenizer_;
+  std::optional<DetokenizerStream> speller_;  // of every token; only when there are stop strings
   StopMatcher stop_matcher_;
   std::optional<TokenCounts> counts_;  // only when a penalty needs them
   int32_t num_tokens_ = 0;

@@ -3,11 +3,10 @@
 #include <memory>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 
-#include "engine/base/strings.h"
+#include "engine/base/status.h"
+#include "engine/serving/engine_loop/validate_request.h"
 
 namespace ultrasketch {
 namespace {
@@ -37,24 +36,22 @@ class ScoreSink final : public GenerationSink {
 
 }  // namespace
 
+absl::Status ValidateScoreOptions(const ScoreRequest& request) {
+  // -1 is the engine's way to say none; here 0 is.
+  if (request.top_logprobs >= 0) return ValidateLogprobs("top_logprobs", request.top_logprobs);
+  return absl::InvalidArgumentError(
+      absl::StrCat("top_logprobs: ", request.top_logprobs, " is outside [0, ", kMaxLogprobs, "]"));
+}
+
 absl::StatusOr<RequestId> SubmitScore(EngineLoop& loop, ScoreRequest request, ScoreCallback done) {
-  if (request.top_logprobs < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("top_logprobs: ", request.top_logprobs, " is less than 0"));
-  }
+  US_RETURN_IF_ERROR(ValidateScoreOptions(request));
   GenerationRequest generation;
   generation.prompt_ids = std::move(request.token_ids);
   generation.max_tokens = 0;
   generation.prompt_logprobs = request.top_logprobs;
   generation.priority = request.priority;
   generation.deadline = request.deadline;
-  absl::StatusOr<RequestId> id =
-      loop.Submit(std::move(generation), std::make_shared<ScoreSink>(std::move(done)));
-  absl::string_view message = id.status().message();
-  if (absl::IsInvalidArgument(id.status()) && absl::ConsumePrefix(&message, "prompt_logprobs: ")) {
-    return absl::InvalidArgumentError(absl::StrCat("top_logprobs: ", message));
-  }
-  return id;
+  return loop.Submit(std::move(generation), std::make_shared<ScoreSink>(std::move(done)));
 }
 
 }  // namespace ultrasketch

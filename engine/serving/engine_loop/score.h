@@ -20,6 +20,9 @@ struct ScoreRequest {
   absl::Time deadline = absl::InfiniteFuture();
 };
 
+// INVALID_ARGUMENT naming the field in the proto's ScoreRequest. Needs no tokens.
+absl::Status ValidateScoreOptions(const ScoreRequest& request);
+
 // Runs through the loop like a generation request that generates nothing, in the same steps as
 // others. `done` is called once, on the engine's thread, under the rules for sinks. The request can
 // be cancelled by its id. Errors as Submit's, and then `done` is not called.

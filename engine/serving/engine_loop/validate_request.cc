@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 
@@ -28,16 +29,9 @@ absl::Status CheckIds(std::string_view field, absl::Span<const int32_t> ids, int
   return absl::OkStatus();
 }
 
-absl::Status CheckLogprobs(std::string_view field, int32_t num_logprobs) {
-  if (num_logprobs >= -1 && num_logprobs <= kMaxLogprobs) return absl::OkStatus();
-  return Invalid(field, num_logprobs, " is outside [0, ", kMaxLogprobs, "]");
-}
-
 absl::Status CheckStop(const GenerationRequest& request, int32_t vocab_size) {
-  if (request.stop.size() > kMaxStopStrings) {
-    return Invalid("stop", request.stop.size(), " strings; at most ", kMaxStopStrings,
-                   " are allowed");
-  }
+  US_RETURN_IF_ERROR(ValidateStopCounts(static_cast<int64_t>(request.stop.size()),
+                                        static_cast<int64_t>(request.stop_token_ids.size())));
   for (size_t i = 0; i < request.stop.size(); ++i) {
     const std::string& stop = request.stop[i];
     if (stop.empty()) return Invalid("stop", "string ", i, " is empty");
@@ -47,20 +41,27 @@ absl::Status CheckStop(const GenerationRequest& request, int32_t vocab_size) {
     }
     if (!IsValidUtf8(stop)) return Invalid("stop", "string ", i, " is not UTF-8");
   }
-  if (request.stop_token_ids.size() > kMaxStopTokenIds) {
-    return Invalid("stop_token_ids", request.stop_token_ids.size(), " ids; at most ",
-                   kMaxStopTokenIds, " are allowed");
-  }
   US_RETURN_IF_ERROR(CheckIds("stop_token_ids", request.stop_token_ids, vocab_size));
   return CheckIds("eos_token_ids", request.eos_token_ids, vocab_size);
+}
+
+// End tokens are forbidden before min_tokens: some token has to be none. All ids are valid.
+absl::Status CheckLeavesATokenToChoose(const GenerationRequest& request, int32_t vocab_size) {
+  const size_t num_ids = request.stop_token_ids.size() + request.eos_token_ids.size();
+  if (request.min_tokens == 0 || num_ids < static_cast<size_t>(vocab_size)) return absl::OkStatus();
+  absl::flat_hash_set<int32_t> end_ids(request.stop_token_ids.begin(),
+                                       request.stop_token_ids.end());
+  end_ids.insert(request.eos_token_ids.begin(), request.eos_token_ids.end());
+  if (end_ids.size() < static_cast<size_t>(vocab_size)) return absl::OkStatus();
+  return Invalid("min_tokens", request.min_tokens, " leaves no token to choose: all ", vocab_size,
+                 " tokens of the vocabulary end the text, by stop_token_ids or as the model's end "
+                 "tokens, and none of these may come before min_tokens");
 }
 
 absl::Status CheckLength(const GenerationRequest& request, const RequestLimits& limits) {
   const int64_t num_prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
   const int64_t context = limits.scheduler.max_context_tokens;
-  if (request.max_tokens < 0) return Invalid("max_tokens", request.max_tokens, " is less than 1");
   if (request.max_tokens == 0) {
-    if (request.prompt_logprobs < 0) return Invalid("max_tokens", "0 is less than 1");
     if (num_prompt_tokens < 2) {
       return Invalid("input", "one token: there is none after it to be scored");
     }
@@ -70,10 +71,6 @@ absl::Status CheckLength(const GenerationRequest& request, const RequestLimits& 
   } else if (num_prompt_tokens > context - 1) {
     return Invalid("input", num_prompt_tokens, " tokens exceed the model's context of ", context,
                    ", of which one is left for the completion");
-  }
-  if (request.min_tokens < 0 || request.min_tokens > request.max_tokens) {
-    return Invalid("min_tokens", request.min_tokens,
-                   " is outside [0, max_tokens = ", request.max_tokens, "]");
   }
   if (const absl::Status status =
           Scheduler::CheckFits(limits.scheduler, MaxCachedTokens(request, context));
@@ -91,17 +88,49 @@ int64_t MaxCachedTokens(const GenerationRequest& request, int64_t max_context_to
   return std::min(num_tokens, max_context_tokens) - 1;
 }
 
+absl::Status ValidateStopCounts(int64_t num_stop_strings, int64_t num_stop_token_ids) {
+  if (num_stop_strings > kMaxStopStrings) {
+    return Invalid("stop", num_stop_strings, " strings; at most ", kMaxStopStrings, " are allowed");
+  }
+  if (num_stop_token_ids > kMaxStopTokenIds) {
+    return Invalid("stop_token_ids", num_stop_token_ids, " ids; at most ", kMaxStopTokenIds,
+                   " are allowed");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateLogprobs(std::string_view field, int32_t num_logprobs) {
+  if (num_logprobs >= -1 && num_logprobs <= kMaxLogprobs) return absl::OkStatus();
+  return Invalid(field, num_logprobs, " is outside [0, ", kMaxLogprobs, "]");
+}
+
+absl::Status ValidateOptions(const GenerationRequest& request, int32_t vocab_size) {
+  const bool scores_only = request.max_tokens == 0 && request.prompt_logprobs >= 0;
+  if (request.max_tokens < 1 && !scores_only) {
+    return Invalid("max_tokens", request.max_tokens, " is less than 1");
+  }
+  if (request.min_tokens < 0 || request.min_tokens > request.max_tokens) {
+    return Invalid("min_tokens", request.min_tokens,
+                   " is outside [0, max_tokens = ", request.max_tokens, "]");
+  }
+  if (request.num_completions < 1 || request.num_completions > kMaxCompletions) {
+    return Invalid("n", request.num_completions, " is outside [1, ", kMaxCompletions, "]");
+  }
+  US_RETURN_IF_ERROR(ValidateLogprobs("logprobs", request.sampling.num_logprobs));
+  US_RETURN_IF_ERROR(ValidateLogprobs("prompt_logprobs", request.prompt_logprobs));
+  US_RETURN_IF_ERROR(ValidateSamplingParams(request.sampling, vocab_size));
+  US_RETURN_IF_ERROR(CheckStop(request, vocab_size));
+  return CheckLeavesATokenToChoose(request, vocab_size);
+}
+
 absl::Status ValidateRequest(const GenerationRequest& request, const RequestLimits& limits) {
+  US_RETURN_IF_ERROR(ValidateOptions(request, limits.vocab_size));
   if (request.prompt_ids.empty()) return Invalid("input", "the prompt has no tokens");
   US_RETURN_IF_ERROR(CheckLength(request, limits));
   US_RETURN_IF_ERROR(CheckIds("token_ids", request.prompt_ids, limits.vocab_size));
-  US_RETURN_IF_ERROR(CheckLogprobs("logprobs", request.sampling.num_logprobs));
-  US_RETURN_IF_ERROR(CheckLogprobs("prompt_logprobs", request.prompt_logprobs));
-  US_RETURN_IF_ERROR(ValidateSamplingParams(request.sampling, limits.vocab_size));
-  US_RETURN_IF_ERROR(CheckStop(request, limits.vocab_size));
-  const int32_t max_completions = std::min(kMaxCompletions, limits.max_queued_requests);
-  if (request.num_completions < 1 || request.num_completions > max_completions) {
-    return Invalid("n", request.num_completions, " is outside [1, ", max_completions, "]");
+  if (request.num_completions > limits.max_queued_requests) {
+    return Invalid("n", request.num_completions, " is outside [1, ", limits.max_queued_requests,
+                   "]: as many completions may wait");
   }
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #define ULTRASKETCH_ENGINE_SERVING_ENGINE_LOOP_VALIDATE_REQUEST_H_
 
 #include <cstdint>
+#include <string_view>
 
 #include "absl/status/status.h"
 
@@ -23,9 +24,19 @@ struct RequestLimits {
   SchedulerOptions scheduler;
 };
 
-// INVALID_ARGUMENT, the message starting with the name of the field in GenerateRequest
-// (proto/ultrasketch/v1/generation.proto) and ": ".
+// Errors here are INVALID_ARGUMENT, the message starting with the name of the field in
+// GenerateRequest (proto/ultrasketch/v1/generation.proto) and ": ".
+
 absl::Status ValidateRequest(const GenerationRequest& request, const RequestLimits& limits);
+
+// The part of ValidateRequest that needs no prompt, nor what there is room for: the ranges of the
+// options, and whether they leave a token to choose. A text need not be tokenized to fail here.
+absl::Status ValidateOptions(const GenerationRequest& request, int32_t vocab_size);
+
+// The parts of ValidateOptions that a caller may want before it copies what a client has sent, or
+// under another field's name.
+absl::Status ValidateStopCounts(int64_t num_stop_strings, int64_t num_stop_token_ids);
+absl::Status ValidateLogprobs(std::string_view field, int32_t num_logprobs);  // -1: none
 
 // Most tokens whose keys and values a completion of a valid request needs at a time: the last token
 // is never computed.

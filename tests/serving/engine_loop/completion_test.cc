@@ -158,6 +158,72 @@ TEST_F(CompletionTest, AStopStringAtMaxTokensIsAStop) {
   EXPECT_EQ(ending->reason, FinishReason::kStop);
 }
 
+TEST_F(CompletionTest, TheSpellingOfASpecialTokenStopsWhetherItIsShownOrNot) {
+  request_.stop = {"<|end|>"};
+  for (const bool is_end_token : {false, true}) {
+    request_.eos_token_ids.assign(is_end_token ? 1 : 0, kEndToken);
+    for (const bool skip : {false, true}) {
+      for (const bool include : {false, true}) {
+        request_.skip_special_tokens = skip;
+        request_.include_stop_in_output = include;
+        text_.clear();
+        const auto ending = Feed({'a', kEndToken, 'b'});
+        ASSERT_TRUE(ending.has_value());
+        EXPECT_EQ(ending->reason, FinishReason::kStop);
+        EXPECT_EQ(ending->stop_string, "<|end|>");
+        EXPECT_EQ(text_, include ? "a<|end|>" : "a");
+        EXPECT_EQ(num_tokens_, 2);
+      }
+    }
+  }
+}
+
+TEST_F(CompletionTest, StopStringsMaySpanTextAndSpecialTokens) {
+  request_.eos_token_ids.clear();
+  request_.stop = {"no <|end|><|end|>!", "never"};
+  for (const bool skip : {false, true}) {
+    for (const bool include : {false, true}) {
+      request_.skip_special_tokens = skip;
+      request_.include_stop_in_output = include;
+      text_.clear();
+      std::vector<int32_t> ids = Bytes("oh no no ");
+      for (const int32_t id : {kEndToken, kEndToken, static_cast<int32_t>('!')}) ids.push_back(id);
+      ids.push_back('?');
+      const auto ending = Feed(ids);
+      ASSERT_TRUE(ending.has_value());
+      EXPECT_EQ(ending->reason, FinishReason::kStop);
+      EXPECT_EQ(ending->stop_string, "no <|end|><|end|>!");
+      EXPECT_EQ(text_, include ? "oh no no <|end|><|end|>!" : "oh no ");
+    }
+  }
+}
+
+TEST_F(CompletionTest, ASpecialTokenThatIsNoStopLeavesTheTextAlone) {
+  request_.eos_token_ids.clear();
+  request_.stop = {"b<|end|>d"};
+  EXPECT_FALSE(Feed({'a', 'b', kEndToken, 'c'}).has_value());
+  EXPECT_EQ(text_, "abc");
+}
+
+TEST_F(CompletionTest, SpecialTokensBeforeMinTokensDoNotStop) {
+  request_.eos_token_ids.clear();
+  request_.stop = {"<|end|>"};
+  request_.min_tokens = 2;
+  const auto ending = Feed({kEndToken, 'a', 'b', kEndToken});
+  ASSERT_TRUE(ending.has_value());
+  EXPECT_EQ(text_, "ab");
+  EXPECT_EQ(num_tokens_, 4);
+}
+
+TEST_F(CompletionTest, AStopStringThatAnEndTokenCompletesIsTheEnding) {
+  request_.stop = {"ne."};
+  request_.stop_token_ids = {'.'};
+  const auto ending = Feed(Bytes("One. Two."));
+  ASSERT_TRUE(ending.has_value());
+  EXPECT_EQ(ending->stop_string, "ne.");
+  EXPECT_EQ(text_, "O");
+}
+
 TEST_F(CompletionTest, CharactersAreShownWhole) {
   EXPECT_FALSE(Feed(Bytes("é€😀")).has_value());
   EXPECT_EQ(text_, "é€😀");

@@ -141,6 +141,34 @@ TEST(ValidateRequestTest, AcceptsWhatJustFitsIntoTheCache) {
   EXPECT_TRUE(ValidateRequest(request, Limits()).ok());
 }
 
+TEST(ValidateRequestTest, MinTokensMustLeaveATokenToChoose) {
+  GenerationRequest request = ValidRequest();
+  request.min_tokens = 1;
+  for (int32_t id = 0; id < 299; ++id) request.stop_token_ids.push_back(id);
+  for (int i = 0; i < 5; ++i) request.stop_token_ids.push_back(0);  // more ids, not more tokens
+  EXPECT_TRUE(ValidateRequest(request, Limits()).ok());
+  request.eos_token_ids = {299};
+  EXPECT_THAT(std::string(ValidateRequest(request, Limits()).message()),
+              StartsWith("min_tokens: 1 leaves no token to choose: all 300 tokens"));
+  request.min_tokens = 0;
+  EXPECT_TRUE(ValidateRequest(request, Limits()).ok());
+}
+
+TEST(ValidateRequestTest, OptionsAreCheckedWithoutAPrompt) {
+  GenerationRequest request = ValidRequest();
+  request.prompt_ids.clear();
+  EXPECT_TRUE(ValidateOptions(request, 300).ok());
+  request.num_completions = 129;
+  EXPECT_EQ(std::string(ValidateOptions(request, 300).message()), "n: 129 is outside [1, 128]");
+}
+
+TEST(ValidateRequestTest, PenaltiesHaveNoUpperLimit) {
+  GenerationRequest request = ValidRequest();
+  request.sampling.repetition_penalty = 1000;
+  request.sampling.top_p = 0;
+  EXPECT_TRUE(ValidateRequest(request, Limits()).ok());
+}
+
 TEST(ValidateRequestTest, SaysWhatTheCacheHolds) {
   GenerationRequest request = ValidRequest();
   request.max_tokens = 190;
