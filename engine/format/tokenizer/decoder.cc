@@ -38,10 +38,11 @@ absl::StatusOr<std::unique_ptr<DecoderStage>> MetaspaceFromJson(const JsonValue&
   return MakeMetaspaceStage(std::move(options));
 }
 
-absl::StatusOr<std::unique_ptr<DecoderStage>> StageFromJson(const JsonValue& json) {
+absl::StatusOr<std::unique_ptr<DecoderStage>> StageFromJson(const JsonValue& json,
+                                                            IllFormedBytes ill_formed) {
   US_ASSIGN_OR_RETURN(const std::string type, json.Type());
-  if (type == "ByteLevel") return MakeByteLevelStage();
-  if (type == "ByteFallback") return MakeByteFallbackStage();
+  if (type == "ByteLevel") return MakeByteLevelStage(ill_formed);
+  if (type == "ByteFallback") return MakeByteFallbackStage(ill_formed);
   if (type == "Fuse") return MakeFuseStage();
   if (type == "Replace") return ReplaceFromJson(json);
   if (type == "Strip") return StripFromJson(json);
@@ -84,24 +85,25 @@ DecoderPipeline& DecoderPipeline::operator=(const DecoderPipeline& other) {
   return *this;
 }
 
-absl::StatusOr<DecoderPipeline> DecoderPipeline::FromJson(const JsonValue& json) {
+absl::StatusOr<DecoderPipeline> DecoderPipeline::FromJson(const JsonValue& json,
+                                                          IllFormedBytes ill_formed) {
   DecoderPipeline pipeline;
   pipeline.stages_.clear();
-  US_RETURN_IF_ERROR(pipeline.Append(json));
+  US_RETURN_IF_ERROR(pipeline.Append(json, ill_formed));
   return pipeline;
 }
 
-absl::Status DecoderPipeline::Append(const JsonValue& json) {
+absl::Status DecoderPipeline::Append(const JsonValue& json, IllFormedBytes ill_formed) {
   US_ASSIGN_OR_RETURN(const std::string type, json.Type());
   if (type == "Sequence") {
     US_ASSIGN_OR_RETURN(const JsonValue list, json.Member("decoders"));
     US_ASSIGN_OR_RETURN(const std::vector<JsonValue> elements, list.Elements());
-    for (const JsonValue& element : elements) US_RETURN_IF_ERROR(Append(element));
+    for (const JsonValue& element : elements) US_RETURN_IF_ERROR(Append(element, ill_formed));
     return absl::OkStatus();
   }
   constexpr size_t kMaxStages = 64;  // tokens pass through them recursively
   if (stages_.size() == kMaxStages) return json.Unimplemented("more than 64 decoders");
-  US_ASSIGN_OR_RETURN(stages_.emplace_back(), StageFromJson(json));
+  US_ASSIGN_OR_RETURN(stages_.emplace_back(), StageFromJson(json, ill_formed));
   return absl::OkStatus();
 }
 

@@ -16,8 +16,14 @@
 
 namespace ultrasketch::tokenizer_internal {
 
-// What takes tokens. A token comes in one part or more, each of whole characters; the last has
-// `ends_token`.
+// What a decoder makes of bytes that are not UTF-8 (yet).
+enum class IllFormedBytes {
+  kReplace,  // U+FFFD, as the library does; bytes that may become a character are held back
+  kKeep,     // the bytes themselves, at once
+};
+
+// What takes tokens. A token comes in one part or more, each of whole characters (unless ill-formed
+// bytes are kept); the last has `ends_token`.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
@@ -46,14 +52,15 @@ class DecoderPipeline {
   DecoderPipeline();
 
   // UNIMPLEMENTED, by name, when a decoder is not one of those in tokenizer.h.
-  static absl::StatusOr<DecoderPipeline> FromJson(const JsonValue& json);
+  static absl::StatusOr<DecoderPipeline> FromJson(const JsonValue& json, IllFormedBytes ill_formed);
 
   DecoderPipeline(const DecoderPipeline& other);
   DecoderPipeline& operator=(const DecoderPipeline& other);
   DecoderPipeline(DecoderPipeline&&) = default;
   DecoderPipeline& operator=(DecoderPipeline&&) = default;
 
-  // Appends to `text` what `token` makes certain: whole characters only.
+  // Appends to `text` what `token` makes certain: whole characters only, unless ill-formed bytes
+  // are kept.
   void Add(std::string_view token, std::string* text);
 
   // Appends what is left. The pipeline is not used any more.
@@ -61,7 +68,7 @@ class DecoderPipeline {
 
  private:
   friend class StageSink;
-  absl::Status Append(const JsonValue& json);
+  absl::Status Append(const JsonValue& json, IllFormedBytes ill_formed);
 
   std::vector<std::unique_ptr<DecoderStage>> stages_;
 };

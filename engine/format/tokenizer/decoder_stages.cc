@@ -43,10 +43,17 @@ class TokenBuffer {
 
 class ByteLevelStage : public CopyableStage<ByteLevelStage> {
  public:
+  explicit ByteLevelStage(IllFormedBytes ill_formed) : ill_formed_(ill_formed) {}
+
   void Add(std::string_view part, bool ends_token, TokenSink& out) override {
     const std::optional<std::string_view> token = token_.Add(part, ends_token);
     if (!token.has_value()) return;
     AppendBytes(*token);
+    if (ill_formed_ == IllFormedBytes::kKeep) {
+      out.Add(pending_, /*ends_token=*/false);
+      pending_.clear();
+      return;
+    }
     std::string text;
     size_t position = 0;
     while (position < pending_.size()) {
@@ -80,17 +87,21 @@ class ByteLevelStage : public CopyableStage<ByteLevelStage> {
     }
   }
 
+  IllFormedBytes ill_formed_;
   TokenBuffer token_;
   std::string pending_;  // between calls: the beginning of a character
 };
 
 class ByteFallbackStage : public CopyableStage<ByteFallbackStage> {
  public:
+  explicit ByteFallbackStage(IllFormedBytes ill_formed) : ill_formed_(ill_formed) {}
+
   void Add(std::string_view part, bool ends_token, TokenSink& out) override {
     const std::optional<std::string_view> token = token_.Add(part, ends_token);
     if (!token.has_value()) return;
     if (const std::optional<char> byte = SpelledByte(*token)) {
       run_ += *byte;
+      if (ill_formed_ == IllFormedBytes::kKeep) EndRun(out);
       return;
     }
     EndRun(out);
@@ -113,7 +124,7 @@ class ByteFallbackStage : public CopyableStage<ByteFallbackStage> {
 
   void EndRun(TokenSink& out) {
     if (run_.empty()) return;
-    if (IsValidUtf8(run_)) {
+    if (ill_formed_ == IllFormedBytes::kKeep || IsValidUtf8(run_)) {
       out.Add(run_, /*ends_token=*/true);
     } else {
       for (size_t i = 0; i < run_.size(); ++i) out.Add(kReplacementCharacter, true);
@@ -121,6 +132,7 @@ class ByteFallbackStage : public CopyableStage<ByteFallbackStage> {
     run_.clear();
   }
 
+  IllFormedBytes ill_formed_;
   TokenBuffer token_;
   std::string run_;
 };
@@ -282,10 +294,12 @@ class JoinStage : public CopyableStage<JoinStage> {
 
 }  // namespace
 
-std::unique_ptr<DecoderStage> MakeByteLevelStage() { return std::make_unique<ByteLevelStage>(); }
+std::unique_ptr<DecoderStage> MakeByteLevelStage(IllFormedBytes ill_formed) {
+  return std::make_unique<ByteLevelStage>(ill_formed);
+}
 
-std::unique_ptr<DecoderStage> MakeByteFallbackStage() {
-  return std::make_unique<ByteFallbackStage>();
+std::unique_ptr<DecoderStage> MakeByteFallbackStage(IllFormedBytes ill_formed) {
+  return std::make_unique<ByteFallbackStage>(ill_formed);
 }
 
 std::unique_ptr<DecoderStage> MakeFuseStage() { return std::make_unique<FuseStage>(); }

@@ -13,13 +13,14 @@
 namespace ultrasketch::tokenizer_internal {
 
 // All tokens become one: the bytes that their characters stand for, with U+FFFD in the place of
-// ill-formed UTF-8. A token with a character outside the byte alphabet stands for its own bytes.
-std::unique_ptr<DecoderStage> MakeByteLevelStage();
+// ill-formed UTF-8 unless it is kept. A token with a character outside the byte alphabet stands for
+// its own bytes.
+std::unique_ptr<DecoderStage> MakeByteLevelStage(IllFormedBytes ill_formed);
 
 // Tokens "<0xHH>" become the bytes that they spell. A run of them that is not well-formed UTF-8
 // becomes one U+FFFD for each byte: whether it is, is known only where the run ends, so that a run
-// is held back until then.
-std::unique_ptr<DecoderStage> MakeByteFallbackStage();
+// is held back until then. With ill-formed bytes kept, every byte comes at once.
+std::unique_ptr<DecoderStage> MakeByteFallbackStage(IllFormedBytes ill_formed);
 
 // All tokens become one.
 std::unique_ptr<DecoderStage> MakeFuseStage();

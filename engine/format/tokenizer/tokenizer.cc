@@ -19,6 +19,7 @@ using tokenizer_internal::AddedToken;
 using tokenizer_internal::AddedVocabulary;
 using tokenizer_internal::Bpe;
 using tokenizer_internal::DecoderPipeline;
+using tokenizer_internal::IllFormedBytes;
 using tokenizer_internal::JsonValue;
 using tokenizer_internal::Normalizer;
 using tokenizer_internal::PieceList;
@@ -28,8 +29,6 @@ using tokenizer_internal::TextRange;
 using tokenizer_internal::Utf8Length;
 
 namespace {
-
-constexpr int64_t kMaxFileBytes = int64_t{1} << 28;
 
 std::string_view View(std::string_view text, const TextRange& range) {
   return text.substr(range.begin, range.end - range.begin);
@@ -114,13 +113,18 @@ Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& path) {
-  US_ASSIGN_OR_RETURN(const std::string contents, ReadFile(path, kMaxFileBytes));
+  US_ASSIGN_OR_RETURN(const std::string contents, ReadFile(path, kMaxTokenizerFileBytes));
   return Parse(contents, path);
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view json,
                                                             std::string_view name) {
   US_ASSIGN_OR_RETURN(const nlohmann::json document, ParseJson(json, name));
+  return FromJson(document, name);
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(const nlohmann::json& document,
+                                                               std::string_view name) {
   const JsonValue root(document, name);
   auto impl = std::make_unique<Impl>();
   US_ASSIGN_OR_RETURN(const auto normalizer, root.OptionalMember("normalizer"));
@@ -139,7 +143,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view jso
                                                 impl->model->vocabulary(), impl->normalizer.get()));
   US_ASSIGN_OR_RETURN(const auto decoder, root.OptionalMember("decoder"));
   if (decoder.has_value()) {
-    US_ASSIGN_OR_RETURN(impl->decoder, DecoderPipeline::FromJson(*decoder));
+    US_ASSIGN_OR_RETURN(impl->decoder,
+                        DecoderPipeline::FromJson(*decoder, IllFormedBytes::kReplace));
+    US_ASSIGN_OR_RETURN(impl->byte_decoder,
+                        DecoderPipeline::FromJson(*decoder, IllFormedBytes::kKeep));
   }
   US_ASSIGN_OR_RETURN(const auto post_processor, root.OptionalMember("post_processor"));
   if (post_processor.has_value()) {
@@ -222,6 +229,19 @@ std::optional<std::string> Tokenizer::IdToToken(int32_t id) const {
 bool Tokenizer::IsSpecial(int32_t id) const {
   const std::optional<std::string_view> token = impl_->Token(id);
   return token.has_value() && impl_->added->IsSpecial(*token);
+}
+
+std::vector<int32_t> Tokenizer::TemplateIds() const { return impl_->post_processor.AddedIds(); }
+
+absl::Status CheckIdsOfText(const Tokenizer& tokenizer, absl::Span<const int32_t> ids,
+                            int32_t vocab_size) {
+  for (const int32_t id : ids) {
+    if (id < vocab_size) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "text: ", Quoted(tokenizer.TokenText(id)), " is token ", id,
+        " for the tokenizer; the model has ", vocab_size, " tokens, 0 to ", vocab_size - 1));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace ultrasketch

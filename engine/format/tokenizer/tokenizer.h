@@ -23,6 +23,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "nlohmann/json_fwd.hpp"
 
 namespace ultrasketch {
 
@@ -32,10 +33,14 @@ struct ByteRange {
   size_t end;
 };
 
+// A tokenizer.json is at most this large.
+inline constexpr int64_t kMaxTokenizerFileBytes = int64_t{1} << 28;
+
 struct EncodeOptions {
   // What the post-processor's template adds (usually the beginning-of-sequence token).
   bool add_special_tokens = true;
-  // Whether "<|endoftext|>" and the like in the text become special tokens, or are plain text.
+  // Whether "<|endoftext|>" and the like in the text become special tokens, or are plain text (what
+  // transformers calls split_special_tokens). Added tokens that are not special are found anyway.
   bool parse_special_tokens = true;
   // Parts of the text that somebody else wrote than the author of the rest, ascending and apart
   // from each other. No added token overlaps them, special or not, except tokens that are nothing
@@ -54,6 +59,9 @@ class Tokenizer {
   // The same from contents at hand; `name` stands for the file in messages.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(std::string_view json,
                                                           std::string_view name);
+  // The same from a parsed document.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(const nlohmann::json& document,
+                                                             std::string_view name);
   ~Tokenizer();
 
   // INVALID_ARGUMENT, with the byte offset, when `text` is not UTF-8. UNIMPLEMENTED when an added
@@ -78,12 +86,32 @@ class Tokenizer {
 
   bool IsSpecial(int32_t id) const;
 
+  // The ids that the template adds to every text (EncodeOptions::add_special_tokens).
+  std::vector<int32_t> TemplateIds() const;
+
+  // The bytes that the token stands for between others in a text: a word with the space before it,
+  // the byte 0xE5 for "<0xE5>", the part of a character that a byte-level token is, a special
+  // token's spelling. Empty for an id without a token.
+  std::string TokenBytes(int32_t id) const;
+
+  // TokenBytes for people to read: always UTF-8, with a byte that is no part of a whole character
+  // in it spelled as "<0xE5>". What a list of alternatives shows; for the tokens of a text in order
+  // see TokenPieceStream.
+  std::string TokenText(int32_t id) const;
+
  private:
   friend class DetokenizerStream;
+  friend class TokenPieceStream;
   struct Impl;
   explicit Tokenizer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+// INVALID_ARGUMENT when a text has become an id that the model has no embedding for: `ids` are the
+// text's, the model's are those below `vocab_size`. The message begins with "text" and names the
+// piece.
+absl::Status CheckIdsOfText(const Tokenizer& tokenizer, absl::Span<const int32_t> ids,
+                            int32_t vocab_size);
 
 // Incremental decoding for streams. Add returns the text that the token makes certain: never part
 // of a UTF-8 character, and the concatenation of all returned pieces with Finish's is what
@@ -109,6 +137,44 @@ class DetokenizerStream {
 
   // What is still held back, as Decode would render it (U+FFFD for an incomplete character). The
   // stream is not used any more.
+  std::string Finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// What one token adds to a text.
+struct TokenPiece {
+  // Whole characters. Of the tokens that share a character, the last has all of it, and those
+  // before it an empty text.
+  std::string text;
+  // As Tokenizer::TokenBytes, but for the first piece of a text, which begins as the text does.
+  std::string bytes;
+};
+
+// The pieces of a text's tokens, one by one and at once (DetokenizerStream may hold text back).
+// Joined, the texts are what Tokenizer::Decode gives, and the bytes the UTF-8 of it, with two
+// exceptions: the bytes are kept where they are not UTF-8, and a run of byte-fallback tokens that
+// is not UTF-8 as a whole keeps the characters in it. Every token has its piece, a special token
+// that is skipped, too: it is spelled out in its own and changes nothing about those after it. Not
+// thread-safe; the tokenizer must outlive it.
+class TokenPieceStream {
+ public:
+  // `skip_special_tokens` as for the text that the pieces belong to. Where there is no such choice
+  // (Score), true: then a text begins after a beginning token as it does without.
+  TokenPieceStream(const Tokenizer& tokenizer, bool skip_special_tokens);
+  ~TokenPieceStream();
+  TokenPieceStream(TokenPieceStream&&) noexcept;
+  TokenPieceStream& operator=(TokenPieceStream&&) noexcept;
+
+  // What stands before the first token, as for DetokenizerStream.
+  void Prime(absl::Span<const int32_t> prompt);
+
+  // Empty for an id outside the vocabulary.
+  TokenPiece Add(int32_t id);
+
+  // The text that no token has: what Decode renders at the end for an incomplete character.
   std::string Finish();
 
  private:

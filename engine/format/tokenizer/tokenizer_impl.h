@@ -28,6 +28,8 @@ struct Tokenizer::Impl {
   std::unique_ptr<tokenizer_internal::AddedVocabulary> added;
   tokenizer_internal::PostProcessor post_processor;
   tokenizer_internal::DecoderPipeline decoder;  // before its first token
+  // The same, with ill-formed bytes kept.
+  tokenizer_internal::DecoderPipeline byte_decoder;
 
   // nullopt for an id without a token.
   std::optional<std::string_view> Token(int32_t id) const;

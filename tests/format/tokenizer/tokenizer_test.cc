@@ -135,6 +135,24 @@ TEST(PlainRangesTest, TokensOfNormalizedTextAreRefused) {
   EXPECT_THAT(std::string(ids.status().message()), HasSubstr("added token \"<s>\""));
 }
 
+TEST(TokenizerTest, KnowsWhatItsTemplateAdds) {
+  const auto tokenizer = LoadTestTokenizer("llama3.json");
+  EXPECT_THAT(tokenizer->TemplateIds(),
+              ElementsAre(tokenizer->TokenToId("<|begin_of_text|>").value()));
+  EXPECT_THAT(LoadTestTokenizer("gpt2.json")->TemplateIds(), ElementsAre());
+}
+
+TEST(TokenizerTest, NamesThePieceOfATextThatTheModelHasNoEmbeddingFor) {
+  const auto tokenizer = LoadTestTokenizer("metaspace.json");
+  const std::vector<int32_t> ids = *tokenizer->Encode("in New York");
+  EXPECT_TRUE(CheckIdsOfText(*tokenizer, ids, 321).ok());
+  const absl::Status status = CheckIdsOfText(*tokenizer, ids, 320);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(
+      status.message(),
+      "text: \"New York\" is token 320 for the tokenizer; the model has 320 tokens, 0 to 319");
+}
+
 TEST(TokenizerTest, KnowsItsVocabulary) {
   const auto tokenizer = LoadTestTokenizer("llama3.json");
   const int32_t last = tokenizer->vocab_size() - 1;
