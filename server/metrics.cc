@@ -133,8 +133,6 @@ void ModelMetrics::OnScheduled(absl::Duration queued) {
   queue_duration_.Observe(absl::ToDoubleSeconds(queued));
 }
 
-void ModelMetrics::OnFinish(const GenerationResult&, absl::Duration) {}
-
 void ModelMetrics::OnRequestDuration(absl::Duration duration) {
   request_duration_.Observe(absl::ToDoubleSeconds(duration));
 }

@@ -57,7 +57,6 @@ class ModelMetrics final : public EngineObserver {
   void OnFirstToken(absl::Duration since_arrival) override;
   void OnInterToken(absl::Duration since_last) override;
   void OnScheduled(absl::Duration queued) override;
-  void OnFinish(const GenerationResult& result, absl::Duration since_arrival) override;
 
   // From the call's arrival at the server to its last event.
   void OnRequestDuration(absl::Duration duration);

@@ -194,7 +194,7 @@ absl::StatusOr<CalibrationText> SampleCalibration(Model& model,
       if (cancelled != nullptr && cancelled->load(std::memory_order_relaxed)) {
         return absl::CancelledError("compression was cancelled");
       }
-      std::vector<SequenceStep> sequences;
+      std::vector<SequenceSlice> sequences;
       std::vector<SampleRequest> requests;
       for (int64_t index = 0; index < count; ++index) {
         sequences.push_back(

@@ -113,7 +113,7 @@ class Evaluator {
     if (options_.cancelled != nullptr && options_.cancelled->load(std::memory_order_relaxed)) {
       return absl::CancelledError("the evaluation was cancelled");
     }
-    std::vector<SequenceStep> sequences;
+    std::vector<SequenceSlice> sequences;
     std::vector<int32_t> labels;
     for (size_t index = 0; index < windows.size(); ++index) {
       const auto first = static_cast<size_t>(windows[index].first);

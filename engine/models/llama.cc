@@ -34,7 +34,7 @@ class Llama final : public Model {
   const KvCacheLayout& cache_layout() const override { return attention_.layout; }
   MemoryUsage memory_usage() const override;
 
-  absl::Status Forward(absl::Span<const SequenceStep> sequences) override;
+  absl::Status Forward(absl::Span<const SequenceSlice> sequences) override;
   int64_t num_logits() const override { return num_logits_; }
   absl::Status Sample(absl::Span<const SampleRequest> requests,
                       absl::Span<SampledToken> tokens) override;
@@ -167,7 +167,7 @@ MemoryUsage Llama::memory_usage() const {
   return usage;
 }
 
-absl::Status Llama::Forward(absl::Span<const SequenceStep> sequences) {
+absl::Status Llama::Forward(absl::Span<const SequenceSlice> sequences) {
   num_logits_ = 0;
   US_RETURN_IF_ERROR(step_.Build(sequences, config(), options_, attention_.layout));
   Backend& backend = *backend_;

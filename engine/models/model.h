@@ -18,27 +18,10 @@
 #include "engine/backends/sampling/sampling.h"
 #include "engine/format/checkpoint.h"
 #include "engine/format/model_config.h"
-#include "engine/kv/block_pool.h"
 #include "engine/kv/cache_layout.h"
+#include "engine/kv/sequence_slice.h"
 
 namespace ultrasketch {
-
-// One sequence's share of a step.
-struct SequenceStep {
-  // The tokens whose keys and values this step computes, at least one: positions
-  // [num_cached, num_cached + token_ids.size()).
-  absl::Span<const int32_t> token_ids;
-
-  // Tokens of the sequence that are in the cache already.
-  int64_t num_cached = 0;
-
-  // The sequence's cache blocks in order, enough for num_cached + token_ids.size() tokens.
-  absl::Span<const BlockId> blocks;
-
-  // Logits are computed for the last `num_logits` of token_ids, 0 to all. Decoding asks for 1, a
-  // prefill chunk that is not the last for 0, scoring for all.
-  int64_t num_logits = 1;
-};
 
 struct ModelOptions {
   // Most tokens in one step, over all sequences: sizes the workspace.
@@ -78,7 +61,7 @@ class Model {
   // outside the vocabulary or a block list is too short; a device's failure as the backend reports
   // it. A sequence's logits do not depend, to the bit, on the other sequences of the step or on how
   // its tokens are spread over steps.
-  virtual absl::Status Forward(absl::Span<const SequenceStep> sequences) = 0;
+  virtual absl::Status Forward(absl::Span<const SequenceSlice> sequences) = 0;
 
   // Rows of logits that the last Forward computed.
   virtual int64_t num_logits() const = 0;

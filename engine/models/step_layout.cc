@@ -7,7 +7,7 @@
 namespace ultrasketch {
 namespace {
 
-absl::Status CheckSequence(const SequenceStep& sequence, const ModelConfig& config,
+absl::Status CheckSequence(const SequenceSlice& sequence, const ModelConfig& config,
                            const KvCacheLayout& layout) {
   const auto num_tokens = static_cast<int64_t>(sequence.token_ids.size());
   if (num_tokens < 1) return absl::InvalidArgumentError("expected at least one token, found none");
@@ -46,7 +46,7 @@ absl::Status CheckSequence(const SequenceStep& sequence, const ModelConfig& conf
 
 }  // namespace
 
-absl::Status StepLayout::Build(absl::Span<const SequenceStep> sequences, const ModelConfig& config,
+absl::Status StepLayout::Build(absl::Span<const SequenceSlice> sequences, const ModelConfig& config,
                                const ModelOptions& options, const KvCacheLayout& layout) {
   token_ids_.clear();
   positions_.clear();
@@ -56,7 +56,7 @@ absl::Status StepLayout::Build(absl::Span<const SequenceStep> sequences, const M
     return absl::InvalidArgumentError("a step needs at least one sequence, found none");
   }
   for (size_t i = 0; i < sequences.size(); ++i) {
-    const SequenceStep& sequence = sequences[i];
+    const SequenceSlice& sequence = sequences[i];
     if (const absl::Status status = CheckSequence(sequence, config, layout); !status.ok()) {
       return Annotate(status, absl::StrCat("sequence ", i, " of the step"));
     }

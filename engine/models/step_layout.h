@@ -18,7 +18,7 @@ class StepLayout {
  public:
   // INVALID_ARGUMENT, naming sequence, expected and found, when the step is empty or breaks a limit
   // of the options, the context, the vocabulary or the cache.
-  absl::Status Build(absl::Span<const SequenceStep> sequences, const ModelConfig& config,
+  absl::Status Build(absl::Span<const SequenceSlice> sequences, const ModelConfig& config,
                      const ModelOptions& options, const KvCacheLayout& layout);
 
   // Refers to this object and to the blocks of the sequences that Build was given.

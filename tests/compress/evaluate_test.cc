@@ -58,7 +58,7 @@ class EvaluateTest : public testing::Test {
     const auto size = static_cast<int64_t>(token_ids_.size());
     for (int64_t first = 0; first < size; first += context) {
       for (int64_t i = 0; i < context && first + i + 1 < size; ++i) {
-        const SequenceStep step = {
+        const SequenceSlice step = {
             absl::MakeConstSpan(token_ids_).subspan(static_cast<size_t>(first + i), 1), i, blocks,
             1};
         EXPECT_TRUE(model->Forward({step}).ok());

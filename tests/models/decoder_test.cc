@@ -192,7 +192,7 @@ TEST(MixedBatchTest, GivesEachSequenceTheBitsThatItGetsAlone) {
     const auto model = MustLoadModel(folder.path(), num_threads);
     for (Text& text : texts) text.done = 0;
     for (size_t step = 0; step < 6; ++step) {
-      std::vector<SequenceStep> sequences;
+      std::vector<SequenceSlice> sequences;
       std::vector<const std::vector<float>*> expected;
       for (Text& text : texts) {
         if (step >= text.steps.size()) continue;

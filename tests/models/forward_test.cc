@@ -32,9 +32,10 @@ class ForwardTest : public ::testing::Test {
     expected_ = LogitsRow(*model_, 0);
   }
 
-  std::vector<SequenceStep> Good() const { return {{ids_, 0, blocks_, 1}}; }
+  std::vector<SequenceSlice> Good() const { return {{ids_, 0, blocks_, 1}}; }
 
-  void ExpectRefused(const std::vector<SequenceStep>& step, const std::vector<std::string>& parts) {
+  void ExpectRefused(const std::vector<SequenceSlice>& step,
+                     const std::vector<std::string>& parts) {
     const absl::Status status = model_->Forward(step);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
     for (const std::string& part : parts) {
@@ -51,9 +52,9 @@ class ForwardTest : public ::testing::Test {
   }
 
   // The step of one sequence with a change.
-  void ExpectRefused(const std::function<void(SequenceStep&)>& change,
+  void ExpectRefused(const std::function<void(SequenceSlice&)>& change,
                      const std::vector<std::string>& parts) {
-    std::vector<SequenceStep> step = Good();
+    std::vector<SequenceSlice> step = Good();
     change(step[0]);
     ExpectRefused(step, parts);
     // As the second sequence of a step it is named by its number.
@@ -68,17 +69,17 @@ class ForwardTest : public ::testing::Test {
   std::vector<float> expected_;
 };
 
-TEST_F(ForwardTest, RefusesAnEmptyStep) { ExpectRefused(std::vector<SequenceStep>(), {"none"}); }
+TEST_F(ForwardTest, RefusesAnEmptyStep) { ExpectRefused(std::vector<SequenceSlice>(), {"none"}); }
 
 TEST_F(ForwardTest, RefusesASequenceWithoutTokens) {
-  ExpectRefused([](SequenceStep& step) { step.token_ids = {}; }, {"at least one token"});
+  ExpectRefused([](SequenceSlice& step) { step.token_ids = {}; }, {"at least one token"});
 }
 
 TEST_F(ForwardTest, RefusesIdsOutsideTheVocabulary) {
   for (const int32_t id : {-1, 61, 1 << 30, std::numeric_limits<int32_t>::min()}) {
     std::vector<int32_t> ids = ids_;
     ids[13] = id;
-    ExpectRefused([&](SequenceStep& step) { step.token_ids = ids; },
+    ExpectRefused([&](SequenceSlice& step) { step.token_ids = ids; },
                   {"token id", "0 to 60", std::to_string(id)});
   }
 }
@@ -87,43 +88,43 @@ TEST_F(ForwardTest, RefusesMoreThanTheContext) {
   const std::vector<BlockId> many = ScatteredBlocks(0, 20);
   for (const int64_t cached : {int64_t{81}, int64_t{100}, std::numeric_limits<int64_t>::max()}) {
     ExpectRefused(
-        [&](SequenceStep& step) {
+        [&](SequenceSlice& step) {
           step.num_cached = cached;
           step.blocks = many;
         },
         {"100", std::to_string(cached)});
   }
   // Up to the last position is fine.
-  std::vector<SequenceStep> step = Good();
+  std::vector<SequenceSlice> step = Good();
   step[0].num_cached = 80;
   step[0].blocks = many;
   EXPECT_TRUE(model_->Forward(step).ok());
 }
 
 TEST_F(ForwardTest, RefusesANegativeNumberOfCachedTokens) {
-  ExpectRefused([](SequenceStep& step) { step.num_cached = -1; }, {"num_cached"});
-  ExpectRefused([](SequenceStep& step) { step.num_cached = std::numeric_limits<int64_t>::min(); },
+  ExpectRefused([](SequenceSlice& step) { step.num_cached = -1; }, {"num_cached"});
+  ExpectRefused([](SequenceSlice& step) { step.num_cached = std::numeric_limits<int64_t>::min(); },
                 {"num_cached"});
 }
 
 TEST_F(ForwardTest, RefusesTooFewBlocks) {
   const std::vector<BlockId> one = {3};
-  ExpectRefused([&](SequenceStep& step) { step.blocks = one; }, {"2 cache blocks", "found 1"});
-  ExpectRefused([&](SequenceStep& step) { step.blocks = {}; }, {"2 cache blocks", "found 0"});
-  ExpectRefused([&](SequenceStep& step) { step.num_cached = 13; }, {"3 cache blocks", "found 2"});
+  ExpectRefused([&](SequenceSlice& step) { step.blocks = one; }, {"2 cache blocks", "found 1"});
+  ExpectRefused([&](SequenceSlice& step) { step.blocks = {}; }, {"2 cache blocks", "found 0"});
+  ExpectRefused([&](SequenceSlice& step) { step.num_cached = 13; }, {"3 cache blocks", "found 2"});
 }
 
 TEST_F(ForwardTest, RefusesBlocksOutsideTheCache) {
   for (const BlockId block : {-1, 20, std::numeric_limits<BlockId>::max()}) {
     const std::vector<BlockId> blocks = {0, block};
-    ExpectRefused([&](SequenceStep& step) { step.blocks = blocks; },
+    ExpectRefused([&](SequenceSlice& step) { step.blocks = blocks; },
                   {"cache block", "0 to 19", std::to_string(block)});
   }
 }
 
 TEST_F(ForwardTest, RefusesNumbersOfLogitsOutOfRange) {
   for (const int64_t num_logits : {int64_t{-1}, int64_t{21}, std::numeric_limits<int64_t>::max()}) {
-    ExpectRefused([&](SequenceStep& step) { step.num_logits = num_logits; },
+    ExpectRefused([&](SequenceSlice& step) { step.num_logits = num_logits; },
                   {"num_logits", "0 to 20", std::to_string(num_logits)});
   }
 }
@@ -132,14 +133,14 @@ TEST_F(ForwardTest, RefusesMoreTokensThanAStepHolds) {
   const std::vector<int32_t> ids = RandomTokens(65, 61, 9);
   const std::vector<BlockId> blocks = ScatteredBlocks(0, 5);
   ExpectRefused({{ids, 0, blocks, 1}}, {"64 tokens", "65"});
-  std::vector<SequenceStep> step(4, Good()[0]);
+  std::vector<SequenceSlice> step(4, Good()[0]);
   ExpectRefused(step, {"64 tokens", "80"});
-  const std::vector<SequenceStep> full = {{absl::MakeConstSpan(ids).subspan(0, 64), 0, blocks, 1}};
+  const std::vector<SequenceSlice> full = {{absl::MakeConstSpan(ids).subspan(0, 64), 0, blocks, 1}};
   EXPECT_TRUE(model_->Forward(full).ok());
 }
 
 TEST_F(ForwardTest, RefusesMoreLogitsThanAStepHolds) {
-  std::vector<SequenceStep> step(2, Good()[0]);
+  std::vector<SequenceSlice> step(2, Good()[0]);
   step[0].num_logits = 7;
   step[1].num_logits = 4;
   ExpectRefused(step, {"10 rows of logits", "11"});
@@ -149,7 +150,7 @@ TEST_F(ForwardTest, RefusesMoreLogitsThanAStepHolds) {
 }
 
 TEST_F(ForwardTest, TakesAStepWithoutLogits) {
-  std::vector<SequenceStep> step = Good();
+  std::vector<SequenceSlice> step = Good();
   step[0].num_logits = 0;
   EXPECT_TRUE(model_->Forward(step).ok());
   EXPECT_EQ(model_->num_logits(), 0);
@@ -170,7 +171,7 @@ TEST_F(ForwardTest, RefusesRowsThatTheStepDidNotCompute) {
 }
 
 TEST_F(ForwardTest, SamplesRowsInAnyOrderAndRepeatedly) {
-  std::vector<SequenceStep> step = Good();
+  std::vector<SequenceSlice> step = Good();
   step[0].num_logits = 5;
   ASSERT_TRUE(model_->Forward(step).ok());
   std::vector<int32_t> best;

@@ -94,7 +94,7 @@ TEST(OracleTest, GreedyTokensMatchWhenAllPromptsAreDecodedTogether) {
   constexpr int64_t kBlocksEach = 8;
   std::vector<std::vector<int32_t>> generated(cases.size());
   std::vector<std::vector<BlockId>> blocks;
-  std::vector<SequenceStep> step;
+  std::vector<SequenceSlice> step;
   for (size_t i = 0; i < cases.size(); ++i) {
     blocks.push_back(Blocks(static_cast<int64_t>(i) * kBlocksEach, kBlocksEach));
     step.push_back({cases[i].ids, 0, blocks[i], 1});
@@ -143,9 +143,9 @@ TEST(OracleTest, LogitsDoNotDependOnChunksBatchOrThreads) {
       for (size_t first = 0; first < ids.size(); first += chunk) {
         const size_t count = std::min(chunk, ids.size() - first);
         const bool is_last = first + count == ids.size();
-        const SequenceStep piece = {absl::MakeConstSpan(ids).subspan(first, count),
-                                    static_cast<int64_t>(first), own, is_last ? 1 : 0};
-        const SequenceStep other = {neighbour, 0, neighbour_blocks, is_last ? 2 : 0};
+        const SequenceSlice piece = {absl::MakeConstSpan(ids).subspan(first, count),
+                                     static_cast<int64_t>(first), own, is_last ? 1 : 0};
+        const SequenceSlice other = {neighbour, 0, neighbour_blocks, is_last ? 2 : 0};
         ASSERT_TRUE(model->Forward({other, piece}).ok());
       }
       EXPECT_EQ(Row(*model, 2), expected) << plan.num_threads << " threads, chunks of " << chunk;

@@ -115,7 +115,10 @@ void EngineCore::End(RequestId id, FinishReason reason, const absl::Status& stat
   const absl::Time now = absl::Now();
   // A copy: the request goes with its last sequence.
   const std::vector<SequenceId> unfinished = found->second->unfinished;
-  for (const SequenceId sequence : unfinished) FinishSequence(sequence, reason, status, "", now);
+  for (const SequenceId sequence : unfinished) {
+    scheduler_.Remove(sequence);
+    FinishSequence(sequence, reason, status, "", now);
+  }
 }
 
 void EngineCore::EndAll(FinishReason reason, const absl::Status& status) {
@@ -149,24 +152,25 @@ void EngineCore::BeginStep() {
 }
 
 void EngineCore::FinishStep() {
-  if (const absl::Status status = Forward(); !status.ok()) {
+  if (const absl::Status status = model_->Forward(plan_.slices); !status.ok()) {
     FailStep(status);
     return;
   }
-  scheduler_.Advance(plan_);
+  outputs_.clear();
   CollectPromptLogprobs();
   SampleNext();
+  scheduler_.Update(plan_, outputs_);
   ReportStep(absl::Now() - step_begin_);
 }
 
 void EngineCore::MarkScheduled(absl::Time now) {
-  for (const ScheduledSequence& scheduled : plan_.sequences) {
-    Sequence& sequence = *sequences_.find(scheduled.id)->second;
+  for (size_t i = 0; i < plan_.sequences.size(); ++i) {
+    Sequence& sequence = *sequences_.find(plan_.sequences[i].id)->second;
     ++sequence.num_steps;
     sequence.sum_batch_sizes += static_cast<int64_t>(plan_.sequences.size());
     if (sequence.first_scheduled != absl::InfiniteFuture()) continue;
     sequence.first_scheduled = now;
-    sequence.num_cached_prompt_tokens = static_cast<int32_t>(scheduled.num_cached);
+    sequence.num_cached_prompt_tokens = static_cast<int32_t>(plan_.slices[i].num_cached);
     --num_waiting_completions_;
     Request& request = sequence.request;
     if (request.is_scheduled) continue;
@@ -174,16 +178,6 @@ void EngineCore::MarkScheduled(absl::Time now) {
     --num_waiting_requests_;
     if (observer_ != nullptr) observer_->OnScheduled(now - request.arrival);
   }
-}
-
-absl::Status EngineCore::Forward() {
-  std::vector<SequenceStep> steps;
-  steps.reserve(plan_.sequences.size());
-  for (const ScheduledSequence& scheduled : plan_.sequences) {
-    steps.push_back(
-        {scheduled.token_ids, scheduled.num_cached, scheduled.blocks, scheduled.num_logits});
-  }
-  return model_->Forward(steps);
 }
 
 void EngineCore::FailStep(const absl::Status& status) {
@@ -196,21 +190,18 @@ void EngineCore::FailStep(const absl::Status& status) {
 }
 
 void EngineCore::CollectPromptLogprobs() {
-  int64_t next_row = 0;
-  for (const ScheduledSequence& scheduled : plan_.sequences) {
-    const int64_t first_row = next_row;
-    next_row += scheduled.num_logits;
-    const auto found = sequences_.find(scheduled.id);
+  for (size_t i = 0; i < plan_.sequences.size(); ++i) {
+    const SequenceSlice& slice = plan_.slices[i];
+    const auto found = sequences_.find(plan_.sequences[i].id);
     if (found == sequences_.end() || !found->second->wants_prompt_logprobs()) continue;
 
     Sequence& sequence = *found->second;
     const GenerationRequest& request = sequence.request.request;
     const int64_t num_prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
-    const int64_t end = scheduled.num_cached + static_cast<int64_t>(scheduled.token_ids.size());
-    const int64_t begin = end - scheduled.num_logits;
-    for (int64_t position = begin; position < end && position + 1 < num_prompt_tokens; ++position) {
-      absl::Status status =
-          model_->CopyLogits(first_row + position - begin, absl::MakeSpan(logits_row_));
+    int64_t row = plan_.sequences[i].first_logits_row;
+    for (int64_t position = slice.end() - slice.num_logits;
+         position < slice.end() && position + 1 < num_prompt_tokens; ++position, ++row) {
+      absl::Status status = model_->CopyLogits(row, absl::MakeSpan(logits_row_));
       if (status.ok()) {
         absl::StatusOr<SampledToken> token =
             LogprobsOfToken(logits_row_, request.prompt_ids[static_cast<size_t>(position + 1)],
@@ -229,19 +220,20 @@ void EngineCore::CollectPromptLogprobs() {
 void EngineCore::SampleNext() {
   std::vector<SequenceId> ids;
   std::vector<SampleRequest> draws;
-  int64_t next_row = 0;
   const absl::Time computed = absl::Now();
-  for (const ScheduledSequence& scheduled : plan_.sequences) {
-    next_row += scheduled.num_logits;
+  for (size_t i = 0; i < plan_.sequences.size(); ++i) {
+    const ScheduledSequence& scheduled = plan_.sequences[i];
     const auto found = sequences_.find(scheduled.id);
     if (found == sequences_.end() || !scheduled.is_last_chunk) continue;
     Sequence& sequence = *found->second;
     if (sequence.request.scores_only()) {
+      outputs_.push_back({.id = scheduled.id, .token_ids = {}, .ended = true});
       FinishSequence(scheduled.id, FinishReason::kLength, absl::OkStatus(), "", computed);
       continue;
     }
     ids.push_back(scheduled.id);
-    draws.push_back(sequence.completion.NextSample(next_row - 1));
+    draws.push_back(sequence.completion.NextSample(scheduled.first_logits_row +
+                                                   plan_.slices[i].num_logits - 1));
   }
   if (draws.empty()) return;
 
@@ -288,16 +280,16 @@ void EngineCore::AcceptToken(Sequence& sequence, SampledToken token, absl::Time 
   event.delta = std::move(delta);
   events_.push_back(std::move(event));
   if (ending.has_value()) {
+    outputs_.push_back({.id = sequence.id, .token_ids = {}, .ended = true});
     FinishSequence(sequence.id, ending->reason, absl::OkStatus(), std::move(ending->stop_string),
                    now);
   } else {
-    scheduler_.Append(sequence.id, token_id);
+    outputs_.push_back({.id = sequence.id, .token_ids = {token_id}, .ended = false});
   }
 }
 
 void EngineCore::FinishSequence(SequenceId id, FinishReason reason, const absl::Status& status,
                                 std::string stop_string, absl::Time now) {
-  scheduler_.Remove(id);
   const auto found = sequences_.find(id);
   US_CHECK(found != sequences_.end());
   const std::unique_ptr<Sequence> sequence = std::move(found->second);
@@ -331,7 +323,6 @@ void EngineCore::FinishSequence(SequenceId id, FinishReason reason, const absl::
   EngineEvent event;
   event.sink = request.sink;
   event.result = std::move(owned_result);
-  event.since_arrival = now - request.arrival;
   if (request.unfinished.empty()) {
     event.finished_request = request.id;
     if (!request.is_scheduled) --num_waiting_requests_;

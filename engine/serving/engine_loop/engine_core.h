@@ -32,7 +32,6 @@ struct EngineEvent {
   std::shared_ptr<GenerationSink> sink;
   GenerationDelta delta;
   std::unique_ptr<GenerationResult> result;
-  absl::Duration since_arrival;               // of results
   std::optional<RequestId> finished_request;  // set when this is the request's last event
 };
 
@@ -40,8 +39,7 @@ struct EngineEvent {
 SchedulerOptions MakeSchedulerOptions(const Model& model, const EngineLoopOptions& options);
 
 // Owns the model, the scheduler and the state of the requests that were added. Not thread-safe.
-// Calls the observer directly, except for OnFinish; what concerns the sinks is collected as events,
-// in order.
+// Calls the observer directly; what concerns the sinks is collected as events, in order.
 class EngineCore {
  public:
   // `observer` may be null.
@@ -77,7 +75,6 @@ class EngineCore {
   struct Request;
 
   void MarkScheduled(absl::Time now);
-  absl::Status Forward();
   void FailStep(const absl::Status& status);
   void CollectPromptLogprobs();
   void SampleNext();
@@ -96,7 +93,8 @@ class EngineCore {
   SequenceId next_sequence_id_ = 0;
   int32_t num_waiting_completions_ = 0;
   int32_t num_waiting_requests_ = 0;
-  StepPlan plan_;  // of the step at hand; from its first Append or Remove on without the spans
+  StepPlan plan_;  // of the step at hand; from its first Remove on without the spans
+  std::vector<SequenceOutput> outputs_;  // of the step at hand
   absl::Time step_begin_;
   std::vector<EngineEvent> events_;
   std::vector<float> logits_row_;  // [vocab_size]

@@ -30,7 +30,6 @@ class ThreadedEngineLoop final : public EngineLoop {
                      const EngineLoopOptions& options, std::shared_ptr<EngineObserver> observer)
       : limits_(MakeLimits(*model, options)),
         memory_usage_(model->memory_usage()),
-        observer_(observer),
         core_(std::move(model), std::move(tokenizer), options, std::move(observer)),
         core_stats_(core_.stats()),
         thread_([this] { Run(); }) {}
@@ -149,7 +148,6 @@ class ThreadedEngineLoop final : public EngineLoop {
       if (event.result == nullptr) {
         event.sink->OnDelta(std::move(event.delta));
       } else {
-        if (observer_ != nullptr) observer_->OnFinish(*event.result, event.since_arrival);
         event.sink->OnFinish(std::move(*event.result));
       }
       event.sink.reset();
@@ -165,7 +163,6 @@ class ThreadedEngineLoop final : public EngineLoop {
 
   const RequestLimits limits_;
   const MemoryUsage memory_usage_;
-  const std::shared_ptr<EngineObserver> observer_;
   EngineCore core_;  // the thread's alone, once it runs
 
   mutable Mutex mutex_;

@@ -96,9 +96,8 @@ struct StepReport {
 };
 
 // Called on the engine's thread: return quickly. OnScheduled and OnFirstToken come once for a
-// request, at the first of its completions; OnInterToken for each further token of a completion;
-// OnFinish once for each completion, and for each score. May be shared by several loops if it is
-// thread-safe.
+// request, at the first of its completions; OnInterToken for each further token of a completion.
+// May be shared by several loops if it is thread-safe.
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
@@ -106,7 +105,6 @@ class EngineObserver {
   virtual void OnFirstToken(absl::Duration since_arrival) = 0;
   virtual void OnInterToken(absl::Duration since_last) = 0;
   virtual void OnScheduled(absl::Duration queued) = 0;
-  virtual void OnFinish(const GenerationResult& result, absl::Duration since_arrival) = 0;
 };
 
 struct EngineLoopOptions {

@@ -187,39 +187,50 @@ void Scheduler::PlanChunk(const Sequence& sequence, Budget allowance, StepPlan& 
   const int64_t end =
       std::min({sequence.num_tokens(), begin + allowance.tokens, first_logit + allowance.logits});
 
-  ScheduledSequence scheduled;
-  scheduled.id = sequence.id;
-  scheduled.token_ids = absl::MakeConstSpan(sequence.token_ids)
-                            .subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
-  scheduled.num_cached = begin;
-  scheduled.blocks = sequence.blocks;
-  scheduled.num_logits = std::max<int64_t>(0, end - first_logit);
-  scheduled.is_last_chunk = end == sequence.num_tokens();
+  SequenceSlice slice;
+  slice.token_ids = absl::MakeConstSpan(sequence.token_ids)
+                        .subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  slice.num_cached = begin;
+  slice.blocks = sequence.blocks;
+  slice.num_logits = std::max<int64_t>(0, end - first_logit);
+  plan.slices.push_back(slice);
+  plan.sequences.push_back({.id = sequence.id,
+                            .first_logits_row = plan.num_logits,
+                            .is_last_chunk = end == sequence.num_tokens()});
 
   budget.tokens -= end - begin;
-  budget.logits -= scheduled.num_logits;
+  budget.logits -= slice.num_logits;
   plan.num_tokens += end - begin;
   if (begin >= sequence.num_submitted_tokens && begin + 1 == sequence.num_tokens()) {
     ++plan.num_decode_tokens;
   }
-  plan.num_logits += scheduled.num_logits;
-  plan.sequences.push_back(scheduled);
+  plan.num_logits += slice.num_logits;
 }
 
-void Scheduler::Advance(const StepPlan& plan) {
-  for (const ScheduledSequence& scheduled : plan.sequences) {
-    Sequence& sequence = Get(scheduled.id);
-    US_CHECK(sequence.num_computed == scheduled.num_cached);
-    sequence.num_computed += static_cast<int64_t>(scheduled.token_ids.size());
+void Scheduler::Update(const StepPlan& plan, absl::Span<const SequenceOutput> outputs) {
+  for (size_t i = 0; i < plan.slices.size(); ++i) {
+    const auto found = sequences_.find(plan.sequences[i].id);
+    if (found == sequences_.end()) continue;
+    Sequence& sequence = *found->second;
+    US_CHECK(sequence.num_computed == plan.slices[i].num_cached);
+    sequence.num_computed += plan.slices[i].num_tokens();
     sequence.next_logit_position = std::max(sequence.next_logit_position, sequence.num_computed);
   }
-}
-
-void Scheduler::Append(SequenceId id, int32_t token_id) {
-  Sequence& sequence = Get(id);
-  US_CHECK(sequence.num_computed == sequence.num_tokens());
-  US_CHECK(sequence.num_tokens() < sequence.max_num_tokens);
-  sequence.token_ids.push_back(token_id);
+  for (const SequenceOutput& output : outputs) {
+    const auto found = sequences_.find(output.id);
+    if (found == sequences_.end()) continue;
+    if (output.ended) {
+      Remove(output.id);
+      continue;
+    }
+    Sequence& sequence = *found->second;
+    if (output.token_ids.empty()) continue;
+    US_CHECK(sequence.num_computed == sequence.num_tokens());
+    sequence.token_ids.insert(sequence.token_ids.end(), output.token_ids.begin(),
+                              output.token_ids.end());
+    US_CHECK(sequence.num_tokens() <= sequence.max_num_tokens);
+    sequence.next_logit_position = sequence.num_tokens() - 1;
+  }
 }
 
 void Scheduler::Remove(SequenceId id) {

@@ -28,6 +28,7 @@
 #include "absl/types/span.h"
 
 #include "engine/kv/block_pool.h"
+#include "engine/kv/sequence_slice.h"
 
 namespace ultrasketch {
 
@@ -49,8 +50,9 @@ struct SequenceSpec {
   int64_t max_num_tokens = 0;      // most tokens that the sequence will ever have here
   int32_t priority = 0;            // lower is served first
 
-  // Logits are wanted from this position on; unset: of the last token alone. A position's logits
-  // are given once, also when the sequence is preempted and computed again.
+  // Logits are wanted from this position on; unset: of the last token alone. Of tokens appended
+  // together, too, the last one's alone. A position's logits are given once, also when the sequence
+  // is preempted and computed again.
   std::optional<int64_t> first_logit_position;
 
   // A sequence submitted before, of the same priority, whose first `num_shared_tokens` tokens are
@@ -59,24 +61,30 @@ struct SequenceSpec {
   int64_t num_shared_tokens = 0;
 };
 
-// One sequence's share of a step. The spans are valid until the next call of Append, Remove or
-// Schedule.
+// What the scheduler knows of a slice and the model need not.
 struct ScheduledSequence {
   SequenceId id = 0;
-  absl::Span<const int32_t> token_ids;  // new in this step
-  int64_t num_cached = 0;               // tokens before them
-  absl::Span<const BlockId> blocks;     // hold num_cached + token_ids.size() tokens or more
-  int64_t num_logits = 0;               // of the last so many of token_ids
-  bool is_last_chunk = false;           // all tokens are computed after this step: sample the next
+  int64_t first_logits_row = 0;  // the slice's rows, among all rows of the step, begin here
+  bool is_last_chunk = false;    // all tokens are computed after this step: sample the next
 };
 
 struct StepPlan {
-  std::vector<ScheduledSequence> sequences;
-  std::vector<SequenceId> preempted;  // in this call
+  // What to compute, as Model::Forward takes it. The spans are valid until the next call of Update,
+  // Remove or Schedule.
+  std::vector<SequenceSlice> slices;
+  std::vector<ScheduledSequence> sequences;  // parallel to slices
+  std::vector<SequenceId> preempted;         // in this call
   int64_t num_tokens = 0;
   int64_t num_decode_tokens = 0;  // of num_tokens: each the one missing token of its sequence, and
-                                  // appended, not submitted
+                                  // generated, not submitted
   int64_t num_logits = 0;
+};
+
+// What became of a sequence in a step.
+struct SequenceOutput {
+  SequenceId id = 0;
+  std::vector<int32_t> token_ids;  // to be appended: none, one, or several at once
+  bool ended = false;              // it is forgotten, and its blocks are released
 };
 
 // Not thread-safe.
@@ -95,19 +103,16 @@ class Scheduler {
   // Puts a sequence behind those waiting with the same priority. CheckFits' errors.
   absl::Status Submit(SequenceSpec spec);
 
-  // Plans a step and allocates its blocks. When the step has been computed call Advance; when it
+  // Plans a step and allocates its blocks. When the step has been computed call Update; when it
   // failed, Schedule again or Remove its sequences: they stand where they stood.
   StepPlan Schedule();
 
-  // The plan that Schedule returned last has been computed.
-  void Advance(const StepPlan& plan);
+  // The plan that Schedule returned last has been computed, with these outputs: tokens only for
+  // sequences whose tokens are all computed now. Sequences that were removed since are ignored.
+  void Update(const StepPlan& plan, absl::Span<const SequenceOutput> outputs);
 
-  // One more token for a sequence whose tokens are all computed. After it, or Remove, it may be
-  // scheduled again.
-  void Append(SequenceId id, int32_t token_id);
-
-  // Forgets a sequence, running or waiting, and releases its blocks at once: it has finished or was
-  // cancelled. Unknown ids are ignored.
+  // Forgets a sequence, running or waiting, and releases its blocks at once: it was cancelled or
+  // failed. Unknown ids are ignored.
   void Remove(SequenceId id);
 
   const SchedulerOptions& options() const { return options_; }

@@ -79,7 +79,7 @@ void ExpectTheSameGreedyText(Model& cpu, Model& cuda, const OracleCase& prompt) 
   int ties = 0;
   for (int token = 0; token < 64; ++token) {
     const auto fresh = absl::MakeConstSpan(ids).subspan(static_cast<size_t>(num_cached));
-    const SequenceStep step = {fresh, num_cached, blocks, 1};
+    const SequenceSlice step = {fresh, num_cached, blocks, 1};
     ASSERT_TRUE(cpu.Forward({step}).ok());
     ASSERT_TRUE(cuda.Forward({step}).ok());
     const std::vector<float> expected = LogitsRow(cpu, 0);
@@ -199,9 +199,9 @@ void ExpectLogitsOfNoBatch(Model& model) {
     for (size_t first = 0; first < ids.size(); first += chunk) {
       const size_t count = std::min(chunk, ids.size() - first);
       const bool is_last = first + count == ids.size();
-      const SequenceStep piece = {absl::MakeConstSpan(ids).subspan(first, count),
-                                  static_cast<int64_t>(first), own, is_last ? 1 : 0};
-      const SequenceStep other = {neighbour, 0, neighbour_blocks, is_last ? 2 : 0};
+      const SequenceSlice piece = {absl::MakeConstSpan(ids).subspan(first, count),
+                                   static_cast<int64_t>(first), own, is_last ? 1 : 0};
+      const SequenceSlice other = {neighbour, 0, neighbour_blocks, is_last ? 2 : 0};
       ASSERT_TRUE(model.Forward({other, piece}).ok());
     }
     EXPECT_EQ(LogitsRow(model, 2), expected) << "chunks of " << chunk;

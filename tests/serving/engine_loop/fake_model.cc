@@ -43,11 +43,11 @@ MemoryUsage FakeModel::memory_usage() const {
   return {.weights = 1000, .embedding = 200, .kv_cache = layout_.total_bytes(), .workspace = 30};
 }
 
-absl::Status FakeModel::Validate(absl::Span<const SequenceStep> sequences) const {
+absl::Status FakeModel::Validate(absl::Span<const SequenceSlice> sequences) const {
   int64_t num_tokens = 0;
   int64_t num_logits = 0;
   if (sequences.empty()) return absl::InvalidArgumentError("an empty step");
-  for (const SequenceStep& sequence : sequences) {
+  for (const SequenceSlice& sequence : sequences) {
     const int64_t num_new = static_cast<int64_t>(sequence.token_ids.size());
     const int64_t end = sequence.num_cached + num_new;
     if (num_new < 1 || end > config_.max_position_embeddings) {
@@ -72,13 +72,13 @@ absl::Status FakeModel::Validate(absl::Span<const SequenceStep> sequences) const
   return absl::OkStatus();
 }
 
-int32_t& FakeModel::Slot(const SequenceStep& sequence, int64_t position) {
+int32_t& FakeModel::Slot(const SequenceSlice& sequence, int64_t position) {
   const int64_t block = sequence.blocks[static_cast<size_t>(position / layout_.block_size)];
   US_CHECK(block >= 0 && block < layout_.num_blocks);
   return cache_[static_cast<size_t>(block * layout_.block_size + position % layout_.block_size)];
 }
 
-absl::Status FakeModel::Forward(absl::Span<const SequenceStep> sequences) {
+absl::Status FakeModel::Forward(absl::Span<const SequenceSlice> sequences) {
   logits_.clear();
   const int64_t index = num_forwards_++;
   if (options_.before_forward != nullptr) {
@@ -86,7 +86,7 @@ absl::Status FakeModel::Forward(absl::Span<const SequenceStep> sequences) {
   }
   US_RETURN_IF_ERROR(Validate(sequences));
   // As a device would: all keys and values first, attention over the cache after.
-  for (const SequenceStep& sequence : sequences) {
+  for (const SequenceSlice& sequence : sequences) {
     for (size_t i = 0; i < sequence.token_ids.size(); ++i) {
       const int64_t position = sequence.num_cached + static_cast<int64_t>(i);
       int32_t& slot = Slot(sequence, position);
@@ -94,7 +94,7 @@ absl::Status FakeModel::Forward(absl::Span<const SequenceStep> sequences) {
       positions_[static_cast<size_t>(&slot - cache_.data())] = position;
     }
   }
-  for (const SequenceStep& sequence : sequences) {
+  for (const SequenceSlice& sequence : sequences) {
     const int64_t end = sequence.num_cached + static_cast<int64_t>(sequence.token_ids.size());
     std::vector<int32_t> tokens;
     for (int64_t position = 0; position < end; ++position) {

@@ -42,15 +42,15 @@ class FakeModel final : public Model {
   const KvCacheLayout& cache_layout() const override { return layout_; }
   MemoryUsage memory_usage() const override;
 
-  absl::Status Forward(absl::Span<const SequenceStep> sequences) override;
+  absl::Status Forward(absl::Span<const SequenceSlice> sequences) override;
   int64_t num_logits() const override { return static_cast<int64_t>(logits_.size()); }
   absl::Status Sample(absl::Span<const SampleRequest> requests,
                       absl::Span<SampledToken> tokens) override;
   absl::Status CopyLogits(int64_t row, absl::Span<float> logits) override;
 
  private:
-  absl::Status Validate(absl::Span<const SequenceStep> sequences) const;
-  int32_t& Slot(const SequenceStep& sequence, int64_t position);
+  absl::Status Validate(absl::Span<const SequenceSlice> sequences) const;
+  int32_t& Slot(const SequenceSlice& sequence, int64_t position);
 
   FakeModelOptions options_;
   ModelConfig config_;

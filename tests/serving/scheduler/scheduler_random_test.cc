@@ -91,40 +91,43 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
     CheckPlan(plan);
     if (HasFailure()) return;
     if (Uniform(0, 9) == 0) return;  // the step failed; all is planned again
-    scheduler_->Advance(plan);
-    struct Due {
-      SequenceId id;
-      bool finished;
-    };
-    std::vector<Due> due;
-    for (const ScheduledSequence& s : plan.sequences) {
-      Expected& expected = expected_[s.id];
-      expected.num_cached += static_cast<int64_t>(s.token_ids.size());
-      for (int64_t i = expected.num_cached - s.num_logits; i < expected.num_cached; ++i) {
-        EXPECT_EQ(++expected.logits_given[static_cast<size_t>(i)], 1) << "position " << i;
+    std::vector<SequenceOutput> outputs;
+    for (size_t i = 0; i < plan.slices.size(); ++i) {
+      const SequenceSlice& slice = plan.slices[i];
+      const SequenceId id = plan.sequences[i].id;
+      Expected& expected = expected_[id];
+      expected.num_cached += slice.num_tokens();
+      for (int64_t k = expected.num_cached - slice.num_logits; k < expected.num_cached; ++k) {
+        EXPECT_EQ(++expected.logits_given[static_cast<size_t>(k)], 1) << "position " << k;
       }
-      if (s.is_last_chunk) {
-        due.push_back({s.id, expected.num_cached == expected.max_num_tokens || Uniform(0, 9) == 0});
+      if (plan.sequences[i].is_last_chunk) outputs.push_back(DrawOutput(id, expected));
+    }
+    scheduler_->Update(plan, outputs);
+  }
+
+  // The next tokens of a sequence whose tokens are all computed, or its end.
+  SequenceOutput DrawOutput(SequenceId id, Expected& expected) {
+    EXPECT_EQ(expected.logits_given[static_cast<size_t>(expected.num_cached - 1)], 1);
+    if (expected.wants_all_logits) {
+      for (int64_t i = 0; i < expected.num_submitted; ++i) {
+        EXPECT_EQ(expected.logits_given[static_cast<size_t>(i)], 1) << "position " << i;
       }
     }
-    for (const Due& d : due) {
-      Expected& expected = expected_[d.id];
-      EXPECT_EQ(expected.logits_given[static_cast<size_t>(expected.num_cached - 1)], 1);
-      if (expected.wants_all_logits) {
-        for (int64_t i = 0; i < expected.num_cached; ++i) {
-          EXPECT_EQ(expected.logits_given[static_cast<size_t>(i)], 1) << "position " << i;
-        }
-      }
-      if (d.finished) {
-        scheduler_->Remove(d.id);
-        expected_.erase(d.id);
-        ++num_finished_;
-      } else {
-        const int32_t token = static_cast<int32_t>(Uniform(0, 1000));
-        scheduler_->Append(d.id, token);
-        expected.token_ids.push_back(token);
-      }
+    SequenceOutput output;
+    output.id = id;
+    const int64_t num_left = expected.max_num_tokens - expected.num_cached;
+    if (num_left == 0 || Uniform(0, 9) == 0) {
+      output.ended = true;
+      expected_.erase(id);
+      ++num_finished_;
+      return output;
     }
+    for (int64_t i = Uniform(0, 5) == 0 ? std::min<int64_t>(num_left, 3) : 1; i > 0; --i) {
+      output.token_ids.push_back(static_cast<int32_t>(Uniform(0, 1000)));
+    }
+    expected.token_ids.insert(expected.token_ids.end(), output.token_ids.begin(),
+                              output.token_ids.end());
+    return output;
   }
 
   void CheckPlan(const StepPlan& plan) {
@@ -145,9 +148,13 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
     int64_t num_tokens = 0;
     int64_t num_logits = 0;
     std::vector<SequenceId> planned;
-    for (const ScheduledSequence& s : plan.sequences) {
-      ASSERT_TRUE(expected_.contains(s.id));
-      Expected& expected = expected_[s.id];
+    ASSERT_EQ(plan.sequences.size(), plan.slices.size());
+    for (size_t i = 0; i < plan.slices.size(); ++i) {
+      const SequenceSlice& s = plan.slices[i];
+      const ScheduledSequence& scheduled = plan.sequences[i];
+      ASSERT_TRUE(expected_.contains(scheduled.id));
+      Expected& expected = expected_[scheduled.id];
+      EXPECT_EQ(scheduled.first_logits_row, num_logits);
       if (!expected.running) {
         EXPECT_TRUE(plan.preempted.empty()) << "admitted after a preemption";
         expected.running = true;
@@ -155,20 +162,20 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
       }
       ASSERT_EQ(s.num_cached, expected.num_cached);
       ASSERT_GE(s.token_ids.size(), 1u);
-      const int64_t end = s.num_cached + static_cast<int64_t>(s.token_ids.size());
+      const int64_t end = s.end();
       ASSERT_LE(end, static_cast<int64_t>(expected.token_ids.size()));
       EXPECT_TRUE(std::equal(s.token_ids.begin(), s.token_ids.end(),
                              expected.token_ids.begin() + s.num_cached));
-      EXPECT_EQ(s.is_last_chunk, end == static_cast<int64_t>(expected.token_ids.size()));
+      EXPECT_EQ(scheduled.is_last_chunk, end == static_cast<int64_t>(expected.token_ids.size()));
       EXPECT_GE(static_cast<int64_t>(s.blocks.size()) * options_.block_size, end);
       // Nobody else writes where this one writes.
       for (int64_t position = s.num_cached; position < end; ++position) {
         const BlockId block = s.blocks[static_cast<size_t>(position / options_.block_size)];
         EXPECT_EQ(scheduler_->block_pool().reference_count(block), 1);
       }
-      num_tokens += static_cast<int64_t>(s.token_ids.size());
+      num_tokens += s.num_tokens();
       num_logits += s.num_logits;
-      planned.push_back(s.id);
+      planned.push_back(scheduled.id);
     }
     EXPECT_EQ(num_tokens, plan.num_tokens);
     EXPECT_EQ(num_logits, plan.num_logits);

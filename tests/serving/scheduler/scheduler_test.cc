@@ -45,11 +45,22 @@ void Submit(Scheduler& scheduler, SequenceSpec spec) {
 // token is to be sampled.
 std::string Describe(const StepPlan& plan) {
   std::vector<std::string> parts;
-  for (const ScheduledSequence& s : plan.sequences) {
-    parts.push_back(absl::StrCat(s.id, ":", s.num_cached, "+", s.token_ids.size(), "(",
-                                 s.num_logits, ")", s.is_last_chunk ? "*" : ""));
+  for (size_t i = 0; i < plan.slices.size(); ++i) {
+    const SequenceSlice& slice = plan.slices[i];
+    parts.push_back(absl::StrCat(plan.sequences[i].id, ":", slice.num_cached, "+",
+                                 slice.num_tokens(), "(", slice.num_logits, ")",
+                                 plan.sequences[i].is_last_chunk ? "*" : ""));
   }
   return absl::StrJoin(parts, " ");
+}
+
+// An output of a token for each sequence that a token is due for.
+std::vector<SequenceOutput> NextTokens(const StepPlan& plan, std::vector<int32_t> token_ids = {7}) {
+  std::vector<SequenceOutput> outputs;
+  for (const ScheduledSequence& s : plan.sequences) {
+    if (s.is_last_chunk) outputs.push_back({s.id, token_ids, /*ended=*/false});
+  }
+  return outputs;
 }
 
 // Plans a step, computes it, and appends a token where one is due.
@@ -57,10 +68,7 @@ std::string Step(Scheduler& scheduler, std::vector<SequenceId>* preempted = null
   const StepPlan plan = scheduler.Schedule();
   const std::string description = Describe(plan);
   if (preempted != nullptr) *preempted = plan.preempted;
-  scheduler.Advance(plan);
-  for (const ScheduledSequence& s : plan.sequences) {
-    if (s.is_last_chunk) scheduler.Append(s.id, 7);
-  }
+  scheduler.Update(plan, NextTokens(plan));
   return description;
 }
 
@@ -83,11 +91,11 @@ TEST(SchedulerTest, PlanShowsTheTokensAndBlocksOfTheChunk) {
   Scheduler scheduler(Options());
   Submit(scheduler, Spec(1, 20, 30));
   StepPlan plan = scheduler.Schedule();
-  scheduler.Advance(plan);
+  scheduler.Update(plan, {});
   plan = scheduler.Schedule();
-  ASSERT_EQ(plan.sequences.size(), 1u);
-  EXPECT_THAT(plan.sequences[0].token_ids, ElementsAre(116, 117, 118, 119));
-  EXPECT_THAT(plan.sequences[0].blocks, ElementsAre(0, 1, 2, 3, 4));
+  ASSERT_EQ(plan.slices.size(), 1u);
+  EXPECT_THAT(plan.slices[0].token_ids, ElementsAre(116, 117, 118, 119));
+  EXPECT_THAT(plan.slices[0].blocks, ElementsAre(0, 1, 2, 3, 4));
   EXPECT_EQ(plan.num_tokens, 4);
   EXPECT_EQ(plan.num_decode_tokens, 0);
   EXPECT_EQ(plan.num_logits, 1);
@@ -117,12 +125,56 @@ TEST(SchedulerTest, CountsDecodeTokensOfThePlan) {
   Submit(scheduler, Spec(1, 1, 50));
   StepPlan plan = scheduler.Schedule();
   EXPECT_EQ(plan.num_decode_tokens, 0);  // a prompt of one token is a prompt
-  scheduler.Advance(plan);
-  scheduler.Append(1, 7);
+  scheduler.Update(plan, NextTokens(plan));
   Submit(scheduler, Spec(2, 3, 50));
   plan = scheduler.Schedule();
   EXPECT_EQ(plan.num_tokens, 4);
   EXPECT_EQ(plan.num_decode_tokens, 1);
+}
+
+TEST(SchedulerTest, PlanShowsWhereTheRowsOfEachSequenceBegin) {
+  Scheduler scheduler(Options());
+  SequenceSpec spec = Spec(1, 3, 50);
+  spec.first_logit_position = 0;
+  Submit(scheduler, spec);
+  Submit(scheduler, Spec(2, 2, 50));
+  Submit(scheduler, Spec(3, 20, 50));
+  const StepPlan plan = scheduler.Schedule();
+  EXPECT_EQ(Describe(plan), "1:0+3(3)* 2:0+2(1)* 3:0+11(0)");
+  EXPECT_EQ(plan.sequences[0].first_logits_row, 0);
+  EXPECT_EQ(plan.sequences[1].first_logits_row, 3);
+  EXPECT_EQ(plan.sequences[2].first_logits_row, 4);
+  EXPECT_EQ(plan.num_logits, 4);
+}
+
+TEST(SchedulerTest, SeveralTokensOfAStepAreComputedTogetherInTheNext) {
+  Scheduler scheduler(Options());
+  Submit(scheduler, Spec(1, 5, 10));
+  StepPlan plan = scheduler.Schedule();
+  scheduler.Update(plan, NextTokens(plan, {7, 8, 9}));
+  plan = scheduler.Schedule();
+  EXPECT_EQ(Describe(plan), "1:5+3(1)*");
+  EXPECT_THAT(plan.slices[0].token_ids, ElementsAre(7, 8, 9));
+}
+
+TEST(SchedulerTest, AnOutputThatEndsReleasesTheBlocks) {
+  Scheduler scheduler(Options());
+  Submit(scheduler, Spec(1, 5, 10));
+  const StepPlan plan = scheduler.Schedule();
+  scheduler.Update(plan, {{{1, {}, /*ended=*/true}}});
+  EXPECT_EQ(scheduler.block_pool().num_used(), 0);
+  EXPECT_EQ(scheduler.num_running(), 0);
+}
+
+TEST(SchedulerTest, OutputsOfSequencesRemovedSinceThePlanAreIgnored) {
+  Scheduler scheduler(Options());
+  Submit(scheduler, Spec(1, 5, 10));
+  Submit(scheduler, Spec(2, 5, 10));
+  const StepPlan plan = scheduler.Schedule();
+  const std::vector<SequenceOutput> outputs = NextTokens(plan);
+  scheduler.Remove(1);
+  scheduler.Update(plan, outputs);
+  EXPECT_EQ(Step(scheduler), "2:5+1(1)*");
 }
 
 TEST(SchedulerTest, AdmitsInOrderOfArrival) {
