@@ -1,6 +1,7 @@
 #include "server/model_loader.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -8,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "engine/backends/backend.h"
+#include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/compress/accounting.h"
 #include "engine/models/open_model.h"
@@ -69,9 +71,15 @@ absl::StatusOr<std::vector<ModelSource>> FindModels(const std::string& repositor
   std::error_code error;
   for (auto entry = std::filesystem::directory_iterator(repository, error);
        !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    std::error_code ignored;
-    if (std::filesystem::is_regular_file(entry->path() / "config.json", ignored)) {
+    std::error_code unreadable;
+    const std::filesystem::path config = entry->path() / "config.json";
+    if (std::filesystem::is_regular_file(config, unreadable)) {
       sources.push_back({entry->path().filename().string(), entry->path().string()});
+    } else if (unreadable.value() == EACCES) {
+      // It may be no model: a file system's lost+found is such a folder.
+      LogEvent(LogLevel::kWarning, "folder_skipped",
+               {{"folder", entry->path().string()},
+                {"message", std::string(CannotOpen(EACCES, config.string()).message())}});
     }
   }
   if (error) {

@@ -34,7 +34,8 @@ absl::StatusOr<std::shared_ptr<HostedModel>> LoadHostedModel(const ModelSource& 
                                                              const ModelLoadOptions& options,
                                                              Metrics& metrics);
 
-// The models of a repository: every subfolder with a config.json, by name. NOT_FOUND when there is
+// The models of a repository: every subfolder with a config.json, by name. One that this process
+// may not look into is skipped, which is logged. NOT_FOUND when there is
 // no such folder, or no model in it.
 absl::StatusOr<std::vector<ModelSource>> FindModels(const std::string& repository);
 

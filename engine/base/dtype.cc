@@ -37,6 +37,11 @@ const DTypeInfo& Info(DType dtype) {
 
 }  // namespace
 
+bool IsFloating(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 ||
+         dtype == DType::kF64;
+}
+
 int ElementBytes(DType dtype) { return Info(dtype).bytes; }
 
 std::string_view DTypeName(DType dtype) { return Info(dtype).name; }

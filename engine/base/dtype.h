@@ -30,6 +30,9 @@ enum class DType : uint8_t {
 // Bytes of one element.
 int ElementBytes(DType dtype);
 
+// Whether it is one of F32, F16, BF16 and F64.
+bool IsFloating(DType dtype);
+
 // The safetensors spelling: "BF16", "F32", "U8", ...
 std::string_view DTypeName(DType dtype);
 std::optional<DType> DTypeFromName(std::string_view name);

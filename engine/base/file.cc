@@ -1,11 +1,15 @@
 #include "engine/base/file.h"
 
 #include <fcntl.h>
+#include <pwd.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
+#include <optional>
+#include <system_error>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
@@ -17,11 +21,73 @@
 namespace ultrasketch {
 namespace {
 
+namespace fs = std::filesystem;
+
+std::string UserName(uid_t user) {
+  passwd entry;
+  passwd* found = nullptr;
+  char buffer[1024];
+  if (getpwuid_r(user, &entry, buffer, sizeof(buffer), &found) == 0 && found != nullptr) {
+    return found->pw_name;
+  }
+  return absl::StrCat("user ", user);
+}
+
+// The file or folder whose mode keeps this process from reading `path`.
+struct Denial {
+  std::string path;
+  bool is_folder;
+  struct stat info;
+};
+
+std::optional<Denial> FindDenial(const std::string& path) {
+  std::error_code error;
+  fs::path target = fs::absolute(path, error);
+  if (error) return std::nullopt;
+  constexpr int kMaxLinks = 16;
+  for (int links = 0; links < kMaxLinks; ++links) {
+    struct stat info;
+    fs::path folder;
+    for (const fs::path& part : target.parent_path()) {
+      folder /= part;
+      if (stat(folder.c_str(), &info) != 0) break;
+      if (S_ISDIR(info.st_mode) && faccessat(AT_FDCWD, folder.c_str(), X_OK, AT_EACCESS) != 0) {
+        return Denial{folder.string(), true, info};
+      }
+    }
+    if (stat(target.c_str(), &info) == 0) {
+      return Denial{target.string(), S_ISDIR(info.st_mode), info};
+    }
+    // The folder that denies is on the way that a link shows.
+    const fs::path shown = fs::read_symlink(target, error);
+    if (error) return std::nullopt;
+    target = (target.parent_path() / shown).lexically_normal();
+  }
+  return std::nullopt;
+}
+
+// Why permission to read `path` was denied and what to do, or "" where there is nothing to be seen.
+std::string DescribeDenial(const std::string& path) {
+  const std::optional<Denial> denial = FindDenial(path);
+  if (!denial.has_value()) return "";
+  char mode[8];
+  std::snprintf(mode, sizeof(mode), "%04o", static_cast<unsigned>(denial->info.st_mode & 07777));
+  const mode_t everybody = denial->is_folder ? S_IROTH | S_IXOTH : S_IROTH;
+  return absl::StrCat(
+      ": ", denial->path == path ? (denial->is_folder ? "this folder" : "it") : denial->path,
+      " belongs to ", UserName(denial->info.st_uid), " and has mode ", mode,
+      ", and this process runs as ", UserName(geteuid()),
+      (denial->info.st_mode & everybody) == everybody
+          ? "; look at access control lists, security modules and options of the file system"
+          : absl::StrCat("; 'chmod a+r", denial->is_folder ? "x " : " ", denial->path,
+                         "' lets everybody read it"));
+}
+
 // An open descriptor of the regular file at `path` and its size.
 absl::StatusOr<int> OpenRegularFile(const std::string& path, int64_t* size) {
   // Without O_NONBLOCK, opening a pipe waits for its other end. Regular files ignore it.
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return ErrnoStatus(errno, absl::StrCat("cannot open ", path));
+  if (descriptor < 0) return CannotOpen(errno, path);
   struct stat info;
   if (fstat(descriptor, &info) != 0) {
     const int error = errno;
@@ -39,6 +105,12 @@ absl::StatusOr<int> OpenRegularFile(const std::string& path, int64_t* size) {
 }
 
 }  // namespace
+
+absl::Status CannotOpen(int error_number, const std::string& path) {
+  const absl::Status status = ErrnoStatus(error_number, absl::StrCat("cannot open ", path));
+  if (error_number != EACCES) return status;
+  return absl::Status(status.code(), absl::StrCat(status.message(), DescribeDenial(path)));
+}
 
 absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
   int64_t size = 0;

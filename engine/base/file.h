@@ -13,6 +13,11 @@
 
 namespace ultrasketch {
 
+// The status for a failed attempt to open `path` or to look at it: ErrnoStatus's. Where permission
+// was denied, the message says by the mode of which file or folder, whose it is, whom it was denied
+// to, and what to do about it.
+absl::Status CannotOpen(int error_number, const std::string& path);
+
 // A whole file mapped read-only. Immutable and thread-safe. Truncating the file
 // while it is mapped makes reads fault (SIGBUS), as with every mapping: replace
 // model files by rename.

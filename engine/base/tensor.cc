@@ -13,11 +13,6 @@
 namespace ultrasketch {
 namespace {
 
-bool IsFloating(DType dtype) {
-  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 ||
-         dtype == DType::kF64;
-}
-
 template <typename T>
 T LoadElement(const uint8_t* data, int64_t index) {
   T value;
@@ -93,14 +88,16 @@ std::vector<float> ToFloatVector(const TensorView& tensor) {
   return values;
 }
 
+absl::Status TensorSource::Missing(std::string_view name) const {
+  return absl::NotFoundError(
+      absl::StrCat(Describe(name), ": tensor ", Quoted(name, 200), " is missing"));
+}
+
 absl::StatusOr<TensorView> GetTensor(const TensorSource& source, std::string_view name,
                                      absl::Span<const DType> dtypes,
                                      absl::Span<const int64_t> shape) {
   const TensorView* tensor = source.Find(name);
-  if (tensor == nullptr) {
-    return absl::NotFoundError(
-        absl::StrCat(A(source.Describe(name)), ": tensor ", Quoted(name, 200), " is missing"));
-  }
+  if (tensor == nullptr) return source.Missing(name);
   bool dtype_ok = dtypes.empty() && IsFloating(tensor->dtype);
   for (const DType dtype : dtypes) dtype_ok = dtype_ok || dtype == tensor->dtype;
   if (!dtype_ok) {

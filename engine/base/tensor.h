@@ -53,9 +53,13 @@ class TensorSource {
   // A name for error messages: usually a path. For a sharded checkpoint the
   // shard that holds `name`, or the folder when there is none.
   virtual std::string Describe(std::string_view name) const = 0;
+
+  // The error for a tensor that Find does not have: NOT_FOUND that says so, or
+  // what a source knows better.
+  virtual absl::Status Missing(std::string_view name) const;
 };
 
-// The tensor called `name`, checked: NOT_FOUND when absent, DATA_LOSS naming
+// The tensor called `name`, checked: source.Missing(name) when absent, DATA_LOSS naming
 // file, tensor, expected and found when dtype or shape differ. An empty
 // `dtypes` accepts every floating type; -1 in `shape` accepts any extent there.
 absl::StatusOr<TensorView> GetTensor(const TensorSource& source, std::string_view name,

@@ -92,6 +92,17 @@ absl::Status ValidateOptions(const Checkpoint& checkpoint, const CompressOptions
   return absl::OkStatus();
 }
 
+// Before the work rather than when their turn comes.
+absl::Status CheckTensors(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites) {
+  for (const LinearSite& site : sites) {
+    for (const SiteMember& member : site.members) {
+      US_RETURN_IF_ERROR(
+          GetTensor(checkpoint, member.name + ".weight", {}, {member.rows, site.cols}).status());
+    }
+  }
+  return absl::OkStatus();
+}
+
 bool Cancelled(const CompressOptions& options) {
   return options.cancelled != nullptr && options.cancelled->load(std::memory_order_relaxed);
 }
@@ -305,6 +316,7 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
                       ChooseTableTypes(checkpoint->config(), options.embedding, options.head,
                                        options.bits_per_weight));
   const std::vector<LinearSite> sites = LinearSites(checkpoint->config());
+  US_RETURN_IF_ERROR(CheckTensors(*checkpoint, sites));
   // Whether the target can be met does not depend on the importance, which is yet to be measured.
   US_ASSIGN_OR_RETURN(std::unique_ptr<SiteEncoder> encoder,
                       MakeEncoder(sites, TypicalImportance(sites), options));

@@ -26,6 +26,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::string_view kTiedKey = "tie_word_embeddings";
+
 // What belongs to a model besides config and weights.
 constexpr const char* kCopiedFiles[] = {"generation_config.json",
                                         "tokenizer.json",
@@ -58,6 +60,11 @@ absl::Status WriteConfig(const Checkpoint& checkpoint, const nlohmann::json& qua
   US_ASSIGN_OR_RETURN(nlohmann::json config,
                       ReadJsonFile((fs::path(checkpoint.folder()) / "config.json").string()));
   config[std::string(kQuantizationKey)] = quantization_config;
+  // What is so, where the dense model's config says something else.
+  const nlohmann::json* tied = FindMember(config, kTiedKey);
+  if ((tied != nullptr && *tied == true) != checkpoint.config().tie_word_embeddings) {
+    config[std::string(kTiedKey)] = checkpoint.config().tie_word_embeddings;
+  }
   return WriteFileAtomically((folder / "config.json").string(), config.dump(2) + "\n");
 }
 
@@ -88,8 +95,6 @@ absl::Status WriteWeights(const Checkpoint& checkpoint,
     left_out.insert(tensor.name);
     tensors.emplace_back(tensor.name, TensorView{tensor.dtype, tensor.shape, tensor.bytes.data()});
   }
-  // Some tied models store the table twice.
-  if (checkpoint.config().tie_word_embeddings) left_out.insert("lm_head.weight");
   for (const std::string& name : checkpoint.tensor_names()) {
     if (!left_out.contains(name)) tensors.emplace_back(name, *checkpoint.Find(name));
   }

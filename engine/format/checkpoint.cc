@@ -1,12 +1,18 @@
 #include "engine/format/checkpoint.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
-#include <map>
+#include <set>
+#include <system_error>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
+#include "engine/base/dtype.h"
+#include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/format/json.h"
@@ -16,9 +22,14 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
 constexpr const char* kWeightsName = "model.safetensors";
 constexpr const char* kIndexName = "model.safetensors.index.json";
+
+constexpr std::string_view kEmbeddingName = "model.embed_tokens.weight";
+constexpr std::string_view kQuantizedEmbeddingName = "model.embed_tokens.quantized";
+constexpr std::string_view kHeadName = "lm_head.weight";
+constexpr std::string_view kQuantizedHeadName = "lm_head.quantized";
+constexpr std::string_view kHeadKey = "head";  // of quantization_config: the type of the latter
 
 // Files that belong to a model besides its weights.
 constexpr const char* kSideFiles[] = {"config.json", "generation_config.json", "tokenizer.json",
@@ -67,42 +78,114 @@ absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(const std::stri
   return result;
 }
 
-absl::StatusOr<std::vector<std::unique_ptr<SafetensorsFile>>> OpenShards(
-    const std::string& folder, const std::string& index_path) {
-  US_ASSIGN_OR_RETURN(const auto weight_map, ReadWeightMap(index_path));
-  std::map<std::string, std::unique_ptr<SafetensorsFile>> shards;
-  for (const auto& [tensor, shard] : weight_map) {
-    std::unique_ptr<SafetensorsFile>& file = shards[shard];
-    if (file == nullptr) {
-      auto opened = SafetensorsFile::Open(Join(folder, shard));
-      if (!opened.ok()) {
-        return Annotate(opened.status(),
-                        absl::StrCat(index_path, ": the shard of tensor ", Quoted(tensor, 200)));
-      }
-      file = *std::move(opened);
-    }
-    if (file->Find(tensor) == nullptr) {
-      return absl::DataLossError(absl::StrCat(file->path(), ": tensor ", Quoted(tensor, 200),
-                                              " is missing, expected here by ", index_path));
-    }
-  }
-  // The other direction: so each tensor is in one shard only.
-  for (const auto& [shard, file] : shards) {
-    for (const NamedTensor& tensor : file->tensors()) {
-      const auto position = weight_map.find(tensor.name);
-      if (position != weight_map.end() && position->second == shard) continue;
-      return absl::DataLossError(
-          absl::StrCat(file->path(), ": tensor ", Quoted(tensor.name, 200),
-                       " is not expected here: ", index_path,
-                       position == weight_map.end()
-                           ? " does not list it"
-                           : absl::StrCat(" says that it is in ", Quoted(position->second, 200))));
+}  // namespace
+
+// The files with a model's weights.
+struct WeightFiles {
+  std::vector<std::unique_ptr<SafetensorsFile>> files;  // in order of name
+
+  // Of a sharded model: which shard the index says that a tensor is in, and why shards that it
+  // names cannot be used.
+  std::string index_path;
+  std::map<std::string, std::string> weight_map;
+  std::map<std::string, absl::Status> unusable;
+};
+
+namespace {
+
+// Shards that cannot be opened matter once a tensor in them is needed, unless no other is left.
+absl::StatusOr<WeightFiles> OpenShards(const std::string& folder, const std::string& index_path) {
+  WeightFiles weights;
+  weights.index_path = index_path;
+  US_ASSIGN_OR_RETURN(weights.weight_map, ReadWeightMap(index_path));
+  std::set<std::string> shards;
+  for (const auto& [tensor, shard] : weights.weight_map) shards.insert(shard);
+  for (const std::string& shard : shards) {
+    auto file = SafetensorsFile::Open(Join(folder, shard));
+    if (file.ok()) {
+      weights.files.push_back(*std::move(file));
+    } else {
+      weights.unusable.emplace(shard, file.status());
     }
   }
-  std::vector<std::unique_ptr<SafetensorsFile>> files;
-  files.reserve(shards.size());
-  for (auto& [shard, file] : shards) files.push_back(std::move(file));
-  return files;
+  if (weights.files.empty()) {
+    const auto& [shard, status] = *weights.unusable.begin();
+    return Annotate(status, absl::StrCat(index_path,
+                                         ": none of the shards that it names can be "
+                                         "used, the first of them because of this"));
+  }
+  return weights;
+}
+
+absl::StatusOr<WeightFiles> OpenWeights(const std::string& folder) {
+  const std::string weights_path = Join(folder, kWeightsName);
+  const std::string index_path = Join(folder, kIndexName);
+  if (Exists(weights_path)) {
+    WeightFiles weights;
+    US_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, SafetensorsFile::Open(weights_path));
+    weights.files.push_back(std::move(file));
+    return weights;
+  }
+  if (Exists(index_path)) return OpenShards(folder, index_path);
+  return absl::NotFoundError(
+      absl::StrCat(folder, ": expected ", kWeightsName, " or ", kIndexName, ", found neither"));
+}
+
+std::string FileName(const SafetensorsFile& file) {
+  return std::filesystem::path(file.path()).filename().string();
+}
+
+// Whether a tensor of this name may be one of a decoder's: whoever loads it knows for certain. What
+// an index says of others is nobody's business. The names are those of Hugging Face's layout and of
+// FORMAT.md.
+bool MayBeNeeded(std::string_view name, int num_layers) {
+  for (const std::string_view prefix : {"model.embed_tokens.", "model.norm.", "lm_head."}) {
+    if (name.starts_with(prefix)) return true;
+  }
+  constexpr std::string_view kLayers = "model.layers.";
+  if (!name.starts_with(kLayers)) return false;
+  name.remove_prefix(kLayers.size());
+  int layer = 0;
+  return absl::SimpleAtoi(A(name.substr(0, name.find('.'))), &layer) && layer < num_layers &&
+         !name.ends_with(".rotary_emb.inv_freq");  // of old files, and computed
+}
+
+// Tensors of which an index says what is not so.
+class IndexFindings {
+ public:
+  void Add(std::string first) {
+    if (num_tensors_++ == 0) first_ = std::move(first);
+  }
+  void AppendTo(std::vector<std::string>& warnings, const std::string& index_path) const {
+    if (num_tensors_ == 0) return;
+    warnings.push_back(absl::StrCat(
+        index_path, ": ", first_,
+        num_tensors_ == 1 ? "" : absl::StrCat("; the same goes for ", num_tensors_ - 1, " more")));
+  }
+
+ private:
+  int64_t num_tensors_ = 0;
+  std::string first_;
+};
+
+// Whether two tables hold the same numbers, be they of different types.
+bool HaveSameNumbers(const TensorView& a, const TensorView& b) {
+  if (a.shape != b.shape) return false;
+  const int64_t count = a.num_elements();
+  if (a.dtype == b.dtype) {
+    return std::memcmp(a.data, b.data, static_cast<size_t>(count * ElementBytes(a.dtype))) == 0;
+  }
+  if (!IsFloating(a.dtype) || !IsFloating(b.dtype)) return false;
+  constexpr int64_t kChunk = 4096;
+  std::vector<float> of_a(kChunk);
+  std::vector<float> of_b(kChunk);
+  for (int64_t first = 0; first < count; first += kChunk) {
+    const int64_t n = std::min(kChunk, count - first);
+    CopyToFloat(a, first, n, of_a.data());
+    CopyToFloat(b, first, n, of_b.data());
+    if (!std::equal(of_a.begin(), of_a.begin() + n, of_b.begin())) return false;
+  }
+  return true;
 }
 
 absl::Status VerifyChecksums(const std::vector<std::unique_ptr<SafetensorsFile>>& files) {
@@ -143,78 +226,145 @@ absl::Status CheckQuantization(const SafetensorsFile& file, const json& found,
 
 absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& folder) {
   std::error_code error;
-  if (!std::filesystem::is_directory(folder, error)) {
-    return absl::NotFoundError(absl::StrCat(folder, ": expected a model's folder, found ",
-                                            Exists(folder) ? "something else" : "nothing"));
+  const std::filesystem::file_status status = std::filesystem::status(folder, error);
+  if (error.value() == EACCES) return CannotOpen(EACCES, folder);
+  if (!std::filesystem::is_directory(status)) {
+    return absl::NotFoundError(
+        absl::StrCat(folder, ": expected a model's folder, found ",
+                     std::filesystem::exists(status) ? "something else" : "nothing"));
   }
   std::shared_ptr<Checkpoint> checkpoint(new Checkpoint());
   checkpoint->folder_ = folder;
-  US_ASSIGN_OR_RETURN(checkpoint->config_, ReadModelConfig(Join(folder, "config.json")));
-
+  const std::string config_path = Join(folder, "config.json");
+  US_ASSIGN_OR_RETURN(checkpoint->config_, ReadModelConfig(config_path, &checkpoint->warnings_));
   const std::string generation_path = Join(folder, "generation_config.json");
   if (Exists(generation_path)) {
-    const absl::StatusOr<json> generation = ReadJsonFile(generation_path, kMaxConfigBytes);
-    if (!generation.ok()) {
-      checkpoint->warnings_.push_back(
-          absl::StrCat(generation.status().message(),
-                       "; the file is not used: what a request leaves out is neutral"));
-    } else {
-      US_ASSIGN_OR_RETURN(
-          checkpoint->generation_config_,
-          ParseGenerationConfig(*generation, checkpoint->config_.vocab_size, generation_path));
-    }
+    checkpoint->generation_config_ = ReadGenerationConfig(
+        generation_path, checkpoint->config_.vocab_size, checkpoint->warnings_);
   }
 
-  const std::string weights_path = Join(folder, kWeightsName);
-  const std::string index_path = Join(folder, kIndexName);
-  if (Exists(weights_path)) {
-    US_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, SafetensorsFile::Open(weights_path));
-    checkpoint->files_.push_back(std::move(file));
-  } else if (Exists(index_path)) {
-    US_ASSIGN_OR_RETURN(checkpoint->files_, OpenShards(folder, index_path));
-    checkpoint->file_bytes_ += FileBytes(index_path);
-  } else {
-    return absl::NotFoundError(
-        absl::StrCat(folder, ": expected ", kWeightsName, " or ", kIndexName, ", found neither"));
-  }
-
-  US_RETURN_IF_ERROR(VerifyChecksums(checkpoint->files_));
-  for (const auto& file : checkpoint->files_) {
-    US_RETURN_IF_ERROR(CheckQuantization(*file, checkpoint->config_.quantization_config,
-                                         Join(folder, "config.json")));
-  }
-
-  for (const char* name : kSideFiles) checkpoint->file_bytes_ += FileBytes(Join(folder, name));
-  std::vector<std::pair<std::string_view, Entry>> tensors;
-  for (const auto& file : checkpoint->files_) {
+  US_ASSIGN_OR_RETURN(WeightFiles weights, OpenWeights(folder));
+  US_RETURN_IF_ERROR(VerifyChecksums(weights.files));
+  for (const auto& file : weights.files) {
+    US_RETURN_IF_ERROR(
+        CheckQuantization(*file, checkpoint->config_.quantization_config, config_path));
     checkpoint->file_bytes_ += file->file_bytes();
-    for (const NamedTensor& tensor : file->tensors()) {
-      tensors.push_back({tensor.name, {&tensor.view, file.get()}});
-    }
   }
-  std::sort(tensors.begin(), tensors.end(),
-            [](const auto& a, const auto& b) { return a.first < b.first; });
-  for (const auto& [name, entry] : tensors) {
-    checkpoint->tensor_names_.emplace_back(name);
-    checkpoint->entries_.push_back(entry);
-  }
+  if (!weights.index_path.empty()) checkpoint->file_bytes_ += FileBytes(weights.index_path);
+  for (const char* name : kSideFiles) checkpoint->file_bytes_ += FileBytes(Join(folder, name));
+
+  checkpoint->TakeTensors(weights);
+  checkpoint->ResolveHead(config_path);
+  for (const auto& [name, entry] : checkpoint->entries_) checkpoint->tensor_names_.push_back(name);
+  checkpoint->files_ = std::move(weights.files);
   return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
 }
 
-const Checkpoint::Entry* Checkpoint::FindEntry(std::string_view name) const {
-  const auto position = std::lower_bound(tensor_names_.begin(), tensor_names_.end(), name);
-  if (position == tensor_names_.end() || *position != name) return nullptr;
-  return &entries_[static_cast<size_t>(position - tensor_names_.begin())];
+void Checkpoint::TakeTensors(const WeightFiles& weights) {
+  IndexFindings unlisted, elsewhere, doubled;
+  for (const auto& file : weights.files) {
+    for (const NamedTensor& tensor : file->tensors()) {
+      const Entry entry = {&tensor.view, file.get(), ""};
+      const auto [position, is_new] = entries_.try_emplace(tensor.name, entry);
+      if (is_new) continue;
+      // The shard that the index names, else the first.
+      const auto listed = weights.weight_map.find(tensor.name);
+      const bool is_listed_here =
+          listed != weights.weight_map.end() && listed->second == FileName(*file);
+      const SafetensorsFile& other = is_listed_here ? *position->second.file : *file;
+      if (is_listed_here) position->second = entry;
+      if (!MayBeNeeded(tensor.name, config_.num_layers)) continue;
+      doubled.Add(absl::StrCat("tensor ", Quoted(tensor.name, 200), " is stored twice, in ",
+                               FileName(*position->second.file), ", which is used, and in ",
+                               FileName(other)));
+    }
+  }
+  if (weights.index_path.empty()) return;
+
+  for (const auto& [name, entry] : entries_) {
+    if (!MayBeNeeded(name, config_.num_layers)) continue;
+    const auto listed = weights.weight_map.find(name);
+    const std::string stored_in = FileName(*entry.file);
+    if (listed == weights.weight_map.end()) {
+      unlisted.Add(absl::StrCat("does not list tensor ", Quoted(name, 200), "; it is taken from ",
+                                stored_in, ", which has it"));
+    } else if (listed->second != stored_in) {
+      elsewhere.Add(absl::StrCat("says that tensor ", Quoted(name, 200), " is in ",
+                                 Quoted(listed->second, 200), ", which does not have it; it is ",
+                                 "taken from ", stored_in));
+    }
+  }
+  for (const IndexFindings* findings : {&unlisted, &elsewhere, &doubled}) {
+    findings->AppendTo(warnings_, weights.index_path);
+  }
+
+  for (const auto& [name, shard] : weights.weight_map) {
+    if (entries_.contains(name)) continue;
+    const auto unusable = weights.unusable.find(shard);
+    missing_.emplace(
+        name, unusable != weights.unusable.end()
+                  ? Annotate(unusable->second, absl::StrCat(weights.index_path, ": the shard of ",
+                                                            "tensor ", Quoted(name, 200)))
+                  : absl::NotFoundError(absl::StrCat(Join(folder_, shard), ": tensor ",
+                                                     Quoted(name, 200), " is missing, expected ",
+                                                     "here by ", weights.index_path)));
+  }
+}
+
+void Checkpoint::ResolveHead(const std::string& config_path) {
+  if (!config_.tie_word_embeddings) return;
+  const auto head = entries_.find(kHeadName);
+  const auto embedding = entries_.find(kEmbeddingName);
+  if (head == entries_.end()) {
+    const auto quantized = entries_.find(kQuantizedHeadName);
+    if (quantized != entries_.end() &&
+        FindMember(config_.quantization_config, kHeadKey) != nullptr) {
+      UseStoredHead(quantized->second, config_path);
+    } else if (missing_.contains(kHeadName)) {
+      warnings_.push_back(absl::StrCat(missing_.find(kHeadName)->second.message(),
+                                       "; the embedding is the head, for ", config_path,
+                                       " says that they are tied"));
+    }
+  } else if (embedding != entries_.end()) {
+    if (HaveSameNumbers(*head->second.view, *embedding->second.view)) {
+      entries_.erase(head);
+    } else {
+      UseStoredHead(head->second, config_path);
+    }
+  } else if (entries_.contains(kQuantizedEmbeddingName)) {
+    UseStoredHead(head->second, config_path);
+  } else if (!missing_.contains(kEmbeddingName)) {
+    // The one table, under its other name.
+    Entry entry = head->second;
+    entry.stored_name = kHeadName;
+    entries_.erase(head);
+    entries_.emplace(kEmbeddingName, entry);
+  }
+}
+
+void Checkpoint::UseStoredHead(const Entry& head, const std::string& config_path) {
+  config_.tie_word_embeddings = false;
+  warnings_.push_back(absl::StrCat(
+      config_path, ": tie_word_embeddings is true, but ", head.file->path(),
+      " has an lm_head that differs from the embedding; the stored lm_head is the head"));
 }
 
 const TensorView* Checkpoint::Find(std::string_view name) const {
-  const Entry* entry = FindEntry(name);
-  return entry == nullptr ? nullptr : entry->view;
+  const auto entry = entries_.find(name);
+  return entry == entries_.end() ? nullptr : entry->second.view;
 }
 
 std::string Checkpoint::Describe(std::string_view name) const {
-  const Entry* entry = FindEntry(name);
-  return entry == nullptr ? folder_ : entry->file->path();
+  const auto entry = entries_.find(name);
+  if (entry == entries_.end()) return folder_;
+  const std::string& path = entry->second.file->path();
+  if (entry->second.stored_name.empty()) return path;
+  return absl::StrCat(path, " (as ", A(entry->second.stored_name), ")");
+}
+
+absl::Status Checkpoint::Missing(std::string_view name) const {
+  const auto missing = missing_.find(name);
+  return missing == missing_.end() ? TensorSource::Missing(name) : missing->second;
 }
 
 const std::vector<int32_t>& Checkpoint::eos_token_ids() const {

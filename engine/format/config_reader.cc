@@ -96,24 +96,39 @@ std::optional<std::string> ConfigReader::String(std::string_view key) {
   return std::nullopt;
 }
 
-std::optional<std::vector<int32_t>> ConfigReader::TokenIds(std::string_view key,
-                                                           int32_t vocab_size) {
+std::optional<std::vector<int32_t>> ConfigReader::TokenIds(std::string_view key, int32_t vocab_size,
+                                                           std::vector<std::string>& warnings) {
   const json* value = Find(key);
   if (value == nullptr) return std::nullopt;
   std::vector<int32_t> ids;
+  const json* first_wrong = nullptr;
+  int64_t num_wrong = 0;
   const auto add = [&](const json& element) {
     const std::optional<int64_t> id = AsInt64(element);
     if (id.has_value() && *id >= 0 && *id < vocab_size) {
       ids.push_back(static_cast<int32_t>(*id));
-    } else {
-      FailFound(key, absl::StrCat("token ids from 0 to ", vocab_size - 1), &element);
+      return;
     }
+    if (!element.is_number_integer()) {
+      FailFound(key, "a token id, an integer", &element);
+      return;
+    }
+    if (first_wrong == nullptr) first_wrong = &element;
+    ++num_wrong;
   };
   if (value->is_array()) {
     for (const json& element : *value) add(element);
   } else {
     add(*value);
   }
+  if (num_wrong > 0) {
+    warnings.push_back(absl::StrCat(
+        description_, ": ", prefix_, A(key), ": expected token ids of the vocabulary, 0 to ",
+        vocab_size - 1, ", found ", DescribeJson(first_wrong),
+        num_wrong == 1 ? "; it is not used"
+                       : absl::StrCat(" and ", num_wrong - 1, " more such; they are not used")));
+  }
+  if (ids.empty()) return std::nullopt;
   return ids;
 }
 

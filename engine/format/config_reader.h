@@ -30,8 +30,10 @@ class ConfigReader {
   std::optional<bool> Bool(std::string_view key);
   std::optional<std::string> String(std::string_view key);
 
-  // A token id or an array of them, each in [0, vocab_size).
-  std::optional<std::vector<int32_t>> TokenIds(std::string_view key, int32_t vocab_size);
+  // A token id or an array of them, integers. Those outside the vocabulary, [0, vocab_size), are
+  // left out, which adds a sentence to `warnings`. Nothing, too, when no id is left.
+  std::optional<std::vector<int32_t>> TokenIds(std::string_view key, int32_t vocab_size,
+                                               std::vector<std::string>& warnings);
 
   // As above, where absence is an error too; after an error, the result is `least`.
   int64_t RequiredInteger(std::string_view key, int64_t least, int64_t most);

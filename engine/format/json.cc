@@ -1,5 +1,6 @@
 #include "engine/format/json.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
+#include "engine/format/git_lfs.h"
 
 namespace ultrasketch {
 namespace {
@@ -18,6 +20,8 @@ using nlohmann::json;
 // keeps the last of duplicate keys and nests without bound.
 class ValueBuilder : public json::json_sax_t {
  public:
+  explicit ValueBuilder(std::string_view text) : text_(text) {}
+
   bool null() override { return Add(nullptr); }
   bool boolean(bool value) override { return Add(value); }
   bool number_integer(number_integer_t value) override { return Add(value); }
@@ -39,13 +43,20 @@ class ValueBuilder : public json::json_sax_t {
   }
 
   bool parse_error(size_t byte, const std::string&, const json::exception& error) override {
-    // "[json.exception.parse_error.101] parse error at ...": the part in brackets tells a reader
-    // nothing.
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error ...": the
+    // part in brackets tells a reader nothing, and not all errors say where.
     std::string_view text = error.what();
-    if (const size_t end = text.find("] "); end != std::string_view::npos) {
-      text.remove_prefix(end + 2);
+    for (const std::string_view before : {"] ", "parse error at ", ": "}) {
+      const size_t begin = text.find(before);
+      if (begin == std::string_view::npos) break;
+      text.remove_prefix(begin + before.size());
     }
-    return Fail(absl::StrCat("not valid JSON at byte ", byte, ": ", Quoted(text, 300)));
+    const std::string_view read = text_.substr(0, byte > 0 ? byte - 1 : 0);
+    const auto line = 1 + std::count(read.begin(), read.end(), '\n');
+    // npos + 1 is 0.
+    const size_t column = read.size() - (read.rfind('\n') + 1) + 1;
+    return Fail(
+        absl::StrCat("line ", line, ", column ", column, ": not valid JSON: ", Quoted(text, 300)));
   }
 
   const std::string& problem() const { return problem_; }
@@ -89,6 +100,7 @@ class ValueBuilder : public json::json_sax_t {
     return true;
   }
 
+  std::string_view text_;
   json root_;
   // Containers that are not complete. Pointers stay valid: a container gets no new sibling before
   // it is closed.
@@ -100,7 +112,8 @@ class ValueBuilder : public json::json_sax_t {
 }  // namespace
 
 absl::StatusOr<json> ParseJson(std::string_view text, std::string_view description) {
-  ValueBuilder builder;
+  US_RETURN_IF_ERROR(RefuseGitLfsPointer(text, description));
+  ValueBuilder builder(text);
   if (!json::sax_parse(text, &builder)) {
     return absl::DataLossError(absl::StrCat(A(description), ": ", builder.problem()));
   }
@@ -110,6 +123,36 @@ absl::StatusOr<json> ParseJson(std::string_view text, std::string_view descripti
 absl::StatusOr<json> ReadJsonFile(const std::string& path, int64_t max_bytes) {
   US_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, max_bytes));
   return ParseJson(text, path);
+}
+
+std::string ReplaceNonFiniteLiterals(std::string_view text,
+                                     std::vector<NonFiniteLiteral>& literals) {
+  std::string result;
+  int64_t line = 1;
+  bool in_string = false;
+  while (!text.empty()) {
+    size_t length = 1;
+    if (in_string) {
+      if (text[0] == '\\' && text.size() > 1) length = 2;
+      if (text[0] == '"') in_string = false;
+    } else if (text[0] == '"') {
+      in_string = true;
+    } else {
+      for (const std::string_view word : {"-Infinity", "Infinity", "NaN"}) {
+        if (!text.starts_with(word)) continue;
+        literals.push_back({word, line});
+        result += "null";
+        text.remove_prefix(word.size());
+        length = 0;
+        break;
+      }
+    }
+    const std::string_view copied = text.substr(0, length);
+    line += std::count(copied.begin(), copied.end(), '\n');
+    result += copied;
+    text.remove_prefix(length);
+  }
+  return result;
 }
 
 const json* FindMember(const json& object, std::string_view key) {

@@ -5,10 +5,12 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/check.h"
+#include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/format/config_reader.h"
@@ -47,6 +49,8 @@ constexpr int64_t kMaxVocabSize = std::numeric_limits<int32_t>::max();
 
 constexpr double kMaxRopeTheta = 1e15;
 constexpr double kMaxRopeFactor = 1e6;
+
+constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
 
 const Family* ReadFamily(ConfigReader& reader, ModelConfig& config) {
   const std::optional<std::string> model_type = reader.String("model_type");
@@ -239,8 +243,8 @@ void ReadQuantization(ConfigReader& reader, std::string_view description, ModelC
 
 }  // namespace
 
-absl::StatusOr<ModelConfig> ParseModelConfig(const json& json_config,
-                                             std::string_view description) {
+absl::StatusOr<ModelConfig> ParseModelConfig(const json& json_config, std::string_view description,
+                                             std::vector<std::string>* warnings) {
   ConfigReader reader(json_config, description);
   US_RETURN_IF_ERROR(reader.status());
   ModelConfig config;
@@ -261,39 +265,89 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const json& json_config,
   config.mlp_bias = reader.Bool("mlp_bias").value_or(false);
   config.tie_word_embeddings = reader.Bool("tie_word_embeddings").value_or(false);
 
-  const auto bos_ids = reader.TokenIds("bos_token_id", config.vocab_size);
-  if (bos_ids.has_value() && !bos_ids->empty()) config.bos_token_id = bos_ids->front();
-  config.eos_token_ids =
-      reader.TokenIds("eos_token_id", config.vocab_size).value_or(std::vector<int32_t>());
   config.dtype = reader.String("dtype").value_or(reader.String("torch_dtype").value_or(""));
+  std::vector<std::string> found;
+  const auto bos_ids = reader.TokenIds("bos_token_id", config.vocab_size, found);
+  if (bos_ids.has_value()) config.bos_token_id = bos_ids->front();
+  config.eos_token_ids =
+      reader.TokenIds("eos_token_id", config.vocab_size, found).value_or(std::vector<int32_t>());
+  reader.TokenIds("pad_token_id", config.vocab_size, found);  // not needed, but as wrong
   US_RETURN_IF_ERROR(reader.status());
+  if (warnings != nullptr) warnings->insert(warnings->end(), found.begin(), found.end());
   return config;
 }
 
-absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path) {
-  US_ASSIGN_OR_RETURN(const json config, ReadJsonFile(path, int64_t{16} << 20));
-  return ParseModelConfig(config, path);
+absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path,
+                                            std::vector<std::string>* warnings) {
+  US_ASSIGN_OR_RETURN(const json config, ReadJsonFile(path, kMaxConfigBytes));
+  return ParseModelConfig(config, path, warnings);
 }
 
-absl::StatusOr<GenerationConfig> ParseGenerationConfig(const json& json_config, int32_t vocab_size,
-                                                       std::string_view description) {
+GenerationConfig ParseGenerationConfig(const json& json_config, int32_t vocab_size,
+                                       std::string_view description,
+                                       std::vector<std::string>& warnings) {
   constexpr double kMaxFloat = std::numeric_limits<float>::max();
-  ConfigReader reader(json_config, description);
+  // The least above 0 that a float holds in full.
+  constexpr double kLeastPositive = std::numeric_limits<float>::min();
   GenerationConfig config;
-  config.do_sample = reader.Bool("do_sample");
-  config.temperature = reader.Number("temperature", 0, kMaxFloat);
-  // Some files say -1 for "all", which is 0 here.
-  if (const auto top_k = reader.Integer("top_k", -1, std::numeric_limits<int32_t>::max())) {
-    config.top_k = static_cast<int32_t>(std::max<int64_t>(*top_k, 0));
+  if (!json_config.is_object()) {
+    warnings.push_back(absl::StrCat(A(description), ": expected a JSON object, found ",
+                                    DescribeJson(&json_config), "; it is not used"));
+    return config;
   }
-  config.top_p = reader.Number("top_p", 0, 1);
-  config.min_p = reader.Number("min_p", 0, 1);
-  config.repetition_penalty = reader.Number("repetition_penalty", 1e-6, kMaxFloat);
-  const auto bos_ids = reader.TokenIds("bos_token_id", vocab_size);
-  if (bos_ids.has_value() && !bos_ids->empty()) config.bos_token_id = bos_ids->front();
-  config.eos_token_ids = reader.TokenIds("eos_token_id", vocab_size);
-  US_RETURN_IF_ERROR(reader.status());
+  // A reader for each key: what is wrong with one says nothing about the others.
+  const auto read = [&](const auto& member) {
+    ConfigReader reader(json_config, description);
+    auto value = member(reader);
+    if (!reader.status().ok()) {
+      warnings.push_back(absl::StrCat(reader.status().message(), "; it is not used"));
+    }
+    return value;
+  };
+  const auto number = [&](std::string_view key, double least, double most) {
+    return read([&](ConfigReader& reader) { return reader.Number(key, least, most); });
+  };
+  config.do_sample = read([](ConfigReader& reader) { return reader.Bool("do_sample"); });
+  config.temperature = number("temperature", 0, kMaxFloat);
+  // Some files say -1 for "all", which is 0 here.
+  const std::optional<int64_t> top_k = read([](ConfigReader& reader) {
+    return reader.Integer("top_k", -1, std::numeric_limits<int32_t>::max());
+  });
+  if (top_k.has_value()) config.top_k = static_cast<int32_t>(std::max<int64_t>(*top_k, 0));
+  config.top_p = number("top_p", 0, 1);
+  config.min_p = number("min_p", 0, 1);
+  config.repetition_penalty = number("repetition_penalty", kLeastPositive, kMaxFloat);
+  const auto token_ids = [&](std::string_view key) {
+    return read([&](ConfigReader& reader) { return reader.TokenIds(key, vocab_size, warnings); });
+  };
+  const auto bos_ids = token_ids("bos_token_id");
+  if (bos_ids.has_value()) config.bos_token_id = bos_ids->front();
+  config.eos_token_ids = token_ids("eos_token_id");
+  token_ids("pad_token_id");  // not needed, but as wrong
   return config;
+}
+
+GenerationConfig ReadGenerationConfig(const std::string& path, int32_t vocab_size,
+                                      std::vector<std::string>& warnings) {
+  const auto not_used = [&](const absl::Status& status) {
+    warnings.push_back(absl::StrCat(
+        status.message(), "; the file is not used: what a request leaves unset is neutral"));
+    return GenerationConfig();
+  };
+  const absl::StatusOr<std::string> text = ReadFile(path, kMaxConfigBytes);
+  if (!text.ok()) return not_used(text.status());
+  absl::StatusOr<json> config = ParseJson(*text, path);
+  if (!config.ok()) {
+    std::vector<NonFiniteLiteral> literals;
+    const absl::Status status = config.status();
+    config = ParseJson(ReplaceNonFiniteLiterals(*text, literals), path);
+    if (!config.ok()) return not_used(status);
+    for (const NonFiniteLiteral& literal : literals) {
+      warnings.push_back(absl::StrCat(path, ": line ", literal.line, ": expected a value of JSON, ",
+                                      "found ", A(literal.word), "; it is not used"));
+    }
+  }
+  return ParseGenerationConfig(*config, vocab_size, path, warnings);
 }
 
 std::vector<float> RopeInverseFrequencies(const ModelConfig& config) {

@@ -73,15 +73,19 @@ inline constexpr int kQuantVersion = 1;
 //
 // DATA_LOSS, naming key, expected and found, for what makes no sense; UNIMPLEMENTED, by name, for
 // what is sound but not supported: another family, activation, rope type or quantization method, an
-// active sliding window, partial rotary embeddings, mixtures of experts.
+// active sliding window, partial rotary embeddings, mixtures of experts. Ids of special tokens that
+// are not in the vocabulary are left out; `warnings`, which may be null, gets a sentence about
+// them.
 absl::StatusOr<ModelConfig> ParseModelConfig(const nlohmann::json& config,
-                                             std::string_view description);
+                                             std::string_view description,
+                                             std::vector<std::string>* warnings = nullptr);
 
 // ParseModelConfig of a file.
-absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path);
+absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path,
+                                            std::vector<std::string>* warnings = nullptr);
 
 // Defaults for sampling that come with a model: generation_config.json. What is unset is absent
-// (or null) in the file.
+// (or null) in the file, or cannot be used. Sampling accepts what is set.
 struct GenerationConfig {
   std::optional<bool> do_sample;
   std::optional<float> temperature;
@@ -93,11 +97,17 @@ struct GenerationConfig {
   std::optional<std::vector<int32_t>> eos_token_ids;
 };
 
-// DATA_LOSS, naming key, expected and found, for values of the wrong type, out of the range that
-// sampling accepts, or ids outside [0, vocab_size).
-absl::StatusOr<GenerationConfig> ParseGenerationConfig(const nlohmann::json& config,
-                                                       int32_t vocab_size,
-                                                       std::string_view description);
+// The file is advice: a value of the wrong type, out of the range that sampling accepts, or an id
+// outside [0, vocab_size) is left unset, with a sentence in `warnings` that names key, expected and
+// found.
+GenerationConfig ParseGenerationConfig(const nlohmann::json& config, int32_t vocab_size,
+                                       std::string_view description,
+                                       std::vector<std::string>& warnings);
+
+// ParseGenerationConfig of a file. One that cannot be read or is not JSON sets nothing and adds a
+// warning; numbers that are not finite (which Python writes) are left out one by one.
+GenerationConfig ReadGenerationConfig(const std::string& path, int32_t vocab_size,
+                                      std::vector<std::string>& warnings);
 
 // Angle per position of each rotated pair, [head_dim / 2], computed as transformers does (in
 // float).

@@ -10,6 +10,7 @@
 
 #include "engine/base/status.h"
 #include "engine/format/checksum.h"
+#include "engine/format/git_lfs.h"
 #include "engine/format/safetensors_header.h"
 
 namespace ultrasketch {
@@ -101,6 +102,7 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Parse(std::string_view bytes,
                                                                         std::string description) {
+  US_RETURN_IF_ERROR(RefuseGitLfsPointer(bytes, description));
   US_ASSIGN_OR_RETURN(const std::string_view header_text, HeaderText(bytes, description));
   US_ASSIGN_OR_RETURN(SafetensorsHeader header, ParseSafetensorsHeader(header_text, description));
   const std::string_view data = bytes.substr(kLengthBytes + header_text.size());

@@ -62,7 +62,14 @@ absl::StatusOr<VocabularyTables> LoadVocabularyTables(const Checkpoint& checkpoi
   US_ASSIGN_OR_RETURN(tables.embedding,
                       LoadTable(checkpoint, EmbeddingSite(config), kEmbeddingKey));
   if (!config.tie_word_embeddings) {
-    US_ASSIGN_OR_RETURN(tables.head, LoadTable(checkpoint, HeadSite(config), kHeadKey));
+    auto head = LoadTable(checkpoint, HeadSite(config), kHeadKey);
+    if (absl::IsNotFound(head.status())) {
+      return absl::NotFoundError(absl::StrCat(
+          head.status().message(), "; config.json does not say that the embedding is the head ",
+          "(tie_word_embeddings)"));
+    }
+    US_RETURN_IF_ERROR(head.status());
+    tables.head = *std::move(head);
   } else if (const nlohmann::json* type = FindMember(config.quantization_config, kHeadKey)) {
     return KeyError(checkpoint, kHeadKey, "none, because the embedding is the head", *type);
   }

@@ -401,6 +401,40 @@ TEST(SamplingTest, TopKBeyondTheVocabularyKeepsAll) {
   }
 }
 
+TEST(SamplingTest, TopPOfZeroTakesTheLowestIdOfTheMostLikely) {
+  for (const int32_t top_k : {0, 2, 3}) {
+    SamplingParams params;
+    params.top_p = 0;
+    params.top_k = top_k;
+    params.temperature = 5;
+    SampleRequest request = RequestFor(params);
+    for (request.index = 0; request.index < 100; ++request.index) {
+      EXPECT_EQ(MustSample({0.5f, 1.0f, 1.0f, 0.9f}, request), 1);
+    }
+  }
+}
+
+TEST(SamplingTest, RepetitionPenaltiesFarFromOneAreNoError) {
+  TokenCounts counts;
+  counts.prompt = {{0, 1}, {1, 1}, {2, 1}};
+  for (const float penalty : {2.5f, 100.0f, 1e-30f, std::numeric_limits<float>::min(),
+                              std::numeric_limits<float>::max()}) {
+    SCOPED_TRACE(penalty);
+    for (const float temperature : {0.0f, 1.0f}) {
+      SamplingParams params;
+      params.temperature = temperature;
+      params.repetition_penalty = penalty;
+      ASSERT_TRUE(ValidateSamplingParams(params, 4).ok());
+      SampleRequest request = RequestFor(params);
+      request.counts = &counts;
+      // Above 1 the only token that has not been seen wins, below 1 the one that was likely.
+      EXPECT_EQ(MustSample({100.0f, -100.0f, -kInfinity, 60.0f}, request), penalty > 1 ? 3 : 0);
+      // None is left but those: penalized is not forbidden.
+      EXPECT_EQ(MustSample({-100.0f, -kInfinity, -kInfinity, -kInfinity}, request), 0);
+    }
+  }
+}
+
 TEST(SamplingTest, TopPStaysInTheNucleusOfALargeVocabulary) {
   const std::vector<float> logits = RandomLogits(128256, 4, 12);
   SamplingParams params;
@@ -537,6 +571,7 @@ TEST(ValidateSamplingParamsTest, AcceptsDefaultsAndBounds) {
   params.top_k = std::numeric_limits<int32_t>::max();
   params.top_p = 0;
   params.min_p = 1;
+  params.repetition_penalty = 2.5f;
   params.presence_penalty = -2;
   params.frequency_penalty = 2;
   params.logit_bias = {{0, -100.0f}, {9, 100.0f}};

@@ -15,6 +15,7 @@
 
 #include "engine/base/status.h"
 #include "tests/base/temporary_folder.h"
+#include "tests/base/without_privileges.h"
 
 namespace ultrasketch {
 namespace {
@@ -22,6 +23,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::StartsWith;
 
 // Makes writes past `bytes` of a file fail with EFBIG, as a full disk makes them fail.
 class FileSizeLimit {
@@ -104,11 +106,36 @@ TEST_P(OpenErrorTest, DoesNotWaitForTheOtherEndOfAPipe) {
   EXPECT_EQ(StatusOf(path).code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST_P(OpenErrorTest, ReportsMissingPermission) {
-  if (geteuid() == 0) GTEST_SKIP() << "permissions do not bind root";
+TEST_P(OpenErrorTest, SaysWhoseModeDeniesPermissionAndWhatToDo) {
+  ASSERT_EQ(chmod(folder_.path().c_str(), 0755), 0);
   const std::string path = folder_.Write("file", "x");
-  ASSERT_EQ(chmod(path.c_str(), 0), 0);
-  EXPECT_EQ(StatusOf(path).code(), absl::StatusCode::kPermissionDenied);
+  ASSERT_EQ(chmod(path.c_str(), 0200), 0);
+  const std::string denied = WithoutPrivileges([&] { return StatusOf(path).ToString(); });
+  EXPECT_THAT(denied, StartsWith("PERMISSION_DENIED: cannot open " + path + ": Permission denied"));
+  EXPECT_THAT(denied, HasSubstr("mode 0200"));
+  EXPECT_THAT(denied, HasSubstr("belongs to "));
+  EXPECT_THAT(denied, HasSubstr("this process runs as "));
+  EXPECT_THAT(denied, HasSubstr("'chmod a+r " + path + "'"));
+  ASSERT_EQ(chmod(path.c_str(), 0644), 0);
+  EXPECT_EQ(WithoutPrivileges([&] { return StatusOf(path).ToString(); }), "OK");
+}
+
+TEST_P(OpenErrorTest, NamesTheFolderThatDeniesPermission) {
+  ASSERT_EQ(chmod(folder_.path().c_str(), 0755), 0);
+  const std::string folder =
+      std::filesystem::path(folder_.File("private")).lexically_normal().string();
+  ASSERT_TRUE(std::filesystem::create_directories(folder + "/models"));
+  const std::string path = folder_.Write("private/models/file", "x");
+  std::filesystem::create_symlink("private/models/file", folder_.File("link"));
+  ASSERT_EQ(chmod(folder.c_str(), 0600), 0);
+  for (const std::string& asked : {path, folder_.File("link")}) {
+    const std::string denied = WithoutPrivileges([&] { return StatusOf(asked).ToString(); });
+    EXPECT_THAT(denied, HasSubstr("cannot open " + asked));
+    EXPECT_THAT(denied, HasSubstr(folder + " belongs to "));
+    EXPECT_THAT(denied, HasSubstr("mode 0600"));
+    EXPECT_THAT(denied, HasSubstr("'chmod a+rx " + folder + "'"));
+  }
+  ASSERT_EQ(chmod(folder.c_str(), 0755), 0);
 }
 
 TEST(ReadFileTest, ReadsAnyBytes) {

@@ -12,8 +12,10 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/file.h"
 #include "engine/compress/accounting.h"
 #include "engine/compress/compressor.h"
+#include "engine/format/json.h"
 #include "engine/models/vocabulary_tables.h"
 #include "tests/base/temporary_folder.h"
 #include "tests/models/tiny_model.h"
@@ -183,6 +185,61 @@ TEST_F(TableCompressionTest, ATiedHeadHasOneTable) {
   ASSERT_TRUE(Compress(dense, "int8", "auto").ok());
   EXPECT_THAT(types_, ::testing::ElementsAre("model.embed_tokens int8"));
   EXPECT_EQ(Compress(dense, "int8", "int4").code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(TableCompressionTest, KeepsAHeadThatTheConfigDoesNotSpeakOf) {
+  nlohmann::json config = TinyConfig();
+  config["tie_word_embeddings"] = false;
+  TinyModel model = MakeTinyModel(config, {DType::kBF16});
+  const auto honest = Write(model);
+  ASSERT_TRUE(Compress(honest, "int8", "int8").ok());
+  const auto expected = AllLogits(*MustLoadModel(out_.path()), {1, 2, 3});
+
+  model.config["tie_word_embeddings"] = true;
+  const auto dense = Write(model);
+  EXPECT_EQ(dense->warnings().size(), 1u);
+  ASSERT_TRUE(Compress(dense, "int8", "int8").ok());
+  EXPECT_THAT(types_, ::testing::ElementsAre("model.embed_tokens int8", "lm_head int8"));
+  EXPECT_FALSE(written_->config().tie_word_embeddings);
+  EXPECT_TRUE(written_->warnings().empty());
+  EXPECT_EQ(AllLogits(*MustLoadModel(out_.path()), {1, 2, 3}), expected);
+  ASSERT_TRUE(Compress(dense, "int8", "keep").ok());
+  ExpectSameTensor(*dense, "lm_head.weight");
+  EXPECT_TRUE(written_->warnings().empty());
+
+  // The flag alone does not lose what is stored, in a compressed model either.
+  for (const char* head : {"keep", "int8"}) {
+    ASSERT_TRUE(Compress(dense, "int8", head).ok());
+    const auto logits = AllLogits(*MustLoadModel(out_.path()), {1, 2, 3});
+    nlohmann::json written = *ReadJsonFile(out_.File("config.json"));
+    written["tie_word_embeddings"] = true;
+    out_.Write("config.json", written.dump());
+    EXPECT_EQ(AllLogits(*MustLoadModel(out_.path()), {1, 2, 3}), logits) << head;
+  }
+}
+
+TEST_F(TableCompressionTest, WritesTheOneTableOfATiedModelOnce) {
+  TinyModel model = MakeTinyModel(TinyConfig(), {DType::kBF16});
+  const auto plain = Write(model);
+  ASSERT_TRUE(Compress(plain, "keep", "auto").ok());
+  const std::string expected = *ReadFile(out_.File("model.safetensors"));
+  const std::string expected_config = *ReadFile(out_.File("config.json"));
+
+  model.tensors["lm_head.weight"] = model.tensor("model.embed_tokens.weight");
+  ASSERT_TRUE(Compress(Write(model), "keep", "auto").ok());
+  EXPECT_TRUE(*ReadFile(out_.File("model.safetensors")) == expected);
+  model.tensors.erase("model.embed_tokens.weight");
+  ASSERT_TRUE(Compress(Write(model), "keep", "auto").ok());
+  EXPECT_TRUE(*ReadFile(out_.File("model.safetensors")) == expected);
+  EXPECT_EQ(*ReadFile(out_.File("config.json")), expected_config);
+}
+
+TEST_F(TableCompressionTest, RefusesATensorThatIsMissingBeforeItWorks) {
+  TinyModel model = MakeTinyModel(TinyConfig(), {DType::kBF16});
+  model.tensors.erase("model.layers.1.mlp.down_proj.weight");
+  const absl::Status status = Compress(Write(model), "auto", "auto");
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("model.layers.1.mlp.down_proj.weight"));
 }
 
 TEST_F(TableCompressionTest, RefusesWeightsThatAreNoNumbers) {

@@ -49,6 +49,40 @@ TEST(JsonTest, RejectsWhatIsNotJson) {
   }
 }
 
+TEST(JsonTest, SaysWhereASyntaxErrorIs) {
+  ExpectRejected("{\n  \"a\": 1,\n}", "a.json: line 3, column 1: not valid JSON");
+  ExpectRejected("[1,\r\n 2 3]", "line 2, column 4");
+  ExpectRejected("", "line 1, column 1");
+  ExpectRejected("[\n1e999]", "line 2, column");
+}
+
+TEST(JsonTest, NamesAGitLfsPointer) {
+  ExpectRejected(
+      "version https://git-lfs.github.com/spec/v1\n"
+      "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n",
+      "a.json: found a Git LFS pointer in the place of the file, which has 12345 bytes; run 'git "
+      "lfs pull'");
+  ExpectRejected("version https://git-lfs.github.com/spec/v1\r\n", "Git LFS pointer");
+}
+
+TEST(JsonTest, ReplacesNumbersThatAreNotFinite) {
+  std::vector<NonFiniteLiteral> literals;
+  EXPECT_EQ(ReplaceNonFiniteLiterals("[NaN,\n\"NaN\\\"NaN\", -Infinity,\n\nInfinity]", literals),
+            "[null,\n\"NaN\\\"NaN\", null,\n\nnull]");
+  ASSERT_EQ(literals.size(), 3u);
+  EXPECT_EQ(literals[0].word, "NaN");
+  EXPECT_EQ(literals[0].line, 1);
+  EXPECT_EQ(literals[1].word, "-Infinity");
+  EXPECT_EQ(literals[1].line, 2);
+  EXPECT_EQ(literals[2].word, "Infinity");
+  EXPECT_EQ(literals[2].line, 4);
+  literals.clear();
+  for (const char* text : {"", "\"", "\"\\", "{}", "\"NaN"}) {
+    EXPECT_EQ(ReplaceNonFiniteLiterals(text, literals), text);
+  }
+  EXPECT_TRUE(literals.empty());
+}
+
 TEST(JsonTest, ReadsFilesUpToALimit) {
   const TemporaryFolder folder;
   const std::string path = folder.Write("a.json", R"({"key": [1, 2]})");

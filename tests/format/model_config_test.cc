@@ -9,11 +9,13 @@
 #include "gtest/gtest.h"
 
 #include "engine/format/json.h"
+#include "tests/base/temporary_folder.h"
 
 namespace ultrasketch {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -325,14 +327,31 @@ TEST(ModelConfigTest, LargestExtentsDoNotOverflow) {
   EXPECT_GT(NumParameters(parsed), NumLinearWeights(parsed));
 }
 
+TEST(ModelConfigTest, LeavesOutIdsThatAreNotInTheVocabulary) {
+  json config = Llama();
+  config["bos_token_id"] = 128256;
+  config["eos_token_id"] = {-1, 128001, int64_t{1} << 40};
+  config["pad_token_id"] = -1;
+  std::vector<std::string> warnings;
+  const auto parsed = ParseModelConfig(config, "a/config.json", &warnings);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_FALSE(parsed->bos_token_id.has_value());
+  EXPECT_THAT(parsed->eos_token_ids, ElementsAre(128001));
+  EXPECT_THAT(warnings, ElementsAre(AllOf(HasSubstr("a/config.json"), HasSubstr("bos_token_id"),
+                                          HasSubstr("the number 128256")),
+                                    AllOf(HasSubstr("eos_token_id"), HasSubstr("the number -1"),
+                                          HasSubstr("1 more")),
+                                    HasSubstr("pad_token_id")));
+  config["eos_token_id"] = 128256;
+  EXPECT_THAT(MustParse(config).eos_token_ids, IsEmpty());
+}
+
 TEST(ModelConfigTest, RejectsOtherValuesThatMakeNoSense) {
   ExpectRefused(Llama(), "rms_norm_eps", 0);
   ExpectRefused(Llama(), "rms_norm_eps", -1e-5);
   ExpectRefused(Llama(), "rms_norm_eps", "1e-5");
   ExpectRefused(Llama(), "tie_word_embeddings", 1);
   ExpectRefused(Llama(), "attention_bias", "no");
-  ExpectRefused(Llama(), "eos_token_id", 128256);
-  ExpectRefused(Llama(), "eos_token_id", -1);
   ExpectRefused(Llama(), "eos_token_id", {1, "x"});
   ExpectRefused(Llama(), "bos_token_id", 1.5);
   ExpectRefused(Llama(), "torch_dtype", 16);
@@ -385,54 +404,131 @@ TEST(RopeTest, Llama3KeepsRampsAndDivides) {
   }
 }
 
-TEST(GenerationConfigTest, ReadsWhatIsThere) {
-  const auto config = ParseGenerationConfig(
-      json::parse(R"({"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20,
+class GenerationConfigTest : public ::testing::Test {
+ protected:
+  GenerationConfig Parse(const json& config) {
+    warnings_.clear();
+    return ParseGenerationConfig(config, 10, "generation_config.json", warnings_);
+  }
+  GenerationConfig Read(const std::string& text) {
+    warnings_.clear();
+    return ReadGenerationConfig(folder_.Write("generation_config.json", text), 10, warnings_);
+  }
+  std::string path() const { return folder_.File("generation_config.json"); }
+
+  const TemporaryFolder folder_;
+  std::vector<std::string> warnings_;
+};
+
+TEST_F(GenerationConfigTest, ReadsWhatIsThere) {
+  const GenerationConfig config =
+      Parse(json::parse(R"({"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20,
                       "min_p": 0.05, "repetition_penalty": 1.1, "bos_token_id": 1,
-                      "eos_token_id": [2, 3], "transformers_version": "4.45.0"})"),
-      10, "generation_config.json");
-  ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->do_sample, true);
-  EXPECT_EQ(config->temperature, 0.6f);
-  EXPECT_EQ(config->top_p, 0.9f);
-  EXPECT_EQ(config->top_k, 20);
-  EXPECT_EQ(config->min_p, 0.05f);
-  EXPECT_EQ(config->repetition_penalty, 1.1f);
-  EXPECT_EQ(config->bos_token_id, 1);
-  EXPECT_THAT(config->eos_token_ids.value(), ElementsAre(2, 3));
+                      "eos_token_id": [2, 3], "transformers_version": "4.45.0"})"));
+  EXPECT_THAT(warnings_, IsEmpty());
+  EXPECT_EQ(config.do_sample, true);
+  EXPECT_EQ(config.temperature, 0.6f);
+  EXPECT_EQ(config.top_p, 0.9f);
+  EXPECT_EQ(config.top_k, 20);
+  EXPECT_EQ(config.min_p, 0.05f);
+  EXPECT_EQ(config.repetition_penalty, 1.1f);
+  EXPECT_EQ(config.bos_token_id, 1);
+  EXPECT_THAT(config.eos_token_ids.value(), ElementsAre(2, 3));
 }
 
-TEST(GenerationConfigTest, AbsentAndNullAreUnset) {
-  for (const char* text : {"{}", R"({"temperature": null, "eos_token_id": null, "top_k": null})"}) {
-    const auto config = ParseGenerationConfig(json::parse(text), 10, "generation_config.json");
-    ASSERT_TRUE(config.ok()) << config.status();
-    EXPECT_FALSE(config->do_sample.has_value());
-    EXPECT_FALSE(config->temperature.has_value());
-    EXPECT_FALSE(config->top_k.has_value());
-    EXPECT_FALSE(config->eos_token_ids.has_value());
+TEST_F(GenerationConfigTest, AbsentAndNullAreUnset) {
+  for (const char* text : {"{}", R"({"temperature": null, "eos_token_id": null, "top_k": null})",
+                           R"({"eos_token_id": []})"}) {
+    const GenerationConfig config = Parse(json::parse(text));
+    EXPECT_THAT(warnings_, IsEmpty());
+    EXPECT_FALSE(config.do_sample.has_value());
+    EXPECT_FALSE(config.temperature.has_value());
+    EXPECT_FALSE(config.top_k.has_value());
+    EXPECT_FALSE(config.eos_token_ids.has_value());
   }
 }
 
-TEST(GenerationConfigTest, RejectsValuesOutOfRange) {
+TEST_F(GenerationConfigTest, TakesTheRangesOfTransformers) {
+  const GenerationConfig config = Parse(
+      {{"temperature", 0}, {"top_p", 0}, {"top_k", -1}, {"min_p", 1}, {"repetition_penalty", 2.5}});
+  EXPECT_THAT(warnings_, IsEmpty());
+  EXPECT_EQ(config.temperature, 0.0f);
+  EXPECT_EQ(config.top_p, 0.0f);
+  EXPECT_EQ(config.top_k, 0);
+  EXPECT_EQ(config.min_p, 1.0f);
+  EXPECT_EQ(config.repetition_penalty, 2.5f);
+  EXPECT_EQ(Parse({{"top_k", 0}}).top_k, 0);
+  EXPECT_EQ(Parse({{"repetition_penalty", 100}}).repetition_penalty, 100.0f);
+  EXPECT_THAT(warnings_, IsEmpty());
+}
+
+TEST_F(GenerationConfigTest, WhatCannotBeUsedIsWarnedAboutAndUnset) {
   const std::vector<std::pair<std::string, json>> cases = {{"temperature", -1},
                                                            {"temperature", "hot"},
                                                            {"temperature", 1e300},
                                                            {"top_p", 1.5},
                                                            {"top_p", -0.5},
+                                                           {"top_p", "0.9"},
                                                            {"min_p", 2},
                                                            {"top_k", 1.5},
                                                            {"top_k", -2},
                                                            {"repetition_penalty", 0},
-                                                           {"eos_token_id", {2, 10}},
+                                                           {"repetition_penalty", -1},
+                                                           {"repetition_penalty", 1e-60},
                                                            {"bos_token_id", -1},
-                                                           {"do_sample", "yes"}};
+                                                           {"bos_token_id", "<s>"},
+                                                           {"eos_token_id", 10},
+                                                           {"eos_token_id", ~uint64_t{0}},
+                                                           {"eos_token_id", json::object()},
+                                                           {"do_sample", "yes"},
+                                                           {"pad_token_id", -1}};
   for (const auto& [key, value] : cases) {
-    const auto config = ParseGenerationConfig(json{{key, value}}, 10, "generation_config.json");
-    EXPECT_EQ(config.status().code(), absl::StatusCode::kDataLoss) << key;
-    EXPECT_THAT(std::string(config.status().message()), HasSubstr(key));
+    SCOPED_TRACE(key + ": " + value.dump());
+    const GenerationConfig config = Parse({{key, value}});
+    EXPECT_THAT(warnings_, ElementsAre(AllOf(HasSubstr("generation_config.json"), HasSubstr(key),
+                                             HasSubstr("not used"))));
+    EXPECT_FALSE(config.temperature || config.top_p || config.min_p || config.top_k ||
+                 config.repetition_penalty || config.bos_token_id || config.eos_token_ids ||
+                 config.do_sample);
   }
-  EXPECT_EQ(ParseGenerationConfig(json::array(), 10, "x").status().code(),
-            absl::StatusCode::kDataLoss);
+}
+
+TEST_F(GenerationConfigTest, OneWrongValueLeavesTheOthers) {
+  const GenerationConfig config = Parse(
+      {{"temperature", -1}, {"top_p", 0.5}, {"eos_token_id", {2, 10, -1, 3}}, {"top_k", "x"}});
+  EXPECT_EQ(config.top_p, 0.5f);
+  EXPECT_THAT(config.eos_token_ids.value(), ElementsAre(2, 3));
+  EXPECT_THAT(warnings_, ElementsAre(HasSubstr("temperature"), HasSubstr("top_k"),
+                                     AllOf(HasSubstr("eos_token_id"), HasSubstr("the number 10"),
+                                           HasSubstr("1 more"))));
+}
+
+TEST_F(GenerationConfigTest, AFileThatIsNoObjectIsNotUsed) {
+  for (const char* text : {"", "[]", "null", "7", "{\n \"top_p\": 0.5,\n}", "{\"a\": 1, \"a\": 2}",
+                           "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"}) {
+    SCOPED_TRACE(text);
+    const GenerationConfig config = Read(text);
+    EXPECT_THAT(warnings_, ElementsAre(AllOf(HasSubstr(path()), HasSubstr("not used"))));
+    EXPECT_FALSE(config.top_p.has_value());
+  }
+  Read("{\n \"top_p\": 0.5,\n}");
+  EXPECT_THAT(warnings_, ElementsAre(HasSubstr("line 3, column 1")));
+  warnings_.clear();
+  ReadGenerationConfig(folder_.path(), 10, warnings_);
+  EXPECT_THAT(warnings_, ElementsAre(HasSubstr("found a folder")));
+}
+
+TEST_F(GenerationConfigTest, NumbersThatAreNotFiniteLeaveTheOthers) {
+  const GenerationConfig config = Read(
+      "{\n \"temperature\": NaN,\n \"top_p\": 0.5, \"note\": \"NaN \\\" Infinity\",\n"
+      " \"top_k\": -Infinity,\n \"eos_token_id\": 4\n}");
+  EXPECT_FALSE(config.temperature.has_value());
+  EXPECT_FALSE(config.top_k.has_value());
+  EXPECT_EQ(config.top_p, 0.5f);
+  EXPECT_THAT(config.eos_token_ids.value(), ElementsAre(4));
+  EXPECT_THAT(warnings_,
+              ElementsAre(AllOf(HasSubstr(path()), HasSubstr("line 2"), HasSubstr("NaN")),
+                          AllOf(HasSubstr("line 4"), HasSubstr("-Infinity"))));
 }
 
 }  // namespace

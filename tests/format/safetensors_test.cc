@@ -115,6 +115,11 @@ TEST(SafetensorsTest, RejectsAFileShorterThanItsLength) {
   ExpectRejected("1234567", {"8 bytes of header length", "7 bytes"});
 }
 
+TEST(SafetensorsTest, NamesAGitLfsPointer) {
+  ExpectRejected("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5000000000\n",
+                 {"Git LFS pointer", "5000000000 bytes", "git lfs pull"});
+}
+
 TEST(SafetensorsTest, RejectsATruncatedHeader) {
   ExpectRejected(SafetensorsBytes(100, "{}", ""), {"header of 100 bytes", "only 2", "truncated"});
 }

@@ -2,7 +2,9 @@
 // of ModelConfig.
 #include <cmath>
 #include <cstdint>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/base/check.h"
 #include "engine/format/json.h"
@@ -15,7 +17,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!json.ok()) return 0;
   // Well-formed JSON in the input's own encoding is valid for everything that prints it.
   US_CHECK(!json->dump().empty());
-  (void)ParseGenerationConfig(*json, 1000, "fuzz");
+  std::vector<std::string> warnings;
+  (void)ParseGenerationConfig(*json, 1000, "fuzz", warnings);
   const auto config = ParseModelConfig(*json, "fuzz");
   if (!config.ok()) {
     US_CHECK(!config.status().message().empty());

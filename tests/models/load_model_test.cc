@@ -89,6 +89,38 @@ TEST_F(LoadModelTest, RefusesANumberThatIsNotFiniteByElement) {
   }
 }
 
+TEST_F(LoadModelTest, SaysWhatMakesAHeadNecessary) {
+  tiny_.tensors.erase("lm_head.weight");
+  ExpectRefused(kNotFound, {"\"lm_head.weight\"", "missing", "tie_word_embeddings"});
+}
+
+TEST_F(LoadModelTest, TheStoredTablesDecideWhatTheHeadIs) {
+  // Logits of the model as it is, for a config that says the same as the tables.
+  const auto logits_of = [&](const TinyModel& model, int num_shards = 1) {
+    const TemporaryFolder folder;
+    model.Write(folder.path(), num_shards);
+    const auto loaded = MustLoadModel(folder.path());
+    return std::pair(AllLogits(*loaded, {3, 1, 4, 1, 5}), loaded->memory_usage().embedding);
+  };
+  const auto untied = logits_of(tiny_);
+  TinyModel contradictory = tiny_;
+  contradictory.config["tie_word_embeddings"] = true;
+  EXPECT_EQ(logits_of(contradictory), untied);
+  EXPECT_EQ(logits_of(contradictory, 3), untied);
+
+  TinyModel tied = contradictory;
+  tied.tensors.erase("lm_head.weight");
+  const auto expected = logits_of(tied);
+  EXPECT_NE(expected, untied);
+  TinyModel copied = tied;
+  copied.tensors["lm_head.weight"] = tied.tensor("model.embed_tokens.weight");
+  EXPECT_EQ(logits_of(copied), expected);
+  TinyModel renamed = copied;
+  renamed.tensors.erase("model.embed_tokens.weight");
+  EXPECT_EQ(logits_of(renamed), expected);
+  EXPECT_EQ(logits_of(renamed, 3), expected);
+}
+
 TEST_F(LoadModelTest, RefusesAShardThatLacksATensor) {
   tiny_.tensors.erase("model.layers.1.mlp.up_proj.weight");
   tiny_.Write(folder_.path(), 3);

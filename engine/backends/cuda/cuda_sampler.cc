@@ -26,7 +26,7 @@ bool HasPenalty(const SampleRequest& request) {
 // Whether the request takes the most likely token of the logits as they are.
 bool IsPlainGreedy(const SampleRequest& request) {
   const SamplingParams& params = *request.params;
-  return params.temperature == 0.0f && params.num_logprobs < 0 && params.logit_bias.empty() &&
+  return IsGreedy(params) && params.num_logprobs < 0 && params.logit_bias.empty() &&
          request.forbidden_ids.empty() && !HasPenalty(request);
 }
 
@@ -84,7 +84,7 @@ DrawRequest MakeDraw(const SampleRequest& request, int64_t vocab_size) {
   draw.logits_row = request.logits_row;
   draw.edited_row = -1;
   draw.repetition_penalty = params.repetition_penalty;
-  draw.is_greedy = params.temperature == 0.0f ? 1 : 0;
+  draw.is_greedy = IsGreedy(params) ? 1 : 0;
   if (draw.is_greedy == 0) {
     draw.uniform = UniformDouble(params.seed, request.stream, request.index);
     // The bounds are those of the reference implementation.

@@ -472,9 +472,12 @@ __device__ void Edit(const float* logits, int32_t size, const LogitEdit* edits, 
     const LogitEdit edit = edits[i];
     float logit = edited[edit.id];
     if (edit.has_bias != 0) logit = __fadd_rn(logit, edit.bias);
-    if (edit.is_repeated != 0) {
+    if (edit.is_repeated != 0 && logit != -__int_as_float(0x7f800000)) {
       logit =
           logit > 0 ? __fdiv_rn(logit, repetition_penalty) : __fmul_rn(logit, repetition_penalty);
+      // As the reference implementation does where penalties overflow.
+      const float most = __int_as_float(0x7f7fffff);
+      logit = fminf(fmaxf(logit, -most), most);
     }
     if (edit.has_penalty != 0) logit = __fsub_rn(logit, edit.penalty);
     if (edit.is_forbidden != 0) logit = -__int_as_float(0x7f800000);

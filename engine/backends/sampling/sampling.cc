@@ -53,7 +53,11 @@ void ApplyPenalties(const SampleRequest& request, absl::Span<float> logits) {
     const auto repeat = [&](int32_t id) {
       if (!in_vocabulary(id)) return;
       float& logit = logits[static_cast<size_t>(id)];
+      if (logit == -std::numeric_limits<float>::infinity()) return;
       logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+      // Penalties far from 1 overflow: that makes no token certain, and none impossible.
+      constexpr float kMost = std::numeric_limits<float>::max();
+      logit = std::clamp(logit, -kMost, kMost);
     };
     const TokenCounts& counts = *request.counts;
     for (const auto& [id, count] : counts.prompt) {
@@ -207,7 +211,7 @@ absl::StatusOr<SampledToken> SampleToken(absl::Span<const float> logits,
   }
 
   SampledToken token;
-  if (params.temperature == 0) {
+  if (IsGreedy(params)) {
     token.id = static_cast<int32_t>(std::find(adjusted.begin(), adjusted.end(), maximum) -
                                     adjusted.begin());
   } else {

@@ -16,15 +16,23 @@ namespace ultrasketch {
 struct SamplingParams {
   float temperature = 1.0f;  // 0: the most likely token (greedy); ties go to the lowest id
   int32_t top_k = 0;         // keep the k most likely; 0: all
-  float top_p = 1.0f;        // keep the smallest set of most likely tokens with this much mass
+  float top_p = 1.0f;        // keep the smallest set of most likely tokens with this much mass; 0:
+                             // the most likely token alone
   float min_p = 0.0f;        // drop tokens less likely than min_p times the most likely one
-  float repetition_penalty = 1.0f;  // divides positive logits of tokens seen, multiplies negative
+  float repetition_penalty = 1.0f;  // above 0; divides positive logits of tokens seen, multiplies
+                                    // negative
   float presence_penalty = 0.0f;    // subtracted once from logits of tokens generated before
   float frequency_penalty = 0.0f;   // subtracted once per earlier generation of the token
   std::vector<std::pair<int32_t, float>> logit_bias;  // added to the logits, unique ids
   uint64_t seed = 0;
   int32_t num_logprobs = -1;  // -1: none; 0: the chosen token's; n: also the n most likely tokens'
 };
+
+// Whether these options leave the most likely token alone, the one of the lowest id among equals,
+// so that the seed makes no difference: temperature or top_p is 0.
+inline bool IsGreedy(const SamplingParams& params) {
+  return params.temperature == 0 || params.top_p == 0;
+}
 
 // INVALID_ARGUMENT naming the field when a value is out of range or not finite, or an id is outside
 // [0, vocab_size).

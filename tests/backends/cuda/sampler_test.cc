@@ -144,7 +144,7 @@ TEST_P(CudaSamplerTest, BiasPenaltiesAndForbiddenTokensChangeTheLogitsAsInTheRef
   for (int32_t id = 0; id < vocab_size; id += 3) counts.prompt[id] = 1 + id % 4;
   for (int32_t id = 0; id < vocab_size; id += 5) counts.output[id] = 1 + id % 3;
   counts.output[vocab_size + 7] = 1;  // not in the vocabulary
-  std::vector<SamplingParams> params(6);
+  std::vector<SamplingParams> params(10);
   params[0].repetition_penalty = 1.3f;
   params[1].presence_penalty = 0.7f;
   params[2].frequency_penalty = 0.9f;
@@ -157,6 +157,11 @@ TEST_P(CudaSamplerTest, BiasPenaltiesAndForbiddenTokensChangeTheLogitsAsInTheRef
   params[4].num_logprobs = 4;
   params[5].temperature = 0;
   params[5].presence_penalty = 2.0f;
+  params[6].repetition_penalty = 2.5f;
+  params[7].repetition_penalty = 1e-38f;
+  params[8].repetition_penalty = 3e38f;
+  params[9].repetition_penalty = 2.5f;
+  params[9].top_p = 0.0f;
   const std::vector<int32_t> forbidden = {vocab_size / 2, 1, 33};
   CompareAll(SeveralRows(vocab_size), params, /*draws=*/3, &counts);
   CompareAll(SeveralRows(vocab_size), params, /*draws=*/3, &counts, forbidden);
