@@ -7,8 +7,9 @@
 // can so fuse the sketch into the producer, and the unfolded input never exists.
 //
 // One step: BeginStep, operations in order, EndStep. Operations may be asynchronous; what goes
-// wrong in them is reported by EndStep. One thread at a time. Nothing is allocated between
-// BeginStep and EndStep.
+// wrong in them is reported by EndStep. One thread at a time. Between BeginStep and EndStep no
+// buffer of the device is allocated, so that a step that has begun does not run out of its memory;
+// a backend on the host may use some for its bookkeeping.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_BACKEND_H_
 #define ULTRASKETCH_ENGINE_BACKENDS_BACKEND_H_
 

@@ -1,8 +1,8 @@
 // How the weights of a linear site are represented: the seam between codecs and everything else.
 //
-// A new codec is a folder that implements Codec and EncodedLinear, one line in registry.cc and one
-// in CMakeLists.txt. Nothing outside its folder knows its layout, but for device plug-ins that
-// bring kernels for it.
+// To be loaded and served on CPUs a new codec is a folder that implements Codec and EncodedLinear,
+// one line in registry.cc and one in CMakeLists.txt. What encodes it (engine/compress), trains it
+// (engine/finetune) and multiplies with it on a GPU (cuda_weights.cc) names the codecs it knows.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CODEC_H_
 #define ULTRASKETCH_ENGINE_CODECS_CODEC_H_
 
@@ -64,7 +64,7 @@ class Codec {
 // Null when there is no codec of that name.
 const Codec* FindCodec(std::string_view name);
 
-// All names, sorted: for messages and parametrised tests.
+// All names, sorted.
 std::vector<std::string_view> CodecNames();
 
 // Biases of the site's members [rows], zero where a member has none; empty when none has one.

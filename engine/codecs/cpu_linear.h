@@ -37,10 +37,8 @@ class CpuLinear {
   virtual void Multiply(const float* prepared, int64_t num_tokens, bool accumulate, float* y,
                         ThreadPool& pool) const = 0;
 
-  // Bytes held in memory for the weights, and how many of them are in mapped files rather than
-  // allocated here.
+  // Bytes of memory that the weights take, in mapped files or allocated here.
   virtual int64_t resident_bytes() const = 0;
-  virtual int64_t mapped_bytes() const = 0;
 };
 
 }  // namespace ultrasketch

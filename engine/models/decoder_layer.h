@@ -1,5 +1,4 @@
-// One layer of a Llama-family decoder: what a model is made of, and what a compressor drives layer
-// by layer on its own buffers.
+// One layer of a Llama-family decoder: its weights on a device, and its part of a step.
 #ifndef ULTRASKETCH_ENGINE_MODELS_DECODER_LAYER_H_
 #define ULTRASKETCH_ENGINE_MODELS_DECODER_LAYER_H_
 

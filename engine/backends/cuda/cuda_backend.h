@@ -1,15 +1,16 @@
 // An NVIDIA GPU of compute capability 8.0 or later as a device.
 //
-// The residual stream and the outputs of products are floats. Inputs of products are binary16 with
-// a power of two for each token (engine/codecs/cuda/tile_layout.h), weights are sign bits or
-// binary16, sums are floats. Keys and values are binary16.
+// The residual stream and the outputs of products are floats. Products multiply either fp16 inputs
+// with a power of two for each token by fp16 weights, with float accumulators, or int16 inputs with
+// a scale for each token by sign bits, int8 or int4, with int32 accumulators: which, the codec says
+// (PreparedForm in engine/codecs/cuda/tile_layout.h). Keys and values are fp16.
 //
 // A token's results are the same to the bit whatever else is in the step and however its sequence
 // is spread over steps: no order of additions depends on the number of tokens. That is why products
 // are our own kernels and not cuBLAS, which chooses another algorithm for another number of tokens.
 //
-// Greedy choices are made on the device. Every other sampling option is served by the reference
-// implementation (engine/backends/sampling) on the host, to which the row's logits are copied.
+// Tokens are sampled on the device, too, except for the few requests that cuda_sampler.h names:
+// their logits are copied to the host, for the reference implementation (engine/backends/sampling).
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_CUDA_BACKEND_H_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_CUDA_BACKEND_H_
 

@@ -27,7 +27,6 @@ class AbsMaxMinCpuLinear : public CpuLinear {
   void Multiply(const float* prepared, int64_t num_tokens, bool accumulate, float* y,
                 ThreadPool& pool) const override;
   int64_t resident_bytes() const override;
-  int64_t mapped_bytes() const override { return 0; }
 
  private:
   // A class as the kernels see it.

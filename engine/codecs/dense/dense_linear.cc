@@ -63,7 +63,6 @@ class DenseCpuLinear final : public CpuLinear {
   }
 
   int64_t resident_bytes() const override { return bytes_; }
-  int64_t mapped_bytes() const override { return bytes_; }
 
  private:
   struct Part {

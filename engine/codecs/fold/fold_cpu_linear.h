@@ -26,7 +26,6 @@ class FoldCpuLinear : public CpuLinear {
   void Multiply(const float* prepared, int64_t num_tokens, bool accumulate, float* y,
                 ThreadPool& pool) const override;
   int64_t resident_bytes() const override;
-  int64_t mapped_bytes() const override { return 0; }
 
  private:
   int64_t num_superblocks() const;

@@ -25,7 +25,6 @@ class GroupedCpuLinear final : public CpuLinear {
   void Multiply(const float* prepared, int64_t num_tokens, bool accumulate, float* y,
                 ThreadPool& pool) const override;
   int64_t resident_bytes() const override { return table_.stored_bytes(); }
-  int64_t mapped_bytes() const override { return table_.stored_bytes(); }
 
  private:
   const GroupedTable& table_;

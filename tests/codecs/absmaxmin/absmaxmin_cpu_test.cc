@@ -155,7 +155,6 @@ TEST_P(AbsMaxMinCpuTest, HoldsTheSketchAndNotTheWeights) {
   const AbsMaxMinCpuLinear linear(*sketch, kernels());
   EXPECT_GE(linear.resident_bytes(), 1024 * 512 / 16);
   EXPECT_LT(linear.resident_bytes(), 1024 * 512 / 16 + 20000);
-  EXPECT_EQ(linear.mapped_bytes(), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, AbsMaxMinCpuTest, testing::ValuesIn(AvailableNames()),
