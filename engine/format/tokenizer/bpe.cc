@@ -8,6 +8,7 @@
 
 #include "engine/base/status.h"
 #include "engine/format/tokenizer/bpe_scratch.h"
+#include "engine/format/tokenizer/cancellation.h"
 #include "engine/format/tokenizer/utf8.h"
 
 namespace ultrasketch::tokenizer_internal {
@@ -48,13 +49,19 @@ bool Bpe::IsJoint(uint32_t left, uint32_t right) const {
 // One symbol for each character: its token, or the tokens of its bytes, or the unknown token. The
 // order of an unknown token among byte tokens is the `tokenizers` library's: an unknown token is
 // only written when the next token of a character, another unknown one, or the end is reached.
-absl::Status Bpe::AppendSymbols(std::string_view chunk, std::vector<int32_t>* symbols) const {
+absl::Status Bpe::AppendSymbols(std::string_view chunk, const std::atomic<bool>* cancelled,
+                                std::vector<int32_t>* symbols) const {
   bool unknown_pending = false;
   const auto flush_unknown = [&] {
     if (unknown_pending) symbols->push_back(*unknown_id_);
     unknown_pending = false;
   };
+  size_t next_check = kSymbolsBetweenChecks;
   for (size_t position = 0; position < chunk.size();) {
+    if (position >= next_check) {
+      US_RETURN_IF_ERROR(CheckNotCancelled(cancelled));
+      next_check += kSymbolsBetweenChecks;
+    }
     const size_t begin = position;
     const int32_t id = CharacterId(NextCodePoint(chunk, &position));
     if (id >= 0) {
@@ -108,7 +115,7 @@ void Bpe::MergeFew(BpeScratch* scratch) const {
 
 // The same with a heap of candidates over a linked list. Entries that a merge has made stale are
 // recognized when they come up, by a rank that is no longer their node's.
-void Bpe::MergeMany(BpeScratch* scratch) const {
+absl::Status Bpe::MergeMany(const std::atomic<bool>* cancelled, BpeScratch* scratch) const {
   using Node = BpeScratch::Node;
   std::vector<Node>& nodes = scratch->nodes;
   std::vector<uint64_t>& queue = scratch->queue;
@@ -130,10 +137,12 @@ void Bpe::MergeMany(BpeScratch* scratch) const {
   }
   queue.clear();
   for (int32_t i = 0; i < num_nodes; ++i) {
+    if (i % kSymbolsBetweenChecks == 0) US_RETURN_IF_ERROR(CheckNotCancelled(cancelled));
     if (set_merge(nodes[i])) queue.push_back(entry(i));
   }
   std::make_heap(queue.begin(), queue.end(), std::greater<>());
-  while (!queue.empty()) {
+  for (size_t num_popped = 0; !queue.empty(); ++num_popped) {
+    if (num_popped % kSymbolsBetweenChecks == 0) US_RETURN_IF_ERROR(CheckNotCancelled(cancelled));
     const uint64_t top = queue.front();
     std::pop_heap(queue.begin(), queue.end(), std::greater<>());
     queue.pop_back();
@@ -154,20 +163,22 @@ void Bpe::MergeMany(BpeScratch* scratch) const {
   }
   scratch->symbols.clear();
   for (int32_t i = 0; i >= 0; i = nodes[i].next) scratch->symbols.push_back(nodes[i].id);
+  return absl::OkStatus();
 }
 
-absl::Status Bpe::EncodeChunk(std::string_view chunk, BpeScratch* scratch,
-                              std::vector<int32_t>* ids) const {
+absl::Status Bpe::EncodeChunk(std::string_view chunk, const std::atomic<bool>* cancelled,
+                              BpeScratch* scratch, std::vector<int32_t>* ids) const {
+  US_RETURN_IF_ERROR(CheckNotCancelled(cancelled));
   const bool cached = chunk.size() <= WordCache::kMaxWordBytes;
   size_t slot = 0;
   if (cached && scratch->cache.Find(chunk, &slot, ids)) return absl::OkStatus();
   std::vector<int32_t>& symbols = scratch->symbols;
   symbols.clear();
-  US_RETURN_IF_ERROR(AppendSymbols(chunk, &symbols));
+  US_RETURN_IF_ERROR(AppendSymbols(chunk, cancelled, &symbols));
   if (symbols.size() <= kMaxScannedSymbols) {
     MergeFew(scratch);
   } else {
-    MergeMany(scratch);
+    US_RETURN_IF_ERROR(MergeMany(cancelled, scratch));
   }
   if (cached) scratch->cache.Insert(slot, chunk, symbols);
   ids->insert(ids->end(), symbols.begin(), symbols.end());
@@ -196,7 +207,8 @@ void Bpe::ReturnScratch(std::unique_ptr<BpeScratch> scratch) const {
   if (idle_scratch_.size() < kMaxIdleScratch) idle_scratch_.push_back(std::move(scratch));
 }
 
-Bpe::Session::Session(const Bpe& bpe) : bpe_(bpe), scratch_(bpe.BorrowScratch()) {}
+Bpe::Session::Session(const Bpe& bpe, const std::atomic<bool>* cancelled)
+    : bpe_(bpe), cancelled_(cancelled), scratch_(bpe.BorrowScratch()) {}
 Bpe::Session::~Session() { bpe_.ReturnScratch(std::move(scratch_)); }
 
 absl::Status Bpe::Session::Encode(std::string_view piece, std::vector<int32_t>* ids) {
@@ -207,7 +219,8 @@ absl::Status Bpe::Session::Encode(std::string_view piece, std::vector<int32_t>* 
       return absl::OkStatus();
     }
   }
-  if (piece.size() <= kMaxUncutBytes) return bpe_.EncodeChunk(piece, scratch_.get(), ids);
+  if (piece.size() <= kMaxUncutBytes)
+    return bpe_.EncodeChunk(piece, cancelled_, scratch_.get(), ids);
   size_t chunk_begin = 0;
   size_t position = 0;
   uint32_t left = NextCodePoint(piece, &position);
@@ -215,13 +228,13 @@ absl::Status Bpe::Session::Encode(std::string_view piece, std::vector<int32_t>* 
     const size_t boundary = position;
     const uint32_t right = NextCodePoint(piece, &position);
     if (!bpe_.IsJoint(left, right) && bpe_.CharacterId(left) >= 0 && bpe_.CharacterId(right) >= 0) {
-      US_RETURN_IF_ERROR(
-          bpe_.EncodeChunk(piece.substr(chunk_begin, boundary - chunk_begin), scratch_.get(), ids));
+      US_RETURN_IF_ERROR(bpe_.EncodeChunk(piece.substr(chunk_begin, boundary - chunk_begin),
+                                          cancelled_, scratch_.get(), ids));
       chunk_begin = boundary;
     }
     left = right;
   }
-  return bpe_.EncodeChunk(piece.substr(chunk_begin), scratch_.get(), ids);
+  return bpe_.EncodeChunk(piece.substr(chunk_begin), cancelled_, scratch_.get(), ids);
 }
 
 }  // namespace ultrasketch::tokenizer_internal

@@ -4,6 +4,7 @@
 #define ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_BPE_H_
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -40,18 +41,22 @@ class Bpe {
   // length of a text, so that threads share no lock while they encode.
   class Session {
    public:
-    explicit Session(const Bpe& bpe);
+    // `cancelled` as in EncodeOptions.
+    explicit Session(const Bpe& bpe, const std::atomic<bool>* cancelled = nullptr);
     ~Session();
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
 
+    const std::atomic<bool>* cancelled() const { return cancelled_; }
+
     // Appends the ids of one piece of text: well-formed UTF-8, at most 1 GiB. O(n log n).
     // FAILED_PRECONDITION when the piece needs the unknown token and the vocabulary has no token of
-    // that name.
+    // that name; CANCELLED.
     absl::Status Encode(std::string_view piece, std::vector<int32_t>* ids);
 
    private:
     const Bpe& bpe_;
+    const std::atomic<bool>* const cancelled_;
     std::unique_ptr<BpeScratch> scratch_;
   };
 
@@ -78,11 +83,12 @@ class Bpe {
   int32_t CharacterId(uint32_t code_point) const;
   bool IsJoint(uint32_t left, uint32_t right) const;
 
-  absl::Status EncodeChunk(std::string_view chunk, BpeScratch* scratch,
-                           std::vector<int32_t>* ids) const;
-  absl::Status AppendSymbols(std::string_view chunk, std::vector<int32_t>* symbols) const;
+  absl::Status EncodeChunk(std::string_view chunk, const std::atomic<bool>* cancelled,
+                           BpeScratch* scratch, std::vector<int32_t>* ids) const;
+  absl::Status AppendSymbols(std::string_view chunk, const std::atomic<bool>* cancelled,
+                             std::vector<int32_t>* symbols) const;
   void MergeFew(BpeScratch* scratch) const;
-  void MergeMany(BpeScratch* scratch) const;
+  absl::Status MergeMany(const std::atomic<bool>* cancelled, BpeScratch* scratch) const;
 
   std::unique_ptr<BpeScratch> BorrowScratch() const;
   void ReturnScratch(std::unique_ptr<BpeScratch> scratch) const;

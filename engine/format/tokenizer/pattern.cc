@@ -36,10 +36,11 @@ absl::StatusOr<Pattern> Pattern::FromRegex(std::string_view oniguruma) {
   return pattern;
 }
 
-absl::Status Pattern::FindAll(std::string_view text, std::vector<TextRange>* matches) const {
+absl::Status Pattern::FindAll(std::string_view text, std::vector<TextRange>* matches,
+                              const std::atomic<bool>* cancelled) const {
   matches->clear();
   if (text.empty()) return absl::OkStatus();
-  if (regex_ != nullptr) return regex_->FindAll(text, matches);
+  if (regex_ != nullptr) return regex_->FindAll(text, matches, cancelled);
   for (size_t begin = text.find(literal_); begin != std::string_view::npos;
        begin = text.find(literal_, begin + literal_.size())) {
     matches->push_back({begin, begin + literal_.size()});

@@ -2,6 +2,7 @@
 #ifndef ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_PATTERN_H_
 #define ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_PATTERN_H_
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -27,7 +28,8 @@ class Pattern {
 
   // Replaces the contents of `matches` by the matches in `text`, as in Regex::FindAll. An empty
   // text has none, whatever the pattern.
-  absl::Status FindAll(std::string_view text, std::vector<TextRange>* matches) const;
+  absl::Status FindAll(std::string_view text, std::vector<TextRange>* matches,
+                       const std::atomic<bool>* cancelled = nullptr) const;
 
   // Writes `text` with `content` in the place of every match. RESOURCE_EXHAUSTED when the result
   // would pass kMaxTextBytes.

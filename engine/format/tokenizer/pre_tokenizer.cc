@@ -8,6 +8,7 @@
 
 #include "engine/base/status.h"
 #include "engine/format/tokenizer/byte_level.h"
+#include "engine/format/tokenizer/cancellation.h"
 #include "engine/format/tokenizer/metaspace.h"
 #include "engine/format/tokenizer/pattern.h"
 #include "engine/format/tokenizer/splitter.h"
@@ -28,6 +29,7 @@ absl::Status SplitPieces(PieceList* list, SplitBehavior behavior, bool invert, c
   std::vector<TextRange> matches;
   std::vector<TextRange> pieces;
   for (const TextRange& piece : list->pieces) {
+    US_RETURN_IF_ERROR(CheckNotCancelled(list->cancelled));
     US_RETURN_IF_ERROR(find(list->View(piece), &matches));
     SplitAtMatches(piece.begin, piece.end, matches, behavior, invert, &pieces);
   }
@@ -70,8 +72,8 @@ class Split : public PreTokenizer {
 
   absl::Status Apply(PieceList* list) const override {
     return SplitPieces(list, behavior_, invert_,
-                       [this](std::string_view text, std::vector<TextRange>* matches) {
-                         return pattern_.FindAll(text, matches);
+                       [this, list](std::string_view text, std::vector<TextRange>* matches) {
+                         return pattern_.FindAll(text, matches, list->cancelled);
                        });
   }
 

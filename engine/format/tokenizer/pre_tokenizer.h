@@ -3,6 +3,7 @@
 #ifndef ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_PRE_TOKENIZER_H_
 #define ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_PRE_TOKENIZER_H_
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -24,6 +25,7 @@ struct PieceList {
   std::vector<TextRange> pieces;
   // Whether the first piece begins where the text given to Encode begins.
   bool is_start_of_input = false;
+  const std::atomic<bool>* cancelled = nullptr;  // as in EncodeOptions
 
   std::string_view View(const TextRange& piece) const {
     return std::string_view(text).substr(piece.begin, piece.end - piece.begin);
@@ -35,7 +37,7 @@ class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
 
-  // Splits each piece further, and may rewrite the text.
+  // Splits each piece further, and may rewrite the text. CANCELLED when the list says so.
   virtual absl::Status Apply(PieceList* list) const = 0;
 
   // The pre-tokenizer that `json` describes; UNIMPLEMENTED, by name, when it is not one of those in

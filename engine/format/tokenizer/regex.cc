@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/status.h"
+#include "engine/format/tokenizer/cancellation.h"
 #include "engine/format/tokenizer/utf8.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -113,7 +114,8 @@ absl::StatusOr<std::unique_ptr<Regex>> Regex::Compile(std::string_view oniguruma
   return std::unique_ptr<Regex>(new Regex(std::move(code)));
 }
 
-absl::Status Regex::FindAll(std::string_view text, std::vector<TextRange>* matches) const {
+absl::Status Regex::FindAll(std::string_view text, std::vector<TextRange>* matches,
+                            const std::atomic<bool>* cancelled) const {
   MatchScratch& scratch = ThreadScratch();
   if (!scratch.ok()) return absl::ResourceExhaustedError("out of memory");
   pcre2_set_match_limit(scratch.context(), MatchLimit(text.size()));
@@ -125,6 +127,7 @@ absl::Status Regex::FindAll(std::string_view text, std::vector<TextRange>* match
   std::optional<size_t> last_match_end;
   size_t from = 0;
   while (from <= text.size()) {
+    US_RETURN_IF_ERROR(CheckNotCancelled(cancelled));
     int result = match(from, 0);
     if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = match(from, PCRE2_NO_JIT);
     if (result == PCRE2_ERROR_NOMATCH) break;

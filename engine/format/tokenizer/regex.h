@@ -3,6 +3,7 @@
 #ifndef ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_REGEX_H_
 #define ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_REGEX_H_
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -35,8 +36,9 @@ class Regex {
 
   // Appends the successive matches in `text` (well-formed UTF-8), from left to right, without
   // overlaps; an empty match right after another match is passed over. RESOURCE_EXHAUSTED when the
-  // expression backtracks without end on this text.
-  absl::Status FindAll(std::string_view text, std::vector<TextRange>* matches) const;
+  // expression backtracks without end on this text. CANCELLED between matches, as in EncodeOptions.
+  absl::Status FindAll(std::string_view text, std::vector<TextRange>* matches,
+                       const std::atomic<bool>* cancelled = nullptr) const;
 
  private:
   struct Code;

@@ -8,6 +8,7 @@
 #include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/format/json.h"
+#include "engine/format/tokenizer/cancellation.h"
 #include "engine/format/tokenizer/json_value.h"
 #include "engine/format/tokenizer/pattern.h"
 #include "engine/format/tokenizer/tokenizer_impl.h"
@@ -18,6 +19,7 @@ namespace ultrasketch {
 using tokenizer_internal::AddedToken;
 using tokenizer_internal::AddedVocabulary;
 using tokenizer_internal::Bpe;
+using tokenizer_internal::CheckNotCancelled;
 using tokenizer_internal::DecoderPipeline;
 using tokenizer_internal::IllFormedBytes;
 using tokenizer_internal::JsonValue;
@@ -53,6 +55,7 @@ absl::Status Tokenizer::Impl::EncodeSegment(std::string_view segment, bool is_st
                                             absl::Span<const ByteRange> plain_ranges,
                                             Bpe::Session* session,
                                             std::vector<int32_t>* ids) const {
+  US_RETURN_IF_ERROR(CheckNotCancelled(session->cancelled()));
   std::string text(segment);
   if (normalizer != nullptr) {
     bool lost_start = false;
@@ -77,6 +80,7 @@ absl::Status Tokenizer::Impl::EncodeSegment(std::string_view segment, bool is_st
     list.text = View(text, part.range);
     list.pieces.push_back({0, list.text.size()});
     list.is_start_of_input = is_start_of_input && part.range.begin == 0;
+    list.cancelled = session->cancelled();
     if (pre_tokenizer != nullptr) US_RETURN_IF_ERROR(pre_tokenizer->Apply(&list));
     for (const TextRange& piece : list.pieces) {
       US_RETURN_IF_ERROR(plain_ranges.empty() ? session->Encode(list.View(piece), ids)
@@ -176,7 +180,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
   std::vector<int32_t> ids;
   std::vector<ByteRange> plain_ranges;
   size_t next_range = 0;
-  Bpe::Session session(*impl_->model);
+  Bpe::Session session(*impl_->model, options.cancelled);
   for (const AddedVocabulary::Segment& segment : segments) {
     if (segment.token != nullptr) {
       ids.push_back(segment.token->id);

@@ -13,6 +13,7 @@
 #ifndef ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
 #define ULTRASKETCH_ENGINE_FORMAT_TOKENIZER_TOKENIZER_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -47,6 +48,9 @@ struct EncodeOptions {
   // but white space: a spelling there is plain text. All else is as for the text without such
   // ranges: merges and the pre-tokenizer see across the borders.
   absl::Span<const ByteRange> plain_ranges = {};
+  // Another thread's way to end the encoding: soon after it turns true, Encode returns CANCELLED.
+  // Null: nothing ends it.
+  const std::atomic<bool>* cancelled = nullptr;
 };
 
 // Immutable after Load; every method is safe to call from several threads.
@@ -67,7 +71,7 @@ class Tokenizer {
   // INVALID_ARGUMENT, with the byte offset, when `text` is not UTF-8. UNIMPLEMENTED when an added
   // token that the file wants matched after normalization is spelled in a text with plain ranges:
   // a normalizer does not say which bytes its output comes from. Time is O(n log n) in the length
-  // of the text.
+  // of the text. CANCELLED when `options` asked for it meanwhile.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                               const EncodeOptions& options = {}) const;
 

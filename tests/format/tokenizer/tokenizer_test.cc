@@ -1,6 +1,8 @@
 #include "engine/format/tokenizer/tokenizer.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <thread>
@@ -184,6 +186,33 @@ TEST(TokenizerTest, MissingUnknownTokenIsAnErrorOnlyWhereItIsNeeded) {
       R"({"model": {"type": "BPE", "unk_token": "<unk>", "vocab": {"a": 0}, "merges": []}})");
   EXPECT_THAT(*tokenizer->Encode("aa"), ElementsAre(0, 0));
   EXPECT_EQ(tokenizer->Encode("ab").status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(TokenizerTest, EndsSoonAfterItIsCancelled) {
+  const auto tokenizer = ParseTokenizer(
+      R"({"added_tokens": [{"id": 9, "content": "<x>"}],
+          "pre_tokenizer": {"type": "WhitespaceSplit"},
+          "model": {"type": "BPE", "vocab": {"a": 0, "aa": 1, "aaaa": 2},
+                    "merges": ["a a", "aa aa"]}})");
+  std::atomic<bool> cancelled = true;
+  EncodeOptions options;
+  options.cancelled = &cancelled;
+  EXPECT_EQ(tokenizer->Encode("a", options).status().code(), absl::StatusCode::kCancelled);
+  cancelled = false;
+  EXPECT_THAT(*tokenizer->Encode("aaa", options), ElementsAre(1, 0));
+
+  // A word without end, and words without end: each takes more than a second if nothing stops it.
+  std::string words;
+  for (int i = 0; i < 8'000'000; ++i) words += i % 7 == 0 ? "<x>" : "aa ";
+  for (const std::string& text : {std::string(4'000'000, 'a'), words}) {
+    cancelled = false;
+    absl::Status status;
+    std::thread encode([&] { status = tokenizer->Encode(text, options).status(); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    cancelled = true;
+    encode.join();
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled) << text.substr(0, 20);
+  }
 }
 
 TEST(TokenizerTest, AddedTokensHaveTheIdsOfTheFile) {
