@@ -24,17 +24,19 @@ RequestLimits MakeLimits(const Model& model, const EngineLoopOptions& options) {
   return limits;
 }
 
-class ThreadedEngineLoop final : public EngineLoop {
+}  // namespace
+
+class EngineLoop::Impl {
  public:
-  ThreadedEngineLoop(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer,
-                     const EngineLoopOptions& options, std::shared_ptr<EngineObserver> observer)
+  Impl(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer,
+       const EngineLoopOptions& options, std::shared_ptr<EngineObserver> observer)
       : limits_(MakeLimits(*model, options)),
         memory_usage_(model->memory_usage()),
         core_(std::move(model), std::move(tokenizer), options, std::move(observer)),
         core_stats_(core_.stats()),
         thread_([this] { Run(); }) {}
 
-  ~ThreadedEngineLoop() override {
+  ~Impl() {
     {
       MutexLock lock(mutex_);
       stopping_ = true;
@@ -44,7 +46,7 @@ class ThreadedEngineLoop final : public EngineLoop {
   }
 
   absl::StatusOr<RequestId> Submit(GenerationRequest request,
-                                   std::shared_ptr<GenerationSink> sink) override {
+                                   std::shared_ptr<GenerationSink> sink) {
     US_CHECK(sink != nullptr);
     US_RETURN_IF_ERROR(ValidateRequest(request, limits_));
     MutexLock lock(mutex_);
@@ -56,18 +58,20 @@ class ThreadedEngineLoop final : public EngineLoop {
                                                        limits_.max_queued_requests, " may"));
     }
     const RequestId id = next_id_++;
+    const absl::Time arrival =
+        request.arrival == absl::InfinitePast() ? absl::Now() : request.arrival;
     num_inbox_completions_ += request.num_completions;
-    inbox_.push_back({id, std::move(request), std::move(sink), absl::Now()});
+    inbox_.push_back({id, std::move(request), std::move(sink), arrival});
     in_flight_.insert(id);
     return id;
   }
 
-  void Cancel(RequestId id) override {
+  void Cancel(RequestId id) {
     MutexLock lock(mutex_);
     if (in_flight_.contains(id)) cancelled_.insert(id);
   }
 
-  void Drain(absl::Time deadline) override {
+  void Drain(absl::Time deadline) {
     US_CHECK(thread_.get_id() != std::this_thread::get_id());
     MutexLock lock(mutex_);
     draining_ = true;
@@ -78,14 +82,14 @@ class ThreadedEngineLoop final : public EngineLoop {
     mutex_.Await(finished);
   }
 
-  EngineLoopStats stats() const override {
+  EngineLoopStats stats() const {
     MutexLock lock(mutex_);
     EngineLoopStats stats = core_stats_;
     stats.num_waiting += static_cast<int32_t>(inbox_.size());
     return stats;
   }
 
-  MemoryUsage memory_usage() const override { return memory_usage_; }
+  MemoryUsage memory_usage() const { return memory_usage_; }
 
  private:
   // What arrived since the last step.
@@ -180,14 +184,26 @@ class ThreadedEngineLoop final : public EngineLoop {
   std::thread thread_;  // last: it uses everything above
 };
 
-}  // namespace
+EngineLoop::EngineLoop(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+EngineLoop::~EngineLoop() = default;
 
 std::unique_ptr<EngineLoop> EngineLoop::Start(std::unique_ptr<Model> model,
                                               std::shared_ptr<const Tokenizer> tokenizer,
                                               const EngineLoopOptions& options,
                                               std::shared_ptr<EngineObserver> observer) {
-  return std::make_unique<ThreadedEngineLoop>(std::move(model), std::move(tokenizer), options,
-                                              std::move(observer));
+  auto impl =
+      std::make_unique<Impl>(std::move(model), std::move(tokenizer), options, std::move(observer));
+  return std::unique_ptr<EngineLoop>(new EngineLoop(std::move(impl)));
 }
+
+absl::StatusOr<RequestId> EngineLoop::Submit(GenerationRequest request,
+                                             std::shared_ptr<GenerationSink> sink) {
+  return impl_->Submit(std::move(request), std::move(sink));
+}
+
+void EngineLoop::Cancel(RequestId id) { impl_->Cancel(id); }
+void EngineLoop::Drain(absl::Time deadline) { impl_->Drain(deadline); }
+EngineLoopStats EngineLoop::stats() const { return impl_->stats(); }
+MemoryUsage EngineLoop::memory_usage() const { return impl_->memory_usage(); }
 
 }  // namespace ultrasketch

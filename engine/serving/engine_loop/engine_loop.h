@@ -36,6 +36,9 @@ struct GenerationRequest {
   int32_t prompt_logprobs = -1;  // -1: none; n: of each prompt token, and of the n most likely
   int32_t priority = 0;          // lower is served first
   absl::Time deadline = absl::InfiniteFuture();
+  // When the request came in: what was done for it before Submit counts as waiting. InfinitePast:
+  // it comes in with Submit.
+  absl::Time arrival = absl::InfinitePast();
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kError };
@@ -130,24 +133,28 @@ class EngineLoop {
                                            std::shared_ptr<const Tokenizer> tokenizer,
                                            const EngineLoopOptions& options,
                                            std::shared_ptr<EngineObserver> observer = nullptr);
-  virtual ~EngineLoop() = default;
+  ~EngineLoop();
 
   // INVALID_ARGUMENT (naming the field), RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE
   // when draining. On success the sink will see OnFinish for each completion, come what may.
-  virtual absl::StatusOr<RequestId> Submit(GenerationRequest request,
-                                           std::shared_ptr<GenerationSink> sink) = 0;
+  absl::StatusOr<RequestId> Submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink);
 
   // Ends the request's completions with kCancelled and frees their blocks at the next step's
   // boundary. Unknown and finished ids are ignored.
-  virtual void Cancel(RequestId id) = 0;
+  void Cancel(RequestId id);
 
   // Refuses new requests and returns when those in flight have finished, or after the deadline when
   // those left have been cancelled.
-  virtual void Drain(absl::Time deadline) = 0;
+  void Drain(absl::Time deadline);
 
   // As of the last step's beginning or end; does not wait for the one in progress.
-  virtual EngineLoopStats stats() const = 0;
-  virtual MemoryUsage memory_usage() const = 0;
+  EngineLoopStats stats() const;
+  MemoryUsage memory_usage() const;
+
+ private:
+  class Impl;
+  explicit EngineLoop(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace ultrasketch

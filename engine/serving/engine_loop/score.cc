@@ -51,6 +51,7 @@ absl::StatusOr<RequestId> SubmitScore(EngineLoop& loop, ScoreRequest request, Sc
   generation.prompt_logprobs = request.top_logprobs;
   generation.priority = request.priority;
   generation.deadline = request.deadline;
+  generation.arrival = request.arrival;
   return loop.Submit(std::move(generation), std::make_shared<ScoreSink>(std::move(done)));
 }
 

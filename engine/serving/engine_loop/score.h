@@ -18,6 +18,7 @@ struct ScoreRequest {
   int32_t top_logprobs = 0;        // also of this many most likely tokens at each place
   int32_t priority = 0;
   absl::Time deadline = absl::InfiniteFuture();
+  absl::Time arrival = absl::InfinitePast();  // as in GenerationRequest
 };
 
 // INVALID_ARGUMENT naming the field in the proto's ScoreRequest. Needs no tokens.

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -60,6 +61,16 @@ TEST(EngineLoopTest, GeneratesWhatTheModelSays) {
   EXPECT_EQ(output.result.timing.mean_batch_size, 1);
   EXPECT_GE(output.result.timing.prefill, absl::ZeroDuration());
   EXPECT_GE(output.result.timing.decode, absl::ZeroDuration());
+}
+
+TEST(EngineLoopTest, WhatWasDoneBeforeSubmitCountsAsWaiting) {
+  const auto loop = StartLoop();
+  GenerationRequest request = Request("once", 2);
+  request.arrival = absl::Now() - absl::Hours(1);
+  const auto outputs = GenerateAndWait(*loop, request);
+  ASSERT_TRUE(outputs.ok()) << outputs.status();
+  EXPECT_GE(outputs->front().result.timing.queue, absl::Hours(1));
+  EXPECT_LT(outputs->front().result.timing.prefill, absl::Hours(1));
 }
 
 TEST(EngineLoopTest, ComputesLongPromptsInChunks) {
