@@ -81,10 +81,10 @@ std::vector<MetricFamily> StateCollector::Collect() const {
                 "Sequences that lost their KV blocks to others and were computed again.");
   MetricFamily memory =
       NewFamily(MetricType::Gauge, "ultrasketch_memory_bytes", "Memory held, by what for.");
-  MetricFamily bits_per_weight =
-      NewFamily(MetricType::Gauge, "ultrasketch_bits_per_weight",
-                "Size over number of weights: of the linear layers in the file, of all files, and "
-                "of all weights in memory.");
+  MetricFamily bytes_per_weight =
+      NewFamily(MetricType::Gauge, "ultrasketch_bytes_per_weight",
+                "Bytes over number of weights: of the linear layers in the file, of all files, and "
+                "of all weights in memory. Times 8: bits per weight.");
 
   const ProcessStats process = ReadProcessStats();
   std::set<std::string> devices;
@@ -110,12 +110,12 @@ std::vector<MetricFamily> StateCollector::Collect() const {
     AddValue(memory, labels({{"kind", "workspace"}}), static_cast<double>(usage.workspace));
     if (model.device == "cpu") other_bytes -= usage.total();
 
-    AddValue(bits_per_weight, labels({{"scope", "linear"}}), model.bits_per_weight_linear);
-    AddValue(bits_per_weight, labels({{"scope", "file"}}), model.bits_per_weight_file);
+    AddValue(bytes_per_weight, labels({{"scope", "linear"}}), model.bits_per_weight_linear / 8);
+    AddValue(bytes_per_weight, labels({{"scope", "file"}}), model.bits_per_weight_file / 8);
     if (model.num_parameters > 0) {
-      const double resident_bits = 8.0 * static_cast<double>(usage.weights + usage.embedding);
-      AddValue(bits_per_weight, labels({{"scope", "resident"}}),
-               resident_bits / static_cast<double>(model.num_parameters));
+      const double resident_bytes = static_cast<double>(usage.weights + usage.embedding);
+      AddValue(bytes_per_weight, labels({{"scope", "resident"}}),
+               resident_bytes / static_cast<double>(model.num_parameters));
     }
   }
   AddValue(memory, {{"model", ""}, {"kind", "other"}},
@@ -129,8 +129,8 @@ std::vector<MetricFamily> StateCollector::Collect() const {
             {"backend", absl::StrJoin(devices, ",")}},
            1);
 
-  std::vector<MetricFamily> families = {build_info,  running, waiting,        kv_blocks,
-                                        preemptions, memory,  bits_per_weight};
+  std::vector<MetricFamily> families = {build_info,  running, waiting,         kv_blocks,
+                                        preemptions, memory,  bytes_per_weight};
   CollectProcess(process, families);
   return families;
 }

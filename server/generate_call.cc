@@ -9,10 +9,10 @@
 namespace ultrasketch {
 
 std::shared_ptr<GenerateCall> GenerateCall::Create(const CallEnvironment& environment,
-                                                   absl::Time deadline,
+                                                   grpc::CallbackServerContext* context,
                                                    const v1::GenerateRequest* request,
                                                    v1::GenerateResponse* response) {
-  std::shared_ptr<GenerateCall> call(new GenerateCall(environment, deadline, request, response));
+  std::shared_ptr<GenerateCall> call(new GenerateCall(environment, context, request, response));
   call->self_ = call;
   return call;
 }
@@ -22,18 +22,17 @@ void GenerateCall::Begin() {
 }
 
 absl::Status GenerateCall::Submit() {
-  US_RETURN_IF_ERROR(call_.Open(request_->model()));
+  US_RETURN_IF_ERROR(call_.CheckClientWaits());
   const HostedModel& model = *call_.model();
-  US_ASSIGN_OR_RETURN(GenerationRequest request,
-                      TranslateGenerateRequest(*request_, model, call_.deadline()));
+  US_ASSIGN_OR_RETURN(
+      GenerationRequest request,
+      TranslateGenerateRequest(*request_, model, call_.deadline(), &call_.client_gone()));
+  request.arrival = call_.arrival();
   num_prompt_tokens_ = static_cast<int64_t>(request.prompt_ids.size());
   num_unfinished_ = request.num_completions;
   response_->set_model(model.name);
   response_->set_seed(request.sampling.seed);
-  US_ASSIGN_OR_RETURN(const RequestId id,
-                      model.engine_loop->Submit(std::move(request), shared_from_this()));
-  call_.OnSubmitted(id);
-  return absl::OkStatus();
+  return call_.OnSubmitted(model.engine_loop->Submit(std::move(request), shared_from_this()));
 }
 
 void GenerateCall::OnDelta(GenerationDelta delta) {

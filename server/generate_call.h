@@ -19,14 +19,18 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
                            public GenerationSink,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  // Request and response are gRPC's and live until OnDone.
+  // Context, request and response are gRPC's and live until OnDone.
   static std::shared_ptr<GenerateCall> Create(const CallEnvironment& environment,
-                                              absl::Time deadline,
+                                              grpc::CallbackServerContext* context,
                                               const v1::GenerateRequest* request,
                                               v1::GenerateResponse* response);
 
+  // Finds the model. Before Begin.
+  absl::Status Open() { return call_.Open(request_->model()); }
   // Validates, tokenizes and submits. Takes as long as tokenizing does.
   void Begin();
+  const ModelCall& model_call() const { return call_; }
+
   // Ends the call before it has begun.
   void Reject(const absl::Status& status) { Finish(call_.Reject(status)); }
 
@@ -40,9 +44,9 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
   }
 
  private:
-  GenerateCall(const CallEnvironment& environment, absl::Time deadline,
+  GenerateCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
                const v1::GenerateRequest* request, v1::GenerateResponse* response)
-      : call_(environment, deadline), request_(request), response_(response) {}
+      : call_(environment, context), request_(request), response_(response) {}
 
   absl::Status Submit();
   v1::Completion& CompletionAt(int32_t index);

@@ -3,7 +3,6 @@
 #define ULTRASKETCH_SERVER_GENERATION_SERVICE_H_
 
 #include <cstddef>
-#include <functional>
 
 #include "server/metrics.h"
 #include "server/model_call.h"
@@ -16,8 +15,8 @@ namespace ultrasketch {
 // Thread-safe. Must outlive the gRPC server that it is registered with.
 class GenerationService final : public v1::GenerationService::CallbackService {
  public:
-  // Both must outlive the service.
-  GenerationService(const ModelHost& host, Metrics& metrics);
+  // `host` and `metrics` must outlive the service.
+  GenerationService(const ModelHost& host, Metrics& metrics, const WorkQueueOptions& long_texts);
 
   // Waits until no generation or scoring call is open. False when the deadline came first.
   bool AwaitNoCalls(absl::Time deadline) { return environment_.open_calls->AwaitNone(deadline); }
@@ -38,15 +37,13 @@ class GenerationService final : public v1::GenerationService::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
-  // Runs `work` here, or on the queue's threads when the input is so long that event threads should
-  // not wait for it. An error when the queue is full: then `work` does not run.
-  absl::Status Run(size_t input_bytes, std::function<void()> work);
-
+  // Begins the call here, or on the queue's threads when the input is so long that event threads
+  // should not wait for it.
   template <typename Call>
   void Begin(Call call, size_t input_bytes);
 
+  WorkQueue long_texts_;
   const CallEnvironment environment_;
-  WorkQueue long_inputs_;
 };
 
 }  // namespace ultrasketch

@@ -44,7 +44,9 @@ struct Options {
   std::string metrics_listen = "127.0.0.1:8002";
   ModelLoadOptions load;
   int max_message_bytes = ServerOptions().max_message_bytes;
-  double drain_seconds = 30;
+  WorkQueueOptions long_texts;
+  // Below the 30 s after which Kubernetes kills.
+  double drain_seconds = 25;
 };
 
 void Declare(CLI::App& app, Options& options) {
@@ -99,9 +101,16 @@ void Declare(CLI::App& app, Options& options) {
       ->check(CLI::Range(1 << 10, 1 << 30))
       ->type_name("BYTES")
       ->capture_default_str();
+  app.add_option("--max-queued-text-bytes", options.long_texts.max_waiting_bytes,
+                 "Bytes of long texts that may wait for being tokenized; more are "
+                 "RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(size_t{1} << 10, size_t{1} << 40))
+      ->type_name("BYTES")
+      ->capture_default_str();
   app.add_option("--drain-seconds", options.drain_seconds,
                  "How long requests may still run after SIGTERM or SIGINT; a second signal stops "
-                 "at once")
+                 "at once. Keep it below the time after which you are killed: 30 s by default in "
+                 "Kubernetes, 10 s in `docker stop` (give it -t 30, or less here)")
       ->check(CLI::Range(0.0, 86400.0))
       ->type_name("SECONDS")
       ->capture_default_str();
@@ -191,10 +200,11 @@ class Daemon {
           MetricsEndpoint::Start(*plan.metrics_listen,
                                  {metrics.collectable(), std::make_shared<StateCollector>(host_)}));
     }
-    US_ASSIGN_OR_RETURN(
-        const std::unique_ptr<Server> server,
-        Server::Start({.listen = plan.listen, .max_message_bytes = options.max_message_bytes},
-                      host_, metrics));
+    US_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
+                        Server::Start({.listen = plan.listen,
+                                       .max_message_bytes = options.max_message_bytes,
+                                       .long_texts = options.long_texts},
+                                      host_, metrics));
     is_serving_ = true;
     LogEvent(LogLevel::kInfo, "serving",
              {{"listen", server->address().ToString()},

@@ -13,9 +13,10 @@ using Buckets = Histogram::BucketBoundaries;
 
 // Steps of about 1.5, with 1, 2, 5, 10, 20, 50 ... exact.
 Buckets LatencyBuckets() {
-  return {0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01,
-          0.015,  0.02,    0.03,  0.05,   0.075, 0.1,   0.15,  0.2,    0.3,
-          0.5,    0.75,    1,     1.5,    2,     3,     5};
+  return {0.00002, 0.00003, 0.00005, 0.000075, 0.0001, 0.00015, 0.0002, 0.0003, 0.0005,
+          0.00075, 0.001,   0.0015,  0.002,    0.003,  0.005,   0.0075, 0.01,   0.015,
+          0.02,    0.03,    0.05,    0.075,    0.1,    0.15,    0.2,    0.3,    0.5,
+          0.75,    1,       1.5,     2,        3,      5};
 }
 
 Buckets TimeToFirstTokenBuckets() {
@@ -29,6 +30,11 @@ Buckets RequestDurationBuckets() {
   for (const double bound : {90.0, 120.0, 180.0, 300.0, 450.0, 600.0}) buckets.push_back(bound);
   return buckets;
 }
+
+constexpr std::array<const char*, kNumRejectionReasons> kRejectionReasons = {
+    "invalid_argument",  // kInvalidArgument ...
+    "unknown_model",    "queue_full", "queued_bytes_full", "too_large", "draining",
+    "client_gone",      "other"};
 
 }  // namespace
 
@@ -72,31 +78,32 @@ struct MetricFamilies {
   Family<Histogram>& step_duration;
 };
 
-RequestMetrics::RequestMetrics(std::shared_ptr<MetricFamilies> families, std::string model)
-    : families_(std::move(families)), model_(std::move(model)) {}
-
-void RequestMetrics::OnAnswers(absl::StatusCode code, int num_answers) {
-  size_t index = static_cast<size_t>(code);
-  if (index >= kNumCodes) index = static_cast<size_t>(absl::StatusCode::kUnknown);
-  Counter* counter = answers_[index].load(std::memory_order_acquire);
-  if (counter == nullptr) {
-    // Adding the same labels again gives the same counter: a race is harmless.
-    counter = &families_->requests.Add(
-        {{"model", model_},
-         {"code", absl::StatusCodeToString(static_cast<absl::StatusCode>(index))}});
-    answers_[index].store(counter, std::memory_order_release);
+RequestMetrics::RequestMetrics(const std::shared_ptr<MetricFamilies>& families,
+                               const std::string& model) {
+  for (size_t i = 0; i < kNumCodes; ++i) {
+    const std::string code = absl::StatusCodeToString(static_cast<absl::StatusCode>(i));
+    answers_[i] = &families->requests.Add({{"model", model}, {"code", code}});
   }
-  counter->Increment(num_answers);
+  for (size_t i = 0; i < kNumRejectionReasons; ++i) {
+    rejections_[i] =
+        &families->rejected_requests.Add({{"model", model}, {"reason", kRejectionReasons[i]}});
+  }
 }
 
-void RequestMetrics::OnRejected(std::string_view reason) {
-  families_->rejected_requests.Add({{"model", model_}, {"reason", std::string(reason)}})
-      .Increment();
+void RequestMetrics::OnAnswer(absl::StatusCode code) {
+  size_t index = static_cast<size_t>(code);
+  if (index >= kNumCodes) index = static_cast<size_t>(absl::StatusCode::kUnknown);
+  answers_[index]->Increment();
+}
+
+void RequestMetrics::OnRejected(RejectionReason reason) {
+  rejections_[static_cast<size_t>(reason)]->Increment();
 }
 
 ModelMetrics::ModelMetrics(const std::shared_ptr<MetricFamilies>& families,
                            const std::string& model)
-    : requests_(families, model),
+    : families_(families),
+      requests_(families, model),
       time_to_first_token_(
           families->time_to_first_token.Add({{"model", model}}, TimeToFirstTokenBuckets())),
       inter_token_latency_(families->inter_token_latency.Add({{"model", model}}, LatencyBuckets())),
@@ -110,9 +117,7 @@ ModelMetrics::ModelMetrics(const std::shared_ptr<MetricFamilies>& families,
       mixed_step_duration_(
           families->step_duration.Add({{"model", model}, {"phase", "mixed"}}, LatencyBuckets())),
       prompt_tokens_(families->prompt_tokens.Add({{"model", model}})),
-      generated_tokens_(families->generated_tokens.Add({{"model", model}})) {
-  requests_.OnAnswers(absl::StatusCode::kOk, 0);
-}
+      generated_tokens_(families->generated_tokens.Add({{"model", model}})) {}
 
 void ModelMetrics::OnStep(const StepReport& report) {
   Histogram& histogram = report.num_decode_tokens == 0    ? prefill_step_duration_

@@ -7,11 +7,10 @@
 #define ULTRASKETCH_SERVER_METRICS_H_
 
 #include <array>
-#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -26,26 +25,35 @@ namespace ultrasketch {
 
 struct MetricFamilies;
 
-// The counts of requests by outcome. Thread-safe.
+// Why a call was answered with an error before it reached the engine: label `reason`, in lower
+// case.
+enum class RejectionReason : uint8_t {
+  kInvalidArgument,
+  kUnknownModel,
+  kQueueFull,
+  kQueuedBytesFull,
+  kTooLarge,
+  kDraining,
+  kClientGone,
+  kOther,
+};
+inline constexpr size_t kNumRejectionReasons = 8;
+
+// The counts of requests by outcome. Every code and reason is there from the start with 0: a rate
+// over a counter that is born with its first event misses that event. Thread-safe.
 class RequestMetrics {
  public:
-  RequestMetrics(std::shared_ptr<MetricFamilies> families, std::string model);
+  RequestMetrics(const std::shared_ptr<MetricFamilies>& families, const std::string& model);
 
-  // `num_answers` generation or scoring calls have been answered with `code`. 0 only makes the
-  // counter visible: a rate over a counter that is born with its first event misses that event.
-  void OnAnswers(absl::StatusCode code, int num_answers);
-
-  // A call was answered with an error before it reached the engine. `reason` is a constant:
-  // "invalid_argument", "unknown_model", "queue_full", "draining".
-  void OnRejected(std::string_view reason);
+  // A generation or scoring call has been answered with `code`.
+  void OnAnswer(absl::StatusCode code);
+  void OnRejected(RejectionReason reason);
 
  private:
   static constexpr size_t kNumCodes = 17;  // OK to UNAUTHENTICATED
 
-  std::shared_ptr<MetricFamilies> families_;
-  const std::string model_;
-  // Made at the first use of each, so that a scrape does not list codes that never occurred.
-  std::array<std::atomic<prometheus::Counter*>, kNumCodes> answers_ = {};
+  std::array<prometheus::Counter*, kNumCodes> answers_;
+  std::array<prometheus::Counter*, kNumRejectionReasons> rejections_;
 };
 
 // One model's metrics. Thread-safe.
@@ -67,6 +75,7 @@ class ModelMetrics final : public EngineObserver {
   RequestMetrics& requests() { return requests_; }
 
  private:
+  const std::shared_ptr<MetricFamilies> families_;  // own what is below
   RequestMetrics requests_;
   prometheus::Histogram& time_to_first_token_;
   prometheus::Histogram& inter_token_latency_;

@@ -1,6 +1,7 @@
 #include "server/model_call.h"
 
-#include <string_view>
+#include <chrono>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,25 +14,32 @@
 namespace ultrasketch {
 namespace {
 
-// When a full queue has had time to move.
-constexpr absl::Duration kRetryDelay = absl::Seconds(1);
-
-std::string_view RejectionReason(const absl::Status& status) {
+RejectionReason RejectionReasonOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
-      return "invalid_argument";
+      return RejectionReason::kInvalidArgument;
     case absl::StatusCode::kNotFound:
-      return "unknown_model";
-    case absl::StatusCode::kResourceExhausted:
-      return "queue_full";
+      return RejectionReason::kUnknownModel;
+    case absl::StatusCode::kResourceExhausted: {
+      const std::string reason = ReasonOf(status);
+      return reason == kQueueFullReason         ? RejectionReason::kQueueFull
+             : reason == kQueuedBytesFullReason ? RejectionReason::kQueuedBytesFull
+                                                : RejectionReason::kTooLarge;
+    }
     case absl::StatusCode::kUnavailable:
-      return "draining";
+      return RejectionReason::kDraining;
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kDeadlineExceeded:
-      return "client_gone";
+      return RejectionReason::kClientGone;
     default:
-      return "other";
+      return RejectionReason::kOther;
   }
+}
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const std::chrono::system_clock::time_point deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
+  return absl::FromChrono(deadline);
 }
 
 // Something that an operator should know, rather than the client's doing.
@@ -41,8 +49,11 @@ bool IsServerFault(const absl::Status& status) {
 
 }  // namespace
 
-ModelCall::ModelCall(const CallEnvironment& environment, absl::Time deadline)
-    : environment_(environment), arrival_(absl::Now()), deadline_(deadline) {
+ModelCall::ModelCall(const CallEnvironment& environment, grpc::CallbackServerContext* context)
+    : environment_(environment),
+      context_(context),
+      arrival_(absl::Now()),
+      deadline_(DeadlineOf(*context)) {
   environment_.open_calls->Add();
 }
 
@@ -50,21 +61,34 @@ absl::Status ModelCall::Open(const std::string& name) {
   US_ASSIGN_OR_RETURN(auto model, environment_.host.FindReady(name));
   absl::MutexLock lock(&mutex_);
   model_ = std::move(model);
+  return absl::OkStatus();
+}
+
+absl::Status ModelCall::CheckClientWaits() {
+  absl::MutexLock lock(&mutex_);
   return client_status_;
 }
 
-void ModelCall::OnSubmitted(RequestId id) {
+absl::Status ModelCall::OnSubmitted(const absl::StatusOr<RequestId>& id) {
+  if (absl::IsResourceExhausted(id.status())) return TryAgainLater(id.status(), kQueueFullReason);
+  US_RETURN_IF_ERROR(id.status());
   absl::MutexLock lock(&mutex_);
-  request_id_ = id;
-  if (!client_status_.ok()) model_->engine_loop->Cancel(id);
+  request_id_ = *id;
+  if (!client_status_.ok()) model_->engine_loop->Cancel(*id);
+  return absl::OkStatus();
 }
 
 void ModelCall::OnClientGone() {
-  absl::MutexLock lock(&mutex_);
-  if (!client_status_.ok()) return;
-  client_status_ = absl::Now() >= deadline_ ? absl::DeadlineExceededError("the deadline has passed")
-                                            : absl::CancelledError("the client has cancelled");
-  if (request_id_.has_value()) model_->engine_loop->Cancel(*request_id_);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!client_status_.ok()) return;
+    client_status_ = absl::Now() >= deadline_
+                         ? absl::DeadlineExceededError("the deadline has passed")
+                         : absl::CancelledError("the client has cancelled");
+    client_gone_ = true;
+    if (request_id_.has_value()) model_->engine_loop->Cancel(*request_id_);
+  }
+  if (const auto work = environment_.long_texts.Take(this)) work();
 }
 
 void ModelCall::CountDelta(const GenerationDelta& delta, int64_t num_prompt_tokens) {
@@ -77,17 +101,17 @@ void ModelCall::CountDelta(const GenerationDelta& delta, int64_t num_prompt_toke
 
 grpc::Status ModelCall::Close(absl::Status status) {
   status = ForClient(std::move(status));
-  requests().OnAnswers(status.code(), 1);
+  requests().OnAnswer(status.code());
   if (model_ != nullptr) model_->metrics->OnRequestDuration(absl::Now() - arrival_);
   if (IsServerFault(status)) {
     LogEvent(LogLevel::kError, "request_failed",
              {{"model", model_ != nullptr ? model_->name : ""}, {"error", status.ToString()}});
   }
-  return ToGrpcStatus(status);
+  return ToGrpcStatus(status, *context_);
 }
 
 grpc::Status ModelCall::Reject(absl::Status status) {
-  requests().OnRejected(RejectionReason(status));
+  requests().OnRejected(RejectionReasonOf(status));
   return Close(std::move(status));
 }
 
@@ -96,9 +120,6 @@ absl::Status ModelCall::ForClient(absl::Status status) {
     absl::MutexLock lock(&mutex_);
     status = !client_status_.ok() ? client_status_
                                   : absl::UnavailableError("the model is shutting down");
-  }
-  if (absl::IsResourceExhausted(status)) {
-    return WithReason(WithRetryDelay(std::move(status), kRetryDelay), "QUEUE_FULL");
   }
   if (absl::IsUnavailable(status)) return WithReason(std::move(status), "DRAINING");
   return status;

@@ -3,49 +3,63 @@
 #ifndef ULTRASKETCH_SERVER_MODEL_CALL_H_
 #define ULTRASKETCH_SERVER_MODEL_CALL_H_
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include <grpcpp/server_context.h>
 #include <grpcpp/support/status.h>
 
 #include "engine/serving/engine_loop/engine_loop.h"
 #include "server/metrics.h"
 #include "server/model_host.h"
 #include "server/open_calls.h"
+#include "server/work_queue.h"
 
 namespace ultrasketch {
 
 // What calls need of the server.
 struct CallEnvironment {
-  const ModelHost& host;  // outlives the calls, as does `metrics`
+  const ModelHost& host;  // outlives the calls, as do `metrics` and `long_texts`
   Metrics& metrics;
+  WorkQueue& long_texts;  // where work waits that has the ModelCall for its owner
   std::shared_ptr<OpenCalls> open_calls;
 };
 
 // One call. Thread-safe, except where noted.
 class ModelCall {
  public:
-  ModelCall(const CallEnvironment& environment, absl::Time deadline);
+  // `context` is gRPC's and lives until OnDone.
+  ModelCall(const CallEnvironment& environment, grpc::CallbackServerContext* context);
 
+  // When the call came in.
+  absl::Time arrival() const { return arrival_; }
   absl::Time deadline() const { return deadline_; }
 
-  // Looks the model up and checks that the client still waits. Before anything below; not
-  // concurrent with itself. `name` empty: the only model.
-  absl::Status Open(const std::string& name);
+  // Turns true when the client has gone: what is done for it can end (EncodeOptions::cancelled).
+  const std::atomic<bool>& client_gone() const { return client_gone_; }
+
+  // Looks the model up. Once, before anything below. `name` empty: the only model.
+  absl::Status Open(const std::string& name) ABSL_LOCKS_EXCLUDED(mutex_);
   // The model; not null after Open has succeeded. Stays the same until Close.
   const std::shared_ptr<const HostedModel>& model() const { return model_; }
 
-  // The engine has accepted the request: from now on it can be cancelled, and is, if the client has
-  // gone in between.
-  void OnSubmitted(RequestId id);
+  // Why the client no longer waits: CANCELLED or DEADLINE_EXCEEDED; else OK.
+  absl::Status CheckClientWaits() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // The client has cancelled, vanished or run into its deadline: cancels the request at once.
-  void OnClientGone();
+  // Takes what the engine has answered to the request. An accepted one can be cancelled from now
+  // on, and is, if the client has gone in between. An error says how a full queue is to be retried.
+  absl::Status OnSubmitted(const absl::StatusOr<RequestId>& id);
+
+  // The client has cancelled, vanished or run into its deadline: cancels the request at once, or
+  // runs the work that still waits, which finds the client gone.
+  void OnClientGone() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Counts the delta's tokens, and with the first delta the prompt's. On the engine's thread.
   void CountDelta(const GenerationDelta& delta, int64_t num_prompt_tokens);
@@ -67,10 +81,12 @@ class ModelCall {
   RequestMetrics& requests() const;
 
   const CallEnvironment environment_;
+  grpc::CallbackServerContext* const context_;
   const absl::Time arrival_;
   const absl::Time deadline_;
   std::shared_ptr<const HostedModel> model_;
   bool prompt_counted_ = false;  // the engine's thread alone
+  std::atomic<bool> client_gone_ = false;
 
   absl::Mutex mutex_;
   std::optional<RequestId> request_id_ ABSL_GUARDED_BY(mutex_);

@@ -48,13 +48,15 @@ absl::Status CheckTextBytes(std::string_view text, int64_t most_tokens, const Re
 // `Message` has the oneof `input` of GenerateRequest.
 template <typename Message>
 absl::StatusOr<std::vector<int32_t>> TranslateInput(const Message& message, int64_t min_tokens,
-                                                    int64_t max_tokens, const RequestModel& model) {
+                                                    int64_t max_tokens, const RequestModel& model,
+                                                    const std::atomic<bool>* cancelled) {
   std::vector<int32_t> ids;
   const char* field = "text";
   switch (message.input_case()) {
     case Message::kText: {
       US_RETURN_IF_ERROR(CheckTextBytes(message.text(), max_tokens, model));
-      absl::StatusOr<std::vector<int32_t>> encoded = model.tokenizer->Encode(message.text());
+      absl::StatusOr<std::vector<int32_t>> encoded =
+          model.tokenizer->Encode(message.text(), {.cancelled = cancelled});
       if (!encoded.ok()) return Annotate(encoded.status(), field);
       ids = *std::move(encoded);
       break;
@@ -166,7 +168,8 @@ absl::Status TranslateLength(const v1::GenerateRequest& message, int32_t tokens_
 
 absl::StatusOr<GenerationRequest> TranslateGenerateRequest(const v1::GenerateRequest& message,
                                                            const RequestModel& model,
-                                                           absl::Time deadline) {
+                                                           absl::Time deadline,
+                                                           const std::atomic<bool>* cancelled) {
   GenerationRequest request;
   request.deadline = deadline;
   request.priority = message.priority();
@@ -184,7 +187,7 @@ absl::StatusOr<GenerationRequest> TranslateGenerateRequest(const v1::GenerateReq
   US_RETURN_IF_ERROR(TranslateLength(message, std::numeric_limits<int32_t>::max(), request));
 
   US_ASSIGN_OR_RETURN(request.prompt_ids,
-                      TranslateInput(message, 1, model.max_context_tokens - 1, model));
+                      TranslateInput(message, 1, model.max_context_tokens - 1, model, cancelled));
   const int32_t num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
   US_RETURN_IF_ERROR(
       TranslateLength(message, model.max_context_tokens - num_prompt_tokens, request));
@@ -192,7 +195,8 @@ absl::StatusOr<GenerationRequest> TranslateGenerateRequest(const v1::GenerateReq
 }
 
 absl::StatusOr<ScoreRequest> TranslateScoreRequest(const v1::ScoreRequest& message,
-                                                   const RequestModel& model, absl::Time deadline) {
+                                                   const RequestModel& model, absl::Time deadline,
+                                                   const std::atomic<bool>* cancelled) {
   ScoreRequest request;
   request.deadline = deadline;
   request.top_logprobs = message.top_logprobs();
@@ -201,7 +205,7 @@ absl::StatusOr<ScoreRequest> TranslateScoreRequest(const v1::ScoreRequest& messa
                         absl::StrCat(request.top_logprobs, " is outside [0, ", kMaxLogprobs, "]"));
   }
   US_ASSIGN_OR_RETURN(request.token_ids,
-                      TranslateInput(message, 2, model.max_context_tokens, model));
+                      TranslateInput(message, 2, model.max_context_tokens, model, cancelled));
   return request;
 }
 

@@ -2,6 +2,7 @@
 #ifndef ULTRASKETCH_SERVER_REQUEST_TRANSLATION_H_
 #define ULTRASKETCH_SERVER_REQUEST_TRANSLATION_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -38,13 +39,15 @@ int32_t LongestTokenBytes(const Tokenizer& tokenizer);
 // INVALID_ARGUMENT, "<field>: ...", for everything that is wrong with the prompt and for what
 // EngineLoop::Submit would not see; ranges of the sampling options are Submit's to check. A text
 // that is too long for the context whatever its tokens are is refused without being tokenized.
-absl::StatusOr<GenerationRequest> TranslateGenerateRequest(const v1::GenerateRequest& message,
-                                                           const RequestModel& model,
-                                                           absl::Time deadline);
+// CANCELLED soon after `*cancelled`, which may be null, turns true.
+absl::StatusOr<GenerationRequest> TranslateGenerateRequest(
+    const v1::GenerateRequest& message, const RequestModel& model, absl::Time deadline,
+    const std::atomic<bool>* cancelled = nullptr);
 
 // The same for scoring.
 absl::StatusOr<ScoreRequest> TranslateScoreRequest(const v1::ScoreRequest& message,
-                                                   const RequestModel& model, absl::Time deadline);
+                                                   const RequestModel& model, absl::Time deadline,
+                                                   const std::atomic<bool>* cancelled = nullptr);
 
 }  // namespace ultrasketch
 

@@ -10,9 +10,10 @@
 namespace ultrasketch {
 
 std::shared_ptr<ScoreCall> ScoreCall::Create(const CallEnvironment& environment,
-                                             absl::Time deadline, const v1::ScoreRequest* request,
+                                             grpc::CallbackServerContext* context,
+                                             const v1::ScoreRequest* request,
                                              v1::ScoreResponse* response) {
-  std::shared_ptr<ScoreCall> call(new ScoreCall(environment, deadline, request, response));
+  std::shared_ptr<ScoreCall> call(new ScoreCall(environment, context, request, response));
   call->self_ = call;
   return call;
 }
@@ -22,19 +23,19 @@ void ScoreCall::Begin() {
 }
 
 absl::Status ScoreCall::Submit() {
-  US_RETURN_IF_ERROR(call_.Open(request_->model()));
+  US_RETURN_IF_ERROR(call_.CheckClientWaits());
   const HostedModel& model = *call_.model();
-  US_ASSIGN_OR_RETURN(ScoreRequest request,
-                      TranslateScoreRequest(*request_, model, call_.deadline()));
+  US_ASSIGN_OR_RETURN(
+      ScoreRequest request,
+      TranslateScoreRequest(*request_, model, call_.deadline(), &call_.client_gone()));
+  request.arrival = call_.arrival();
   response_->set_model(model.name);
   response_->mutable_token_ids()->Add(request.token_ids.begin(), request.token_ids.end());
-  US_ASSIGN_OR_RETURN(const RequestId id,
-                      SubmitScore(*model.engine_loop, std::move(request),
-                                  [call = shared_from_this()](absl::StatusOr<ScoreResult> result) {
-                                    call->OnScore(std::move(result));
-                                  }));
-  call_.OnSubmitted(id);
-  return absl::OkStatus();
+  return call_.OnSubmitted(
+      SubmitScore(*model.engine_loop, std::move(request),
+                  [call = shared_from_this()](absl::StatusOr<ScoreResult> result) {
+                    call->OnScore(std::move(result));
+                  }));
 }
 
 void ScoreCall::OnScore(absl::StatusOr<ScoreResult> result) {

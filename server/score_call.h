@@ -18,13 +18,18 @@ namespace ultrasketch {
 class ScoreCall final : public grpc::ServerUnaryReactor,
                         public std::enable_shared_from_this<ScoreCall> {
  public:
-  // Request and response are gRPC's and live until OnDone.
-  static std::shared_ptr<ScoreCall> Create(const CallEnvironment& environment, absl::Time deadline,
+  // Context, request and response are gRPC's and live until OnDone.
+  static std::shared_ptr<ScoreCall> Create(const CallEnvironment& environment,
+                                           grpc::CallbackServerContext* context,
                                            const v1::ScoreRequest* request,
                                            v1::ScoreResponse* response);
 
+  // Finds the model. Before Begin.
+  absl::Status Open() { return call_.Open(request_->model()); }
   // Validates, tokenizes and submits. Takes as long as tokenizing does.
   void Begin();
+  const ModelCall& model_call() const { return call_; }
+
   // Ends the call before it has begun.
   void Reject(const absl::Status& status) { Finish(call_.Reject(status)); }
 
@@ -35,9 +40,9 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   }
 
  private:
-  ScoreCall(const CallEnvironment& environment, absl::Time deadline,
+  ScoreCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
             const v1::ScoreRequest* request, v1::ScoreResponse* response)
-      : call_(environment, deadline), request_(request), response_(response) {}
+      : call_(environment, context), request_(request), response_(response) {}
 
   absl::Status Submit();
   void OnScore(absl::StatusOr<ScoreResult> result);

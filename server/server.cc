@@ -2,16 +2,17 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
 #include "engine/base/status.h"
 #include "server/generation_service.h"
 #include "server/model_service.h"
+#include "server/reflection_service.h"
 
 namespace ultrasketch {
 namespace {
@@ -21,8 +22,9 @@ constexpr int kHandshakeTimeoutMs = 10'000;
 // A peer that does not answer a ping is gone, and with it its requests.
 constexpr int kKeepaliveTimeMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
-// Clients may ping this often.
-constexpr int kMinPingIntervalMs = 10'000;
+// Pings that come sooner after one another count against a client; the third such closes its
+// connection. README promises 5 s: what is between the two is for delays on the way.
+constexpr int kMinPingIntervalMs = 1'000;
 // For calls that are answered at once, and may just be about to be.
 constexpr absl::Duration kShortCallsGrace = absl::Milliseconds(100);
 constexpr int kMaxConcurrentStreams = 1000;  // in one connection
@@ -41,14 +43,23 @@ void Configure(const ServerOptions& options, grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
 }
 
+std::vector<std::string> ServiceNames() {
+  return {v1::GenerationService::service_full_name(), v1::ModelService::service_full_name(),
+          "grpc.health.v1.Health", grpc::reflection::v1::ServerReflection::service_full_name(),
+          grpc::reflection::v1alpha::ServerReflection::service_full_name()};
+}
+
 }  // namespace
 
 struct Server::Impl {
-  Impl(const ModelHost& host, Metrics& metrics) : generation(host, metrics), models(host) {}
+  Impl(const ServerOptions& options, const ModelHost& host, Metrics& metrics)
+      : generation(host, metrics, options.long_texts), models(host) {}
 
   ListenAddress address;
   GenerationService generation;
   ModelService models;
+  ReflectionV1 reflection{ServiceNames()};
+  ReflectionV1Alpha reflection_v1alpha{ServiceNames()};
   std::unique_ptr<grpc::Server> server;  // last: its destruction ends what uses the services
 };
 
@@ -58,15 +69,16 @@ Server::~Server() { Shutdown(absl::InfinitePast()); }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
                                                       const ModelHost& host, Metrics& metrics) {
-  auto impl = std::make_unique<Impl>(host, metrics);
+  auto impl = std::make_unique<Impl>(options, host, metrics);
   grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   Configure(options, builder);
   int port = 0;
   builder.AddListeningPort(options.listen.ToString(), grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(&impl->generation);
   builder.RegisterService(&impl->models);
+  builder.RegisterService(&impl->reflection);
+  builder.RegisterService(&impl->reflection_v1alpha);
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr) {
     // gRPC does not say why.
@@ -75,6 +87,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   }
   impl->address = {options.listen.host, port};
   std::unique_ptr<Server> server(new Server(std::move(impl)));
+  for (const std::string& name : ServiceNames()) server->SetServing(name, true);
   for (const ModelHost::Listing& listing : host.List()) {
     server->SetServing(listing.model->name, listing.state == ModelState::kReady);
   }

@@ -10,6 +10,7 @@
 #include "server/listen_address.h"
 #include "server/metrics.h"
 #include "server/model_host.h"
+#include "server/work_queue.h"
 
 namespace ultrasketch {
 
@@ -18,6 +19,8 @@ struct ServerOptions {
   // Larger requests are RESOURCE_EXHAUSTED without being read. Enough that a prompt of 10 MB still
   // gets an answer that names the model's limit.
   int max_message_bytes = 16 << 20;
+  // Texts too long for gRPC's event threads: who waits to be tokenized.
+  WorkQueueOptions long_texts;
 };
 
 // Thread-safe. Destruction cancels what is in flight.
@@ -33,7 +36,8 @@ class Server {
   // With the port that was picked.
   const ListenAddress& address() const;
 
-  // What the health service answers for a model's name; "" is the server.
+  // What the health service answers for a model's name. "" and the full names of the gRPC services
+  // are the server: SERVING from the start.
   void SetServing(const std::string& name, bool is_serving);
 
   // Health answers NOT_SERVING for every name, for good.

@@ -1,11 +1,13 @@
 #include "server/status.h"
 
 #include <optional>
+#include <utility>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -19,12 +21,30 @@ constexpr absl::string_view kTypeUrlPrefix = "type.googleapis.com/google.rpc.";
 // Status message, details and their copy of the message share 8 KiB of headers, base64 included.
 constexpr size_t kMaxMessageBytes = 1024;
 
+// When a full queue has had time to move.
+constexpr absl::Duration kRetryDelay = absl::Seconds(1);
+
+constexpr char kPushbackKey[] = "grpc-retry-pushback-ms";
+
+template <typename Detail>
+std::string TypeUrl() {
+  return absl::StrCat("type.googleapis.com/", Detail::descriptor()->full_name());
+}
+
 template <typename Detail>
 absl::Status WithDetail(absl::Status status, const Detail& detail) {
   if (status.ok()) return status;
-  status.SetPayload(absl::StrCat("type.googleapis.com/", Detail::descriptor()->full_name()),
-                    absl::Cord(detail.SerializeAsString()));
+  status.SetPayload(TypeUrl<Detail>(), absl::Cord(detail.SerializeAsString()));
   return status;
+}
+
+// nullopt when `status` has no such detail.
+template <typename Detail>
+std::optional<Detail> FindDetail(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(TypeUrl<Detail>());
+  Detail detail;
+  if (!payload.has_value() || !detail.ParseFromString(std::string(*payload))) return std::nullopt;
+  return detail;
 }
 
 // The field in "field: description".
@@ -69,6 +89,15 @@ absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
   return WithDetail(std::move(status), info);
 }
 
+std::string ReasonOf(const absl::Status& status) {
+  const auto info = FindDetail<google::rpc::ErrorInfo>(status);
+  return info.has_value() ? info->reason() : "";
+}
+
+absl::Status TryAgainLater(absl::Status status, std::string_view reason) {
+  return WithReason(WithRetryDelay(std::move(status), kRetryDelay), reason);
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   google::rpc::Status details;
@@ -91,6 +120,15 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   });
   return grpc::Status(static_cast<grpc::StatusCode>(status.raw_code()), details.message(),
                       details.SerializeAsString());
+}
+
+grpc::Status ToGrpcStatus(const absl::Status& status, grpc::ServerContextBase& context) {
+  if (const auto retry = FindDetail<google::rpc::RetryInfo>(status)) {
+    const absl::Duration delay = absl::Seconds(retry->retry_delay().seconds()) +
+                                 absl::Nanoseconds(retry->retry_delay().nanos());
+    context.AddTrailingMetadata(kPushbackKey, absl::StrCat(absl::ToInt64Milliseconds(delay)));
+  }
+  return ToGrpcStatus(status);
 }
 
 }  // namespace ultrasketch

@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include <grpcpp/server_context.h>
 #include <grpcpp/support/status.h>
 
 namespace ultrasketch {
@@ -26,13 +27,27 @@ absl::Status InvalidField(std::string_view field, std::string_view description);
 absl::Status WithReason(absl::Status status, std::string_view reason,
                         const std::map<std::string, std::string>& metadata = {});
 
+// The reason that WithReason attached; "" when there is none.
+std::string ReasonOf(const absl::Status& status);
+
 // `status` with a google.rpc.RetryInfo.
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
+
+// A refusal that a later try may escape, with the reason and with when to try again.
+absl::Status TryAgainLater(absl::Status status, std::string_view reason);
+inline constexpr std::string_view kQueueFullReason = "QUEUE_FULL";  // too many requests wait
+inline constexpr std::string_view kQueuedBytesFullReason =
+    "QUEUED_BYTES_FULL";  // too long texts wait
 
 // The one way from absl::Status to gRPC: same code and message (cut where it would exceed what
 // gRPC's headers can carry), with a google.rpc.Status of the same and all details: BadRequest for
 // an INVALID_ARGUMENT that names its field, and what the functions above attached.
 grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// The same for a call of `context`, before its Finish. A retry delay goes into the trailing
+// metadata `grpc-retry-pushback-ms`, too: the only one that the retry policies of gRPC's libraries
+// honour.
+grpc::Status ToGrpcStatus(const absl::Status& status, grpc::ServerContextBase& context);
 
 }  // namespace ultrasketch
 

@@ -9,9 +9,9 @@
 namespace ultrasketch {
 
 std::shared_ptr<StreamCall> StreamCall::Create(const CallEnvironment& environment,
-                                               absl::Time deadline,
+                                               grpc::CallbackServerContext* context,
                                                const v1::GenerateRequest* request) {
-  std::shared_ptr<StreamCall> call(new StreamCall(environment, deadline, request));
+  std::shared_ptr<StreamCall> call(new StreamCall(environment, context, request));
   call->self_ = call;
   return call;
 }
@@ -27,20 +27,19 @@ void StreamCall::Reject(const absl::Status& status) {
 }
 
 absl::Status StreamCall::Submit() {
-  US_RETURN_IF_ERROR(call_.Open(request_->model()));
+  US_RETURN_IF_ERROR(call_.CheckClientWaits());
   const HostedModel& model = *call_.model();
-  US_ASSIGN_OR_RETURN(GenerationRequest request,
-                      TranslateGenerateRequest(*request_, model, call_.deadline()));
+  US_ASSIGN_OR_RETURN(
+      GenerationRequest request,
+      TranslateGenerateRequest(*request_, model, call_.deadline(), &call_.client_gone()));
+  request.arrival = call_.arrival();
   num_prompt_tokens_ = static_cast<int64_t>(request.prompt_ids.size());
   seed_ = request.sampling.seed;
   {
     absl::MutexLock lock(&mutex_);
     num_unfinished_ = request.num_completions;
   }
-  US_ASSIGN_OR_RETURN(const RequestId id,
-                      model.engine_loop->Submit(std::move(request), shared_from_this()));
-  call_.OnSubmitted(id);
-  return absl::OkStatus();
+  return call_.OnSubmitted(model.engine_loop->Submit(std::move(request), shared_from_this()));
 }
 
 void StreamCall::OnDelta(GenerationDelta delta) {

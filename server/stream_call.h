@@ -26,12 +26,17 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
                          public GenerationSink,
                          public std::enable_shared_from_this<StreamCall> {
  public:
-  // The request is gRPC's and lives until OnDone.
-  static std::shared_ptr<StreamCall> Create(const CallEnvironment& environment, absl::Time deadline,
+  // Context and request are gRPC's and live until OnDone.
+  static std::shared_ptr<StreamCall> Create(const CallEnvironment& environment,
+                                            grpc::CallbackServerContext* context,
                                             const v1::GenerateRequest* request);
 
+  // Finds the model. Before Begin.
+  absl::Status Open() { return call_.Open(request_->model()); }
   // Validates, tokenizes and submits. Takes as long as tokenizing does.
   void Begin();
+  const ModelCall& model_call() const { return call_; }
+
   // Ends the call before it has begun.
   void Reject(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -46,9 +51,9 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
   }
 
  private:
-  StreamCall(const CallEnvironment& environment, absl::Time deadline,
+  StreamCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
              const v1::GenerateRequest* request)
-      : call_(environment, deadline), request_(request) {}
+      : call_(environment, context), request_(request) {}
 
   absl::Status Submit();
   v1::GenerateDelta& PendingDelta(int32_t completion) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

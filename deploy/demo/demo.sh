@@ -164,7 +164,7 @@ TEXT
 
 say "from the server's metrics"
 http_get "$metrics_address" /metrics >"$work/metrics"
-grep -E '^ultrasketch_(requests_total|prompt_tokens_total|generated_tokens_total|bits_per_weight|kv_blocks|time_to_first_token_seconds_(sum|count))[{ ]' \
+grep -E '^ultrasketch_(requests_total\{code="OK"|(prompt_tokens_total|generated_tokens_total|bytes_per_weight|kv_blocks|time_to_first_token_seconds_(sum|count))[{ ])' \
   "$work/metrics" || die "the metrics page has none of the expected lines"
 
 say "stopping"

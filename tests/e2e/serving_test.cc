@@ -143,6 +143,26 @@ TEST(ServingTest, ATimeoutIsADeadline) {
   EXPECT_TRUE(server.WaitUntilIdle("sample")) << server.Metrics();
 }
 
+TEST(ServingTest, EveryCodeAndReasonIsCountedFromTheStart) {
+  TestServer server({SampleModel()});
+  for (const char* code : {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED"}) {
+    EXPECT_EQ(server.Metric("ultrasketch_requests_total",
+                            {"model=\"sample\"", absl::StrCat("code=\"", code, "\"")}),
+              0)
+        << code;
+  }
+  EXPECT_EQ(server.Metric("ultrasketch_rejected_requests_total",
+                          {"model=\"\"", "reason=\"unknown_model\""}),
+            0);
+  EXPECT_EQ(server.Metric("ultrasketch_bytes_per_weight", {"scope=\"linear\""}), 2);
+}
+
+TEST(ServingTest, TheDrainTimeIsBelowTheGraceOfKubernetes) {
+  const std::string help = RunProgram({ULTRASKETCHD_BINARY, "--help"}).out;
+  EXPECT_THAT(help, testing::ContainsRegex("--drain-seconds [^\n]*25"));
+  EXPECT_THAT(help, HasSubstr("docker stop"));
+}
+
 TEST(ServingTest, ListsItsModels) {
   TestServer server({SampleModel(), absl::StrCat("other=", SAMPLE_MODEL_DIR)});
   const Completed run = RunTool({"models", "list", "--target", server.address(), "--json"});

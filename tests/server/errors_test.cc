@@ -1,7 +1,12 @@
 // What bad requests and bad times are answered with: code, field, details.
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
+#include <thread>
+#include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -118,38 +123,119 @@ TEST(ErrorsTest, NoModelNamedAmongSeveralIsInvalidArgument) {
   EXPECT_TRUE(Generate(server, request).ok());
 }
 
-TEST(ErrorsTest, AFullQueueIsResourceExhaustedWithRetryInfo) {
-  Gate gate;
-  gate.Close();
-  TestModel model;
-  model.model.before_forward = gate.Hook();
-  model.engine_loop.max_queued_requests = 2;
-  model.engine_loop.max_running_sequences = 1;
-  TestServer server({model});
-  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
-  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>>> readers;
-  const auto start = [&] {
-    contexts.push_back(std::make_unique<grpc::ClientContext>());
-    readers.push_back(server.generation().GenerateStream(contexts.back().get(), Request("waits")));
-  };
-  start();
-  gate.WaitForStep();
-  // The first is being computed; two may wait.
-  for (int waiting = 1; waiting <= 2; ++waiting) {
-    start();
-    while (server.engine_loop().stats().num_waiting < waiting) std::this_thread::yield();
+// What the trailing metadata tells gRPC's retries; "" when it does not.
+std::string PushbackOf(const grpc::ClientContext& context) {
+  const auto& metadata = context.GetServerTrailingMetadata();
+  const auto found = metadata.find("grpc-retry-pushback-ms");
+  return found == metadata.end() ? "" : std::string(found->second.data(), found->second.length());
+}
+
+// A server of which one request runs and two wait: the queue is full until the gate opens.
+class FullQueueTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    gate_.Close();
+    TestModel model;
+    model.model.before_forward = gate_.Hook();
+    model.engine_loop.max_queued_requests = 2;
+    model.engine_loop.max_running_sequences = 1;
+    server_.emplace(std::vector<TestModel>{model});
+    Start();
+    gate_.WaitForStep();
+    for (int waiting = 1; waiting <= 2; ++waiting) {
+      Start();
+      while (server_->engine_loop().stats().num_waiting < waiting) std::this_thread::yield();
+    }
   }
-  const grpc::Status status = Generate(server, Request("one too many"));
+  void TearDown() override {
+    gate_.Open();
+    for (auto& reader : readers_) EXPECT_TRUE(ReadAll(*reader).status.ok());
+  }
+
+  double NumRejected() {
+    return server_
+        ->Metric(R"(ultrasketch_rejected_requests_total{model="small",reason="queue_full"})")
+        .value_or(-1);
+  }
+
+  Gate gate_;
+  std::optional<TestServer> server_;
+
+ private:
+  void Start() {
+    contexts_.push_back(std::make_unique<grpc::ClientContext>());
+    readers_.push_back(
+        server_->generation().GenerateStream(contexts_.back().get(), Request("waits")));
+  }
+
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts_;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>>> readers_;
+};
+
+TEST_F(FullQueueTest, IsResourceExhaustedAndSaysWhenToRetry) {
+  const auto check = [](const grpc::Status& status, const grpc::ClientContext& context) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    const ErrorDetails details = DetailsOf(status);
+    EXPECT_EQ(details.reason, "QUEUE_FULL");
+    ASSERT_TRUE(details.retry_delay.has_value());
+    EXPECT_GT(*details.retry_delay, absl::ZeroDuration());
+    EXPECT_EQ(PushbackOf(context), std::to_string(absl::ToInt64Milliseconds(*details.retry_delay)));
+  };
+  {
+    grpc::ClientContext context;
+    v1::GenerateResponse response;
+    check(server_->generation().Generate(&context, Request("one too many"), &response), context);
+  }
+  {
+    grpc::ClientContext context;
+    v1::ScoreRequest request;
+    request.set_text("one too many");
+    v1::ScoreResponse response;
+    check(server_->generation().Score(&context, request, &response), context);
+  }
+  {
+    grpc::ClientContext context;
+    const auto reader = server_->generation().GenerateStream(&context, Request("one too many"));
+    const grpc::Status status = ReadAll(*reader).status;
+    check(status, context);
+  }
+  EXPECT_EQ(NumRejected(), 3);
+}
+
+TEST_F(FullQueueTest, RetriesOfTheLibraryComeAsLateAsTheyWereAsked) {
+  grpc::ChannelArguments arguments;
+  arguments.SetServiceConfigJSON(R"({"methodConfig": [{"name": [{}], "retryPolicy": {
+      "maxAttempts": 3, "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
+      "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}}]})");
+  const auto stub = v1::GenerationService::NewStub(
+      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  const absl::Time start = absl::Now();
+  grpc::ClientContext context;
+  v1::GenerateResponse response;
+  const grpc::Status status = stub->Generate(&context, Request("one too many"), &response);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  const ErrorDetails details = DetailsOf(status);
-  EXPECT_EQ(details.reason, "QUEUE_FULL");
-  ASSERT_TRUE(details.retry_delay.has_value());
-  EXPECT_GT(*details.retry_delay, absl::ZeroDuration());
-  EXPECT_EQ(
-      server.Metric(R"(ultrasketch_rejected_requests_total{model="small",reason="queue_full"})"),
-      1);
-  gate.Open();
-  for (auto& reader : readers) EXPECT_TRUE(ReadAll(*reader).status.ok());
+  EXPECT_EQ(NumRejected(), 3);
+  // Two waits of the delay, where the policy alone would have waited for 2 ms.
+  EXPECT_GE(absl::Now() - start, 2 * DetailsOf(status).retry_delay.value());
+}
+
+TEST(ErrorsTest, RefusalsThatARetryCannotMendAskForNone) {
+  TestServer server;
+  {
+    grpc::ClientContext context;
+    v1::GenerateResponse response;
+    const grpc::Status status =
+        server.generation().Generate(&context, Request(std::string(300, 'a')), &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_EQ(PushbackOf(context), "");
+    EXPECT_FALSE(DetailsOf(status).retry_delay.has_value());
+  }
+  server.host().Drain(absl::InfiniteFuture());
+  grpc::ClientContext context;
+  v1::GenerateResponse response;
+  EXPECT_EQ(server.generation().Generate(&context, Request("late"), &response).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(PushbackOf(context), "");
 }
 
 TEST(ErrorsTest, DrainingIsUnavailable) {

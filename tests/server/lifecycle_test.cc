@@ -248,11 +248,16 @@ TEST(LifecycleTest, TheEndOfDrainingIsUnavailableForThoseLeft) {
 
 TEST(LifecycleTest, AWatchOfTheHealthIsNotWaitedFor) {
   TestServer server;
-  const auto channel = server.NewChannel();
-  const HealthWatch watch(channel);
+  HealthWatch watch(server.NewChannel());
+  EXPECT_EQ(watch.status(), "SERVING");
+  // Far from what it takes, and from what a slow machine makes of it.
+  const absl::Time deadline = absl::Now() + absl::Minutes(5);
   server.server().SetNotServing();
-  server.host().Drain(absl::InfiniteFuture());
-  server.server().Shutdown(absl::InfiniteFuture());
+  EXPECT_EQ(watch.Next(), "NOT_SERVING");
+  server.host().Drain(deadline);
+  server.server().Shutdown(deadline);
+  EXPECT_LT(absl::Now(), deadline);
+  EXPECT_EQ(watch.Next(), "") << "it was open until the end";
 }
 
 TEST(LifecycleTest, ASecondDrainCutsTheFirstShort) {

@@ -1,6 +1,12 @@
 // Metrics as a scraper sees them.
 #include "server/metrics_endpoint.h"
 
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <set>
+#include <sstream>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -12,7 +18,9 @@
 namespace ultrasketch {
 namespace {
 
+using ::testing::Contains;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 TEST(MetricsEndpointTest, CountsWhatHappened) {
@@ -48,9 +56,9 @@ TEST(MetricsEndpointTest, ShowsTheStateOfTheModels) {
   EXPECT_EQ(value(R"(ultrasketch_kv_blocks{model="small",state="used"})"), 0);
   EXPECT_EQ(value(R"(ultrasketch_memory_bytes{model="small",kind="weights"})"), 1000);
   EXPECT_EQ(value(R"(ultrasketch_memory_bytes{model="small",kind="embedding"})"), 200);
-  EXPECT_EQ(value(R"(ultrasketch_bits_per_weight{model="small",scope="linear"})"), 16);
-  EXPECT_EQ(value(R"(ultrasketch_bits_per_weight{model="small",scope="file"})"), 17.5);
-  EXPECT_EQ(value(R"(ultrasketch_bits_per_weight{model="small",scope="resident"})"), 9.6);
+  EXPECT_EQ(value(R"(ultrasketch_bytes_per_weight{model="small",scope="linear"})"), 16 / 8.0);
+  EXPECT_EQ(value(R"(ultrasketch_bytes_per_weight{model="small",scope="file"})"), 17.5 / 8);
+  EXPECT_EQ(value(R"(ultrasketch_bytes_per_weight{model="small",scope="resident"})"), 1.2);
   EXPECT_GT(value(R"(ultrasketch_memory_bytes{model="",kind="other"})"), 1 << 20);
   EXPECT_GT(value("process_resident_memory_bytes"), 1 << 20);
   EXPECT_GT(value("process_open_fds"), 0);
@@ -86,6 +94,59 @@ TEST(MetricsEndpointTest, ClientsNamesNeverBecomeLabels) {
   EXPECT_EQ(scrape.find("name0"), std::string::npos);
   EXPECT_EQ(
       server.Metric(R"(ultrasketch_rejected_requests_total{model="",reason="unknown_model"})"), 5);
+}
+
+// The body of an HTTP answer.
+std::string BodyOf(const std::string& answer) {
+  const size_t end = answer.find("\r\n\r\n");
+  return end == std::string::npos ? "" : answer.substr(end + 4);
+}
+
+// What `promtool check metrics` asks of names: https://prometheus.io/docs/practices/naming.
+TEST(MetricsEndpointTest, NamesFollowTheConventionsOfPrometheus) {
+  TestServer server;
+  ASSERT_TRUE(GenerateStream(server, Request("prompt", 10)).status.ok());
+  std::istringstream lines(BodyOf(server.Scrape()));
+  std::map<std::string, std::string> types;
+  std::set<std::string> helps;
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string hash, keyword, name, type;
+    words >> hash >> keyword >> name >> type;
+    if (hash != "#") continue;
+    if (keyword == "HELP" && !type.empty()) helps.insert(name);
+    if (keyword == "TYPE") EXPECT_TRUE(types.emplace(name, type).second) << name << " twice";
+  }
+  EXPECT_GT(types.size(), 20u);
+  for (const auto& [name, type] : types) {
+    EXPECT_TRUE(helps.contains(name)) << name;
+    EXPECT_EQ(name.ends_with("_total"), type == "counter") << name << ", a " << type;
+    for (const char* suffix : {"_count", "_sum", "_bucket"}) {
+      EXPECT_FALSE(name.ends_with(suffix)) << name;
+    }
+    EXPECT_EQ(name.find(type), std::string::npos) << name;
+    EXPECT_TRUE(std::all_of(name.begin(), name.end(), [](char c) {
+      return c == '_' || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+    })) << name;
+    std::istringstream words(name);
+    for (std::string word; std::getline(words, word, '_');) {
+      EXPECT_THAT((std::set<std::string>{"bits", "bit", "milliseconds", "ms", "microseconds", "us",
+                                         "minutes", "kilobytes", "megabytes", "percent"}),
+                  Not(Contains(word)))
+          << name << ": not a base unit";
+    }
+  }
+}
+
+TEST(MetricsEndpointTest, PromtoolFindsNothing) {
+  if (std::system("command -v promtool >/dev/null") != 0) GTEST_SKIP() << "no promtool here";
+  TestServer server;
+  ASSERT_TRUE(GenerateStream(server, Request("prompt", 10)).status.ok());
+  const std::string body = BodyOf(server.Scrape());
+  FILE* const promtool = popen("promtool check metrics 2>&1", "w");
+  ASSERT_NE(promtool, nullptr);
+  EXPECT_EQ(fwrite(body.data(), 1, body.size(), promtool), body.size());
+  EXPECT_EQ(pclose(promtool), 0) << "what it says is above";
 }
 
 TEST(MetricsEndpointTest, ATakenPortIsAnError) {

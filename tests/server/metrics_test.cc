@@ -16,17 +16,19 @@ namespace {
 using prometheus::ClientMetric;
 using prometheus::MetricFamily;
 
-std::optional<MetricFamily> FindFamily(const Metrics& metrics, const std::string& name) {
-  for (const MetricFamily& family : metrics.collectable()->Collect()) {
+std::optional<MetricFamily> FindFamily(const prometheus::Collectable& collectable,
+                                       const std::string& name) {
+  for (const MetricFamily& family : collectable.Collect()) {
     if (family.name == name) return family;
   }
   return std::nullopt;
 }
 
 // The metric of a family whose labels are these.
-std::optional<ClientMetric> Find(const Metrics& metrics, const std::string& name,
+std::optional<ClientMetric> Find(const prometheus::Collectable& collectable,
+                                 const std::string& name,
                                  const std::map<std::string, std::string>& labels) {
-  const std::optional<MetricFamily> family = FindFamily(metrics, name);
+  const std::optional<MetricFamily> family = FindFamily(collectable, name);
   if (!family) return std::nullopt;
   for (const ClientMetric& metric : family->metric) {
     std::map<std::string, std::string> found;
@@ -36,6 +38,19 @@ std::optional<ClientMetric> Find(const Metrics& metrics, const std::string& name
   return std::nullopt;
 }
 
+std::optional<ClientMetric> Find(const Metrics& metrics, const std::string& name,
+                                 const std::map<std::string, std::string>& labels) {
+  return Find(*metrics.collectable(), name, labels);
+}
+
+// The value of a counter with the label `model` and another one; nullopt when it is not there.
+std::optional<double> CounterValue(const Metrics& metrics, const std::string& name,
+                                   const std::string& model, const std::string& label,
+                                   const std::string& value) {
+  const auto metric = Find(metrics, name, {{"model", model}, {label, value}});
+  return metric ? std::optional<double>(metric->counter.value) : std::nullopt;
+}
+
 TEST(MetricsTest, LatencyBucketsHoldTheRoundNumbers) {
   Metrics metrics;
   metrics.ForModel("m");
@@ -43,11 +58,11 @@ TEST(MetricsTest, LatencyBucketsHoldTheRoundNumbers) {
   ASSERT_TRUE(metric.has_value());
   std::vector<double> bounds;
   for (const auto& bucket : metric->histogram.bucket) bounds.push_back(bucket.upper_bound);
-  for (const double bound :
-       {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0}) {
+  for (const double bound : {0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01,
+                             0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0}) {
     EXPECT_THAT(bounds, ::testing::Contains(bound));
   }
-  EXPECT_EQ(bounds.front(), 0.0005);
+  EXPECT_EQ(bounds.front(), 0.00002);
   for (size_t i = 1; i + 1 < bounds.size(); ++i) {
     EXPECT_GT(bounds[i] / bounds[i - 1], 1.3);
     EXPECT_LT(bounds[i] / bounds[i - 1], 1.7);
@@ -84,29 +99,77 @@ TEST(MetricsTest, StepsAreTimedByPhase) {
 TEST(MetricsTest, AnswersAreCountedByCode) {
   Metrics metrics;
   const auto model = metrics.ForModel("m");
-  model->requests().OnAnswers(absl::StatusCode::kOk, 1);
-  model->requests().OnAnswers(absl::StatusCode::kOk, 1);
-  model->requests().OnAnswers(absl::StatusCode::kInvalidArgument, 1);
-  metrics.unattributed().OnAnswers(absl::StatusCode::kNotFound, 1);
-  const auto value = [&](const std::string& name, const std::string& code) {
-    const auto metric =
-        Find(metrics, "ultrasketch_requests_total", {{"model", name}, {"code", code}});
-    return metric ? metric->counter.value : -1;
-  };
-  EXPECT_EQ(value("m", "OK"), 2);
-  EXPECT_EQ(value("m", "INVALID_ARGUMENT"), 1);
-  EXPECT_EQ(value("", "NOT_FOUND"), 1);
-  EXPECT_EQ(value("m", "INTERNAL"), -1) << "codes that never occurred are not listed";
+  model->requests().OnAnswer(absl::StatusCode::kOk);
+  model->requests().OnAnswer(absl::StatusCode::kOk);
+  model->requests().OnAnswer(absl::StatusCode::kInvalidArgument);
+  metrics.unattributed().OnAnswer(absl::StatusCode::kNotFound);
+  metrics.unattributed().OnAnswer(static_cast<absl::StatusCode>(99));
+  EXPECT_EQ(CounterValue(metrics, "ultrasketch_requests_total", "m", "code", "OK"), 2);
+  EXPECT_EQ(CounterValue(metrics, "ultrasketch_requests_total", "m", "code", "INVALID_ARGUMENT"),
+            1);
+  EXPECT_EQ(CounterValue(metrics, "ultrasketch_requests_total", "", "code", "NOT_FOUND"), 1);
+  EXPECT_EQ(CounterValue(metrics, "ultrasketch_requests_total", "", "code", "UNKNOWN"), 1);
+}
+
+TEST(MetricsTest, EveryCodeAndReasonIsThereFromTheStart) {
+  Metrics metrics;
+  metrics.ForModel("m");
+  for (const char* model : {"m", ""}) {
+    for (const char* code :
+         {"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
+          "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+          "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+          "UNAUTHENTICATED"}) {
+      EXPECT_EQ(CounterValue(metrics, "ultrasketch_requests_total", model, "code", code), 0)
+          << code;
+    }
+    for (const char* reason :
+         {"invalid_argument", "unknown_model", "queue_full", "queued_bytes_full", "too_large",
+          "draining", "client_gone", "other"}) {
+      EXPECT_EQ(
+          CounterValue(metrics, "ultrasketch_rejected_requests_total", model, "reason", reason), 0)
+          << reason;
+    }
+  }
+}
+
+TEST(MetricsTest, RejectionsAreCountedByReason) {
+  Metrics metrics;
+  const auto model = metrics.ForModel("m");
+  const std::map<RejectionReason, const char*> reasons = {
+      {RejectionReason::kInvalidArgument, "invalid_argument"},
+      {RejectionReason::kUnknownModel, "unknown_model"},
+      {RejectionReason::kQueueFull, "queue_full"},
+      {RejectionReason::kQueuedBytesFull, "queued_bytes_full"},
+      {RejectionReason::kTooLarge, "too_large"},
+      {RejectionReason::kDraining, "draining"},
+      {RejectionReason::kClientGone, "client_gone"},
+      {RejectionReason::kOther, "other"}};
+  ASSERT_EQ(reasons.size(), kNumRejectionReasons);
+  for (const auto& [reason, label] : reasons) {
+    model->requests().OnRejected(reason);
+    EXPECT_EQ(CounterValue(metrics, "ultrasketch_rejected_requests_total", "m", "reason", label), 1)
+        << label;
+  }
 }
 
 TEST(MetricsTest, ModelsOutliveTheRegistrysOwner) {
+  std::shared_ptr<prometheus::Collectable> collectable;
   std::shared_ptr<ModelMetrics> model;
   {
     Metrics metrics;
+    collectable = metrics.collectable();
     model = metrics.ForModel("m");
   }
   model->OnGeneratedTokens(3);
-  model->requests().OnAnswers(absl::StatusCode::kOk, 1);
+  model->requests().OnAnswer(absl::StatusCode::kOk);
+  const auto generated = Find(*collectable, "ultrasketch_generated_tokens_total", {{"model", "m"}});
+  ASSERT_TRUE(generated.has_value());
+  EXPECT_EQ(generated->counter.value, 3);
+  const auto answers =
+      Find(*collectable, "ultrasketch_requests_total", {{"model", "m"}, {"code", "OK"}});
+  ASSERT_TRUE(answers.has_value());
+  EXPECT_EQ(answers->counter.value, 1);
 }
 
 TEST(ProcessStatsTest, DescribesThisProcess) {

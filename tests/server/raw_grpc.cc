@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "gtest/gtest.h"
 #include <arpa/inet.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -158,55 +159,43 @@ RawAnswer CallRaw(const std::shared_ptr<grpc::Channel>& channel, const std::stri
 
 struct HealthWatch::Impl {
   explicit Impl(const std::shared_ptr<grpc::Channel>& channel)
-      : stub(channel), call(stub.PrepareCall(&context, "/grpc.health.v1.Health/Watch", &queue)) {}
-
-  bool Wait() {
-    void* tag = nullptr;
-    bool ok = false;
-    return queue.Next(&tag, &ok) && ok;
-  }
+      : stub(grpc::health::v1::Health::NewStub(channel)) {}
 
   grpc::ClientContext context;
-  grpc::CompletionQueue queue;
-  grpc::GenericStub stub;
-  grpc::ByteBuffer answer;
-  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call;
+  std::unique_ptr<grpc::health::v1::Health::Stub> stub;
+  std::unique_ptr<grpc::ClientReader<grpc::health::v1::HealthCheckResponse>> reader;
+  grpc::health::v1::HealthCheckResponse answer;
 };
 
-HealthWatch::HealthWatch(const std::shared_ptr<grpc::Channel>& channel)
+HealthWatch::HealthWatch(const std::shared_ptr<grpc::Channel>& channel, const std::string& service)
     : impl_(std::make_unique<Impl>(channel)) {
-  impl_->call->StartCall(nullptr);
-  US_CHECK(impl_->Wait());
-  const grpc::Slice empty;
-  impl_->call->WriteLast(grpc::ByteBuffer(&empty, 1), grpc::WriteOptions(), nullptr);
-  impl_->Wait();
-  impl_->call->Read(&impl_->answer, nullptr);
-  EXPECT_TRUE(impl_->Wait()) << "the first answer";
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(service);
+  impl_->reader = impl_->stub->Watch(&impl_->context, request);
+  EXPECT_NE(Next(), "") << "the first answer";
 }
 
 HealthWatch::~HealthWatch() {
   impl_->context.TryCancel();
-  grpc::Status status;
-  impl_->call->Finish(&status, nullptr);
-  impl_->Wait();
-  impl_->queue.Shutdown();
-  while (impl_->Wait()) {
-  }
+  impl_->reader->Finish();
 }
 
+std::string HealthWatch::status() const {
+  return grpc::health::v1::HealthCheckResponse::ServingStatus_Name(impl_->answer.status());
+}
+
+std::string HealthWatch::Next() { return impl_->reader->Read(&impl_->answer) ? status() : ""; }
+
 std::string CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
-  // HealthCheckRequest { string service = 1; } and HealthCheckResponse { ServingStatus status = 1;
-  // }
-  const std::string request =
-      service.empty()
-          ? ""
-          : absl::StrCat("\x0A", std::string(1, static_cast<char>(service.size())), service);
-  const RawAnswer answer = CallRaw(channel, "/grpc.health.v1.Health/Check", request);
-  if (answer.status.error_code() == grpc::StatusCode::NOT_FOUND) return "NOT_FOUND";
-  if (!answer.status.ok()) return absl::StrCat("error: ", answer.status.error_message());
-  if (answer.message == "\x08\x01") return "SERVING";
-  if (answer.message == "\x08\x02") return "NOT_SERVING";
-  return "UNKNOWN";
+  grpc::ClientContext context;
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(service);
+  grpc::health::v1::HealthCheckResponse response;
+  const grpc::Status status =
+      grpc::health::v1::Health::NewStub(channel)->Check(&context, request, &response);
+  if (status.error_code() == grpc::StatusCode::NOT_FOUND) return "NOT_FOUND";
+  if (!status.ok()) return absl::StrCat("error: ", status.error_message());
+  return grpc::health::v1::HealthCheckResponse::ServingStatus_Name(response.status());
 }
 
 }  // namespace ultrasketch

@@ -69,11 +69,18 @@ struct RawAnswer {
 RawAnswer CallRaw(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
                   std::string_view request);
 
-// grpc.health.v1.Health.Watch of the server, open until destruction.
+// grpc.health.v1.Health.Watch of a service, or of the server, open until destruction.
 class HealthWatch {
  public:
-  explicit HealthWatch(const std::shared_ptr<grpc::Channel>& channel);
+  // Waits for the first answer.
+  explicit HealthWatch(const std::shared_ptr<grpc::Channel>& channel,
+                       const std::string& service = "");
   ~HealthWatch();
+
+  // The last answer: "SERVING", "NOT_SERVING", ...
+  std::string status() const;
+  // Waits for the next one; "" when the stream has ended.
+  std::string Next();
 
  private:
   struct Impl;
