@@ -21,6 +21,13 @@ bool IsLoopback(const std::string& target) {
          absl::StartsWith(target, "[::1]") || absl::StartsWith(target, "unix:");
 }
 
+// Tells the server that the channel takes answers of any size: see Client::Create.
+template <typename Message>
+Message AnySize(Message message) {
+  message.set_max_response_bytes(-1);
+  return message;
+}
+
 // One call's context: deadline, and cancellation for as long as the object lives.
 class Call {
  public:
@@ -69,7 +76,7 @@ absl::StatusOr<GenerateResponse> Client::Generate(const GenerateRequest& request
   Call call(options);
   v1::GenerateResponse message;
   const grpc::Status status =
-      impl_->generation->Generate(call.context(), ToMessage(request), &message);
+      impl_->generation->Generate(call.context(), AnySize(ToMessage(request)), &message);
   if (!status.ok()) return FromGrpcStatus(status);
   return FromMessage(message);
 }
@@ -78,7 +85,8 @@ absl::StatusOr<GenerateResponse> Client::GenerateStream(
     const GenerateRequest& request, const std::function<void(const GenerateDelta&)>& on_delta,
     const CallOptions& options) {
   Call call(options);
-  const auto reader = impl_->generation->GenerateStream(call.context(), ToMessage(request));
+  const auto reader =
+      impl_->generation->GenerateStream(call.context(), AnySize(ToMessage(request)));
   GenerateResponse response;
   v1::GenerateStreamResponse message;
   while (reader->Read(&message)) {
@@ -99,32 +107,21 @@ absl::StatusOr<GenerateResponse> Client::GenerateStream(
   return response;
 }
 
-absl::StatusOr<Score> Client::ScoreText(const std::string& model, const Prompt& text,
-                                        const CallOptions& options) {
-  v1::ScoreRequest request;
-  if (!model.empty()) request.set_model(model);
-  if (const auto* string = std::get_if<std::string>(&text)) {
-    request.set_text(*string);
-  } else {
-    const auto& ids = std::get<std::vector<int32_t>>(text);
-    request.mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
-  }
+absl::StatusOr<Score> Client::ScoreText(const ScoreRequest& request, const CallOptions& options) {
   Call call(options);
   v1::ScoreResponse message;
-  const grpc::Status status = impl_->generation->Score(call.context(), request, &message);
+  const grpc::Status status =
+      impl_->generation->Score(call.context(), AnySize(ToMessage(request)), &message);
   if (!status.ok()) return FromGrpcStatus(status);
   return FromMessage(message);
 }
 
-absl::StatusOr<Tokens> Client::Tokenize(const std::string& model, const std::string& text,
-                                        bool add_special_tokens, const CallOptions& options) {
-  v1::TokenizeRequest request;
-  if (!model.empty()) request.set_model(model);
-  request.set_text(text);
-  request.set_add_special_tokens(add_special_tokens);
+absl::StatusOr<Tokens> Client::Tokenize(const TokenizeRequest& request,
+                                        const CallOptions& options) {
   Call call(options);
   v1::TokenizeResponse message;
-  const grpc::Status status = impl_->generation->Tokenize(call.context(), request, &message);
+  const grpc::Status status =
+      impl_->generation->Tokenize(call.context(), AnySize(ToMessage(request)), &message);
   if (!status.ok()) return FromGrpcStatus(status);
   Tokens tokens;
   tokens.ids.assign(message.token_ids().begin(), message.token_ids().end());
@@ -142,7 +139,8 @@ absl::StatusOr<std::string> Client::Detokenize(const std::string& model,
   request.set_skip_special_tokens(skip_special_tokens);
   Call call(options);
   v1::DetokenizeResponse message;
-  const grpc::Status status = impl_->generation->Detokenize(call.context(), request, &message);
+  const grpc::Status status =
+      impl_->generation->Detokenize(call.context(), AnySize(std::move(request)), &message);
   if (!status.ok()) return FromGrpcStatus(status);
   return message.text();
 }

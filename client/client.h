@@ -1,6 +1,6 @@
 // Client of an ultrasketch server: the calls of proto/ultrasketch/v1 as plain C++.
 //
-//   US_ASSIGN_OR_RETURN(auto client, client::Client::Create("localhost:50051"));
+//   US_ASSIGN_OR_RETURN(auto client, client::Client::Create("localhost:8001"));
 //   client::GenerateRequest request;
 //   request.prompt = "It was a dark and stormy night";
 //   request.max_tokens = 64;
@@ -40,7 +40,7 @@ struct CallOptions {
   std::stop_token stop;
 };
 
-// Text is tokenized by the server, special tokens added; token ids are taken as they are.
+// Text is tokenized by the server; token ids are taken as they are.
 using Prompt = std::variant<std::string, std::vector<int32_t>>;
 
 // What is left unset takes the model's generation_config.json or the neutral value: ranges and
@@ -68,6 +68,23 @@ struct GenerateRequest {
   std::optional<int32_t> prompt_logprobs;
   std::vector<std::pair<int32_t, float>> logit_bias;  // unique token ids
   std::optional<int32_t> priority;
+  std::optional<bool> add_special_tokens;
+  std::optional<bool> split_special_tokens;
+};
+
+struct ScoreRequest {
+  std::string model;  // empty: the server's only model
+  Prompt text;
+  std::optional<int32_t> top_logprobs;
+  std::optional<bool> add_special_tokens;
+  std::optional<bool> split_special_tokens;
+};
+
+struct TokenizeRequest {
+  std::string model;  // empty: the server's only model
+  std::string text;
+  std::optional<bool> add_special_tokens;
+  std::optional<bool> split_special_tokens;
 };
 
 enum class FinishReason { kUnspecified, kStop, kLength, kCancelled, kError };
@@ -78,7 +95,8 @@ std::string_view FinishReasonName(FinishReason reason);
 struct TokenLogprob {
   int32_t token_id = 0;
   float logprob = 0;  // natural logarithm
-  std::string text;   // the token alone
+  std::string text;   // what it adds to the text, UTF-8
+  std::string bytes;  // the same, also where it is part of a character
 };
 
 struct TokenLogprobs {
@@ -157,8 +175,8 @@ struct ModelInfo {
   int64_t workspace_bytes = 0;
 };
 
-// Thread-safe. Calls block the calling thread. The connection is made at the first call and again
-// whenever it was lost; a server that cannot be reached is UNAVAILABLE.
+// Thread-safe. Calls block the calling thread, and take answers of any size. The connection is made
+// at the first call and again whenever it was lost; a server that cannot be reached is UNAVAILABLE.
 class Client {
  public:
   // `target` is HOST:PORT, unix:PATH or any gRPC target. INVALID_ARGUMENT when empty. Does not
@@ -176,11 +194,9 @@ class Client {
       const GenerateRequest& request, const std::function<void(const GenerateDelta&)>& on_delta,
       const CallOptions& options = {});
 
-  absl::StatusOr<Score> ScoreText(const std::string& model, const Prompt& text,
-                                  const CallOptions& options = {});
+  absl::StatusOr<Score> ScoreText(const ScoreRequest& request, const CallOptions& options = {});
 
-  absl::StatusOr<Tokens> Tokenize(const std::string& model, const std::string& text,
-                                  bool add_special_tokens = true, const CallOptions& options = {});
+  absl::StatusOr<Tokens> Tokenize(const TokenizeRequest& request, const CallOptions& options = {});
   absl::StatusOr<std::string> Detokenize(const std::string& model,
                                          absl::Span<const int32_t> token_ids,
                                          bool skip_special_tokens = false,

@@ -30,7 +30,7 @@ absl::Duration FromMessage(const google::protobuf::Duration& duration) {
 }
 
 TokenLogprob FromMessage(const v1::TokenLogprob& message) {
-  return {message.token_id(), message.logprob(), message.text()};
+  return {message.token_id(), message.logprob(), message.text(), message.bytes()};
 }
 
 std::vector<TokenLogprobs> FromMessage(
@@ -69,6 +69,24 @@ std::string_view StateName(v1::ModelState state) {
   }
 }
 
+// `Message` has the oneof `input`.
+template <typename Message>
+void SetInput(const Prompt& prompt, Message& message) {
+  if (const auto* text = std::get_if<std::string>(&prompt)) {
+    message.set_text(*text);
+  } else {
+    const auto& ids = std::get<std::vector<int32_t>>(prompt);
+    message.mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
+  }
+}
+
+// How a text becomes tokens.
+template <typename Request, typename Message>
+void SetTokenizing(const Request& request, Message& message) {
+  if (request.add_special_tokens) message.set_add_special_tokens(*request.add_special_tokens);
+  if (request.split_special_tokens) message.set_split_special_tokens(*request.split_special_tokens);
+}
+
 Completion* CompletionAt(int32_t index, GenerateResponse* response) {
   if (index < 0 || index >= kMaxCompletions) return nullptr;
   if (static_cast<size_t>(index) >= response->completions.size()) {
@@ -98,12 +116,7 @@ std::string_view FinishReasonName(FinishReason reason) {
 v1::GenerateRequest ToMessage(const GenerateRequest& request) {
   v1::GenerateRequest message;
   if (!request.model.empty()) message.set_model(request.model);
-  if (const auto* text = std::get_if<std::string>(&request.prompt)) {
-    message.set_text(*text);
-  } else {
-    const auto& ids = std::get<std::vector<int32_t>>(request.prompt);
-    message.mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
-  }
+  SetInput(request.prompt, message);
   if (request.max_tokens) message.set_max_tokens(*request.max_tokens);
   if (request.min_tokens) message.set_min_tokens(*request.min_tokens);
   if (request.temperature) message.set_temperature(*request.temperature);
@@ -126,6 +139,24 @@ v1::GenerateRequest ToMessage(const GenerateRequest& request) {
   if (request.prompt_logprobs) message.set_prompt_logprobs(*request.prompt_logprobs);
   for (const auto& [id, bias] : request.logit_bias) (*message.mutable_logit_bias())[id] = bias;
   if (request.priority) message.set_priority(*request.priority);
+  SetTokenizing(request, message);
+  return message;
+}
+
+v1::ScoreRequest ToMessage(const ScoreRequest& request) {
+  v1::ScoreRequest message;
+  if (!request.model.empty()) message.set_model(request.model);
+  SetInput(request.text, message);
+  if (request.top_logprobs) message.set_top_logprobs(*request.top_logprobs);
+  SetTokenizing(request, message);
+  return message;
+}
+
+v1::TokenizeRequest ToMessage(const TokenizeRequest& request) {
+  v1::TokenizeRequest message;
+  if (!request.model.empty()) message.set_model(request.model);
+  message.set_text(request.text);
+  SetTokenizing(request, message);
   return message;
 }
 

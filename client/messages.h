@@ -9,6 +9,8 @@
 namespace ultrasketch::client {
 
 v1::GenerateRequest ToMessage(const GenerateRequest& request);
+v1::ScoreRequest ToMessage(const ScoreRequest& request);
+v1::TokenizeRequest ToMessage(const TokenizeRequest& request);
 
 GenerateResponse FromMessage(const v1::GenerateResponse& message);
 GenerateDelta FromMessage(const v1::GenerateDelta& message);

@@ -4,7 +4,7 @@
 
 #include "engine/base/status.h"
 #include "server/request_translation.h"
-#include "server/response_translation.h"
+#include "server/response_limit.h"
 
 namespace ultrasketch {
 
@@ -24,11 +24,13 @@ void GenerateCall::Begin() {
 absl::Status GenerateCall::Submit() {
   US_RETURN_IF_ERROR(call_.CheckClientWaits());
   const HostedModel& model = *call_.model();
+  US_ASSIGN_OR_RETURN(max_response_bytes_, MaxResponseBytes(*request_));
   US_ASSIGN_OR_RETURN(
       GenerationRequest request,
       TranslateGenerateRequest(*request_, model, call_.deadline(), &call_.client_gone()));
   request.arrival = call_.arrival();
-  num_prompt_tokens_ = static_cast<int64_t>(request.prompt_ids.size());
+  US_RETURN_IF_ERROR(CheckResponseBytes(MinResponseBytes(request), max_response_bytes_));
+  translator_.emplace(request, model.tokenizer);
   num_unfinished_ = request.num_completions;
   response_->set_model(model.name);
   response_->set_seed(request.sampling.seed);
@@ -36,14 +38,24 @@ absl::Status GenerateCall::Submit() {
 }
 
 void GenerateCall::OnDelta(GenerationDelta delta) {
-  call_.CountDelta(delta, num_prompt_tokens_);
-  AppendDelta(delta, *call_.model()->tokenizer, CompletionAt(delta.completion));
+  call_.CountDelta(delta, translator_->num_prompt_tokens());
+  if (!status_.ok()) return;
+  num_response_bytes_ += translator_->AppendDelta(delta, CompletionAt(delta.completion));
+  status_ = CheckResponseBytes(num_response_bytes_, max_response_bytes_);
+  if (status_.ok()) return;
+  response_->Clear();
+  call_.CancelRequest();
 }
 
 void GenerateCall::OnFinish(GenerationResult result) {
-  AddResult(result);
+  if (status_.ok()) AddResult(result);
   if (status_.ok()) status_ = result.status;
-  if (--num_unfinished_ == 0) Finish(call_.Close(status_));
+  if (--num_unfinished_ > 0) return;
+  if (status_.ok()) {
+    status_ =
+        CheckResponseBytes(static_cast<int64_t>(response_->ByteSizeLong()), max_response_bytes_);
+  }
+  Finish(call_.Close(status_));
 }
 
 v1::Completion& GenerateCall::CompletionAt(int32_t index) {
@@ -67,8 +79,7 @@ void GenerateCall::AddResult(const GenerationResult& result) {
   if (result.completion == 0) {
     // The others find the prompt that was computed for the first.
     usage.set_cached_prompt_tokens(result.num_cached_prompt_tokens);
-    AppendLogprobs(result.prompt_logprobs, *call_.model()->tokenizer,
-                   *response_->mutable_prompt_logprobs());
+    translator_->AppendPromptLogprobs(result, *response_->mutable_prompt_logprobs());
   }
 
   const GenerationTiming& timing = result.timing;

@@ -4,12 +4,13 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
+#include <optional>
 
 #include "absl/status/status.h"
 #include <grpcpp/support/server_callback.h>
 
 #include "server/model_call.h"
+#include "server/response_translation.h"
 #include "ultrasketch/v1/generation.pb.h"
 
 namespace ultrasketch {
@@ -58,10 +59,12 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
   v1::GenerateResponse* const response_;
 
   // Begin's until the request is submitted, then the engine thread's.
-  int64_t num_prompt_tokens_ = 0;
+  std::optional<GenerationTranslator> translator_;
+  int64_t max_response_bytes_ = 0;
+  int64_t num_response_bytes_ = 0;  // at least, so far
   int32_t num_unfinished_ = 0;
   absl::Duration longest_;  // of the completions so far
-  absl::Status status_;     // of the first completion that failed
+  absl::Status status_;     // why there will be no answer, once that is known
 };
 
 }  // namespace ultrasketch

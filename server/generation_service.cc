@@ -1,5 +1,6 @@
 #include "server/generation_service.h"
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -10,6 +11,8 @@
 
 #include "engine/base/status.h"
 #include "server/generate_call.h"
+#include "server/request_translation.h"
+#include "server/response_limit.h"
 #include "server/score_call.h"
 #include "server/status.h"
 #include "server/stream_call.h"
@@ -33,29 +36,38 @@ size_t InputBytes(const Message& message) {
 absl::Status Tokenize(const ModelHost& host, const v1::TokenizeRequest& request,
                       const std::atomic<bool>& client_gone, v1::TokenizeResponse& response) {
   US_ASSIGN_OR_RETURN(const auto model, host.FindReady(request.model()));
-  EncodeOptions options;
-  options.add_special_tokens = !request.has_add_special_tokens() || request.add_special_tokens();
+  US_ASSIGN_OR_RETURN(const int64_t limit, MaxResponseBytes(request));
+  // An id and a spelling of one byte.
+  constexpr int64_t kMinTokenBytes = 1 + 3;
+  US_RETURN_IF_ERROR(CheckResponseBytes(
+      static_cast<int64_t>(request.text().size()) / model->max_token_bytes * kMinTokenBytes,
+      limit));
+  EncodeOptions options = EncodeOptionsOf(request);
   options.cancelled = &client_gone;
   const absl::StatusOr<std::vector<int32_t>> ids =
       model->tokenizer->Encode(request.text(), options);
   if (!ids.ok()) return Annotate(ids.status(), "text");
+  US_RETURN_IF_ERROR(CheckResponseBytes(static_cast<int64_t>(ids->size()) * kMinTokenBytes, limit));
   for (size_t i = 0; i < ids->size(); ++i) {
     if (i % kTokensBetweenChecks == 0 && client_gone) return ClientGone();
     response.add_token_ids((*ids)[i]);
     response.add_tokens(model->tokenizer->IdToToken((*ids)[i]).value_or(""));
   }
-  return absl::OkStatus();
+  return CheckResponseBytes(static_cast<int64_t>(response.ByteSizeLong()), limit);
 }
 
 absl::Status Detokenize(const ModelHost& host, const v1::DetokenizeRequest& request,
                         const std::atomic<bool>& client_gone, v1::DetokenizeResponse& response) {
   US_ASSIGN_OR_RETURN(const auto model, host.FindReady(request.model()));
+  US_ASSIGN_OR_RETURN(const int64_t limit, MaxResponseBytes(request));
   const std::vector<int32_t> ids(request.token_ids().begin(), request.token_ids().end());
+  // What the model can generate, and what Tokenize gives.
+  const int32_t num_ids = std::max(model->vocab_size, model->tokenizer->vocab_size());
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= model->vocab_size) {
-      return InvalidField("token_ids", absl::StrCat("id ", ids[i], " at index ", i,
-                                                    " is outside the vocabulary of ",
-                                                    model->vocab_size, " tokens"));
+    if (ids[i] < 0 || ids[i] >= num_ids) {
+      return InvalidField("token_ids",
+                          absl::StrCat("id ", ids[i], " at index ", i,
+                                       " is outside the vocabulary of ", num_ids, " tokens"));
     }
   }
   std::string& text = *response.mutable_text();
@@ -65,7 +77,7 @@ absl::Status Detokenize(const ModelHost& host, const v1::DetokenizeRequest& requ
     text += stream.Add(ids[i]);
   }
   text += stream.Finish();
-  return absl::OkStatus();
+  return CheckResponseBytes(static_cast<int64_t>(response.ByteSizeLong()), limit);
 }
 
 }  // namespace

@@ -33,8 +33,8 @@ Buckets RequestDurationBuckets() {
 
 constexpr std::array<const char*, kNumRejectionReasons> kRejectionReasons = {
     "invalid_argument",  // kInvalidArgument ...
-    "unknown_model",    "queue_full", "queued_bytes_full", "too_large", "draining",
-    "client_gone",      "other"};
+    "unknown_model",      "queue_full", "queued_bytes_full", "too_large",
+    "response_too_large", "draining",   "client_gone",       "other"};
 
 }  // namespace
 

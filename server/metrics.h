@@ -33,11 +33,12 @@ enum class RejectionReason : uint8_t {
   kQueueFull,
   kQueuedBytesFull,
   kTooLarge,
+  kResponseTooLarge,
   kDraining,
   kClientGone,
   kOther,
 };
-inline constexpr size_t kNumRejectionReasons = 8;
+inline constexpr size_t kNumRejectionReasons = 9;
 
 // The counts of requests by outcome. Every code and reason is there from the start with 0: a rate
 // over a counter that is born with its first event misses that event. Thread-safe.

@@ -26,6 +26,8 @@ RejectionReason RejectionReasonOf(const absl::Status& status) {
              : reason == kQueuedBytesFullReason ? RejectionReason::kQueuedBytesFull
                                                 : RejectionReason::kTooLarge;
     }
+    case absl::StatusCode::kOutOfRange:
+      return RejectionReason::kResponseTooLarge;
     case absl::StatusCode::kUnavailable:
       return RejectionReason::kDraining;
     case absl::StatusCode::kCancelled:
@@ -74,7 +76,7 @@ absl::Status ModelCall::OnSubmitted(const absl::StatusOr<RequestId>& id) {
   US_RETURN_IF_ERROR(id.status());
   absl::MutexLock lock(&mutex_);
   request_id_ = *id;
-  if (!client_status_.ok()) model_->engine_loop->Cancel(*id);
+  if (is_cancelled_ || !client_status_.ok()) model_->engine_loop->Cancel(*id);
   return absl::OkStatus();
 }
 
@@ -89,6 +91,12 @@ void ModelCall::OnClientGone() {
     if (request_id_.has_value()) model_->engine_loop->Cancel(*request_id_);
   }
   if (const auto work = environment_.long_texts.Take(this)) work();
+}
+
+void ModelCall::CancelRequest() {
+  absl::MutexLock lock(&mutex_);
+  is_cancelled_ = true;
+  if (request_id_.has_value()) model_->engine_loop->Cancel(*request_id_);
 }
 
 void ModelCall::CountDelta(const GenerationDelta& delta, int64_t num_prompt_tokens) {

@@ -61,6 +61,10 @@ class ModelCall {
   // runs the work that still waits, which finds the client gone.
   void OnClientGone() ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // The answer is of no use any more: cancels the request, now or as soon as it is submitted. Its
+  // sink hears of the end as ever.
+  void CancelRequest() ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Counts the delta's tokens, and with the first delta the prompt's. On the engine's thread.
   void CountDelta(const GenerationDelta& delta, int64_t num_prompt_tokens);
 
@@ -90,6 +94,7 @@ class ModelCall {
 
   absl::Mutex mutex_;
   std::optional<RequestId> request_id_ ABSL_GUARDED_BY(mutex_);
+  bool is_cancelled_ ABSL_GUARDED_BY(mutex_) = false;   // by CancelRequest
   absl::Status client_status_ ABSL_GUARDED_BY(mutex_);  // why the client no longer waits; else OK
 };
 

@@ -50,6 +50,10 @@ absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source,
   hosted->max_context_tokens = static_cast<int32_t>(
       std::min<int64_t>(config.max_position_embeddings, cache.num_blocks * cache.block_size));
   hosted->tokenizer = std::move(opened.tokenizer);
+  hosted->doubled_beginning =
+      std::make_shared<OneTimeWarning>([name = source.name](const std::string& warning) {
+        LogEvent(LogLevel::kWarning, "model_warning", {{"model", name}, {"message", warning}});
+      });
   hosted->metrics = metrics.ForModel(source.name);
   hosted->engine_loop =
       EngineLoop::Start(std::move(model), hosted->tokenizer, options.engine_loop, hosted->metrics);

@@ -1,7 +1,7 @@
 #include "server/request_translation.h"
 
 #include <algorithm>
-#include <limits>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
@@ -45,6 +45,31 @@ absl::Status CheckTextBytes(std::string_view text, int64_t most_tokens, const Re
                                            model.max_context_tokens, " tokens"));
 }
 
+// `ids` are those of a text with what the template adds.
+void WarnOfDoubledBeginning(const std::vector<int32_t>& ids, const RequestModel& model) {
+  if (model.doubled_beginning == nullptr || ids.size() < 2 || ids[0] != ids[1]) return;
+  const std::vector<int32_t> added = model.tokenizer->TemplateIds();
+  if (added.empty() || added.front() != ids[0]) return;
+  model.doubled_beginning->Give(absl::StrCat(
+      "a text begins with ", A(Quoted(model.tokenizer->IdToToken(ids[0]).value_or(""))),
+      ", which the template of tokenizer.json puts in front of every text: the model sees it "
+      "twice. Send such a text with add_special_tokens = false, or without the token"));
+}
+
+template <typename Message>
+absl::StatusOr<std::vector<int32_t>> TranslateText(const Message& message, int64_t max_tokens,
+                                                   const RequestModel& model,
+                                                   const std::atomic<bool>* cancelled) {
+  US_RETURN_IF_ERROR(CheckTextBytes(message.text(), max_tokens, model));
+  EncodeOptions options = EncodeOptionsOf(message);
+  options.cancelled = cancelled;
+  absl::StatusOr<std::vector<int32_t>> ids = model.tokenizer->Encode(message.text(), options);
+  if (!ids.ok()) return Annotate(ids.status(), "text");
+  US_RETURN_IF_ERROR(CheckIdsOfText(*model.tokenizer, *ids, model.vocab_size));
+  if (options.add_special_tokens) WarnOfDoubledBeginning(*ids, model);
+  return ids;
+}
+
 // `Message` has the oneof `input` of GenerateRequest.
 template <typename Message>
 absl::StatusOr<std::vector<int32_t>> TranslateInput(const Message& message, int64_t min_tokens,
@@ -54,11 +79,7 @@ absl::StatusOr<std::vector<int32_t>> TranslateInput(const Message& message, int6
   const char* field = "text";
   switch (message.input_case()) {
     case Message::kText: {
-      US_RETURN_IF_ERROR(CheckTextBytes(message.text(), max_tokens, model));
-      absl::StatusOr<std::vector<int32_t>> encoded =
-          model.tokenizer->Encode(message.text(), {.cancelled = cancelled});
-      if (!encoded.ok()) return Annotate(encoded.status(), field);
-      ids = *std::move(encoded);
+      US_ASSIGN_OR_RETURN(ids, TranslateText(message, max_tokens, model, cancelled));
       break;
     }
     case Message::kTokenIds:
@@ -105,13 +126,6 @@ absl::StatusOr<SamplingParams> TranslateSampling(const v1::GenerateRequest& mess
                defaults.repetition_penalty, params.repetition_penalty);
   params.presence_penalty = message.presence_penalty();
   params.frequency_penalty = message.frequency_penalty();
-  if (params.top_p <= 0) {
-    return InvalidField("top_p", absl::StrCat(params.top_p, " is outside (0, 1]"));
-  }
-  if (params.repetition_penalty > 2) {
-    return InvalidField("repetition_penalty",
-                        absl::StrCat(params.repetition_penalty, " is outside (0, 2]"));
-  }
   for (const auto& [id, bias] : message.logit_bias()) {
     if (!(bias >= -100 && bias <= 100)) {
       return InvalidField("logit_bias",
@@ -127,40 +141,15 @@ absl::StatusOr<SamplingParams> TranslateSampling(const v1::GenerateRequest& mess
   return params;
 }
 
-// Counts first: what is copied is bounded by more than the size of a message.
 absl::Status TranslateStop(const v1::GenerateRequest& message, const RequestModel& model,
                            GenerationRequest& request) {
-  if (message.stop_size() > kMaxStopStrings) {
-    return InvalidField("stop", absl::StrCat(message.stop_size(), " strings; at most ",
-                                             kMaxStopStrings, " are allowed"));
-  }
-  if (message.stop_token_ids_size() > kMaxStopTokenIds) {
-    return InvalidField("stop_token_ids",
-                        absl::StrCat(message.stop_token_ids_size(), " ids; at most ",
-                                     kMaxStopTokenIds, " are allowed"));
-  }
+  // First: what is copied is bounded by more than the size of a message.
+  US_RETURN_IF_ERROR(ValidateStopCounts(message.stop_size(), message.stop_token_ids_size()));
   request.stop.assign(message.stop().begin(), message.stop().end());
   request.stop_token_ids.assign(message.stop_token_ids().begin(), message.stop_token_ids().end());
   if (!message.ignore_eos()) request.eos_token_ids = model.eos_token_ids;
   request.include_stop_in_output = message.include_stop_in_output();
   request.skip_special_tokens = !message.has_skip_special_tokens() || message.skip_special_tokens();
-  return absl::OkStatus();
-}
-
-// `max_tokens` and `min_tokens`, given how many tokens the prompt leaves.
-absl::Status TranslateLength(const v1::GenerateRequest& message, int32_t tokens_left,
-                             GenerationRequest& request) {
-  const int32_t max_tokens = message.has_max_tokens() ? message.max_tokens() : kDefaultMaxTokens;
-  if (max_tokens < 1)
-    return InvalidField("max_tokens", absl::StrCat(max_tokens, " is less than 1"));
-  if (message.min_tokens() < 0 || (message.has_max_tokens() && message.min_tokens() > max_tokens)) {
-    return InvalidField(
-        "min_tokens",
-        absl::StrCat(message.min_tokens(), " is outside [0, max_tokens = ", max_tokens, "]"));
-  }
-  // Unset, max_tokens gives way.
-  request.max_tokens = std::min(std::max(max_tokens, message.min_tokens()), tokens_left);
-  request.min_tokens = std::min(message.min_tokens(), request.max_tokens);
   return absl::OkStatus();
 }
 
@@ -174,23 +163,24 @@ absl::StatusOr<GenerationRequest> TranslateGenerateRequest(const v1::GenerateReq
   request.deadline = deadline;
   request.priority = message.priority();
   request.num_completions = message.has_n() ? message.n() : 1;
-  if (request.num_completions < 1 || request.num_completions > kMaxCompletions) {
-    return InvalidField(
-        "n", absl::StrCat(request.num_completions, " is outside [1, ", kMaxCompletions, "]"));
-  }
   US_ASSIGN_OR_RETURN(request.sampling, TranslateSampling(message, model.generation_config));
   US_ASSIGN_OR_RETURN(request.prompt_logprobs,
                       TranslateLogprobs("prompt_logprobs", message.has_prompt_logprobs(),
                                         message.prompt_logprobs()));
   US_RETURN_IF_ERROR(TranslateStop(message, model, request));
-  // Before the tokenizer works: wrong whatever the prompt is.
-  US_RETURN_IF_ERROR(TranslateLength(message, std::numeric_limits<int32_t>::max(), request));
+  request.min_tokens = message.min_tokens();
+  // Unset, max_tokens gives way. 0 has a meaning of its own in the engine.
+  request.max_tokens = message.has_max_tokens() ? message.max_tokens()
+                                                : std::max(kDefaultMaxTokens, request.min_tokens);
+  if (request.max_tokens == 0) return InvalidField("max_tokens", "0 is less than 1");
+  US_RETURN_IF_ERROR(ValidateOptions(request, model.vocab_size));
 
   US_ASSIGN_OR_RETURN(request.prompt_ids,
                       TranslateInput(message, 1, model.max_context_tokens - 1, model, cancelled));
-  const int32_t num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
-  US_RETURN_IF_ERROR(
-      TranslateLength(message, model.max_context_tokens - num_prompt_tokens, request));
+  const int32_t tokens_left =
+      model.max_context_tokens - static_cast<int32_t>(request.prompt_ids.size());
+  request.max_tokens = std::min(request.max_tokens, tokens_left);
+  request.min_tokens = std::min(request.min_tokens, request.max_tokens);
   return request;
 }
 
@@ -200,10 +190,7 @@ absl::StatusOr<ScoreRequest> TranslateScoreRequest(const v1::ScoreRequest& messa
   ScoreRequest request;
   request.deadline = deadline;
   request.top_logprobs = message.top_logprobs();
-  if (request.top_logprobs < 0 || request.top_logprobs > kMaxLogprobs) {
-    return InvalidField("top_logprobs",
-                        absl::StrCat(request.top_logprobs, " is outside [0, ", kMaxLogprobs, "]"));
-  }
+  US_RETURN_IF_ERROR(ValidateScoreOptions(request));
   US_ASSIGN_OR_RETURN(request.token_ids,
                       TranslateInput(message, 2, model.max_context_tokens, model, cancelled));
   return request;

@@ -3,9 +3,11 @@
 #define ULTRASKETCH_SERVER_REQUEST_TRANSLATION_H_
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -19,6 +21,19 @@
 
 namespace ultrasketch {
 
+// A warning that is given once. Thread-safe.
+class OneTimeWarning {
+ public:
+  explicit OneTimeWarning(std::function<void(const std::string&)> warn) : warn_(std::move(warn)) {}
+  void Give(const std::string& message) {
+    if (!given_.exchange(true)) warn_(message);
+  }
+
+ private:
+  const std::function<void(const std::string&)> warn_;
+  std::atomic<bool> given_ = false;
+};
+
 // What a model's requests are translated by.
 struct RequestModel {
   // Most tokens of prompt and completion together: the model's context, or the KV cache if smaller.
@@ -28,18 +43,29 @@ struct RequestModel {
   GenerationConfig generation_config;
   std::vector<int32_t> eos_token_ids;
   std::shared_ptr<const Tokenizer> tokenizer;
+  // Given at the first text that begins with the token that the template puts in front of it; may
+  // be null.
+  std::shared_ptr<OneTimeWarning> doubled_beginning;
 };
 
 // The bytes of the longest token's text, as spelled in the vocabulary.
 int32_t LongestTokenBytes(const Tokenizer& tokenizer);
 
+// How a text of a request becomes ids: `Message` has add_special_tokens and split_special_tokens.
+template <typename Message>
+EncodeOptions EncodeOptionsOf(const Message& message) {
+  EncodeOptions options;
+  options.add_special_tokens = !message.has_add_special_tokens() || message.add_special_tokens();
+  options.parse_special_tokens = !message.split_special_tokens();
+  return options;
+}
+
 // What is unset takes the value of the model's generation_config.json, or else the neutral one; an
 // unset seed is drawn. max_tokens and min_tokens are cut to what the context leaves.
 //
-// INVALID_ARGUMENT, "<field>: ...", for everything that is wrong with the prompt and for what
-// EngineLoop::Submit would not see; ranges of the sampling options are Submit's to check. A text
-// that is too long for the context whatever its tokens are is refused without being tokenized.
-// CANCELLED soon after `*cancelled`, which may be null, turns true.
+// INVALID_ARGUMENT, "<field>: ...", for everything that is wrong with the options or the prompt. A
+// text is tokenized last, and not at all when it is too long for the context whatever its tokens
+// are. CANCELLED soon after `*cancelled`, which may be null, turns true.
 absl::StatusOr<GenerationRequest> TranslateGenerateRequest(
     const v1::GenerateRequest& message, const RequestModel& model, absl::Time deadline,
     const std::atomic<bool>* cancelled = nullptr);

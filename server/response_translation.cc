@@ -1,17 +1,31 @@
 #include "server/response_translation.h"
 
 #include <algorithm>
+#include <string>
+#include <utility>
 
 #include "absl/time/time.h"
-#include "absl/types/span.h"
 
 namespace ultrasketch {
 namespace {
 
-void FillLogprob(int32_t id, float logprob, const Tokenizer& tokenizer, v1::TokenLogprob& message) {
-  message.set_token_id(id);
-  message.set_logprob(logprob);
-  message.set_text(tokenizer.Decode(absl::MakeConstSpan(&id, 1), /*skip_special_tokens=*/false));
+void FillLogprob(const TokenLogprob& token, std::string text, std::string bytes,
+                 v1::TokenLogprob& message) {
+  message.set_token_id(token.id);
+  message.set_logprob(token.logprob);
+  message.set_text(std::move(text));
+  message.set_bytes(std::move(bytes));
+}
+
+// `pieces` stands behind the tokens before this one.
+void FillLogprobs(const SampledToken& token, const Tokenizer& tokenizer, TokenPieceStream& pieces,
+                  v1::TokenLogprobs& message) {
+  TokenPiece piece = pieces.Add(token.id);
+  FillLogprob({token.id, token.logprob}, std::move(piece.text), std::move(piece.bytes),
+              *message.mutable_token());
+  for (const TokenLogprob& top : token.top) {
+    FillLogprob(top, tokenizer.TokenText(top.id), tokenizer.TokenBytes(top.id), *message.add_top());
+  }
 }
 
 void FillDuration(absl::Duration duration, google::protobuf::Duration& message) {
@@ -21,17 +35,6 @@ void FillDuration(absl::Duration duration, google::protobuf::Duration& message) 
 }
 
 }  // namespace
-
-void AppendLogprobs(const std::vector<SampledToken>& tokens, const Tokenizer& tokenizer,
-                    TokenLogprobsField& field) {
-  for (const SampledToken& token : tokens) {
-    v1::TokenLogprobs& message = *field.Add();
-    FillLogprob(token.id, token.logprob, tokenizer, *message.mutable_token());
-    for (const TokenLogprob& top : token.top) {
-      FillLogprob(top.id, top.logprob, tokenizer, *message.add_top());
-    }
-  }
-}
 
 v1::FinishReason ToMessage(FinishReason reason) {
   switch (reason) {
@@ -66,16 +69,51 @@ v1::Usage UsageOf(const GenerationResult& result) {
   return usage;
 }
 
-v1::GenerateFinal FinalOf(const GenerationResult& result, uint64_t seed,
-                          const Tokenizer& tokenizer) {
+void AppendLogprobsOfText(int32_t first_id, const std::vector<SampledToken>& logprobs,
+                          const Tokenizer& tokenizer, TokenLogprobsField& field) {
+  TokenPieceStream pieces(tokenizer, /*skip_special_tokens=*/true);
+  pieces.Add(first_id);
+  for (const SampledToken& token : logprobs) FillLogprobs(token, tokenizer, pieces, *field.Add());
+}
+
+GenerationTranslator::GenerationTranslator(const GenerationRequest& request,
+                                           std::shared_ptr<const Tokenizer> tokenizer)
+    : tokenizer_(std::move(tokenizer)),
+      seed_(request.sampling.seed),
+      num_prompt_tokens_(static_cast<int64_t>(request.prompt_ids.size())),
+      first_prompt_id_(request.prompt_ids.front()) {
+  if (request.sampling.num_logprobs < 0) return;
+  for (int32_t i = 0; i < request.num_completions; ++i) {
+    pieces_.emplace_back(*tokenizer_, request.skip_special_tokens);
+    pieces_.back().Prime(request.prompt_ids);
+  }
+}
+
+int64_t GenerationTranslator::AppendLogprobs(const GenerationDelta& delta,
+                                             TokenLogprobsField& field) {
+  int64_t num_bytes = 0;
+  for (const SampledToken& token : delta.logprobs) {
+    v1::TokenLogprobs& message = *field.Add();
+    FillLogprobs(token, *tokenizer_, pieces_[static_cast<size_t>(delta.completion)], message);
+    num_bytes += static_cast<int64_t>(message.ByteSizeLong()) + 2;
+  }
+  return num_bytes;
+}
+
+void GenerationTranslator::AppendPromptLogprobs(const GenerationResult& result,
+                                                TokenLogprobsField& field) const {
+  AppendLogprobsOfText(first_prompt_id_, result.prompt_logprobs, *tokenizer_, field);
+}
+
+v1::GenerateFinal GenerationTranslator::FinalOf(const GenerationResult& result) const {
   v1::GenerateFinal message;
   message.set_index(result.completion);
   message.set_finish_reason(ToMessage(result.reason));
   if (!result.stop_string.empty()) message.set_stop_string(result.stop_string);
   *message.mutable_usage() = UsageOf(result);
-  message.set_seed(seed);
+  message.set_seed(seed_);
   *message.mutable_timing() = ToMessage(result.timing);
-  AppendLogprobs(result.prompt_logprobs, tokenizer, *message.mutable_prompt_logprobs());
+  AppendPromptLogprobs(result, *message.mutable_prompt_logprobs());
   return message;
 }
 

@@ -5,6 +5,7 @@
 
 #include "engine/base/status.h"
 #include "server/request_translation.h"
+#include "server/response_limit.h"
 #include "server/response_translation.h"
 
 namespace ultrasketch {
@@ -25,10 +26,12 @@ void ScoreCall::Begin() {
 absl::Status ScoreCall::Submit() {
   US_RETURN_IF_ERROR(call_.CheckClientWaits());
   const HostedModel& model = *call_.model();
+  US_ASSIGN_OR_RETURN(max_response_bytes_, MaxResponseBytes(*request_));
   US_ASSIGN_OR_RETURN(
       ScoreRequest request,
       TranslateScoreRequest(*request_, model, call_.deadline(), &call_.client_gone()));
   request.arrival = call_.arrival();
+  US_RETURN_IF_ERROR(CheckResponseBytes(MinResponseBytes(request), max_response_bytes_));
   response_->set_model(model.name);
   response_->mutable_token_ids()->Add(request.token_ids.begin(), request.token_ids.end());
   return call_.OnSubmitted(
@@ -45,11 +48,13 @@ void ScoreCall::OnScore(absl::StatusOr<ScoreResult> result) {
   }
   const HostedModel& model = *call_.model();
   model.metrics->OnPromptTokens(response_->token_ids_size());
-  AppendLogprobs(result->logprobs, *model.tokenizer, *response_->mutable_logprobs());
+  AppendLogprobsOfText(response_->token_ids(0), result->logprobs, *model.tokenizer,
+                       *response_->mutable_logprobs());
   response_->set_sum_logprob(result->sum_logprob);
   response_->set_perplexity(
       std::exp(-result->sum_logprob / static_cast<double>(result->logprobs.size())));
-  Finish(call_.Close(absl::OkStatus()));
+  Finish(call_.Close(
+      CheckResponseBytes(static_cast<int64_t>(response_->ByteSizeLong()), max_response_bytes_)));
 }
 
 }  // namespace ultrasketch

@@ -51,6 +51,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   std::shared_ptr<ScoreCall> self_;  // until OnDone
   const v1::ScoreRequest* const request_;
   v1::ScoreResponse* const response_;
+  int64_t max_response_bytes_ = 0;  // set before the request is submitted
 };
 
 }  // namespace ultrasketch

@@ -1,12 +1,19 @@
 #include "server/stream_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/base/status.h"
 #include "server/request_translation.h"
-#include "server/response_translation.h"
+#include "server/response_limit.h"
 
 namespace ultrasketch {
+namespace {
+
+// A delta of this size takes no more: enough that their number does not matter.
+constexpr int64_t kMergedBytes = int64_t{1} << 20;
+
+}  // namespace
 
 std::shared_ptr<StreamCall> StreamCall::Create(const CallEnvironment& environment,
                                                grpc::CallbackServerContext* context,
@@ -29,14 +36,16 @@ void StreamCall::Reject(const absl::Status& status) {
 absl::Status StreamCall::Submit() {
   US_RETURN_IF_ERROR(call_.CheckClientWaits());
   const HostedModel& model = *call_.model();
+  US_ASSIGN_OR_RETURN(max_message_bytes_, MaxResponseBytes(*request_));
   US_ASSIGN_OR_RETURN(
       GenerationRequest request,
       TranslateGenerateRequest(*request_, model, call_.deadline(), &call_.client_gone()));
   request.arrival = call_.arrival();
+  US_RETURN_IF_ERROR(CheckResponseBytes(MinStreamMessageBytes(request), max_message_bytes_));
   num_prompt_tokens_ = static_cast<int64_t>(request.prompt_ids.size());
-  seed_ = request.sampling.seed;
   {
     absl::MutexLock lock(&mutex_);
+    translator_.emplace(request, model.tokenizer);
     num_unfinished_ = request.num_completions;
   }
   return call_.OnSubmitted(model.engine_loop->Submit(std::move(request), shared_from_this()));
@@ -46,7 +55,8 @@ void StreamCall::OnDelta(GenerationDelta delta) {
   call_.CountDelta(delta, num_prompt_tokens_);
   absl::MutexLock lock(&mutex_);
   if (!client_reads_) return;
-  AppendDelta(delta, *call_.model()->tokenizer, PendingDelta(delta.completion));
+  Pending& pending = PendingDelta(delta.completion);
+  pending.num_bytes += translator_->AppendDelta(delta, *pending.message.mutable_delta());
   Advance();
 }
 
@@ -56,7 +66,7 @@ void StreamCall::OnFinish(GenerationResult result) {
   --num_unfinished_;
   // A completion that failed ends the call with its status and needs no message.
   if (client_reads_ && result.status.ok()) {
-    *AddPending().mutable_final() = FinalOf(result, seed_, *call_.model()->tokenizer);
+    *AddPending().message.mutable_final() = translator_->FinalOf(result);
   }
   Advance();
 }
@@ -76,22 +86,23 @@ void StreamCall::OnCancel() {
   Advance();
 }
 
-v1::GenerateDelta& StreamCall::PendingDelta(int32_t completion) {
-  for (v1::GenerateStreamResponse& message : pending_) {
-    if (message.has_delta() && message.delta().index() == completion) {
-      return *message.mutable_delta();
-    }
+StreamCall::Pending& StreamCall::PendingDelta(int32_t completion) {
+  const auto last = std::find_if(pending_.rbegin(), pending_.rend(), [&](const Pending& pending) {
+    return pending.message.has_delta() && pending.message.delta().index() == completion;
+  });
+  if (last != pending_.rend() && last->num_bytes < std::min(kMergedBytes, max_message_bytes_ / 2)) {
+    return *last;
   }
-  v1::GenerateDelta& delta = *AddPending().mutable_delta();
-  delta.set_index(completion);
-  return delta;
+  Pending& pending = AddPending();
+  pending.message.mutable_delta()->set_index(completion);
+  return pending;
 }
 
-v1::GenerateStreamResponse& StreamCall::AddPending() {
-  v1::GenerateStreamResponse& message = pending_.emplace_back();
-  if (!has_model_name_) message.set_model(call_.model()->name);
+StreamCall::Pending& StreamCall::AddPending() {
+  Pending& pending = pending_.emplace_back();
+  if (!has_model_name_) pending.message.set_model(call_.model()->name);
   has_model_name_ = true;
-  return message;
+  return pending;
 }
 
 void StreamCall::GiveUpWriting() {
@@ -102,11 +113,20 @@ void StreamCall::GiveUpWriting() {
 void StreamCall::Advance() {
   if (is_writing_ || is_finished_) return;
   if (!pending_.empty()) {
-    current_ = std::move(pending_.front());
+    current_ = std::move(pending_.front().message);
     pending_.pop_front();
-    is_writing_ = true;
-    StartWrite(&current_);
-  } else if (num_unfinished_ == 0) {
+    const absl::Status fits =
+        CheckResponseBytes(static_cast<int64_t>(current_.ByteSizeLong()), max_message_bytes_);
+    if (fits.ok()) {
+      is_writing_ = true;
+      StartWrite(&current_);
+      return;
+    }
+    if (status_.ok()) status_ = fits;
+    GiveUpWriting();
+    call_.CancelRequest();
+  }
+  if (num_unfinished_ == 0) {
     is_finished_ = true;
     Finish(call_.Close(status_));
   }

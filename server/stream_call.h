@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -12,13 +13,15 @@
 #include <grpcpp/support/server_callback.h>
 
 #include "server/model_call.h"
+#include "server/response_translation.h"
 #include "ultrasketch/v1/generation.pb.h"
 
 namespace ultrasketch {
 
-// One message is with gRPC at a time. What the engine produces meanwhile is merged, to at most one
-// delta and one final message for each completion: a client that reads slowly, or not at all, gets
-// larger deltas, holds up nobody, and costs no more memory than the completions themselves.
+// One message is with gRPC at a time. What the engine produces meanwhile is merged, to few large
+// deltas and one final message for each completion: a client that reads slowly, or not at all, gets
+// larger deltas, though none larger than it takes, holds up nobody, and costs no more memory than
+// the completions themselves.
 //
 // Finish comes only after the engine's last event, or when there never was one: until then gRPC
 // keeps the call. Lives until gRPC is done with it and the engine has released it.
@@ -56,8 +59,14 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
       : call_(environment, context), request_(request) {}
 
   absl::Status Submit();
-  v1::GenerateDelta& PendingDelta(int32_t completion) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  v1::GenerateStreamResponse& AddPending() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  struct Pending {
+    v1::GenerateStreamResponse message;
+    int64_t num_bytes = 0;  // of a delta: at least, and about
+  };
+
+  // Where more of the completion's text goes.
+  Pending& PendingDelta(int32_t completion) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Pending& AddPending() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The client reads no more.
   void GiveUpWriting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Starts the next write, or ends the call, when it is time to.
@@ -69,17 +78,18 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
 
   // Set before the request is submitted, then only read.
   int64_t num_prompt_tokens_ = 0;
-  uint64_t seed_ = 0;
+  int64_t max_message_bytes_ = 0;
 
   absl::Mutex mutex_;
-  std::deque<v1::GenerateStreamResponse> pending_ ABSL_GUARDED_BY(mutex_);
+  std::optional<GenerationTranslator> translator_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
   v1::GenerateStreamResponse current_;  // with gRPC while is_writing_
   bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool has_model_name_ ABSL_GUARDED_BY(mutex_) = false;  // a message carries it already
   bool client_reads_ ABSL_GUARDED_BY(mutex_) = true;
   bool is_finished_ ABSL_GUARDED_BY(mutex_) = false;
   int32_t num_unfinished_ ABSL_GUARDED_BY(mutex_) = 1;  // completions; 1 until they are counted
-  absl::Status status_ ABSL_GUARDED_BY(mutex_);         // of the first completion that failed
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);         // the first that went wrong
 };
 
 }  // namespace ultrasketch

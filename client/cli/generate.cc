@@ -4,7 +4,12 @@
 #include <iostream>
 #include <limits>
 #include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -16,6 +21,7 @@
 #include "client/client.h"
 #include "engine/base/file.h"
 #include "engine/base/status.h"
+#include "engine/base/strings.h"
 
 namespace ultrasketch::cli {
 namespace {
@@ -37,7 +43,10 @@ std::string ForTerminal(std::string_view text) {
 nlohmann::ordered_json ToJson(const std::vector<client::TokenLogprobs>& logprobs) {
   const auto entry = [](const client::TokenLogprob& token) {
     return nlohmann::ordered_json{
-        {"token_id", token.token_id}, {"logprob", token.logprob}, {"text", token.text}};
+        {"token_id", token.token_id},
+        {"logprob", token.logprob},
+        {"text", token.text},
+        {"bytes", std::vector<uint8_t>(token.bytes.begin(), token.bytes.end())}};
   };
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const client::TokenLogprobs& token : logprobs) {
@@ -68,6 +77,18 @@ double TokensPerSecond(const client::GenerateResponse& response) {
   return seconds > 0 && later_tokens > 0 ? later_tokens / seconds : 0;
 }
 
+// "ID=BIAS".
+std::optional<std::pair<int32_t, float>> ParseBias(std::string_view text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string_view::npos) return std::nullopt;
+  std::pair<int32_t, float> bias;
+  if (!absl::SimpleAtoi(A(text.substr(0, equals)), &bias.first) ||
+      !absl::SimpleAtof(A(text.substr(equals + 1)), &bias.second)) {
+    return std::nullopt;
+  }
+  return bias;
+}
+
 class GenerateCommand : public Command {
  public:
   const char* name() const override { return "generate"; }
@@ -87,10 +108,29 @@ class GenerateCommand : public Command {
         ->group(length);
     app.add_option("--min-tokens", request_.min_tokens, "No end before this many")->group(length);
     // One value each, however many arguments follow.
-    app.add_option("--stop", request_.stop, "End before this text; may be repeated")
+    app.add_option("--stop", request_.stop,
+                   "End before this text, a special token's spelling too; may be repeated")
         ->allow_extra_args(false)
         ->group(length);
+    app.add_option("--stop-token-id", request_.stop_token_ids, "End at this token; may be repeated")
+        ->allow_extra_args(false)
+        ->type_name("ID")
+        ->group(length);
     app.add_flag("--ignore-eos", ignore_eos_, "Go on after the model's end token")->group(length);
+    app.add_flag("--include-stop", include_stop_,
+                 "Show the stop string, or the end token if special tokens are shown")
+        ->group(length);
+
+    const char* special = "Special tokens";
+    app.add_flag("--no-skip-special-tokens", no_skip_special_tokens_,
+                 "Show those that are generated")
+        ->group(special);
+    app.add_flag("--split-special-tokens", split_special_tokens_,
+                 "Take spellings of special tokens in the prompt for ordinary text")
+        ->group(special);
+    app.add_flag("--no-add-special-tokens,--no-special-tokens", no_add_special_tokens_,
+                 "Do not add the tokens that the model expects around a text")
+        ->group(special);
 
     const char* sampling = "Sampling (defaults: the model's generation_config.json)";
     app.add_option("--temperature", request_.temperature, "0: always the most likely token")
@@ -107,6 +147,19 @@ class GenerateCommand : public Command {
     app.add_option("--seed", request_.seed, "Same seed and request, same text; drawn when left out")
         ->check(AtLeast<uint64_t>(0))
         ->group(sampling);
+    app.add_option("--logit-bias", logit_bias_,
+                   "Add a number to a token's logit: 100 all but forces it, -100 all but bans it; "
+                   "may be repeated")
+        ->allow_extra_args(false)
+        ->check(CLI::Validator(
+            [](const std::string& text) {
+              return ParseBias(text).has_value()
+                         ? ""
+                         : absl::StrCat("'", text, "' is not a token id, '=' and a number");
+            },
+            ""))
+        ->type_name("ID=BIAS")
+        ->group(sampling);
     app.add_option("--n", request_.num_completions, "Completions of the prompt")->group(sampling);
     app.add_option("--logprobs", request_.logprobs,
                    "Log-probabilities of the tokens and of this many alternatives (with --json)")
@@ -117,7 +170,7 @@ class GenerateCommand : public Command {
     app.footer(
         "Examples:\n"
         "  ultrasketch generate --model models/classics-6m --prompt 'It was' --max-tokens 40\n"
-        "  ultrasketch generate --target localhost:50051 --prompt 'It was' --seed 7 --json\n"
+        "  ultrasketch generate --target localhost:8001 --prompt 'It was' --seed 7 --json\n"
         "\n"
         "Without --json the text comes as it is generated, and a summary on standard error.");
   }
@@ -132,7 +185,12 @@ class GenerateCommand : public Command {
 
   absl::Status Run(const Environment& environment) override {
     US_ASSIGN_OR_RETURN(request_.prompt, ReadPrompt(environment));
+    for (const std::string& bias : logit_bias_) request_.logit_bias.push_back(*ParseBias(bias));
     if (ignore_eos_) request_.ignore_eos = true;
+    if (include_stop_) request_.include_stop_in_output = true;
+    if (no_skip_special_tokens_) request_.skip_special_tokens = false;
+    if (split_special_tokens_) request_.split_special_tokens = true;
+    if (no_add_special_tokens_) request_.add_special_tokens = false;
     const bool stream_text = !environment.json && request_.num_completions.value_or(1) == 1;
     const bool on_terminal = isatty(STDOUT_FILENO) != 0;
 
@@ -230,7 +288,12 @@ class GenerateCommand : public Command {
   std::string target_;
   std::optional<std::string> prompt_;
   std::optional<std::string> prompt_file_;
+  std::vector<std::string> logit_bias_;
   bool ignore_eos_ = false;
+  bool include_stop_ = false;
+  bool no_skip_special_tokens_ = false;
+  bool split_special_tokens_ = false;
+  bool no_add_special_tokens_ = false;
   double timeout_seconds_ = std::numeric_limits<double>::infinity();
   LocalModelOptions local_;
   client::GenerateRequest request_;

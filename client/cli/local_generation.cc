@@ -1,6 +1,7 @@
 #include "client/cli/local_generation.h"
 
 #include <algorithm>
+#include <iostream>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -14,37 +15,10 @@
 #include "engine/serving/engine_loop/blocking.h"
 #include "engine/serving/engine_loop/engine_loop.h"
 #include "server/request_translation.h"
+#include "server/response_translation.h"
 
 namespace ultrasketch::cli {
 namespace {
-
-client::FinishReason ToClient(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kStop:
-      return client::FinishReason::kStop;
-    case FinishReason::kLength:
-      return client::FinishReason::kLength;
-    case FinishReason::kCancelled:
-      return client::FinishReason::kCancelled;
-    case FinishReason::kError:
-      return client::FinishReason::kError;
-  }
-  return client::FinishReason::kUnspecified;
-}
-
-std::vector<client::TokenLogprobs> ToClient(const std::vector<SampledToken>& tokens,
-                                            const Tokenizer& tokenizer) {
-  const auto entry = [&tokenizer](int32_t id, float logprob) {
-    return client::TokenLogprob{id, logprob, tokenizer.Decode({id}, false)};
-  };
-  std::vector<client::TokenLogprobs> result;
-  for (const SampledToken& token : tokens) {
-    client::TokenLogprobs& logprobs = result.emplace_back();
-    logprobs.token = entry(token.id, token.logprob);
-    for (const TokenLogprob& top : token.top) logprobs.top.push_back(entry(top.id, top.logprob));
-  }
-  return result;
-}
 
 class EngineGeneration final : public LocalGeneration {
  public:
@@ -56,33 +30,22 @@ class EngineGeneration final : public LocalGeneration {
       const std::function<void(const client::GenerateDelta&)>& on_delta,
       const client::CallOptions& options) override {
     client::GenerateResponse response;
-    response.seed = request_.sampling.seed;
+    GenerationTranslator translator(request_, tokenizer_);
     request_.deadline = absl::Now() + options.timeout;
     const std::stop_callback on_stop(options.stop, [this] { loop_->Drain(absl::Now()); });
     US_ASSIGN_OR_RETURN(
         const std::vector<GenerationOutput> outputs,
         GenerateAndWait(*loop_, std::move(request_), [&](const GenerationDelta& delta) {
-          on_delta({delta.completion, delta.text, delta.token_ids, {}});
+          v1::GenerateDelta message;
+          message.set_index(delta.completion);
+          translator.AppendDelta(delta, message);
+          const client::GenerateDelta translated = client::FromMessage(message);
+          client::AddDelta(translated, &response);
+          on_delta(translated);
         }));
-
     for (const GenerationOutput& output : outputs) {
-      const GenerationResult& result = output.result;
-      client::Completion& completion = response.completions.emplace_back();
-      completion.text = output.text;
-      completion.token_ids = output.token_ids;
-      completion.finish_reason = ToClient(result.reason);
-      completion.stop_string = result.stop_string;
-      completion.logprobs = ToClient(output.logprobs, *tokenizer_);
-      response.usage.prompt_tokens = result.num_prompt_tokens;
-      response.usage.cached_prompt_tokens = result.num_cached_prompt_tokens;
-      response.usage.completion_tokens += result.num_completion_tokens;
-      if (result.timing.decode >= response.timing.decode) {
-        response.timing = {result.timing.queue, result.timing.prefill, result.timing.decode,
-                           result.timing.num_steps, result.timing.mean_batch_size};
-      }
+      client::AddFinal(translator.FinalOf(output.result), &response);
     }
-    response.usage.total_tokens = response.usage.prompt_tokens + response.usage.completion_tokens;
-    response.prompt_logprobs = ToClient(outputs.front().result.prompt_logprobs, *tokenizer_);
     return response;
   }
 
@@ -108,6 +71,8 @@ absl::StatusOr<std::unique_ptr<LocalGeneration>> LocalGeneration::Prepare(
   hosted.generation_config = parts.opened.checkpoint->generation_config();
   hosted.eos_token_ids = parts.opened.eos_token_ids;
   hosted.tokenizer = parts.opened.tokenizer;
+  hosted.doubled_beginning = std::make_shared<OneTimeWarning>(
+      [](const std::string& warning) { std::cerr << "warning: " << warning << "\n"; });
   US_ASSIGN_OR_RETURN(
       GenerationRequest engine_request,
       TranslateGenerateRequest(client::ToMessage(request), hosted, absl::InfiniteFuture()));

@@ -60,7 +60,7 @@ class ModelsCommand : public Command {
 
   void Declare(CLI::App& app) override {
     app.require_subcommand(1);
-    app.footer("Example:\n  ultrasketch models list --target localhost:50051");
+    app.footer("Example:\n  ultrasketch models list --target localhost:8001");
     list_ = app.add_subcommand("list", "List the models that a server hosts");
     load_ = app.add_subcommand("load", "Load a model of the server's repository");
     unload_ = app.add_subcommand("unload", "Let a model's requests finish and free its memory");
@@ -70,7 +70,7 @@ class ModelsCommand : public Command {
           ->type_name("HOST:PORT");
       DeclareTimeout(*action, timeout_seconds_);
       action->footer(absl::StrCat("Example:\n  ultrasketch models ", action->get_name(),
-                                  action == list_ ? "" : " NAME", " --target localhost:50051"));
+                                  action == list_ ? "" : " NAME", " --target localhost:8001"));
     }
     for (CLI::App* action : {load_, unload_}) {
       action->add_option("name", model_, "The model's name")->required()->type_name("NAME");

@@ -26,8 +26,10 @@ class TokenizeCommand : public Command {
   void Declare(CLI::App& app) override {
     app.add_option("--model", model_, "Folder with a tokenizer.json")->required()->type_name("DIR");
     app.add_option("--text", text_, "The text; standard input, byte for byte, when left out");
-    app.add_flag("--no-special-tokens", no_special_tokens_,
+    app.add_flag("--no-special-tokens,--no-add-special-tokens", no_special_tokens_,
                  "Do not add the tokens that the model expects around a text");
+    app.add_flag("--split-special-tokens", split_special_tokens_,
+                 "Take spellings of special tokens in the text for ordinary text");
     app.footer(
         "Example:\n"
         "  ultrasketch tokenize --model models/classics-6m --text 'Call me Ishmael.'");
@@ -38,8 +40,10 @@ class TokenizeCommand : public Command {
     if (!text_.has_value()) {
       US_ASSIGN_OR_RETURN(text_, ReadStandardInput(environment.stop));
     }
-    US_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                        tokenizer->Encode(*text_, {.add_special_tokens = !no_special_tokens_}));
+    US_ASSIGN_OR_RETURN(
+        const std::vector<int32_t> ids,
+        tokenizer->Encode(*text_, {.add_special_tokens = !no_special_tokens_,
+                                   .parse_special_tokens = !split_special_tokens_}));
     if (!environment.json) return WriteOutput(absl::StrCat(absl::StrJoin(ids, " "), "\n"));
     std::vector<std::string> tokens;
     tokens.reserve(ids.size());
@@ -51,6 +55,7 @@ class TokenizeCommand : public Command {
   std::string model_;
   std::optional<std::string> text_;
   bool no_special_tokens_ = false;
+  bool split_special_tokens_ = false;
 };
 
 class DetokenizeCommand : public Command {

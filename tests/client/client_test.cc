@@ -42,12 +42,13 @@ class FakeGeneration : public v1::GenerationService::Service {
   }
   grpc::Status Tokenize(grpc::ServerContext*, const v1::TokenizeRequest* request,
                         v1::TokenizeResponse* response) override {
+    last_tokenize_request = *request;
     for (const char c : request->text()) response->add_token_ids(c);
-    if (request->add_special_tokens()) response->add_token_ids(0);
     return grpc::Status::OK;
   }
 
   v1::GenerateRequest last_request;
+  v1::TokenizeRequest last_tokenize_request;
   v1::GenerateResponse generate_response;
   std::function<grpc::Status(grpc::ServerContext*, Writer*)> stream;
 };
@@ -154,6 +155,41 @@ TEST_F(ClientTest, LeavesUnsetOptionsUnset) {
   EXPECT_EQ(received.token_ids().ids_size(), 2);
 }
 
+TEST_F(ClientTest, AsksForAnswersOfAnySize) {
+  ASSERT_TRUE(client_->Generate(Request("x")).ok());
+  EXPECT_EQ(generation_.last_request.max_response_bytes(), -1);
+  generation_.generate_response.add_completions()->set_text(std::string(5 << 20, 'x'));
+  const auto response = client_->Generate(Request("x"));
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->completions.front().text.size(), size_t{5} << 20);
+}
+
+TEST_F(ClientTest, SaysHowATextIsToBeTokenized) {
+  GenerateRequest request = Request("x");
+  ASSERT_TRUE(client_->Generate(request).ok());
+  EXPECT_FALSE(generation_.last_request.has_add_special_tokens());
+  EXPECT_FALSE(generation_.last_request.has_split_special_tokens());
+  request.add_special_tokens = false;
+  request.split_special_tokens = true;
+  ASSERT_TRUE(client_->Generate(request).ok());
+  EXPECT_TRUE(generation_.last_request.has_add_special_tokens());
+  EXPECT_FALSE(generation_.last_request.add_special_tokens());
+  EXPECT_TRUE(generation_.last_request.split_special_tokens());
+}
+
+TEST_F(ClientTest, LogprobsKeepTextAndBytes) {
+  v1::TokenLogprob* token =
+      generation_.generate_response.add_completions()->add_logprobs()->mutable_token();
+  token->set_token_id(7);
+  token->set_text("\uFFFD");
+  token->set_bytes("\xE2\x82");
+  const auto response = client_->Generate(Request("x"));
+  ASSERT_TRUE(response.ok()) << response.status();
+  const TokenLogprob& received = response->completions.front().logprobs.front().token;
+  EXPECT_EQ(received.text, "\uFFFD");
+  EXPECT_EQ(received.bytes, "\xE2\x82");
+}
+
 TEST_F(ClientTest, StopCancelsAStream) {
   absl::Notification server_saw_cancel;
   generation_.stream = [&](grpc::ServerContext* context, FakeGeneration::Writer* writer) {
@@ -213,9 +249,18 @@ TEST_F(ClientTest, IgnoresCompletionIndicesOutOfReason) {
 }
 
 TEST_F(ClientTest, TokenizesAndListsModels) {
-  const auto tokens = client_->Tokenize("", "ab");
+  TokenizeRequest request;
+  request.text = "ab";
+  const auto tokens = client_->Tokenize(request);
   ASSERT_TRUE(tokens.ok());
-  EXPECT_THAT(tokens->ids, ElementsAre('a', 'b', 0));
+  EXPECT_THAT(tokens->ids, ElementsAre('a', 'b'));
+  EXPECT_FALSE(generation_.last_tokenize_request.has_add_special_tokens());
+  request.add_special_tokens = false;
+  request.split_special_tokens = true;
+  ASSERT_TRUE(client_->Tokenize(request).ok());
+  EXPECT_TRUE(generation_.last_tokenize_request.has_add_special_tokens());
+  EXPECT_FALSE(generation_.last_tokenize_request.add_special_tokens());
+  EXPECT_TRUE(generation_.last_tokenize_request.split_special_tokens());
   const auto models = client_->ListModels();
   ASSERT_TRUE(models.ok());
   ASSERT_EQ(models->size(), 1u);

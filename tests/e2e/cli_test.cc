@@ -71,6 +71,8 @@ TEST(CliTest, UsageErrorsExitWithTwo) {
       {"generate", "--model", "a", "--prompt", "b", "--seed", "18446744073709551616"},
       {"generate", "--model", "a", "--prompt", "b", "--max-tokens", "99999999999"},
       {"generate", "--model", "a", "--prompt", "b", "--timeout", "0"},
+      {"generate", "--model", "a", "--prompt", "b", "--logit-bias", "5:1"},
+      {"generate", "--model", "a", "--prompt", "b", "--stop-token-id", "x"},
       {"tokenize", "--text", "a"},
       {"detokenize", "--model", "a", "x"},
   };
@@ -277,6 +279,61 @@ TEST(CliTest, StopStringsAreTakenLiterally) {
   EXPECT_EQ(stopped["text"], text.substr(0, space));
 }
 
+TEST(CliTest, EndsAtASpecialTokenAndShowsItWhenAsked) {
+  const auto generate = [](std::vector<std::string> options) {
+    const std::vector<std::string> line = {
+        "generate",     "--model", SAMPLE_MODEL_DIR, "--prompt",    "It was a", "--seed", "3",
+        "--max-tokens", "12",      "--json",         "--ignore-eos"};
+    options.insert(options.begin(), line.begin(), line.end());
+    const Completed run = RunTool(options);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return ParseOutput(run);
+  };
+  const auto ids = generate({})["token_ids"].get<std::vector<int32_t>>();
+  ASSERT_EQ(ids.size(), 12u);
+  size_t end = 3;
+  while (std::find(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(end), ids[end]) !=
+         ids.begin() + static_cast<ptrdiff_t>(end)) {
+    ASSERT_LT(++end, ids.size());
+  }
+  const auto stopped =
+      generate({"--stop-token-id", "8191", "--stop-token-id", absl::StrCat(ids[end])});
+  EXPECT_EQ(stopped["finish_reason"], "stop");
+  EXPECT_EQ(stopped["token_ids"].get<std::vector<int32_t>>(),
+            std::vector<int32_t>(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(end) + 1));
+
+  // Token 0 is <|endoftext|>.
+  const auto shown = generate({"--stop-token-id", "0", "--include-stop", "--no-skip-special-tokens",
+                               "--logit-bias", "0=100"});
+  EXPECT_EQ(shown["text"], "<|endoftext|>");
+  const auto by_text = generate({"--stop", "<|endoftext|>", "--logit-bias", "0=100"});
+  EXPECT_EQ(by_text["text"], "");
+  EXPECT_EQ(by_text["stop_string"], "<|endoftext|>");
+  EXPECT_EQ(by_text["token_ids"].size(), 1u);
+}
+
+TEST(CliTest, SpellingsOfSpecialTokensCanStayText) {
+  const std::string text = "Her note said <|endoftext|> and no more";
+  const auto tokenize = [&](std::vector<std::string> options) {
+    options.insert(options.begin(),
+                   {"tokenize", "--model", SAMPLE_MODEL_DIR, "--text", text, "--json"});
+    return ParseOutput(RunTool(options))["token_ids"].get<std::vector<int32_t>>();
+  };
+  // transformers 5.24, split_special_tokens.
+  EXPECT_EQ(tokenize({"--split-special-tokens"}),
+            (std::vector<int32_t>{3546, 2765, 413, 221, 28, 92, 2481, 79, 704, 69, 1186, 92, 30,
+                                  279, 444, 521}));
+  const size_t num_parsed = tokenize({}).size();
+  EXPECT_LT(num_parsed, 16u);
+  const auto prompt_tokens = [&](std::vector<std::string> options) {
+    options.insert(options.begin(), {"generate", "--model", SAMPLE_MODEL_DIR, "--prompt", text,
+                                     "--max-tokens", "1", "--json"});
+    return ParseOutput(RunTool(options))["usage"]["prompt_tokens"].get<size_t>();
+  };
+  EXPECT_EQ(prompt_tokens({"--split-special-tokens"}), 16u);
+  EXPECT_EQ(prompt_tokens({}), num_parsed);
+}
+
 TEST(CliTest, BadSamplingOptionsAreNamed) {
   for (const auto& [option, value, field] :
        std::vector<std::tuple<const char*, const char*, const char*>>{
@@ -304,10 +361,14 @@ TEST(CliTest, AReaderThatGoesAwayIsNoError) {
 
 TEST(CliTest, InterruptedCompressionLeavesNothing) {
   const TemporaryFolder folder;
-  // Work for much longer than the wait.
+  // Minutes of work.
   Process compress({ULTRASKETCH_BINARY, "compress", "--model", SAMPLE_MODEL_DIR, "--out",
-                    folder.path() + "/out", "--calibration-windows", "4096", "--json"});
-  absl::SleepFor(absl::Milliseconds(400));
+                    folder.path() + "/out", "--calibration-windows", "4096", "--json"},
+                   /*input=*/"", /*err_is_terminal=*/true);
+  ASSERT_TRUE(compress.WaitFor(
+      [](const std::string&, const std::string& err) { return err.find('%') != err.npos; },
+      absl::Seconds(60)))
+      << compress.err();
   compress.Signal(SIGINT);
   EXPECT_EQ(compress.Wait(absl::Seconds(30)), 1);
   EXPECT_THAT(compress.err(), HasSubstr("interrupted"));

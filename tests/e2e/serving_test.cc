@@ -54,6 +54,46 @@ TEST(ServingTest, LocalAndRemoteGiveTheSameText) {
   EXPECT_EQ(server.Stop(), 0);
 }
 
+TEST(ServingTest, ARequestThatLeavesNoTokenToChooseLeavesNoLineInTheLog) {
+  TestServer server({SampleModel()});
+  client::GenerateRequest request = Request("It was", 4, 1);
+  request.prompt = std::vector<int32_t>{5, 6};
+  request.logit_bias = {{5, 100.0f}};
+  request.repetition_penalty = 1e-38f;
+  const auto response = server.Connect()->Generate(request);
+  EXPECT_TRUE(absl::IsInvalidArgument(response.status())) << response.status();
+  EXPECT_EQ(server.Stop(), 0);
+  EXPECT_THAT(server.process().err(), ::testing::Not(HasSubstr("level=error")));
+}
+
+TEST(ServingTest, SpecialTokensCanStopAndScoresJoin) {
+  TestServer server({SampleModel()});
+  const auto client = server.Connect();
+  client::GenerateRequest request = Request("It was", 20, 1);
+  request.logit_bias = {{0, 100.0f}};
+  request.stop = {"<|endoftext|>"};
+  const auto response = client->Generate(request);
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->completions.front().token_ids, std::vector<int32_t>{0});
+  EXPECT_EQ(response->completions.front().finish_reason, client::FinishReason::kStop);
+  EXPECT_EQ(response->completions.front().stop_string, "<|endoftext|>");
+
+  client::ScoreRequest score_request;
+  score_request.text = "It was a dark — and stormy — night.";
+  score_request.top_logprobs = 2;
+  const auto score = client->ScoreText(score_request);
+  ASSERT_TRUE(score.ok()) << score.status();
+  std::string text = "It";
+  std::string bytes = "It";
+  for (const client::TokenLogprobs& entry : score->logprobs) {
+    text += entry.token.text;
+    bytes += entry.token.bytes;
+    EXPECT_EQ(entry.top.size(), 2u);
+  }
+  EXPECT_EQ(text, std::get<std::string>(score_request.text));
+  EXPECT_EQ(bytes, std::get<std::string>(score_request.text));
+}
+
 TEST(ServingTest, ConcurrentStreamsGiveTheTextOfEachAlone) {
   TestServer server({SampleModel()});
   const auto client = server.Connect();

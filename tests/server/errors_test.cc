@@ -48,12 +48,23 @@ std::vector<BadRequestCase> BadRequests() {
       {"TemperatureNegative", "temperature", [](M& m) { m.set_temperature(-0.1f); }},
       {"TemperatureNan", "temperature", [](M& m) { m.set_temperature(std::nanf("")); }},
       {"TemperatureInfinite", "temperature", [](M& m) { m.set_temperature(HUGE_VALF); }},
-      {"TopPZero", "top_p", [](M& m) { m.set_top_p(0); }},
+      {"TopPNegative", "top_p", [](M& m) { m.set_top_p(-0.1f); }},
       {"TopPOverOne", "top_p", [](M& m) { m.set_top_p(1.1f); }},
       {"TopKNegative", "top_k", [](M& m) { m.set_top_k(-1); }},
       {"MinPOverOne", "min_p", [](M& m) { m.set_min_p(1.5f); }},
       {"RepetitionPenaltyZero", "repetition_penalty", [](M& m) { m.set_repetition_penalty(0); }},
-      {"RepetitionPenaltyThree", "repetition_penalty", [](M& m) { m.set_repetition_penalty(3); }},
+      {"RepetitionPenaltyNan", "repetition_penalty",
+       [](M& m) { m.set_repetition_penalty(std::nanf("")); }},
+      {"RepetitionPenaltyInfinite", "repetition_penalty",
+       [](M& m) { m.set_repetition_penalty(HUGE_VALF); }},
+      {"MinTokensAndOnlyEndTokens", "min_tokens",
+       [](M& m) {
+         m.set_min_tokens(1);
+         for (int id = 0; id < 300; ++id) m.add_stop_token_ids(id);
+       }},
+      {"MaxResponseBytesZero", "max_response_bytes", [](M& m) { m.set_max_response_bytes(0); }},
+      {"MaxResponseBytesNegative", "max_response_bytes",
+       [](M& m) { m.set_max_response_bytes(-2); }},
       {"PresencePenalty", "presence_penalty", [](M& m) { m.set_presence_penalty(-2.5f); }},
       {"FrequencyPenalty", "frequency_penalty", [](M& m) { m.set_frequency_penalty(3); }},
       {"EmptyStop", "stop", [](M& m) { m.add_stop(""); }},
@@ -257,6 +268,17 @@ TEST(ErrorsTest, AFailingModelIsInternal) {
   EXPECT_EQ(stream.status.error_code(), grpc::StatusCode::INTERNAL);
   EXPECT_THAT(stream.finals, IsEmpty());
   EXPECT_EQ(server.Metric(R"(ultrasketch_requests_total{code="INTERNAL",model="small"})"), 2);
+}
+
+TEST(ErrorsTest, APenaltyThatLeavesNothingToChooseIsTheClients) {
+  TestModel model;
+  model.model.logits = [](absl::Span<const int32_t>) { return std::vector<float>(300, 20.0f); };
+  TestServer server({model});
+  v1::GenerateRequest request = Request("x");
+  request.set_repetition_penalty(1e-38f);
+  const grpc::Status status = Generate(server, request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(DetailsOf(status).fields, ElementsAre("repetition_penalty"));
 }
 
 TEST(ErrorsTest, MessagesOverTheLimitAreResourceExhausted) {

@@ -1,6 +1,7 @@
 // Generate and GenerateStream: what they answer.
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -13,6 +14,7 @@ namespace ultrasketch {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
@@ -163,6 +165,158 @@ TEST(GenerateTest, LogprobsCarryTheTokensText) {
   ASSERT_THAT(response.prompt_logprobs(), SizeIs(1));
   EXPECT_EQ(response.prompt_logprobs(0).token().text(), "b");
   EXPECT_THAT(response.prompt_logprobs(0).top(), SizeIs(1));
+}
+
+TEST(GenerateTest, TextsOfTheLogprobsAreTheText) {
+  TestModel model;
+  // Characters of one to four bytes, over and over.
+  const std::string pattern = "a é€ 😀";
+  model.model.logits = [pattern](absl::Span<const int32_t> tokens) {
+    std::vector<float> logits(300, 0.0f);
+    logits[static_cast<unsigned char>(pattern[tokens.size() % pattern.size()])] = 10;
+    return logits;
+  };
+  TestServer server({model});
+  v1::GenerateRequest request = Request(pattern, static_cast<int>(2 * pattern.size()));
+  request.set_logprobs(3);
+  request.set_prompt_logprobs(3);
+  const v1::GenerateResponse response = Generate(server, request);
+  const auto joined = [](const auto& entries) {
+    std::pair<std::string, std::string> result;
+    for (const v1::TokenLogprobs& entry : entries) {
+      result.first += entry.token().text();
+      result.second += entry.token().bytes();
+    }
+    return result;
+  };
+  const std::string text = pattern + pattern;
+  EXPECT_EQ(response.completions(0).text(), text);
+  EXPECT_EQ(joined(response.completions(0).logprobs()), std::make_pair(text, text));
+  const std::string prompt = pattern.substr(1);
+  EXPECT_EQ(joined(response.prompt_logprobs()), std::make_pair(prompt, prompt));
+
+  grpc::ClientContext context;
+  const auto reader = server.generation().GenerateStream(&context, request);
+  std::pair<std::string, std::string> streamed;
+  v1::GenerateStreamResponse message;
+  while (reader->Read(&message)) {
+    const auto [delta_text, delta_bytes] = joined(message.delta().logprobs());
+    streamed.first += delta_text;
+    streamed.second += delta_bytes;
+    if (message.has_final()) {
+      EXPECT_EQ(joined(message.final().prompt_logprobs()), std::make_pair(prompt, prompt));
+    }
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(streamed, std::make_pair(text, text));
+}
+
+TEST(GenerateTest, TheSpellingOfASpecialTokenStops) {
+  TestModel model;
+  model.model.logits = [](absl::Span<const int32_t> tokens) {
+    std::vector<float> logits(300, 0.0f);
+    logits[tokens.size() < 6 ? 'a' : kEndToken] = 10;
+    return logits;
+  };
+  TestServer server({model});
+  v1::GenerateRequest request = Request("xyz", 10);
+  for (const char* stop : {"<|end|>", "a<|end|>"}) {
+    request.clear_stop();
+    request.add_stop(stop);
+    for (const bool skip : {false, true}) {
+      request.set_skip_special_tokens(skip);
+      for (const bool include : {false, true}) {
+        request.set_include_stop_in_output(include);
+        const v1::Completion completion = Generate(server, request).completions(0);
+        EXPECT_THAT(completion.token_ids(), ElementsAre('a', 'a', 'a', kEndToken));
+        EXPECT_EQ(completion.finish_reason(), v1::FINISH_REASON_STOP);
+        EXPECT_EQ(completion.stop_string(), stop);
+        const std::string text = "aaa<|end|>";
+        EXPECT_EQ(completion.text(), include ? text : text.substr(0, text.find(stop)));
+        EXPECT_EQ(GenerateStream(server, request).texts.at(0), completion.text());
+      }
+    }
+  }
+}
+
+TEST(GenerateTest, AnAnswerThatIsSurelyTooLargeIsNotComputed) {
+  Gate gate;
+  gate.Close();
+  TestModel model = LetterModel();
+  model.model.before_forward = gate.Hook();
+  TestServer server({model});
+  v1::GenerateRequest request = Request("x", 200);
+  request.set_n(128);
+  request.set_logprobs(20);
+  request.set_ignore_eos(true);
+  grpc::ClientContext context;
+  v1::GenerateResponse response;
+  const grpc::Status status = server.generation().Generate(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::OUT_OF_RANGE);
+  EXPECT_EQ(DetailsOf(status).reason, "RESPONSE_TOO_LARGE");
+  EXPECT_FALSE(DetailsOf(status).retry_delay.has_value());
+  EXPECT_THAT(status.error_message(), HasSubstr("grpc.max_receive_message_length"));
+  EXPECT_EQ(server.Metric(R"(ultrasketch_requests_total{code="OUT_OF_RANGE",model="small"})"), 1);
+  EXPECT_EQ(server.engine_loop().stats().num_waiting, 0);
+  gate.Open();
+  request.set_n(2);
+  EXPECT_THAT(Generate(server, request).completions(), SizeIs(2));
+}
+
+TEST(GenerateTest, AnAnswerThatGrowsTooLargeEndsThere) {
+  TestServer server({LetterModel()});
+  v1::GenerateRequest request = Request("x", 200);
+  request.set_logprobs(20);
+  request.add_stop("never");  // it might have ended early
+  request.set_max_response_bytes(20'000);
+  grpc::ClientContext context;
+  v1::GenerateResponse response;
+  const grpc::Status status = server.generation().Generate(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::OUT_OF_RANGE);
+  EXPECT_EQ(DetailsOf(status).reason, "RESPONSE_TOO_LARGE");
+  EXPECT_EQ(server.Metric(R"(ultrasketch_requests_total{code="OUT_OF_RANGE",model="small"})"), 1);
+  server.WaitUntilIdle();
+
+  request.set_max_response_bytes(-1);
+  const int64_t size = static_cast<int64_t>(Generate(server, request).ByteSizeLong());
+  request.set_max_response_bytes(size + 100);  // times differ in length
+  EXPECT_THAT(Generate(server, request).completions(), SizeIs(1));
+}
+
+TEST(GenerateTest, MessagesOfAStreamAreOfASizeThatTheClientTakes) {
+  Gate gate;
+  gate.Close();
+  TestModel model = LetterModel();
+  model.model.before_forward = gate.Hook();
+  TestServer server({model});
+  v1::GenerateRequest request = Request("x", 200);
+  request.set_logprobs(20);
+  request.set_max_response_bytes(5'000);
+  grpc::ClientContext context;
+  const auto reader = server.generation().GenerateStream(&context, request);
+  gate.WaitForStep();
+  gate.Open();
+  server.WaitUntilIdle();  // nothing was read yet: what did not fit into buffers is merged
+  std::string text;
+  v1::GenerateStreamResponse message;
+  while (reader->Read(&message)) {
+    EXPECT_LE(message.ByteSizeLong(), 5'000u);
+    text += message.delta().text();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(text.size(), 200u);
+
+  // One token's message, and the last one's prompt, may be too large all the same.
+  request.set_max_response_bytes(200);
+  EXPECT_EQ(DetailsOf(GenerateStream(server, request).status).reason, "RESPONSE_TOO_LARGE");
+  request.clear_logprobs();
+  request.set_text(std::string(50, 'x'));
+  request.set_prompt_logprobs(20);
+  for (const int max_bytes : {10'000, 15'000}) {  // known at once, and when it is there
+    request.set_max_response_bytes(max_bytes);
+    EXPECT_EQ(DetailsOf(GenerateStream(server, request).status).reason, "RESPONSE_TOO_LARGE");
+  }
+  server.WaitUntilIdle();
 }
 
 TEST(GenerateTest, NoLogprobsUnlessAsked) {

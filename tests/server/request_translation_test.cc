@@ -1,6 +1,8 @@
 #include "server/request_translation.h"
 
+#include <cmath>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -12,6 +14,7 @@
 namespace ultrasketch {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -92,6 +95,77 @@ TEST_F(RequestTranslationTest, UnsetTakesTheModelsDefaults) {
   EXPECT_EQ(request->sampling.temperature, 0) << "set to zero is not unset";
   EXPECT_EQ(request->sampling.top_k, 0);
   EXPECT_EQ(request->sampling.top_p, 0.9f);
+}
+
+TEST_F(RequestTranslationTest, DefaultsMayBeAllThatTransformersTakes) {
+  model_->generation_config.top_p = 0.0f;
+  model_->generation_config.repetition_penalty = 2.5f;
+  const auto request = Translate(Hello());
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->sampling.top_p, 0);
+  EXPECT_EQ(request->sampling.repetition_penalty, 2.5f);
+}
+
+TEST_F(RequestTranslationTest, ATextIsTokenizedAsTheRequestSays) {
+  model_->tokenizer = ByteTokenizer({}, /*has_template=*/true);
+  v1::GenerateRequest message;
+  message.set_text("a<|end|>");
+  EXPECT_THAT(Translate(message)->prompt_ids, ElementsAre(kEndToken, 'a', kEndToken));
+  message.set_add_special_tokens(false);
+  EXPECT_THAT(Translate(message)->prompt_ids, ElementsAre('a', kEndToken));
+  message.set_split_special_tokens(true);
+  EXPECT_EQ(Translate(message)->prompt_ids, Bytes("a<|end|>"));
+
+  v1::ScoreRequest score;
+  score.set_text("a<|end|>");
+  const auto translate = [&] {
+    return TranslateScoreRequest(score, *model_, absl::InfiniteFuture())->token_ids;
+  };
+  EXPECT_THAT(translate(), ElementsAre(kEndToken, 'a', kEndToken));
+  score.set_add_special_tokens(false);
+  score.set_split_special_tokens(true);
+  EXPECT_EQ(translate(), Bytes("a<|end|>"));
+}
+
+TEST_F(RequestTranslationTest, WarnsOnceOfADoubledBeginningToken) {
+  std::vector<std::string> warnings;
+  model_->doubled_beginning = std::make_shared<OneTimeWarning>(
+      [&](const std::string& warning) { warnings.push_back(warning); });
+  v1::GenerateRequest message;
+  message.set_text("<|end|><|end|>a");  // no template: as the client wants it
+  ASSERT_TRUE(Translate(message).ok());
+  model_->tokenizer = ByteTokenizer({}, /*has_template=*/true);
+  message.set_text("a<|end|>");
+  ASSERT_TRUE(Translate(message).ok());
+  message.set_text("<|end|>a");
+  message.set_add_special_tokens(false);
+  ASSERT_TRUE(Translate(message).ok());
+  message.clear_add_special_tokens();
+  message.set_split_special_tokens(true);
+  ASSERT_TRUE(Translate(message).ok());
+  EXPECT_THAT(warnings, IsEmpty());
+  message.clear_split_special_tokens();
+  EXPECT_THAT(Translate(message)->prompt_ids, ElementsAre(kEndToken, kEndToken, 'a'));
+  ASSERT_TRUE(Translate(message).ok());
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_THAT(warnings[0], AllOf(HasSubstr("<|end|>"), HasSubstr("add_special_tokens")));
+}
+
+TEST_F(RequestTranslationTest, APieceWithoutAnEmbeddingIsTheTexts) {
+  model_->vocab_size = kEndToken;
+  v1::GenerateRequest message;
+  message.set_text("a<|end|>");
+  EXPECT_THAT(ErrorOf(message), AllOf(StartsWith("text"), HasSubstr("<|end|>"), HasSubstr("256")));
+  message.set_split_special_tokens(true);
+  EXPECT_TRUE(Translate(message).ok());
+}
+
+TEST_F(RequestTranslationTest, OptionsAreCheckedBeforeTheTextIsTokenized) {
+  v1::GenerateRequest message;
+  message.set_text("not UTF-8: \xFF");
+  EXPECT_THAT(ErrorOf(message), StartsWith("text: "));
+  message.set_temperature(-1);
+  EXPECT_THAT(ErrorOf(message), StartsWith("temperature: "));
 }
 
 TEST_F(RequestTranslationTest, AModelThatDoesNotSampleIsGreedyByDefault) {
@@ -199,9 +273,8 @@ TEST_F(RequestTranslationTest, BadFieldsAreNamed) {
                 m.set_max_tokens(4);
               }),
               StartsWith("min_tokens: "));
-  EXPECT_THAT(error([](M& m) { m.set_top_p(0); }), StartsWith("top_p: "));
-  EXPECT_THAT(error([](M& m) { m.set_repetition_penalty(2.5f); }),
-              StartsWith("repetition_penalty: "));
+  EXPECT_THAT(error([](M& m) { m.set_top_p(-0.1f); }), StartsWith("top_p: "));
+  EXPECT_THAT(error([](M& m) { m.set_repetition_penalty(0); }), StartsWith("repetition_penalty: "));
   EXPECT_THAT(error([](M& m) { m.set_n(0); }), StartsWith("n: "));
   EXPECT_THAT(error([](M& m) { m.set_n(2'000'000'000); }), StartsWith("n: "));
   EXPECT_THAT(error([](M& m) { m.set_logprobs(-1); }), StartsWith("logprobs: "));

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <set>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -44,6 +45,73 @@ TEST(ScoreTest, GivesTheLogprobOfEveryTokenButTheFirst) {
   }
   EXPECT_NEAR(response.sum_logprob(), sum, 1e-5);
   EXPECT_NEAR(response.perplexity(), std::exp(-sum / 4), 1e-3);
+}
+
+TEST(ScoreTest, TextsOfTheTokensAreTheText) {
+  TestServer server;
+  v1::ScoreRequest request;
+  request.set_text("a é € 😀 z");
+  request.set_top_logprobs(20);
+  v1::ScoreResponse response;
+  const grpc::Status status = Score(server, request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  std::string text;
+  std::string bytes;
+  for (const v1::TokenLogprobs& entry : response.logprobs()) {
+    text += entry.token().text();
+    bytes += entry.token().bytes();
+    EXPECT_EQ(entry.token().bytes().size(), 1u) << "a token for each byte";
+    std::set<std::string> tops;
+    for (const v1::TokenLogprob& top : entry.top()) {
+      // Ids without a token are empty.
+      if (top.token_id() > kEndToken) continue;
+      EXPECT_EQ(top.bytes(), top.token_id() == kEndToken
+                                 ? "<|end|>"
+                                 : std::string(1, static_cast<char>(top.token_id())));
+      EXPECT_TRUE(tops.insert(top.text()).second) << top.text();
+    }
+  }
+  EXPECT_EQ(text, request.text().substr(1));
+  EXPECT_EQ(bytes, request.text().substr(1));
+}
+
+TEST(ScoreTest, ATextGetsWhatTheTemplateAdds) {
+  TestModel model;
+  model.tokenizer = ByteTokenizer({}, /*has_template=*/true);
+  TestServer server({model});
+  v1::ScoreRequest request;
+  request.set_text("ab");
+  v1::ScoreResponse response;
+  ASSERT_TRUE(Score(server, request, &response).ok());
+  EXPECT_THAT(response.token_ids(), ElementsAre(kEndToken, 'a', 'b'));
+  EXPECT_THAT(response.logprobs(), SizeIs(2));
+  request.set_add_special_tokens(false);
+  ASSERT_TRUE(Score(server, request, &response).ok());
+  EXPECT_THAT(response.token_ids(), ElementsAre('a', 'b'));
+}
+
+TEST(ScoreTest, AnAnswerThatTheClientDoesNotTakeIsRefused) {
+  TestServer server;
+  v1::ScoreRequest request;
+  request.set_text(std::string(200, 'x'));
+  request.set_top_logprobs(20);
+  v1::ScoreResponse response;
+  ASSERT_TRUE(Score(server, request, &response).ok());
+  const auto size = static_cast<int64_t>(response.ByteSizeLong());
+  const std::string computed = R"(ultrasketch_prompt_tokens_total{model="small"})";
+  EXPECT_EQ(server.Metric(computed), 200);
+  request.set_max_response_bytes(size);
+  EXPECT_TRUE(Score(server, request, &response).ok());
+  request.set_max_response_bytes(size - 1);
+  EXPECT_EQ(Score(server, request, &response).error_code(), grpc::StatusCode::OUT_OF_RANGE);
+  EXPECT_EQ(server.Metric(computed), 600);
+  // Certain before it is computed.
+  request.set_max_response_bytes(size / 2);
+  const grpc::Status status = Score(server, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::OUT_OF_RANGE);
+  EXPECT_EQ(DetailsOf(status).reason, "RESPONSE_TOO_LARGE");
+  EXPECT_EQ(server.Metric(computed), 600);
+  EXPECT_EQ(server.Metric(R"(ultrasketch_requests_total{code="OUT_OF_RANGE",model="small"})"), 2);
 }
 
 TEST(ScoreTest, TakesTokenIds) {

@@ -63,7 +63,7 @@ std::shared_ptr<HostedModel> HostTestModel(const TestModel& options, Metrics& me
   hosted->vocab_size = options.model.vocab_size;
   hosted->generation_config = options.generation_config;
   hosted->eos_token_ids = options.eos_token_ids;
-  hosted->tokenizer = ByteTokenizer();
+  hosted->tokenizer = options.tokenizer != nullptr ? options.tokenizer : ByteTokenizer();
   hosted->max_token_bytes = LongestTokenBytes(*hosted->tokenizer);
   hosted->metrics = metrics.ForModel(options.name);
   hosted->engine_loop = EngineLoop::Start(std::make_unique<FakeModel>(options.model),

@@ -55,9 +55,10 @@ struct TestModel {
   EngineLoopOptions engine_loop;
   GenerationConfig generation_config;
   std::vector<int32_t> eos_token_ids;
+  std::shared_ptr<const Tokenizer> tokenizer;  // null: ByteTokenizer()
 };
 
-// The tokenizer is ByteTokenizer: a prompt has as many tokens as bytes.
+// With ByteTokenizer a prompt has as many tokens as bytes.
 std::shared_ptr<HostedModel> HostTestModel(const TestModel& options, Metrics& metrics);
 
 class TestServer {

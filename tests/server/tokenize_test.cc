@@ -10,6 +10,8 @@ namespace ultrasketch {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::ElementsAreArray;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 grpc::Status Tokenize(TestServer& server, const v1::TokenizeRequest& request,
@@ -34,6 +36,44 @@ TEST(TokenizeTest, GivesIdsAndSpellings) {
   EXPECT_EQ(response.tokens_size(), 4);
   EXPECT_EQ(response.tokens(0), "a");
   EXPECT_EQ(response.tokens(3), "<|end|>");
+}
+
+TEST(TokenizeTest, SpellingsOfSpecialTokensCanStayText) {
+  TestModel model;
+  model.tokenizer = ByteTokenizer({}, /*has_template=*/true);
+  TestServer server({model});
+  v1::TokenizeRequest request;
+  request.set_text("a<|end|>");
+  v1::TokenizeResponse response;
+  ASSERT_TRUE(Tokenize(server, request, &response).ok());
+  EXPECT_THAT(response.token_ids(), ElementsAre(kEndToken, 'a', kEndToken));
+  request.set_split_special_tokens(true);
+  request.set_add_special_tokens(false);
+  ASSERT_TRUE(Tokenize(server, request, &response).ok());
+  EXPECT_THAT(response.token_ids(), ElementsAreArray(Bytes("a<|end|>")));
+}
+
+TEST(TokenizeTest, AnAnswerThatTheClientDoesNotTakeIsRefused) {
+  TestServer server;
+  v1::TokenizeRequest request;
+  request.set_text(std::string(1'200'000, 'x'));  // four bytes of answer each
+  v1::TokenizeResponse response;
+  const grpc::Status status = Tokenize(server, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::OUT_OF_RANGE);
+  EXPECT_EQ(DetailsOf(status).reason, "RESPONSE_TOO_LARGE");
+  EXPECT_FALSE(DetailsOf(status).retry_delay.has_value());
+  EXPECT_THAT(status.error_message(), HasSubstr("grpc.max_receive_message_length"));
+  request.set_max_response_bytes(-1);
+  ASSERT_TRUE(Tokenize(server, request, &response).ok());
+  EXPECT_EQ(response.token_ids_size(), 1'200'000);
+  request.set_text("xy");
+  request.set_max_response_bytes(9);
+  EXPECT_EQ(Tokenize(server, request, &response).error_code(), grpc::StatusCode::OUT_OF_RANGE);
+  request.set_max_response_bytes(10);  // list of two ids, two spellings
+  EXPECT_TRUE(Tokenize(server, request, &response).ok());
+  request.set_max_response_bytes(0);
+  EXPECT_THAT(DetailsOf(Tokenize(server, request, &response)).fields,
+              ElementsAre("max_response_bytes"));
 }
 
 TEST(TokenizeTest, AnEmptyTextHasNoTokens) {
@@ -71,6 +111,19 @@ TEST(DetokenizeTest, IsTheInverse) {
   request.set_skip_special_tokens(true);
   ASSERT_TRUE(Detokenize(server, request, &response).ok());
   EXPECT_EQ(response.text(), "a b");
+}
+
+TEST(DetokenizeTest, AnAnswerThatTheClientDoesNotTakeIsRefused) {
+  TestServer server;
+  v1::DetokenizeRequest request;
+  for (const int32_t id : Bytes("a long text")) request.add_token_ids(id);
+  request.set_max_response_bytes(12);
+  v1::DetokenizeResponse response;
+  const grpc::Status status = Detokenize(server, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::OUT_OF_RANGE);
+  EXPECT_EQ(DetailsOf(status).reason, "RESPONSE_TOO_LARGE");
+  request.set_max_response_bytes(13);
+  EXPECT_TRUE(Detokenize(server, request, &response).ok());
 }
 
 TEST(DetokenizeTest, PartsOfCharactersBecomeReplacementCharacters) {

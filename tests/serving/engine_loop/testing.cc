@@ -17,7 +17,8 @@ std::string Utf8(int code_point) {
 
 }  // namespace
 
-std::shared_ptr<const Tokenizer> ByteTokenizer(const std::vector<std::string>& pieces) {
+std::shared_ptr<const Tokenizer> ByteTokenizer(const std::vector<std::string>& pieces,
+                                               bool has_template) {
   // The spelling of bytes that are not printable begins at U+0100, in order.
   nlohmann::json vocab = nlohmann::json::object();
   int next_code_point = 256;
@@ -32,6 +33,14 @@ std::shared_ptr<const Tokenizer> ByteTokenizer(const std::vector<std::string>& p
                                      {"add_prefix_space", false},
                                      {"trim_offsets", true},
                                      {"use_regex", false}};
+  const nlohmann::json sequence = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  const nlohmann::json special = {{"SpecialToken", {{"id", "<|end|>"}, {"type_id", 0}}}};
+  const nlohmann::json with_beginning = {
+      {"type", "TemplateProcessing"},
+      {"single", {special, sequence}},
+      {"pair", {special, sequence, sequence}},
+      {"special_tokens",
+       {{"<|end|>", {{"id", "<|end|>"}, {"ids", {kEndToken}}, {"tokens", {"<|end|>"}}}}}}};
   const nlohmann::json tokenizer = {
       {"version", "1.0"},
       {"truncation", nullptr},
@@ -46,7 +55,7 @@ std::shared_ptr<const Tokenizer> ByteTokenizer(const std::vector<std::string>& p
          {"special", true}}}},
       {"normalizer", nullptr},
       {"pre_tokenizer", byte_level},
-      {"post_processor", nullptr},
+      {"post_processor", has_template ? with_beginning : nlohmann::json()},
       {"decoder", byte_level},
       {"model",
        {{"type", "BPE"},

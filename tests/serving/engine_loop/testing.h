@@ -24,8 +24,10 @@ inline constexpr int32_t kEndToken = 256;  // special: "<|end|>"
 inline constexpr int32_t kFirstPieceToken = 257;
 
 // A byte-level tokenizer: ids 0 to 255 are the bytes, kEndToken is special, and the ids from
-// kFirstPieceToken on are `pieces` of printable ASCII.
-std::shared_ptr<const Tokenizer> ByteTokenizer(const std::vector<std::string>& pieces = {});
+// kFirstPieceToken on are `pieces` of printable ASCII, which no text becomes. With
+// `has_template` kEndToken is put in front of every text.
+std::shared_ptr<const Tokenizer> ByteTokenizer(const std::vector<std::string>& pieces = {},
+                                               bool has_template = false);
 
 std::vector<int32_t> Bytes(std::string_view text);
 
