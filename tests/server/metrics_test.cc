@@ -125,7 +125,7 @@ TEST(MetricsTest, EveryCodeAndReasonIsThereFromTheStart) {
     }
     for (const char* reason :
          {"invalid_argument", "unknown_model", "queue_full", "queued_bytes_full", "too_large",
-          "draining", "client_gone", "other"}) {
+          "response_too_large", "draining", "client_gone", "other"}) {
       EXPECT_EQ(
           CounterValue(metrics, "ultrasketch_rejected_requests_total", model, "reason", reason), 0)
           << reason;
@@ -142,6 +142,7 @@ TEST(MetricsTest, RejectionsAreCountedByReason) {
       {RejectionReason::kQueueFull, "queue_full"},
       {RejectionReason::kQueuedBytesFull, "queued_bytes_full"},
       {RejectionReason::kTooLarge, "too_large"},
+      {RejectionReason::kResponseTooLarge, "response_too_large"},
       {RejectionReason::kDraining, "draining"},
       {RejectionReason::kClientGone, "client_gone"},
       {RejectionReason::kOther, "other"}};
