@@ -11,9 +11,9 @@
 namespace ultrasketch::cli {
 namespace {
 
-nlohmann::ordered_json ToJson(const Checkpoint& checkpoint, const std::string& codec,
+nlohmann::ordered_json ToJson(const OpenedModel& opened, const std::string& codec,
                               const ModelSize& size) {
-  const ModelConfig& config = checkpoint.config();
+  const ModelConfig& config = opened.checkpoint->config();
   nlohmann::ordered_json sites = nlohmann::ordered_json::array();
   for (const SiteSize& site : size.sites) {
     sites.push_back({{"name", site.site.name},
@@ -40,14 +40,15 @@ nlohmann::ordered_json ToJson(const Checkpoint& checkpoint, const std::string& c
       {"hidden_size", config.hidden_size},
       {"vocab_size", config.vocab_size},
       {"max_context_tokens", config.max_position_embeddings},
+      {"warnings", opened.warnings},
+      {"tokenizer_notes", opened.tokenizer_notes},
       {"tables", tables},
       {"sites", sites},
   };
 }
 
-std::string Describe(const Checkpoint& checkpoint, const std::string& codec,
-                     const ModelSize& size) {
-  const ModelConfig& config = checkpoint.config();
+std::string Describe(const OpenedModel& opened, const std::string& codec, const ModelSize& size) {
+  const ModelConfig& config = opened.checkpoint->config();
   std::vector<std::vector<std::string>> rows = {
       {"site", "rows", "columns", "codec", "bytes", "bits/weight"}};
   for (const SiteSize& site : size.sites) {
@@ -61,6 +62,8 @@ std::string Describe(const Checkpoint& checkpoint, const std::string& codec,
                     table.type, WithThousands(table.bytes),
                     absl::StrFormat("%.4f", 8.0 * static_cast<double>(table.bytes) / weights)});
   }
+  std::string notes;
+  for (const std::string& note : opened.tokenizer_notes) absl::StrAppend(&notes, note, "\n");
   return absl::StrCat(config.model_type, ", ", codec, ": ", WithThousands(size.parameters),
                       " parameters, ", config.num_layers, " layers, hidden size ",
                       config.hidden_size, ", vocabulary ", WithThousands(config.vocab_size),
@@ -70,7 +73,7 @@ std::string Describe(const Checkpoint& checkpoint, const std::string& codec,
                       WithThousands(size.linear_weights), " weights of linear layers\n",
                       absl::StrFormat("%.4f bits per weight (linear), %.4f (file)\n\n",
                                       size.bits_per_weight_linear, size.bits_per_weight_file),
-                      FormatTable(rows));
+                      notes, notes.empty() ? "" : "\n", FormatTable(rows));
 }
 
 class InspectCommand : public Command {
@@ -91,8 +94,8 @@ class InspectCommand : public Command {
     const auto& checkpoint = opened.checkpoint;
     US_ASSIGN_OR_RETURN(const std::string codec, CheckpointCodec(*checkpoint));
     US_ASSIGN_OR_RETURN(const ModelSize size, MeasureModel(*checkpoint));
-    return environment.json ? WriteJson(ToJson(*checkpoint, codec, size))
-                            : WriteOutput(Describe(*checkpoint, codec, size));
+    return environment.json ? WriteJson(ToJson(opened, codec, size))
+                            : WriteOutput(Describe(opened, codec, size));
   }
 
  private:

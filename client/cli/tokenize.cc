@@ -1,4 +1,6 @@
+#include <iostream>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -9,13 +11,15 @@
 #include "client/cli/output.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
-#include "engine/format/tokenizer/tokenizer.h"
+#include "engine/format/tokenizer/tokenizer_folder.h"
 
 namespace ultrasketch::cli {
 namespace {
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& folder) {
-  return Tokenizer::Load(folder + "/tokenizer.json");
+  US_ASSIGN_OR_RETURN(FolderTokenizer loaded, LoadFolderTokenizer(folder));
+  for (const std::string& warning : loaded.warnings) std::cerr << "warning: " << warning << "\n";
+  return std::move(loaded.tokenizer);
 }
 
 class TokenizeCommand : public Command {

@@ -17,11 +17,15 @@ namespace ultrasketch {
 struct OpenedModel {
   std::shared_ptr<const Checkpoint> checkpoint;  // its tensors are mapped, not read
   std::shared_ptr<const Tokenizer> tokenizer;    // null: see OpenModelOptions
-  std::vector<int32_t> eos_token_ids;            // the tokens that end a text
+  // The tokens that end a text: those of generation_config.json or else config.json, then the
+  // tokenizer's own. None is a warning.
+  std::vector<int32_t> eos_token_ids;
   // What the folder's files say that contradicts each other or cannot be used, and what is done
   // instead: a sentence each, without an end of line, that names the file. To be shown once to
   // whoever opened the model. The checkpoint's own come first.
   std::vector<std::string> warnings;
+  // Where transformers makes other tokens of a text (tokenizer_folder.h): a sentence each.
+  std::vector<std::string> tokenizer_notes;
 };
 
 struct OpenModelOptions {
@@ -31,7 +35,8 @@ struct OpenModelOptions {
   bool needs_tokenizer = true;
 };
 
-// Errors are those of Checkpoint::Open and Tokenizer::Load.
+// Errors are those of Checkpoint::Open and LoadFolderTokenizer; DATA_LOSS for a tokenizer whose
+// template puts a token into every text that the model has no embedding for.
 absl::StatusOr<OpenedModel> OpenModel(const std::string& folder,
                                       const OpenModelOptions& options = {});
 

@@ -11,6 +11,7 @@
 namespace ultrasketch {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -21,6 +22,19 @@ class OpenModelTest : public ::testing::Test {
     MakeTinyModel(TinyConfig(), {DType::kF32}).Write(folder_.path());
     std::filesystem::copy(std::string(SAMPLE_MODEL_DIR) + "/tokenizer.json",
                           folder_.File("tokenizer.json"));
+  }
+
+  static constexpr char kTokenizers[] = TEST_DATA_DIR "/tokenizer/";
+
+  // A model of `vocab_size` words with one of the test tokenizers.
+  void Write(const std::string& tokenizer, int vocab_size, const nlohmann::json& changes = {}) {
+    nlohmann::json config = TinyConfig();
+    config["vocab_size"] = vocab_size;
+    config.erase("eos_token_id");
+    if (changes.is_object()) config.update(changes);
+    MakeTinyModel(config, {DType::kF32}).Write(folder_.path());
+    std::filesystem::copy_file(kTokenizers + tokenizer, folder_.File("tokenizer.json"),
+                               std::filesystem::copy_options::overwrite_existing);
   }
 
   const TemporaryFolder folder_;
@@ -41,6 +55,56 @@ TEST_F(OpenModelTest, PassesOnTheCheckpointsWarnings) {
   ASSERT_TRUE(model.ok()) << model.status();
   ASSERT_FALSE(model->warnings.empty());
   EXPECT_THAT(model->warnings.front(), HasSubstr(folder_.File("generation_config.json")));
+}
+
+TEST_F(OpenModelTest, AddsTheTokenizersEndToken) {
+  Write("metaspace.json", 322);
+  folder_.Write("tokenizer_config.json", R"({"eos_token": "</s>"})");
+  auto model = OpenModel(folder_.path());
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_THAT(model->eos_token_ids, ElementsAre(2));
+  EXPECT_THAT(model->warnings, IsEmpty());
+
+  Write("metaspace.json", 322, {{"eos_token_id", 5}});
+  EXPECT_THAT(OpenModel(folder_.path())->eos_token_ids, ElementsAre(5, 2));
+  folder_.Write("generation_config.json", R"({"eos_token_id": [7, 2]})");
+  EXPECT_THAT(OpenModel(folder_.path())->eos_token_ids, ElementsAre(7, 2));
+}
+
+TEST_F(OpenModelTest, WarnsOfAModelWithoutAnEndToken) {
+  Write("metaspace.json", 322);
+  auto model = OpenModel(folder_.path());
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_THAT(model->eos_token_ids, IsEmpty());
+  EXPECT_THAT(model->warnings, ElementsAre(HasSubstr("no end token")));
+
+  folder_.Write("tokenizer_config.json", R"({"eos_token": "<x>"})");
+  Write("metaspace.json", 321);
+  model = OpenModel(folder_.path());
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_THAT(model->eos_token_ids, IsEmpty());
+  EXPECT_THAT(model->warnings, ElementsAre(HasSubstr("beyond"), HasSubstr("eos_token is token 321"),
+                                           HasSubstr("no end token")));
+}
+
+TEST_F(OpenModelTest, WarnsOfTokensThatOnlySomeTextsHave) {
+  Write("metaspace.json", 320, {{"eos_token_id", 2}});
+  const auto model = OpenModel(folder_.path());
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_THAT(model->warnings, ElementsAre(AllOf(HasSubstr("2 tokens are beyond"),
+                                                 HasSubstr("New York"), HasSubstr("320 rows"))));
+}
+
+TEST_F(OpenModelTest, RefusesAModelThatNoTextCanReach) {
+  Write("llama3.json", 560, {{"eos_token_id", 2}});
+  const absl::Status status = OpenModel(folder_.path()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr(folder_.File("tokenizer.json")), HasSubstr("token 562"),
+                    HasSubstr("<|begin_of_text|>"), HasSubstr("560 rows")));
+  const auto measured = OpenModel(folder_.path(), {.needs_tokenizer = false});
+  ASSERT_TRUE(measured.ok()) << measured.status();
+  EXPECT_THAT(measured->warnings.front(), HasSubstr("token 562"));
 }
 
 TEST_F(OpenModelTest, NeedsATokenizerUnlessToldOtherwise) {

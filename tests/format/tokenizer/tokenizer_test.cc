@@ -137,6 +137,17 @@ TEST(PlainRangesTest, TokensOfNormalizedTextAreRefused) {
   EXPECT_THAT(std::string(ids.status().message()), HasSubstr("added token \"<s>\""));
 }
 
+// The ids of transformers 5.24 with split_special_tokens=True.
+TEST(TokenizerTest, SplitsSpecialTokensAsTransformersDoes) {
+  const auto tokenizer = Tokenizer::Load(std::string(SAMPLE_MODEL_DIR) + "/tokenizer.json");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EncodeOptions plain;
+  plain.parse_special_tokens = false;
+  EXPECT_THAT(
+      *(*tokenizer)->Encode("Her note said <|endoftext|> and no more", plain),
+      ElementsAre(3546, 2765, 413, 221, 28, 92, 2481, 79, 704, 69, 1186, 92, 30, 279, 444, 521));
+}
+
 TEST(TokenizerTest, KnowsWhatItsTemplateAdds) {
   const auto tokenizer = LoadTestTokenizer("llama3.json");
   EXPECT_THAT(tokenizer->TemplateIds(),
