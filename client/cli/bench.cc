@@ -120,8 +120,10 @@ class BenchCommand : public Command {
   absl::Status RunQuality(const Environment& environment) {
     US_ASSIGN_OR_RETURN(const LocalModelParts parts, OpenLocalModelParts(local_));
     US_ASSIGN_OR_RETURN(const std::string text, ReadFile(text_file_));
-    US_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
-                        EncodeForEvaluation(*parts.opened.tokenizer, text));
+    US_ASSIGN_OR_RETURN(
+        const std::vector<int32_t> tokens,
+        EncodeForEvaluation(*parts.opened.tokenizer, parts.opened.checkpoint->config().vocab_size,
+                            text, quality_.evaluate.add_special_tokens));
     US_RETURN_IF_ERROR(
         CheckEvaluation(parts.opened.checkpoint->config(), tokens, quality_.evaluate));
     if (quality_.work_folder.empty()) {

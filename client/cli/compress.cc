@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <iostream>
 #include <optional>
@@ -18,7 +20,7 @@
 #include "engine/base/strings.h"
 #include "engine/compress/compressor.h"
 #include "engine/compress/evaluate.h"
-#include "engine/format/tokenizer/tokenizer.h"
+#include "engine/format/tokenizer/tokenizer_folder.h"
 #include "engine/report/compression_page.h"
 
 namespace ultrasketch::cli {
@@ -49,6 +51,21 @@ std::string DescribeEvaluation(const CompressionSummary& summary) {
                          pair.text_name);
 }
 
+// An error as the table shows it: "-" for one that was not measured.
+std::string FormatError(double error) {
+  if (!std::isfinite(error)) return "-";
+  return error > 0 && error < 0.00005 ? absl::StrFormat("%.1e", error)
+                                      : absl::StrFormat("%.4f", error);
+}
+
+std::string DescribeErrors(const CompressionReport& report) {
+  constexpr const char* kDefinition = "errors are |difference|^2 / |original|^2";
+  const bool measured = std::any_of(
+      report.sites.begin(), report.sites.end(),
+      [](const CompressedSite& site) { return std::isfinite(site.relative_output_error); });
+  return absl::StrCat(kDefinition, measured ? "" : "; output errors were not measured", "\n");
+}
+
 std::string Describe(const CompressionSummary& summary, const std::string& folder) {
   const CompressionReport& report = summary.report;
   std::vector<std::vector<std::string>> rows = {
@@ -56,8 +73,8 @@ std::string Describe(const CompressionSummary& summary, const std::string& folde
   for (const CompressedSite& site : report.sites) {
     rows.push_back({site.name, absl::StrCat(site.rows), absl::StrCat(site.cols),
                     absl::StrFormat("%.4f", site.bits_per_weight),
-                    absl::StrFormat("%.4f", site.relative_weight_error),
-                    absl::StrFormat("%.4f", site.relative_output_error)});
+                    FormatError(site.relative_weight_error),
+                    FormatError(site.relative_output_error)});
   }
   return absl::StrCat(
       FormatTable(rows), "\n", folder, ": ", HumanBytes(static_cast<double>(report.bytes)), ", ",
@@ -66,10 +83,11 @@ std::string Describe(const CompressionSummary& summary, const std::string& folde
       "fitted to ",
       report.calibration_source == "none"
           ? "the weights alone"
-          : absl::StrCat(WithThousands(report.calibration_tokens), " tokens of ",
+          : absl::StrCat(WithThousands(report.calibration_tokens),
+                         report.calibration_tokens == 1 ? " token of " : " tokens of ",
                          report.calibration_source == "files" ? "the calibration text"
                                                               : "text that the model wrote itself"),
-      "; errors are |difference|^2 / |original|^2\n", DescribeEvaluation(summary));
+      "; ", DescribeErrors(report), DescribeEvaluation(summary));
 }
 
 class CompressCommand : public Command {
@@ -131,6 +149,9 @@ class CompressCommand : public Command {
         ->check(AtLeast<int64_t>(1))
         ->capture_default_str()
         ->type_name("N");
+    app.add_flag("--no-special-tokens,--no-add-special-tokens", no_special_tokens_,
+                 "Neither windows of --calibration nor the text of --eval get the tokens that the "
+                 "model expects around a text");
     app.add_option("--seed", options_.seed, "Of the hash")
         ->check(AtLeast<uint64_t>(0))
         ->capture_default_str()
@@ -166,6 +187,7 @@ class CompressCommand : public Command {
   absl::Status Run(const Environment& environment) override {
     US_ASSIGN_OR_RETURN(const OpenedModel opened,
                         OpenLocalModel(model_, {.needs_tokenizer = false}));
+    options_.add_special_tokens = eval_.add_special_tokens = !no_special_tokens_;
     const std::shared_ptr<const Checkpoint>& checkpoint = opened.checkpoint;
     const StopFlag stop(environment.stop);
     options_.cancelled = stop.flag();
@@ -179,6 +201,9 @@ class CompressCommand : public Command {
     options_.on_start = [](int64_t memory_bytes) {
       std::cerr << "needs up to " << HumanBytes(static_cast<double>(memory_bytes)) << " of memory; "
                 << HumanBytes(static_cast<double>(AvailableMemoryBytes())) << " are available\n";
+    };
+    options_.on_warning = [](std::string_view warning) {
+      std::cerr << "warning: " << warning << "\n";
     };
     absl::StatusOr<CompressionReport> report;
     {
@@ -214,12 +239,13 @@ class CompressCommand : public Command {
 
  private:
   absl::StatusOr<std::vector<int32_t>> ReadEvaluationText(const Checkpoint& checkpoint) {
-    US_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(checkpoint.tokenizer_path()));
+    US_ASSIGN_OR_RETURN(const FolderTokenizer loaded, LoadFolderTokenizer(checkpoint.folder()));
     US_ASSIGN_OR_RETURN(const std::string text, ReadFile(eval_file_));
-    US_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, EncodeForEvaluation(*tokenizer, text));
-    const absl::Status status = CheckEvaluation(checkpoint.config(), tokens, eval_);
-    return status.ok() ? absl::StatusOr<std::vector<int32_t>>(std::move(tokens))
-                       : Annotate(status, eval_file_);
+    auto tokens = EncodeForEvaluation(*loaded.tokenizer, checkpoint.config().vocab_size, text,
+                                      eval_.add_special_tokens);
+    US_RETURN_IF_ERROR(Annotate(tokens.status(), eval_file_));
+    US_RETURN_IF_ERROR(Annotate(CheckEvaluation(checkpoint.config(), *tokens, eval_), eval_file_));
+    return tokens;
   }
 
   // The dense model and the one that has been written.
@@ -248,6 +274,7 @@ class CompressCommand : public Command {
   std::string model_;
   std::string out_;
   CompressOptions options_;
+  bool no_special_tokens_ = false;
   std::string report_;
   std::string eval_file_;
   EvaluateOptions eval_;

@@ -30,11 +30,13 @@ class EvalCommand : public Command {
                    "Only this many tokens of the text; 0: all of it")
         ->check(AtLeast<int64_t>(0))
         ->type_name("N");
+    app.add_flag("--no-special-tokens,--no-add-special-tokens", no_special_tokens_,
+                 "Do not add the tokens that the model expects around a text");
     DeclareDeviceOptions(app, local_);
     app.footer(
-        "The text is tokenized at once, without special tokens, and cut into windows of\n"
-        "context + 1 tokens at stride context. Every token of a window but its first is "
-        "predicted.\n"
+        "The text is tokenized at once, as the text of a request is (most models' beginning\n"
+        "token in front, once), and cut into windows of context + 1 tokens at stride context.\n"
+        "Every token of a window but its first is predicted.\n"
         "\nExample:\n  ultrasketch eval --model models/classics-6m --text book.txt --context 512");
   }
 
@@ -48,6 +50,7 @@ class EvalCommand : public Command {
     const StopFlag stop(environment.stop);
     options_.cancelled = stop.flag();
     options_.num_threads = local_.num_threads;
+    options_.add_special_tokens = !no_special_tokens_;
     absl::StatusOr<Evaluation> evaluation;
     {
       ProgressBar progress("evaluating");
@@ -74,6 +77,7 @@ class EvalCommand : public Command {
  private:
   LocalModelOptions local_;
   std::string text_file_;
+  bool no_special_tokens_ = false;
   EvaluateOptions options_;
 };
 

@@ -9,6 +9,7 @@
 
 #include "engine/base/random.h"
 #include "engine/base/status.h"
+#include "engine/base/strings.h"
 #include "engine/compress/text_file.h"
 
 namespace ultrasketch {
@@ -45,12 +46,29 @@ absl::StatusOr<std::vector<int32_t>> Tokenize(const Tokenizer& tokenizer, std::s
   return tokens;
 }
 
+// What the template puts before a text, which is not what it puts behind.
+absl::StatusOr<std::vector<int32_t>> BeginningTokens(const Tokenizer& tokenizer) {
+  constexpr std::string_view kText = "a";
+  US_ASSIGN_OR_RETURN(const std::vector<int32_t> plain,
+                      tokenizer.Encode(kText, {.add_special_tokens = false}));
+  US_ASSIGN_OR_RETURN(std::vector<int32_t> ids, tokenizer.Encode(kText));
+  ids.erase(std::search(ids.begin(), ids.end(), plain.begin(), plain.end()), ids.end());
+  return ids;
+}
+
+std::string Count(int64_t count, std::string_view noun) {
+  return absl::StrCat(count, " ", A(noun), count == 1 ? "" : "s");
+}
+
 class CalibrationReader {
  public:
-  CalibrationReader(const Tokenizer& tokenizer, int64_t num_windows, int64_t window_tokens)
+  CalibrationReader(const Tokenizer& tokenizer, std::vector<int32_t> beginning, int64_t num_windows,
+                    int64_t window_tokens)
       : tokenizer_(tokenizer),
+        beginning_(std::move(beginning)),
         num_windows_(num_windows),
         window_tokens_(window_tokens),
+        text_tokens_(std::max<int64_t>(window_tokens - static_cast<int64_t>(beginning_.size()), 1)),
         chunk_bytes_(std::max<int64_t>(window_tokens * kBytesPerToken, 64)) {}
 
   absl::StatusOr<CalibrationText> Read(const std::vector<std::string>& files) {
@@ -86,7 +104,7 @@ class CalibrationReader {
     US_ASSIGN_OR_RETURN(const int64_t count, file->Read(contents.data(), num_bytes));
     contents.resize(static_cast<size_t>(count));
     US_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, Tokenize(tokenizer_, contents, path));
-    for (size_t first = 0; first < tokens.size(); first += static_cast<size_t>(window_tokens_)) {
+    for (size_t first = 0; first < tokens.size(); first += static_cast<size_t>(text_tokens_)) {
       AddWindow(absl::MakeConstSpan(tokens).subspan(first));
     }
     return absl::OkStatus();
@@ -133,13 +151,17 @@ class CalibrationReader {
 
   void AddWindow(absl::Span<const int32_t> tokens) {
     if (tokens.empty()) return;
-    tokens = tokens.subspan(0, static_cast<size_t>(window_tokens_));
-    text_.windows.emplace_back(tokens.begin(), tokens.end());
+    tokens = tokens.subspan(0, static_cast<size_t>(text_tokens_));
+    std::vector<int32_t>& window = text_.windows.emplace_back(beginning_);
+    window.insert(window.end(), tokens.begin(), tokens.end());
+    window.resize(std::min(window.size(), static_cast<size_t>(window_tokens_)));
   }
 
   const Tokenizer& tokenizer_;
+  const std::vector<int32_t> beginning_;  // of every window
   const int64_t num_windows_;
   const int64_t window_tokens_;
+  const int64_t text_tokens_;  // of a window, what is the files' text
   const int64_t chunk_bytes_;
   CalibrationText text_;
 };
@@ -154,8 +176,34 @@ int64_t CalibrationText::num_tokens() const {
 
 absl::StatusOr<CalibrationText> ReadCalibration(const std::vector<std::string>& files,
                                                 const Tokenizer& tokenizer, int64_t num_windows,
-                                                int64_t window_tokens) {
-  return CalibrationReader(tokenizer, num_windows, window_tokens).Read(files);
+                                                int64_t window_tokens, bool add_special_tokens) {
+  std::vector<int32_t> beginning;
+  if (add_special_tokens) {
+    US_ASSIGN_OR_RETURN(beginning, BeginningTokens(tokenizer));
+  }
+  return CalibrationReader(tokenizer, std::move(beginning), num_windows, window_tokens).Read(files);
+}
+
+std::string CalibrationWarning(const CalibrationText& text, int64_t asked_windows,
+                               int64_t asked_window_tokens) {
+  const int64_t tokens = text.num_tokens();
+  const auto windows = static_cast<int64_t>(text.windows.size());
+  const int64_t asked_tokens = asked_windows * asked_window_tokens;
+  std::string warning =
+      absl::StrCat(Count(tokens, "token"), " of calibration text in ", Count(windows, "window"));
+  // A window that ends a few tokens early, because its bytes held no more, is nothing to act on.
+  const bool is_less = windows < asked_windows || tokens < asked_tokens - asked_tokens / 20;
+  if (!is_less && tokens >= kFewCalibrationTokens) return std::string();
+  if (is_less) {
+    absl::StrAppend(&warning, "; asked for were ", Count(asked_tokens, "token"), " in ",
+                    Count(asked_windows, "window"));
+  }
+  if (tokens < kFewCalibrationTokens) {
+    absl::StrAppend(&warning, "; a fit to fewer than ", kFewCalibrationTokens,
+                    " tokens follows those few and not the language: perplexity may be many times "
+                    "what the same size can have");
+  }
+  return warning;
 }
 
 absl::StatusOr<CalibrationText> SampleCalibration(Model& model,

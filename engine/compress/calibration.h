@@ -23,15 +23,24 @@ struct CalibrationText {
 };
 
 // `num_windows` windows of up to `window_tokens` tokens, spread evenly over the files, which are
-// read as a stream and only tokenized where a window lies; without special tokens added. A window
-// starts at the start of a line where there is one near. Less text than windows gives all of it,
-// cut into windows. Files whose name ends in ".xz" are decompressed.
+// read as a stream and only tokenized where a window lies. With `add_special_tokens` every window,
+// a text of its own, begins with what the tokenizer's template puts before a text. A window starts
+// at the start of a line where there is one near. Less text than windows gives all of it, cut into
+// windows. Files whose name ends in ".xz" are decompressed.
 //
 // NOT_FOUND for an absent file, DATA_LOSS for a damaged archive, INVALID_ARGUMENT for text that is
 // not UTF-8, and when all files together have no token.
 absl::StatusOr<CalibrationText> ReadCalibration(const std::vector<std::string>& files,
                                                 const Tokenizer& tokenizer, int64_t num_windows,
-                                                int64_t window_tokens);
+                                                int64_t window_tokens, bool add_special_tokens);
+
+// Below this many tokens the fit follows the few that it has seen.
+inline constexpr int64_t kFewCalibrationTokens = 2048;
+
+// What is to be said about a text that is shorter than was asked for or has fewer than
+// kFewCalibrationTokens: a sentence without an end of line; "" when there is nothing to say.
+std::string CalibrationWarning(const CalibrationText& text, int64_t asked_windows,
+                               int64_t asked_window_tokens);
 
 // What the model itself writes at temperature 1, from its beginning-of-text token, or an end token
 // where it has none, or else a random one. A function of the model and the seed alone.

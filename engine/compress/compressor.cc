@@ -30,6 +30,7 @@
 #include "engine/compress/site_importance.h"
 #include "engine/compress/site_moments.h"
 #include "engine/compress/table_compression.h"
+#include "engine/format/tokenizer/tokenizer_folder.h"
 #include "engine/models/linear_sites.h"
 #include "engine/models/model.h"
 
@@ -208,17 +209,15 @@ absl::StatusOr<CalibrationText> MakeCalibration(const std::shared_ptr<const Chec
   if (options.calibration_files.empty()) {
     return SampleFromModel(checkpoint, window_tokens, options);
   }
-  US_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(checkpoint->tokenizer_path()));
-  US_ASSIGN_OR_RETURN(CalibrationText text,
-                      ReadCalibration(options.calibration_files, *tokenizer,
-                                      options.calibration_windows, window_tokens));
+  US_ASSIGN_OR_RETURN(const FolderTokenizer loaded, LoadFolderTokenizer(checkpoint->folder()));
+  US_ASSIGN_OR_RETURN(
+      CalibrationText text,
+      ReadCalibration(options.calibration_files, *loaded.tokenizer, options.calibration_windows,
+                      window_tokens, options.add_special_tokens));
   for (const auto& window : text.windows) {
-    for (const int32_t id : window) {
-      if (id >= 0 && id < checkpoint->config().vocab_size) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat(checkpoint->tokenizer_path(), ": expected ids below the model's vocab_size ",
-                       checkpoint->config().vocab_size, ", found ", id));
-    }
+    const absl::Status status =
+        CheckIdsOfText(*loaded.tokenizer, window, checkpoint->config().vocab_size);
+    if (!status.ok()) return Annotate(status, "calibration");
   }
   return text;
 }
@@ -341,6 +340,12 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
       report.calibration_source = options.calibration_files.empty() ? "self-generated" : "files";
       US_RETURN_IF_ERROR(Prepare(checkpoint, sites, options, *journal, pool));
       report.calibration_tokens = journal->text().num_tokens();
+      std::string warning = CalibrationWarning(journal->text(), options.calibration_windows,
+                                               options.calibration_window_tokens);
+      if (!warning.empty()) {
+        if (options.on_warning) options.on_warning(warning);
+        report.warnings.push_back(std::move(warning));
+      }
       US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, journal->importance(), options));
       US_ASSIGN_OR_RETURN(
           encoded, EncodeFromCalibration(*checkpoint, sites, *encoder, tables.embedding.get(),
@@ -361,6 +366,12 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
         ResolveOutputFolder(*checkpoint, options.calibration_files, out, options.overwrite)
             .status());
     report.sites = std::move(encoded.reports);
+    if (report.calibration_tokens < checkpoint->config().hidden_size) {
+      for (CompressedSite& site : report.sites) {
+        site.relative_output_error = std::numeric_limits<double>::quiet_NaN();
+        site.relative_residual_error = std::numeric_limits<double>::quiet_NaN();
+      }
+    }
     return PublishFolder(journal->model_folder(), out);
   };
   if (const absl::Status status = work(); !status.ok()) {
@@ -400,6 +411,7 @@ json ToJson(const CompressionReport& report) {
           {"calibration_source", report.calibration_source},
           {"resumed_layers", report.resumed_layers},
           {"estimated_memory_bytes", report.estimated_memory_bytes},
+          {"warnings", report.warnings},
           {"sites", std::move(sites)}};
 }
 

@@ -65,6 +65,10 @@ struct CompressOptions {
   int64_t calibration_windows = 128;
   int64_t calibration_window_tokens = 512;
 
+  // Whether every window of calibration text begins with what the tokenizer's template puts before
+  // a text, as the text of a request does.
+  bool add_special_tokens = true;
+
   // Goes on from the last layer that an interrupted compression with the same options finished.
   // What has been finished is kept beside the output folder, under its name with ".partial" added,
   // until the compression is complete.
@@ -80,6 +84,9 @@ struct CompressOptions {
 
   std::function<void(const CompressProgress&)> progress;  // may be empty
 
+  // What CompressionReport::warnings will have, as soon as it is known. May be empty.
+  std::function<void(std::string_view warning)> on_warning;
+
   // When it becomes true, the compression ends soon with CANCELLED and leaves nothing behind but
   // the layers that were finished. May be null.
   const std::atomic<bool>* cancelled = nullptr;
@@ -94,10 +101,11 @@ struct CompressedSite {
   // |W' - W|^2 / |W|^2 over the site's weights.
   double relative_weight_error = 0;
   // |y' - y|^2 / |y|^2 over the calibration tokens: y is what the site was fitted to, y' what the
-  // compressed site gives. NaN when it was fitted to the weights alone.
+  // compressed site gives. NaN when it was fitted to the weights alone, or to fewer tokens than the
+  // residual stream is wide: so few are matched by weights that are wrong everywhere else.
   double relative_output_error = 0;
   // |h' - h|^2 / |h|^2 of the residual stream after the site, compressed and dense. NaN for sites
-  // that do not write to it, and when there was no calibration text.
+  // that do not write to it, and where the output error is.
   double relative_residual_error = 0;
 };
 
@@ -113,6 +121,8 @@ struct CompressionReport {
   // "files", "self-generated" or "none".
   std::string calibration_source;
   std::vector<CompressedSite> sites;  // in order of execution
+  // What may have made the model worse than it could be: a sentence each, without an end of line.
+  std::vector<std::string> warnings;
 };
 
 // The keys that `ultrasketch compress --json` prints: the report's field names. NaN becomes null.

@@ -228,15 +228,19 @@ absl::StatusOr<Evaluation> EvaluateTokens(Model& model, absl::Span<const int32_t
 
 absl::StatusOr<Evaluation> EvaluateText(Model& model, const Tokenizer& tokenizer,
                                         std::string_view text, const EvaluateOptions& options) {
-  US_ASSIGN_OR_RETURN(const std::vector<int32_t> token_ids, EncodeForEvaluation(tokenizer, text));
+  US_ASSIGN_OR_RETURN(
+      const std::vector<int32_t> token_ids,
+      EncodeForEvaluation(tokenizer, model.config().vocab_size, text, options.add_special_tokens));
   return EvaluateTokens(model, token_ids, options);
 }
 
 absl::StatusOr<std::vector<int32_t>> EncodeForEvaluation(const Tokenizer& tokenizer,
-                                                         std::string_view text) {
-  EncodeOptions options;
-  options.add_special_tokens = false;
-  return tokenizer.Encode(text, options);
+                                                         int32_t vocab_size, std::string_view text,
+                                                         bool add_special_tokens) {
+  US_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
+                      tokenizer.Encode(text, {.add_special_tokens = add_special_tokens}));
+  US_RETURN_IF_ERROR(CheckIdsOfText(tokenizer, ids, vocab_size));
+  return ids;
 }
 
 absl::StatusOr<Evaluation> EvaluateCheckpoint(std::shared_ptr<const Checkpoint> checkpoint,

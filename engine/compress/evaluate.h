@@ -33,6 +33,10 @@ struct EvaluateOptions {
   // Only the first tokens of the text count; 0: all.
   int64_t max_tokens = 0;
 
+  // Of a text (EvaluateText): whether it gets what the tokenizer's template adds, once, as the text
+  // of a request does.
+  bool add_special_tokens = true;
+
   // For the log-softmax; 0: all that the process may use. The model's threads are its backend's.
   int num_threads = 0;
 
@@ -66,13 +70,15 @@ absl::Status CheckEvaluation(const ModelConfig& config, absl::Span<const int32_t
 absl::StatusOr<Evaluation> EvaluateTokens(Model& model, absl::Span<const int32_t> token_ids,
                                           const EvaluateOptions& options);
 
-// The whole text, tokenized at once without special tokens added.
+// The whole text, tokenized at once.
 absl::StatusOr<Evaluation> EvaluateText(Model& model, const Tokenizer& tokenizer,
                                         std::string_view text, const EvaluateOptions& options);
 
-// The tokens that EvaluateText evaluates a model on.
+// The tokens that EvaluateText evaluates a model on. INVALID_ARGUMENT when one of them is not below
+// `vocab_size`, the model's.
 absl::StatusOr<std::vector<int32_t>> EncodeForEvaluation(const Tokenizer& tokenizer,
-                                                         std::string_view text);
+                                                         int32_t vocab_size, std::string_view text,
+                                                         bool add_special_tokens);
 
 // Loads the checkpoint to `device` ("auto", "cpu", "cuda:0"), evaluates it and lets it go.
 absl::StatusOr<Evaluation> EvaluateCheckpoint(std::shared_ptr<const Checkpoint> checkpoint,

@@ -68,7 +68,8 @@ absl::StatusOr<json> DescribeFit(const Checkpoint& checkpoint, const CompressOpt
                       {"seed", options.seed},
                       {"calibration_files", files},
                       {"calibration_windows", options.calibration_windows},
-                      {"calibration_window_tokens", options.calibration_window_tokens}};
+                      {"calibration_window_tokens", options.calibration_window_tokens},
+                      {"add_special_tokens", options.add_special_tokens}};
   if (options.codec == "absmaxmin") {
     description["hash_rows"] = options.absmaxmin_hash_rows;
     description["bucket_bits"] = options.absmaxmin_bucket_bits;

@@ -12,10 +12,9 @@
 #include "engine/base/file.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
-#include "engine/compress/evaluate.h"
 #include "engine/compress/text_file.h"
 #include "engine/format/checksum.h"
-#include "engine/format/tokenizer/tokenizer.h"
+#include "engine/format/tokenizer/tokenizer_folder.h"
 
 namespace ultrasketch {
 namespace {
@@ -52,6 +51,9 @@ absl::StatusOr<uint64_t> ChecksumOfFile(const std::string& path) {
 absl::StatusOr<std::string> MakeKey(const TokenCache::Options& options) {
   US_ASSIGN_OR_RETURN(const uint64_t tokenizer, ChecksumOfFile(options.tokenizer_path));
   std::string key = absl::StrCat("1:", ChecksumString(tokenizer));
+  const auto folder = std::filesystem::path(options.tokenizer_path).parent_path();
+  const auto config = ChecksumOfFile((folder / "tokenizer_config.json").string());
+  if (config.ok()) absl::StrAppend(&key, ":", ChecksumString(*config));
   for (const std::string& path : options.text_files) {
     US_ASSIGN_OR_RETURN(const uint64_t checksum, ChecksumOfFile(path));
     absl::StrAppend(&key, ":", ChecksumString(checksum));
@@ -101,7 +103,7 @@ class TextTokenizer {
       for (int64_t index = begin; index < end; ++index) {
         const auto i = static_cast<size_t>(index);
         if (options_.cancelled != nullptr && *options_.cancelled) return;
-        encoded[i] = EncodeForEvaluation(tokenizer_, pieces[i]);
+        encoded[i] = tokenizer_.Encode(pieces[i], {.add_special_tokens = false});
       }
     });
     if (options_.cancelled != nullptr && *options_.cancelled) {
@@ -128,7 +130,10 @@ class TextTokenizer {
 
 absl::Status WriteCache(const TokenCache::Options& options, const std::string& key,
                         ThreadPool& pool) {
-  US_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(options.tokenizer_path));
+  US_ASSIGN_OR_RETURN(
+      const FolderTokenizer loaded,
+      LoadFolderTokenizer(std::filesystem::path(options.tokenizer_path).parent_path().string()));
+  const std::unique_ptr<Tokenizer>& tokenizer = loaded.tokenizer;
   TextTokenizer text_tokenizer(*tokenizer, options, pool);
   for (const std::string& path : options.text_files) {
     US_RETURN_IF_ERROR(text_tokenizer.Add(path));

@@ -1,13 +1,14 @@
 #include "engine/finetune/training_texts.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/status.h"
 #include "engine/compress/evaluate.h"
 #include "engine/compress/text_file.h"
-#include "engine/format/tokenizer/tokenizer.h"
+#include "engine/format/tokenizer/tokenizer_folder.h"
 
 namespace ultrasketch {
 namespace {
@@ -38,9 +39,14 @@ absl::StatusOr<std::string> ReadText(const std::string& path) {
 }
 
 absl::StatusOr<std::vector<int64_t>> ReadEvalTokens(const TrainingTextsOptions& options) {
-  US_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(options.cache.tokenizer_path));
+  US_ASSIGN_OR_RETURN(
+      const FolderTokenizer loaded,
+      LoadFolderTokenizer(
+          std::filesystem::path(options.cache.tokenizer_path).parent_path().string()));
   US_ASSIGN_OR_RETURN(const std::string text, ReadText(options.eval_file));
-  const absl::StatusOr<std::vector<int32_t>> ids = EncodeForEvaluation(*tokenizer, text);
+  const absl::StatusOr<std::vector<int32_t>> ids =
+      EncodeForEvaluation(*loaded.tokenizer, static_cast<int32_t>(options.vocab_size), text,
+                          EvaluateOptions().add_special_tokens);
   if (!ids.ok()) return Annotate(ids.status(), options.eval_file);
   const size_t count = std::min(ids->size(), static_cast<size_t>(options.eval_max_tokens));
   return std::vector<int64_t>(ids->begin(), ids->begin() + static_cast<int64_t>(count));

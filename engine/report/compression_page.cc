@@ -131,8 +131,13 @@ std::string Tiles(const CompressionSummary& summary) {
            report.resumed_layers == 0
                ? "without evaluation"
                : absl::StrCat("of this run; ", report.resumed_layers, " layers were done before")),
-      Tile("Calibration", WithSpaces(report.calibration_tokens), CalibrationNote(summary)),
+      Tile("Calibration",
+           report.calibration_source == "none" ? "none" : WithSpaces(report.calibration_tokens),
+           CalibrationNote(summary)),
       "</dl>\n");
+  for (const std::string& warning : report.warnings) {
+    absl::StrAppend(&html, "<p class=\"none\">Warning: ", EscapeHtml(warning), ".</p>\n");
+  }
   return html;
 }
 
@@ -141,8 +146,13 @@ std::string Figure(std::string_view title, std::string_view caption, std::string
                       EscapeHtml(caption), "</figcaption>\n</figure>\n");
 }
 
-constexpr const char* kNothingMeasured =
-    "<p class=\"none\">Not measured: the model was fitted to its weights alone.</p>\n";
+std::string NothingMeasured(const CompressionSummary& summary) {
+  return absl::StrCat("<p class=\"none\">Not measured: the model was fitted to ",
+                      summary.report.calibration_source == "none"
+                          ? "its weights alone"
+                          : "too few tokens for the errors on them to mean anything",
+                      ".</p>\n");
+}
 
 std::vector<std::string> LayerNames(const ModelConfig& config) {
   std::vector<std::string> names;
@@ -203,10 +213,11 @@ std::string OutputErrorFigure(const CompressionSummary& summary,
       "|y' − y|² / |y|² over the calibration tokens: y is what the site was fitted to, y' "
       "what it gives. For attention output and MLP output, y is what the residual "
       "stream lacks to reach the dense model's, earlier sites' errors included.",
-      any ? RenderSvg(chart) : kNothingMeasured);
+      any ? RenderSvg(chart) : NothingMeasured(summary));
 }
 
-std::string ResidualFigure(const std::vector<PlacedSite>& sites) {
+std::string ResidualFigure(const CompressionSummary& summary,
+                           const std::vector<PlacedSite>& sites) {
   LineChart chart;
   chart.description = "Relative error of the residual stream along the depth of the model";
   chart.x_label = "layers passed";
@@ -222,7 +233,7 @@ std::string ResidualFigure(const std::vector<PlacedSite>& sites) {
   return Figure("Residual stream",
                 "|h' − h|² / |h|² of the residual stream, compressed h' and dense h, after the "
                 "attention (half a layer) and after the MLP of every layer.",
-                any ? RenderSvg(chart) : kNothingMeasured);
+                any ? RenderSvg(chart) : NothingMeasured(summary));
 }
 
 std::string ShareFigure(const CompressionSummary& summary, const std::vector<PlacedSite>& sites) {
@@ -322,7 +333,8 @@ ordered_json CompressionJson(const CompressionSummary& summary) {
                                 {"head", options.head},
                                 {"calibration", options.calibration_files},
                                 {"calibration_windows", options.calibration_windows},
-                                {"calibration_window_tokens", options.calibration_window_tokens}};
+                                {"calibration_window_tokens", options.calibration_window_tokens},
+                                {"add_special_tokens", options.add_special_tokens}};
   if (options.codec == "absmaxmin") {
     option_values["hash_rows"] = options.absmaxmin_hash_rows;
     option_values["bucket_bits"] = options.absmaxmin_bucket_bits;
@@ -401,7 +413,8 @@ std::string CompressionHtml(const CompressionSummary& summary) {
                               summary.config.num_layers, " layers, hidden size ",
                               summary.config.hidden_size, ".")),
       "</p>\n", Tiles(summary), BitsFigure(summary, sites), OutputErrorFigure(summary, sites),
-      ResidualFigure(sites), ShareFigure(summary, sites), SiteTable(sites), "</body>\n</html>\n");
+      ResidualFigure(summary, sites), ShareFigure(summary, sites), SiteTable(sites),
+      "</body>\n</html>\n");
 }
 
 absl::Status WriteCompressionReport(const CompressionSummary& summary, const ReportFiles& files) {

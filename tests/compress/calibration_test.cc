@@ -3,13 +3,16 @@
 #include <lzma.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 
+#include "engine/base/file.h"
 #include "engine/compress/text_file.h"
 
 namespace ultrasketch {
@@ -59,7 +62,7 @@ class CalibrationTest : public testing::Test {
 
   absl::StatusOr<CalibrationText> Read(const std::vector<std::string>& files, int64_t windows,
                                        int64_t tokens) const {
-    return ReadCalibration(files, *tokenizer_, windows, tokens);
+    return ReadCalibration(files, *tokenizer_, windows, tokens, /*add_special_tokens=*/true);
   }
 
   std::string Decode(const std::vector<int32_t>& window) const {
@@ -113,6 +116,55 @@ TEST_F(CalibrationTest, CutsOneLongLineBetweenCharacters) {
   const auto calibration = Read({Write("a.txt", text)}, 7, 16);
   ASSERT_TRUE(calibration.ok()) << calibration.status();
   EXPECT_EQ(calibration->windows.size(), 7u);
+}
+
+// Every window is a text of its own, and begins as one. What the template puts behind a text is no
+// part of a window that goes on.
+TEST_F(CalibrationTest, WindowsBeginWithTheTemplatesTokens) {
+  nlohmann::json document =
+      nlohmann::json::parse(*ReadFile(std::string(TEST_DATA_DIR) + "/tokenizer/metaspace.json"));
+  const nlohmann::json token = {{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}};
+  document["post_processor"]["single"].push_back(token);
+  tokenizer_ = *Tokenizer::FromJson(document, "tokenizer.json");
+  for (const int lines : {20, 4000}) {
+    const std::string path = Write("a.txt", Lines(lines));
+    const auto with = ReadCalibration({path}, *tokenizer_, 8, 32, true);
+    ASSERT_TRUE(with.ok()) << with.status();
+    EXPECT_EQ(with->windows.size(), 8u);
+    for (const auto& window : with->windows) {
+      EXPECT_EQ(window.size(), 32u);
+      EXPECT_EQ(window[0], 1);
+      EXPECT_EQ(std::count(window.begin(), window.end(), 1), 1);
+    }
+    const auto without = ReadCalibration({path}, *tokenizer_, 8, 32, false);
+    ASSERT_TRUE(without.ok()) << without.status();
+    for (const auto& window : without->windows) {
+      EXPECT_EQ(window.size(), 32u);
+      EXPECT_EQ(std::count(window.begin(), window.end(), 1), 0);
+    }
+  }
+}
+
+TEST(CalibrationWarningTest, SaysWhatWasFoundAndWhatWasAskedFor) {
+  const auto text = [](size_t windows, size_t tokens) {
+    return CalibrationText{
+        std::vector<std::vector<int32_t>>(windows, std::vector<int32_t>(tokens))};
+  };
+  EXPECT_EQ(CalibrationWarning(text(128, 512), 128, 512), "");
+  EXPECT_EQ(CalibrationWarning(text(128, 511), 128, 512), "");
+  EXPECT_THAT(CalibrationWarning(text(100, 512), 128, 512),
+              testing::AllOf(testing::HasSubstr("51200 tokens of calibration text in 100 windows"),
+                             testing::HasSubstr("65536 tokens in 128 windows"),
+                             testing::Not(testing::HasSubstr("perplexity"))));
+  EXPECT_THAT(CalibrationWarning(text(128, 256), 128, 512),
+              testing::HasSubstr("32768 tokens of calibration text in 128 windows"));
+  EXPECT_THAT(
+      CalibrationWarning(text(1, 1), 128, 512),
+      testing::AllOf(testing::HasSubstr("1 token of calibration text in 1 window;"),
+                     testing::HasSubstr("fewer than 2048"), testing::HasSubstr("perplexity")));
+  EXPECT_THAT(CalibrationWarning(text(4, 64), 4, 64),
+              testing::AllOf(testing::HasSubstr("256 tokens of calibration text in 4 windows;"),
+                             testing::HasSubstr("perplexity")));
 }
 
 TEST_F(CalibrationTest, ReadsArchivesLikeTheirText) {

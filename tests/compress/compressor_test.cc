@@ -159,6 +159,25 @@ TEST_F(CompressorTest, FitsToTheWeightsAloneWithoutWindows) {
   EXPECT_TRUE(ToJson(*report)["sites"][0]["relative_output_error"].is_null());
 }
 
+TEST_F(CompressorTest, WarnsOfTooLittleTextAndMeasuresNothingOnIt) {
+  CompressOptions options = QuickOptions();
+  options.calibration_files = {WriteText("text.txt", "\n")};
+  std::vector<std::string> warnings;
+  options.on_warning = [&](std::string_view warning) { warnings.emplace_back(warning); };
+  const auto report = CompressCheckpoint(Sample(), Path("out"), options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(warnings, testing::ElementsAre(testing::AllOf(
+                            HasSubstr("1 token of calibration text in 1 window"),
+                            HasSubstr("384 tokens in 6 windows"), HasSubstr("perplexity"))));
+  EXPECT_EQ(report->warnings, warnings);
+  const nlohmann::json json = ToJson(*report);
+  EXPECT_EQ(json["warnings"].size(), 1u);
+  for (const nlohmann::json& site : json["sites"]) {
+    EXPECT_TRUE(site["relative_output_error"].is_null()) << site;
+    EXPECT_TRUE(site["relative_residual_error"].is_null()) << site;
+  }
+}
+
 TEST_F(CompressorTest, ADenseModelHasSixteenBits) {
   const auto size = MeasureModel(*Sample());
   ASSERT_TRUE(size.ok()) << size.status();

@@ -3,10 +3,13 @@
 #include <cmath>
 #include <memory>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 
 #include "engine/backends/backend.h"
 #include "engine/backends/sampling/sampling.h"
+#include "engine/base/file.h"
 #include "engine/format/checkpoint.h"
 
 namespace ultrasketch {
@@ -100,6 +103,38 @@ TEST_F(EvaluateTest, IsTheMeanOverWindowsWhateverTheBatching) {
       EXPECT_GT(evaluation->tokens_per_second, 0);
     }
   }
+}
+
+// As the text of a request does, the text begins with what the template adds, unless told
+// otherwise.
+TEST_F(EvaluateTest, TheTextBeginsWithTheTemplatesTokens) {
+  nlohmann::json document = nlohmann::json::parse(*ReadFile(checkpoint_->tokenizer_path()));
+  document["post_processor"] = nlohmann::json::parse(R"({
+      "type": "TemplateProcessing",
+      "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+                 {"Sequence": {"id": "A", "type_id": 0}}],
+      "pair": [],
+      "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0],
+                                           "tokens": ["<|endoftext|>"]}}})");
+  const auto tokenizer = Tokenizer::FromJson(document, "tokenizer.json");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto model = Load(EvaluationModelOptions(checkpoint_->config(), 512));
+  ASSERT_NE(model, nullptr);
+  std::vector<int32_t> with = {0};
+  with.insert(with.end(), token_ids_.begin(), token_ids_.end());
+  EvaluateOptions options;
+  EXPECT_EQ(EvaluateText(*model, **tokenizer, kText, options)->nll,
+            EvaluateTokens(*model, with, options)->nll);
+  options.add_special_tokens = false;
+  EXPECT_EQ(EvaluateText(*model, **tokenizer, kText, options)->nll,
+            EvaluateTokens(*model, token_ids_, options)->nll);
+}
+
+TEST_F(EvaluateTest, NamesThePieceThatTheModelHasNoEmbeddingFor) {
+  const int32_t id = token_ids_.back();
+  const absl::Status status = EncodeForEvaluation(*tokenizer_, id, kText, true).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), testing::StartsWith("text: "));
 }
 
 TEST_F(EvaluateTest, LooksAtTheFirstTokensOnlyWhenToldTo) {

@@ -21,6 +21,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 const std::vector<std::vector<std::string>>& Commands() {
@@ -153,6 +154,40 @@ TEST(CliTest, TokenizingNeedsNothingButTheTokenizer) {
   EXPECT_EQ(run.exit_code, 0) << run.err;
 }
 
+TEST(CliTest, TokenizingTakesSpecialTokensForTextWhenAsked) {
+  const std::string text = "said <|endoftext|>";
+  const auto ids = [&](const std::vector<std::string>& options) {
+    std::vector<std::string> line = {"tokenize", "--model", SAMPLE_MODEL_DIR,
+                                     "--text",   text,      "--json"};
+    line.insert(line.end(), options.begin(), options.end());
+    return ParseOutput(RunTool(line))["token_ids"].get<std::vector<int32_t>>();
+  };
+  EXPECT_THAT(ids({}), ::testing::Contains(0));
+  EXPECT_THAT(ids({"--split-special-tokens"}), Not(::testing::Contains(0)));
+}
+
+// The files beside tokenizer.json count: add_prefix_space is obeyed where transformers obeys it,
+// and what cannot be used is a warning.
+TEST(CliTest, TokenizingReadsTheConfigurationOfTheTokenizer) {
+  const TemporaryFolder folder;
+  std::filesystem::copy(TEST_DATA_DIR "/tokenizer/llama2.json", folder.path() + "/tokenizer.json");
+  const std::vector<std::string> line = {"tokenize", "--model",     folder.path(),
+                                         "--text",   "hello world", "--json"};
+  EXPECT_EQ(ParseOutput(RunTool(line))["token_ids"], nlohmann::json({1, 343, 320, 541, 364, 1266}));
+  ASSERT_TRUE(
+      WriteFileAtomically(folder.path() + "/tokenizer_config.json",
+                          R"({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": false})")
+          .ok());
+  EXPECT_EQ(ParseOutput(RunTool(line))["token_ids"], nlohmann::json({1, 320, 541, 364, 1266}));
+  ASSERT_TRUE(WriteFileAtomically(folder.path() + "/tokenizer_config.json",
+                                  R"({"tokenizer_class": "LlamaTokenizer",})")
+                  .ok());
+  const Completed broken = RunTool(line);
+  EXPECT_EQ(ParseOutput(broken)["token_ids"], nlohmann::json({1, 343, 320, 541, 364, 1266}));
+  EXPECT_THAT(broken.err, HasSubstr("warning: "));
+  EXPECT_THAT(broken.err, HasSubstr("tokenizer_config.json"));
+}
+
 TEST(CliTest, DetokenizingRefusesWhatIsNoToken) {
   const Completed beyond = RunTool({"detokenize", "--model", SAMPLE_MODEL_DIR, "8192"});
   EXPECT_EQ(beyond.exit_code, 1);
@@ -181,6 +216,54 @@ TEST(CliTest, InspectsTheDenseModel) {
   EXPECT_EQ(model["linear_weights"], linear);
   EXPECT_EQ(model["parameters"], linear + 8192 * 256 + (2 * 5 + 1) * 256);
   EXPECT_THAT(RunTool({"inspect", SAMPLE_MODEL_DIR}).out, HasSubstr("model.layers.4.mlp_output"));
+}
+
+TEST(CliTest, InspectingSaysWhereTransformersTokenizesDifferently) {
+  const TemporaryFolder folder;
+  for (const char* name : {"config.json", "model.safetensors", "tokenizer.json"}) {
+    std::filesystem::copy(absl::StrCat(SAMPLE_MODEL_DIR, "/", name), folder.path() + "/" + name);
+  }
+  EXPECT_THAT(ParseOutput(RunTool({"inspect", folder.path(), "--json"}))["tokenizer_notes"],
+              IsEmpty());
+  ASSERT_TRUE(WriteFileAtomically(folder.path() + "/tokenizer_config.json",
+                                  R"({"tokenizer_class": "Qwen2Tokenizer"})")
+                  .ok());
+  EXPECT_THAT(RunTool({"inspect", folder.path()}).out, HasSubstr("transformers 5 makes a Qwen2"));
+  EXPECT_EQ(ParseOutput(RunTool({"inspect", folder.path(), "--json"}))["tokenizer_notes"].size(),
+            1u);
+}
+
+// What was not measured is neither a number nor "nan", in text, in JSON and on the page.
+TEST(CliTest, CompressingOnTooLittleTextSaysSo) {
+  const TemporaryFolder folder;
+  ASSERT_TRUE(WriteFileAtomically(folder.path() + "/text", "\n").ok());
+  const auto compress = [&](const std::vector<std::string>& options) {
+    std::vector<std::string> line = {"compress",
+                                     "--model",
+                                     SAMPLE_MODEL_DIR,
+                                     "--out",
+                                     folder.path() + "/out",
+                                     "--overwrite",
+                                     "--bits",
+                                     "1",
+                                     "--report",
+                                     folder.path() + "/page"};
+    line.insert(line.end(), options.begin(), options.end());
+    const Completed run = RunTool(line);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    const std::string html = *ReadFile(folder.path() + "/page.html");
+    for (const std::string& text : {run.out, html, *ReadFile(folder.path() + "/page.json")}) {
+      EXPECT_THAT(text, Not(HasSubstr("0.0000")));
+      EXPECT_THAT(text, Not(HasSubstr("nan")));
+    }
+    return run;
+  };
+  EXPECT_THAT(compress({"--calibration", folder.path() + "/text"}).err,
+              ::testing::AllOf(HasSubstr("warning: "), HasSubstr("1 token"),
+                               HasSubstr("65536 tokens in 128 windows")));
+  compress({"--calibration", folder.path() + "/text", "--json"});
+  EXPECT_THAT(compress({"--calibration-windows", "0"}).out,
+              HasSubstr("output errors were not measured"));
 }
 
 TEST(CliTest, EvaluatesAsMuchAsItIsAskedTo) {

@@ -146,6 +146,20 @@ TEST(CompressionHtmlTest, SaysWhatWasNotMeasured) {
   EXPECT_THAT(html, Not(HasSubstr("Perplexity")));
 }
 
+TEST(CompressionHtmlTest, SaysWhatTooLittleTextLeftUnmeasured) {
+  CompressionSummary summary = MakeSummary(1, /*calibrated=*/true);
+  for (CompressedSite& site : summary.report.sites) {
+    site.relative_output_error = site.relative_residual_error = std::nan("");
+  }
+  summary.report.warnings = {"3 tokens <of> text"};
+  const std::string html = CompressionHtml(summary);
+  EXPECT_EQ(MarkupProblem(html), "");
+  EXPECT_THAT(html, HasSubstr("Not measured: the model was fitted to too few tokens"));
+  EXPECT_THAT(html, HasSubstr("Warning: 3 tokens &lt;of&gt; text."));
+  EXPECT_THAT(html, Not(HasSubstr("nan")));
+  EXPECT_THAT(html, Not(HasSubstr("0.0000")));
+}
+
 TEST(CompressionHtmlTest, HoldsDeepModels) {
   const std::string html = CompressionHtml(MakeSummary(126, /*calibrated=*/true));
   EXPECT_EQ(MarkupProblem(html), "");
