@@ -75,10 +75,14 @@ std::vector<MetricFamily> StateCollector::Collect() const {
   MetricFamily waiting = NewFamily(MetricType::Gauge, "ultrasketch_requests_waiting",
                                    "Requests that wait for their first step.");
   MetricFamily kv_blocks =
-      NewFamily(MetricType::Gauge, "ultrasketch_kv_blocks", "Blocks of the KV cache, by state.");
+      NewFamily(MetricType::Gauge, "ultrasketch_kv_blocks",
+                "Blocks of the KV cache, by state; cached ones are free and keep a prefix.");
   MetricFamily preemptions =
       NewFamily(MetricType::Counter, "ultrasketch_preemptions_total",
                 "Sequences that lost their KV blocks to others and were computed again.");
+  MetricFamily prefix_cache =
+      NewFamily(MetricType::Counter, "ultrasketch_prefix_cache_tokens_total",
+                "Tokens of prompts that the prefix cache was asked for, by result.");
   MetricFamily memory =
       NewFamily(MetricType::Gauge, "ultrasketch_memory_bytes", "Memory held, by what for.");
   MetricFamily bytes_per_weight =
@@ -99,9 +103,15 @@ std::vector<MetricFamily> StateCollector::Collect() const {
     const EngineLoopStats stats = model.engine_loop->stats();
     AddValue(running, labels(), stats.num_running);
     AddValue(waiting, labels(), stats.num_waiting);
-    AddValue(kv_blocks, labels({{"state", "free"}}), static_cast<double>(stats.kv_blocks_free));
+    AddValue(kv_blocks, labels({{"state", "free"}}),
+             static_cast<double>(stats.kv_blocks_free - stats.kv_blocks_cached));
+    AddValue(kv_blocks, labels({{"state", "cached"}}), static_cast<double>(stats.kv_blocks_cached));
     AddValue(kv_blocks, labels({{"state", "used"}}), static_cast<double>(stats.kv_blocks_used));
     AddValue(preemptions, labels(), static_cast<double>(stats.num_preemptions));
+    AddValue(prefix_cache, labels({{"result", "hit"}}),
+             static_cast<double>(stats.prefix_cache_hit_tokens));
+    AddValue(prefix_cache, labels({{"result", "miss"}}),
+             static_cast<double>(stats.prefix_cache_miss_tokens));
 
     const MemoryUsage usage = model.engine_loop->memory_usage();
     AddValue(memory, labels({{"kind", "weights"}}), static_cast<double>(usage.weights));
@@ -129,8 +139,8 @@ std::vector<MetricFamily> StateCollector::Collect() const {
             {"backend", absl::StrJoin(devices, ",")}},
            1);
 
-  std::vector<MetricFamily> families = {build_info,  running, waiting,         kv_blocks,
-                                        preemptions, memory,  bytes_per_weight};
+  std::vector<MetricFamily> families = {build_info,  running,      waiting, kv_blocks,
+                                        preemptions, prefix_cache, memory,  bytes_per_weight};
   CollectProcess(process, families);
   return families;
 }

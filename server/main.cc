@@ -91,6 +91,11 @@ void Declare(CLI::App& app, Options& options) {
       ->check(CLI::Range(1, 1 << 20))
       ->type_name("N")
       ->capture_default_str();
+  app.add_option("--prefix-cache", options.load.engine_loop.prefix_cache,
+                 "Reuse beginnings of prompts that were computed before: on or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->type_name("on|off")
+      ->default_str("on");
   app.add_option("--kv-cache-tokens", options.load.model.kv_cache_tokens,
                  "Capacity of the KV cache, per model, in tokens over all requests")
       ->check(CLI::Range(int64_t{16}, int64_t{1} << 31))

@@ -7,9 +7,9 @@
 // (models/model.h).
 //
 // A block that no sequence uses any more keeps its contents and counts as free. Blocks without
-// contents are handed out first, then the contents used longest ago are given up (LRU). Whoever uses
-// a block uses those before it, and releases it before them, so that a beginning is never given up
-// before its continuations.
+// contents are handed out first, then the contents used longest ago are given up (LRU). Whoever
+// uses a block uses those before it, and releases it before them, so that a beginning is never
+// given up before its continuations.
 #ifndef ULTRASKETCH_ENGINE_KV_PREFIX_CACHE_H_
 #define ULTRASKETCH_ENGINE_KV_PREFIX_CACHE_H_
 
@@ -37,8 +37,8 @@ class PrefixCache {
   PrefixCache(const PrefixCache&) = delete;
   PrefixCache& operator=(const PrefixCache&) = delete;
 
-  // The longest run of blocks, at most `max_blocks`, that hold the first tokens of `token_ids`. They
-  // may be free: Share them before the next Allocate.
+  // The longest run of blocks, at most `max_blocks`, that hold the first tokens of `token_ids`.
+  // They may be free: Share them before the next Allocate.
   std::vector<BlockId> Find(absl::Span<const int32_t> token_ids, int64_t max_blocks) const;
 
   // One more reference to each block.

@@ -16,6 +16,9 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
+constexpr auto kNext = BlockPool::Reuse::kNext;
+constexpr auto kLast = BlockPool::Reuse::kLast;
+
 std::vector<BlockId> MustAllocate(BlockPool& pool, int64_t count) {
   std::vector<BlockId> blocks;
   EXPECT_TRUE(pool.Allocate(count, blocks));
@@ -80,29 +83,37 @@ TEST(BlockPoolTest, KeepsASharedBlockUntilItsLastReleaser) {
   pool.Share(blocks[0]);
   pool.Share(blocks[0]);
   EXPECT_EQ(pool.reference_count(blocks[0]), 3);
-  pool.Release(blocks);
+  for (const BlockId block : blocks) pool.Release(block, kLast);
   EXPECT_EQ(pool.num_free(), 1);
-  pool.Release({blocks[0]});
+  pool.Release(blocks[0], kLast);
   EXPECT_EQ(pool.num_free(), 1);
-  pool.Release({blocks[0]});
+  pool.Release(blocks[0], kLast);
   EXPECT_EQ(pool.num_free(), 2);
   EXPECT_EQ(pool.reference_count(blocks[0]), 0);
 }
 
-TEST(BlockPoolTest, ReleasesABlockThatIsNamedTwiceTwice) {
-  BlockPool pool(1);
-  const BlockId block = MustAllocate(pool, 1)[0];
-  pool.Share(block);
-  pool.Release({block, block});
-  EXPECT_EQ(pool.reference_count(block), 0);
-  EXPECT_EQ(pool.num_free(), 1);
+TEST(BlockPoolTest, HandsOutNextWhatWasReleasedForThat) {
+  BlockPool pool(10);
+  MustAllocate(pool, 8);
+  for (const BlockId block : {3, 7, 5}) pool.Release(block, kNext);
+  EXPECT_THAT(MustAllocate(pool, 5), ElementsAre(5, 7, 3, 8, 9));
 }
 
-TEST(BlockPoolTest, ReusesTheBlockReleasedLast) {
-  BlockPool pool(10);
-  const std::vector<BlockId> blocks = MustAllocate(pool, 10);
-  pool.Release({blocks[3], blocks[7], blocks[5]});
-  EXPECT_THAT(MustAllocate(pool, 3), ElementsAre(blocks[5], blocks[7], blocks[3]));
+TEST(BlockPoolTest, HandsOutTheBlocksFreeLongestFirst) {
+  BlockPool pool(4);
+  EXPECT_THAT(MustAllocate(pool, 4), ElementsAre(0, 1, 2, 3));
+  for (const BlockId block : {3, 1, 2}) pool.Release(block, kLast);
+  EXPECT_THAT(MustAllocate(pool, 2), ElementsAre(3, 1));
+}
+
+TEST(BlockPoolTest, TakesAFreeBlockBackIntoUse) {
+  BlockPool pool(4);
+  MustAllocate(pool, 4);
+  for (const BlockId block : {0, 1, 2, 3}) pool.Release(block, kLast);
+  pool.Share(2);
+  EXPECT_EQ(pool.reference_count(2), 1);
+  EXPECT_EQ(pool.num_free(), 3);
+  EXPECT_THAT(MustAllocate(pool, 3), ElementsAre(0, 1, 3));
 }
 
 // Random calls, against a map of reference counts.
@@ -153,8 +164,11 @@ TEST(BlockPoolTest, KeepsItsCountsOverRandomCalls) {
           released.push_back(block);
           if (--counts[block] == 0) counts.erase(block);
         }
-        pool.Release(released);
-        twin.Release(released);
+        const BlockPool::Reuse reuse = draw(2) == 0 ? kNext : kLast;
+        for (const BlockId block : released) {
+          pool.Release(block, reuse);
+          twin.Release(block, reuse);
+        }
       }
     }
     ASSERT_EQ(pool.num_used(), static_cast<int64_t>(counts.size()));
@@ -168,9 +182,9 @@ TEST(BlockPoolTest, KeepsItsCountsOverRandomCalls) {
 TEST(BlockPoolDeathTest, RefusesMisuse) {
   BlockPool pool(2);
   std::vector<BlockId> blocks;
-  EXPECT_DEATH(pool.Share(0), "check failed");
-  EXPECT_DEATH(pool.Release({1}), "check failed");
-  EXPECT_DEATH(pool.Release({2}), "check failed");
+  EXPECT_DEATH(pool.Share(2), "check failed");
+  EXPECT_DEATH(pool.Release(1, kLast), "check failed");
+  EXPECT_DEATH(pool.Release(2, kLast), "check failed");
   EXPECT_DEATH(pool.reference_count(-1), "check failed");
   EXPECT_DEATH(pool.Allocate(-1, blocks), "check failed");
 }

@@ -53,7 +53,10 @@ TEST(MetricsEndpointTest, ShowsTheStateOfTheModels) {
   EXPECT_EQ(value(R"(ultrasketch_requests_running{model="small"})"), 0);
   EXPECT_EQ(value(R"(ultrasketch_requests_waiting{model="small"})"), 0);
   EXPECT_EQ(value(R"(ultrasketch_kv_blocks{model="small",state="free"})"), 256);
+  EXPECT_EQ(value(R"(ultrasketch_kv_blocks{model="small",state="cached"})"), 0);
   EXPECT_EQ(value(R"(ultrasketch_kv_blocks{model="small",state="used"})"), 0);
+  EXPECT_EQ(value(R"(ultrasketch_prefix_cache_tokens_total{model="small",result="hit"})"), 0);
+  EXPECT_EQ(value(R"(ultrasketch_prefix_cache_tokens_total{model="small",result="miss"})"), 0);
   EXPECT_EQ(value(R"(ultrasketch_memory_bytes{model="small",kind="weights"})"), 1000);
   EXPECT_EQ(value(R"(ultrasketch_memory_bytes{model="small",kind="embedding"})"), 200);
   EXPECT_EQ(value(R"(ultrasketch_bytes_per_weight{model="small",scope="linear"})"), 16 / 8.0);

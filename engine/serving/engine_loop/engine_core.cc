@@ -58,6 +58,7 @@ SchedulerOptions MakeSchedulerOptions(const Model& model, const EngineLoopOption
       std::min<int64_t>(options.max_step_tokens, model.options().max_step_tokens);
   scheduler.max_step_logits = model.options().max_step_logits;
   scheduler.max_running_sequences = options.max_running_sequences;
+  scheduler.prefix_cache = options.prefix_cache;
   return scheduler;
 }
 
@@ -85,7 +86,6 @@ void EngineCore::Add(QueuedRequest queued) {
   const int64_t context_tokens = scheduler_.options().max_context_tokens;
   // A score needs no logits of the last token, so the token is not computed at all.
   const size_t num_computed = wanted.prompt_ids.size() - (request.scores_only() ? 1 : 0);
-  const SequenceId first_id = next_sequence_id_;
   for (int32_t index = 0; index < wanted.num_completions; ++index) {
     const SequenceId id = next_sequence_id_++;
     auto sequence = std::make_unique<Sequence>(id, request, *tokenizer_, index, context_tokens);
@@ -95,11 +95,8 @@ void EngineCore::Add(QueuedRequest queued) {
                           wanted.prompt_ids.begin() + static_cast<std::ptrdiff_t>(num_computed));
     spec.max_num_tokens = MaxCachedTokens(wanted, context_tokens);
     spec.priority = wanted.priority;
+    spec.client = wanted.client;
     if (sequence->wants_prompt_logprobs()) spec.first_logit_position = 0;
-    if (index > 0) {
-      spec.prefix_source = first_id;
-      spec.num_shared_tokens = static_cast<int64_t>(num_computed);
-    }
     const absl::Status submitted = scheduler_.Submit(std::move(spec));
     US_CHECK(submitted.ok());  // ValidateRequest has asked CheckFits
     request.unfinished.push_back(id);
@@ -347,9 +344,12 @@ EngineLoopStats EngineCore::stats() const {
   EngineLoopStats stats;
   stats.num_waiting = num_waiting_requests_;
   stats.num_running = static_cast<int32_t>(requests_.size()) - num_waiting_requests_;
-  stats.kv_blocks_used = scheduler_.block_pool().num_used();
-  stats.kv_blocks_free = scheduler_.block_pool().num_free();
+  stats.kv_blocks_used = scheduler_.cache().pool().num_used();
+  stats.kv_blocks_free = scheduler_.cache().pool().num_free();
+  stats.kv_blocks_cached = scheduler_.cache().num_cached();
   stats.num_preemptions = scheduler_.num_preemptions();
+  stats.prefix_cache_hit_tokens = scheduler_.prefix_cache_counts().num_hit_tokens;
+  stats.prefix_cache_miss_tokens = scheduler_.prefix_cache_counts().num_miss_tokens;
   return stats;
 }
 

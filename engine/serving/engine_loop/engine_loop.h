@@ -34,7 +34,8 @@ struct GenerationRequest {
   bool skip_special_tokens = true;
   int32_t num_completions = 1;
   int32_t prompt_logprobs = -1;  // -1: none; n: of each prompt token, and of the n most likely
-  int32_t priority = 0;          // lower is served first
+  int32_t priority = 0;          // lower is served first, and preempts
+  std::string client;            // requests of equal clients share what is one client's due
   absl::Time deadline = absl::InfiniteFuture();
   // When the request came in: what was done for it before Submit counts as waiting. InfinitePast:
   // it comes in with Submit.
@@ -65,7 +66,7 @@ struct GenerationResult {
   absl::Status status;      // not OK when reason is kError (a passed deadline too) or kCancelled
   std::string stop_string;  // the one that ended it
   int32_t num_prompt_tokens = 0;
-  int32_t num_cached_prompt_tokens = 0;  // found in the cache, computed for another completion
+  int32_t num_cached_prompt_tokens = 0;  // found in the prefix cache
   int32_t num_completion_tokens = 0;     // an end token included
   GenerationTiming timing;
   // Of the prompt's tokens but the first, when wanted; of completion 0 alone, as they are the same
@@ -114,6 +115,7 @@ struct EngineLoopOptions {
   int32_t max_queued_requests = 256;  // waiting for their first step; n completions count as n
   int32_t max_running_sequences = 64;
   int32_t max_step_tokens = 512;  // token budget of a step: prefill comes in chunks of this
+  bool prefix_cache = true;       // beginnings of prompts that were computed before are reused
 };
 
 struct EngineLoopStats {
@@ -121,7 +123,11 @@ struct EngineLoopStats {
   int32_t num_waiting = 0;  // requests that were never scheduled
   int64_t kv_blocks_used = 0;
   int64_t kv_blocks_free = 0;
-  int64_t num_preemptions = 0;  // since the start
+  int64_t kv_blocks_cached = 0;  // of the free ones, those that the prefix cache could find
+  // Since the start.
+  int64_t num_preemptions = 0;
+  int64_t prefix_cache_hit_tokens = 0;   // of prompts, found in the prefix cache
+  int64_t prefix_cache_miss_tokens = 0;  // of prompts, computed
 };
 
 using RequestId = uint64_t;

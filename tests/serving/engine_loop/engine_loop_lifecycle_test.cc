@@ -375,6 +375,58 @@ TEST_F(EngineLoopLifecycleTest, SubmitAndCancelFromManyThreads) {
   EXPECT_EQ(loop_->stats().kv_blocks_free, 100);
 }
 
+TEST_F(EngineLoopLifecycleTest, AnUrgentRequestEndsWhileALaxOneHoldsTheOnlySlot) {
+  options_.max_running_sequences = 1;
+  FakeModelOptions model;
+  model.before_forward = [this](int64_t index) {
+    return index == 3 ? gate_.Pass() : absl::OkStatus();
+  };
+  Start(std::move(model));
+  GenerationRequest lax = Request("lax and long", 200);
+  lax.priority = 10;
+  const auto lax_sink = Submit(lax);
+  gate_.WaitForArrival();
+  GenerationRequest urgent = Request("urgent", 5);
+  urgent.priority = -5;
+  auto urgent_sink = std::make_shared<RecordingSink>();
+  bool lax_has_finished = true;
+  urgent_sink->on_finish = [&](const GenerationResult&) {
+    lax_has_finished = lax_sink->finished();
+  };
+  ASSERT_TRUE(loop_->Submit(urgent, urgent_sink).ok());
+  gate_.Open();
+  EXPECT_THAT(urgent_sink->Wait().token_ids, SizeIs(5));
+  EXPECT_FALSE(lax_has_finished);
+  const LogitsFunction logits = [](absl::Span<const int32_t> tokens) {
+    return HashLogits(tokens, 300);
+  };
+  EXPECT_EQ(lax_sink->Wait().token_ids,
+            GenerateAlone(logits, lax.prompt_ids, lax.sampling, lax.max_tokens));
+  EXPECT_EQ(loop_->stats().num_preemptions, 1);
+}
+
+TEST_F(EngineLoopLifecycleTest, ManyRequestsOfOneClientDoNotStandBeforeAnothersOne) {
+  options_.max_running_sequences = 1;
+  StartGated();
+  GenerationRequest request = Request("busy", 3);
+  request.client = "busy";
+  std::vector<std::shared_ptr<RecordingSink>> busy;
+  for (int i = 0; i < 20; ++i) busy.push_back(Submit(request));
+  gate_.WaitForArrival();
+  request.client = "calm";
+  auto calm = std::make_shared<RecordingSink>();
+  int num_busy_finished = -1;
+  calm->on_finish = [&](const GenerationResult&) {
+    num_busy_finished = 0;
+    for (const auto& sink : busy) num_busy_finished += sink->finished() ? 1 : 0;
+  };
+  ASSERT_TRUE(loop_->Submit(request, calm).ok());
+  gate_.Open();
+  calm->Wait();
+  EXPECT_LE(num_busy_finished, 2);
+  for (const auto& sink : busy) EXPECT_EQ(sink->Wait().result->reason, FinishReason::kLength);
+}
+
 // Counts what is reported. The loop calls it on one thread; the test reads after Drain.
 class CountingObserver final : public EngineObserver {
  public:
@@ -404,7 +456,7 @@ TEST_F(EngineLoopLifecycleTest, TheObserverSeesEveryStepAndToken) {
   observer_ = observer;
   Start();
   Submit(Request("12345", 4))->Wait();
-  GenerationRequest pair = Request("123456789", 3);
+  GenerationRequest pair = Request("abcdefghi", 3);
   pair.num_completions = 2;
   Submit(pair)->Wait();
   loop_->Drain(absl::InfiniteFuture());

@@ -141,6 +141,38 @@ TEST(EngineLoopTest, CompletionsOfARequestDifferAndShareThePrompt) {
   EXPECT_EQ(loop->stats().kv_blocks_used, 0);
 }
 
+TEST(EngineLoopTest, ComputesABeginningOnce) {
+  for (const bool prefix_cache : {true, false}) {
+    EngineLoopOptions options;
+    options.prefix_cache = prefix_cache;
+    const auto loop = StartLoop({}, options);
+    const GenerationRequest first = Request("a system prompt, and a question", 10);  // 31 tokens
+    GenerationRequest second = Request("a system prompt, and another", 10, 5);
+    auto outputs = GenerateAndWait(*loop, first);
+    ASSERT_TRUE(outputs.ok()) << outputs.status();
+    EXPECT_EQ(outputs->front().result.num_cached_prompt_tokens, 0);
+    outputs = GenerateAndWait(*loop, second);
+    ASSERT_TRUE(outputs.ok()) << outputs.status();
+    EXPECT_EQ(outputs->front().result.num_cached_prompt_tokens, prefix_cache ? 20 : 0);
+    EXPECT_THAT(outputs->front().token_ids, ElementsAreArray(Alone(second)));
+
+    // The next turn of a conversation: what was generated is found, too.
+    second.prompt_ids.insert(second.prompt_ids.end(), outputs->front().token_ids.begin(),
+                             outputs->front().token_ids.end());
+    second.prompt_ids.push_back('?');
+    outputs = GenerateAndWait(*loop, second);
+    ASSERT_TRUE(outputs.ok()) << outputs.status();
+    EXPECT_EQ(outputs->front().result.num_cached_prompt_tokens, prefix_cache ? 36 : 0);
+    EXPECT_THAT(outputs->front().token_ids, ElementsAreArray(Alone(second)));
+
+    const EngineLoopStats stats = loop->stats();
+    EXPECT_EQ(stats.prefix_cache_hit_tokens, prefix_cache ? 56 : 0);
+    EXPECT_EQ(stats.prefix_cache_hit_tokens + stats.prefix_cache_miss_tokens, 31 + 28 + 39);
+    EXPECT_EQ(stats.kv_blocks_used, 0);
+    EXPECT_EQ(stats.kv_blocks_cached > 0, prefix_cache);
+  }
+}
+
 // Many at once, with prompts in chunks and a cache so small that sequences are preempted: each
 // generates what it generates alone.
 TEST(EngineLoopTest, TextDoesNotDependOnWhatElseIsInTheBatch) {

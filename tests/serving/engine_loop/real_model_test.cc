@@ -1,11 +1,14 @@
 // The engine loop on a real checkpoint with its own tokenizer and the CPU backend.
 
+#include <atomic>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -28,10 +31,12 @@ class RealModelTest : public ::testing::Test {
   }
 
   // A loop with its own instance of the model.
-  std::unique_ptr<EngineLoop> Start(int64_t kv_cache_tokens = 4096) {
-    absl::StatusOr<std::unique_ptr<Model>> model = Load(kv_cache_tokens);
+  std::unique_ptr<EngineLoop> Start(int64_t kv_cache_tokens = 4096,
+                                    const EngineLoopOptions& options = {},
+                                    const std::string& device = "cpu") {
+    absl::StatusOr<std::unique_ptr<Model>> model = Load(kv_cache_tokens, device);
     EXPECT_TRUE(model.ok()) << model.status();
-    return model.ok() ? EngineLoop::Start(*std::move(model), tokenizer_, {}) : nullptr;
+    return model.ok() ? EngineLoop::Start(*std::move(model), tokenizer_, options) : nullptr;
   }
 
   GenerationRequest Request(std::string_view prompt, uint64_t seed) const {
@@ -53,9 +58,10 @@ class RealModelTest : public ::testing::Test {
   std::shared_ptr<const Tokenizer> tokenizer_;
 
  private:
-  static absl::StatusOr<std::unique_ptr<Model>> Load(int64_t kv_cache_tokens) {
+  static absl::StatusOr<std::unique_ptr<Model>> Load(int64_t kv_cache_tokens,
+                                                     const std::string& device) {
     US_ASSIGN_OR_RETURN(std::shared_ptr<Backend> backend,
-                        CreateBackend("cpu", BackendOptions{.num_threads = 2}));
+                        CreateBackend(device, BackendOptions{.num_threads = 2}));
     US_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint,
                         Checkpoint::Open(SAMPLE_MODEL_DIR));
     ModelOptions options;
@@ -100,6 +106,90 @@ TEST_F(RealModelTest, PreemptionDoesNotChangeTheText) {
     for (const GenerationOutput& output : *outputs) texts.back().push_back(output.text);
   }
   EXPECT_EQ(texts[0], texts[1]);
+}
+
+// Ids and log-probabilities to the bit, with prompts in chunks and neighbours that change.
+void ExpectPrefixCacheChangesNothing(
+    const std::function<std::unique_ptr<EngineLoop>(const EngineLoopOptions&)>& start,
+    const std::function<GenerationRequest(std::string_view, uint64_t)>& make_request) {
+  const std::string beginning =
+      "It was a dark night, and the rain fell upon the roofs of the old town without an end. The "
+      "captain stood at the window of the inn, and looked down on the road by which he had come. ";
+  struct Answer {
+    std::vector<int32_t> token_ids;
+    std::vector<float> logprobs;
+    bool operator==(const Answer&) const = default;
+  };
+  std::vector<std::vector<Answer>> answers;
+  for (const bool prefix_cache : {false, true}) {
+    EngineLoopOptions options;
+    options.prefix_cache = prefix_cache;
+    options.max_step_tokens = prefix_cache ? 19 : 512;
+    const std::unique_ptr<EngineLoop> loop = start(options);
+    ASSERT_NE(loop, nullptr);
+    answers.emplace_back();
+    std::vector<int32_t> last_ids;
+    int64_t num_cached = 0;
+    for (const char* const question : {"He", "She said", "He", ""}) {
+      GenerationRequest request = make_request(beginning + question, 3);
+      request.max_tokens = 30;
+      request.sampling.num_logprobs = 0;
+      request.num_completions = 2;
+      // In the end, the next turn of a conversation.
+      if (*question == '\0') request.prompt_ids = last_ids;
+      const auto outputs = GenerateAndWait(*loop, request);
+      ASSERT_TRUE(outputs.ok()) << outputs.status();
+      for (const GenerationOutput& output : *outputs) {
+        Answer& answer = answers.back().emplace_back();
+        answer.token_ids = output.token_ids;
+        for (const SampledToken& token : output.logprobs) answer.logprobs.push_back(token.logprob);
+        num_cached += output.result.num_cached_prompt_tokens;
+      }
+      last_ids = request.prompt_ids;
+      last_ids.insert(last_ids.end(), outputs->back().token_ids.begin(),
+                      outputs->back().token_ids.end());
+    }
+    EXPECT_EQ(num_cached > 200, prefix_cache) << num_cached;
+    EXPECT_EQ(loop->stats().prefix_cache_hit_tokens, num_cached);
+  }
+  EXPECT_EQ(answers[0], answers[1]);
+}
+
+TEST_F(RealModelTest, ThePrefixCacheDoesNotChangeATextByABit) {
+  ExpectPrefixCacheChangesNothing(
+      [this](const EngineLoopOptions& options) { return Start(4096, options); },
+      [this](std::string_view prompt, uint64_t seed) { return Request(prompt, seed); });
+}
+
+TEST_F(RealModelTest, ThePrefixCacheDoesNotChangeATextByABitOnAGpu) {
+  if (!CreateBackend("cuda", {}).ok()) GTEST_SKIP() << "no CUDA device, or no plug-in";
+  ExpectPrefixCacheChangesNothing(
+      [this](const EngineLoopOptions& options) { return Start(4096, options, "cuda"); },
+      [this](std::string_view prompt, uint64_t seed) { return Request(prompt, seed); });
+}
+
+TEST_F(RealModelTest, AnUrgentRequestDoesNotChangeTheTextThatItInterrupts) {
+  EngineLoopOptions options;
+  options.max_running_sequences = 1;
+  const auto loop = Start(4096, options);
+  ASSERT_NE(loop, nullptr);
+  GenerationRequest lax = Request("The captain said that he", 1);
+  lax.max_tokens = 300;
+  lax.priority = 10;
+  const std::string alone = TextOf(*loop, lax);
+  std::string interrupted;
+  std::atomic<bool> has_ended = false;
+  std::thread client([&] {
+    interrupted = TextOf(*loop, lax);
+    has_ended = true;
+  });
+  GenerationRequest urgent = Request("It was", 5);
+  urgent.priority = -5;
+  urgent.max_tokens = 5;
+  while (loop->stats().num_running == 0 && !has_ended) absl::SleepFor(absl::Milliseconds(1));
+  for (int i = 0; i < 5; ++i) EXPECT_FALSE(TextOf(*loop, urgent).empty());
+  client.join();
+  EXPECT_EQ(interrupted, alone);
 }
 
 TEST_F(RealModelTest, ScoringAgreesWithTheLogprobsOfGeneration) {

@@ -4,11 +4,13 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
 
+#include "engine/base/random.h"
 #include "engine/serving/scheduler/scheduler.h"
 
 namespace ultrasketch {
@@ -22,7 +24,8 @@ struct Expected {
   int64_t num_submitted = 0;
   bool running = false;
   bool wants_all_logits = false;
-  std::vector<int> logits_given;  // by position, how often
+  std::vector<int> logits_given;   // by position, how often
+  std::vector<uint64_t> contents;  // of the cache, by position; as far as they were asked for
   std::pair<int32_t, uint64_t> order;
 };
 
@@ -35,6 +38,12 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
     options_.max_step_tokens = Uniform(1, 64);
     options_.max_step_logits = Uniform(1, 16);
     options_.max_running_sequences = Uniform(1, 12);
+    options_.prefix_cache = Uniform(0, 3) > 0;
+    // Ageing, or an order that is known from outside.
+    ages_ = Uniform(0, 1) == 0;
+    options_.ageing_steps = ages_ ? Uniform(1, 50) : int64_t{1} << 40;
+    options_.max_passes = Uniform(1, 5);
+    contents_.assign(static_cast<size_t>(options_.num_blocks * options_.block_size), 0);
     scheduler_ = std::make_unique<Scheduler>(options_);
   }
 
@@ -51,6 +60,7 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
     for (int64_t i = 0; i < num_tokens; ++i) {
       spec.token_ids.push_back(static_cast<int32_t>(Uniform(0, 1000)));
     }
+    spec.client = std::string(1, static_cast<char>('a' + Uniform(0, 2)));
     spec.max_num_tokens = Uniform(num_tokens, std::min(capacity, num_tokens + 40));
     spec.priority = static_cast<int32_t>(Uniform(-1, 1));
     Expected expected;
@@ -58,16 +68,13 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
       spec.first_logit_position = 0;
       expected.wants_all_logits = true;
     }
-    // A sibling of an earlier one, at times.
-    if (!expected_.empty() && Uniform(0, 2) == 0) {
-      auto source = expected_.begin();
-      std::advance(source, Uniform(0, static_cast<int64_t>(expected_.size()) - 1));
-      spec.prefix_source = source->first;
-      spec.priority = source->second.order.first;
-      spec.token_ids.assign(source->second.token_ids.begin(),
-                            source->second.token_ids.begin() + source->second.num_submitted);
-      spec.num_shared_tokens = static_cast<int64_t>(spec.token_ids.size());
-      spec.max_num_tokens = source->second.max_num_tokens;
+    // At times it begins as another one did.
+    if (!last_prompt_.empty() && Uniform(0, 1) == 0) {
+      const int64_t num_common =
+          Uniform(1, std::min<int64_t>(num_tokens, static_cast<int64_t>(last_prompt_.size())));
+      std::copy_n(last_prompt_.begin(), num_common, spec.token_ids.begin());
+    } else {
+      last_prompt_ = spec.token_ids;
     }
     expected.token_ids = spec.token_ids;
     expected.num_submitted = static_cast<int64_t>(spec.token_ids.size());
@@ -91,6 +98,7 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
     CheckPlan(plan);
     if (HasFailure()) return;
     if (Uniform(0, 9) == 0) return;  // the step failed; all is planned again
+    WriteContents(plan);
     std::vector<SequenceOutput> outputs;
     for (size_t i = 0; i < plan.slices.size(); ++i) {
       const SequenceSlice& slice = plan.slices[i];
@@ -103,6 +111,32 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
       if (plan.sequences[i].is_last_chunk) outputs.push_back(DrawOutput(id, expected));
     }
     scheduler_->Update(plan, outputs);
+  }
+
+  // What stands in the cache for a position: a function of all tokens up to it.
+  static uint64_t ContentsAt(Expected& expected, int64_t position) {
+    std::vector<uint64_t>& contents = expected.contents;
+    while (static_cast<int64_t>(contents.size()) <= position) {
+      const auto token = static_cast<uint64_t>(expected.token_ids[contents.size()]);
+      contents.push_back(RandomWord(contents.empty() ? 1 : contents.back(), token, 1));
+    }
+    return contents[static_cast<size_t>(position)];
+  }
+
+  uint64_t& Contents(const SequenceSlice& slice, int64_t position) {
+    const BlockId block = slice.blocks[static_cast<size_t>(position / options_.block_size)];
+    return contents_[static_cast<size_t>(block * options_.block_size +
+                                         position % options_.block_size)];
+  }
+
+  void WriteContents(const StepPlan& plan) {
+    for (size_t i = 0; i < plan.slices.size(); ++i) {
+      const SequenceSlice& slice = plan.slices[i];
+      Expected& expected = expected_[plan.sequences[i].id];
+      for (int64_t position = slice.num_cached; position < slice.end(); ++position) {
+        Contents(slice, position) = ContentsAt(expected, position);
+      }
+    }
   }
 
   // The next tokens of a sequence whose tokens are all computed, or its end.
@@ -156,11 +190,18 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
       Expected& expected = expected_[scheduled.id];
       EXPECT_EQ(scheduled.first_logits_row, num_logits);
       if (!expected.running) {
-        EXPECT_TRUE(plan.preempted.empty()) << "admitted after a preemption";
+        for (const SequenceId id : plan.preempted) {
+          EXPECT_TRUE(ages_ || expected.order.first < expected_[id].order.first)
+              << "admitted after a preemption that was not for it";
+        }
         expected.running = true;
-        expected.num_cached = s.num_cached;  // shared with another
+        expected.num_cached = s.num_cached;  // found
+        EXPECT_EQ(s.num_cached % options_.block_size, 0);
       }
       ASSERT_EQ(s.num_cached, expected.num_cached);
+      for (int64_t position = 0; position < s.num_cached; ++position) {
+        ASSERT_EQ(Contents(s, position), ContentsAt(expected, position));
+      }
       ASSERT_GE(s.token_ids.size(), 1u);
       const int64_t end = s.end();
       ASSERT_LE(end, static_cast<int64_t>(expected.token_ids.size()));
@@ -171,7 +212,7 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
       // Nobody else writes where this one writes.
       for (int64_t position = s.num_cached; position < end; ++position) {
         const BlockId block = s.blocks[static_cast<size_t>(position / options_.block_size)];
-        EXPECT_EQ(scheduler_->block_pool().reference_count(block), 1);
+        EXPECT_EQ(scheduler_->cache().pool().reference_count(block), 1);
       }
       num_tokens += s.num_tokens();
       num_logits += s.num_logits;
@@ -188,7 +229,7 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
     }
     for (const SequenceId lost : plan.preempted) {
       for (const SequenceId id : was_running) {
-        if (expected_[id].running) {
+        if (expected_[id].running && !ages_) {
           EXPECT_LT(expected_[id].order, expected_[lost].order);
         }
       }
@@ -207,16 +248,19 @@ class SchedulerRandomTest : public ::testing::TestWithParam<uint32_t> {
     int64_t num_used = 0;
     for (size_t block = 0; block < counts.size(); ++block) {
       EXPECT_EQ(counts[block],
-                scheduler_->block_pool().reference_count(static_cast<BlockId>(block)));
+                scheduler_->cache().pool().reference_count(static_cast<BlockId>(block)));
       if (counts[block] > 0) ++num_used;
     }
-    EXPECT_EQ(num_used, scheduler_->block_pool().num_used());
+    EXPECT_EQ(num_used, scheduler_->cache().pool().num_used());
   }
 
   std::mt19937 random_;
   SchedulerOptions options_;
   std::unique_ptr<Scheduler> scheduler_;
   std::map<SequenceId, Expected> expected_;
+  std::vector<int32_t> last_prompt_;
+  bool ages_ = false;
+  std::vector<uint64_t> contents_;  // [num_blocks][block_size]
   SequenceId next_id_ = 1;
   int64_t num_finished_ = 0;
 };
@@ -241,8 +285,81 @@ TEST_P(SchedulerRandomTest, KeepsItsPromisesAndFinishesEverything) {
   EXPECT_TRUE(expected_.empty());
   EXPECT_GT(num_finished_, 0);
   EXPECT_GT(num_submitted, 100);
-  EXPECT_EQ(scheduler_->block_pool().num_used(), 0);
+  EXPECT_EQ(scheduler_->cache().pool().num_used(), 0);
   EXPECT_EQ(scheduler_->num_running() + scheduler_->num_waiting(), 0);
+}
+
+// More arrives than can be served, of all priorities, until the end: everything is served in time.
+TEST_P(SchedulerRandomTest, NothingStarvesUnderLoad) {
+  options_.num_blocks = 30;
+  options_.block_size = 4;
+  options_.max_context_tokens = 120;
+  options_.max_step_tokens = 24;
+  options_.max_step_logits = 8;
+  options_.max_running_sequences = 6;
+  options_.ageing_steps = 8;
+  contents_.assign(30 * 4, 0);
+  ages_ = true;
+  scheduler_ = std::make_unique<Scheduler>(options_);
+  std::map<SequenceId, int> arrivals;
+  int longest = 0;
+  for (int step = 0; step < 3000 && !HasFailure(); ++step) {
+    while (expected_.size() < 24) {
+      arrivals[next_id_] = step;
+      SubmitRandom();
+    }
+    StepOnce();
+    std::erase_if(arrivals, [this](const auto& entry) { return !expected_.contains(entry.first); });
+    for (const auto& [id, arrival] : arrivals) longest = std::max(longest, step - arrival);
+  }
+  EXPECT_LT(longest, 1500);
+  EXPECT_GT(num_finished_, 100);
+}
+
+// With tokens enough in a step and no common beginnings, blocks are all that is short of.
+TEST_P(SchedulerRandomTest, PassingIsBounded) {
+  options_.max_context_tokens = 1000;
+  options_.max_step_tokens = 1000;
+  options_.max_step_logits = 1000;
+  options_.max_running_sequences = 8;
+  Scheduler scheduler(options_);
+  const int64_t capacity = options_.num_blocks * options_.block_size;
+  std::map<SequenceId, int64_t> num_passed;  // of those waiting
+  std::map<SequenceId, int64_t> max_num_tokens;
+  SequenceId next_id = 1;
+  for (int step = 0; step < 2000; ++step) {
+    while (num_passed.size() < 10) {
+      SequenceSpec spec;
+      spec.id = next_id++;
+      const int64_t largest = Uniform(0, 5) == 0 ? capacity : std::max<int64_t>(2, capacity / 8);
+      for (int64_t i = Uniform(1, largest - 1); i > 0; --i) {
+        spec.token_ids.push_back(static_cast<int32_t>(Uniform(0, 1 << 30)));
+      }
+      spec.max_num_tokens =
+          std::min<int64_t>(capacity, static_cast<int64_t>(spec.token_ids.size()) + Uniform(1, 30));
+      num_passed[spec.id] = 0;
+      max_num_tokens[spec.id] = spec.max_num_tokens;
+      ASSERT_TRUE(scheduler.Submit(std::move(spec)).ok());
+    }
+    const StepPlan plan = scheduler.Schedule();
+    std::vector<SequenceOutput> outputs;
+    std::vector<SequenceId> admitted;
+    for (size_t i = 0; i < plan.slices.size(); ++i) {
+      const ScheduledSequence& s = plan.sequences[i];
+      if (num_passed.erase(s.id) > 0) admitted.push_back(s.id);
+      if (!s.is_last_chunk) continue;
+      const bool ended = plan.slices[i].end() == max_num_tokens[s.id] || Uniform(0, 9) == 0;
+      outputs.push_back({s.id, ended ? std::vector<int32_t>() : std::vector<int32_t>{1}, ended});
+    }
+    for (const SequenceId id : admitted) {
+      for (auto& [other, count] : num_passed) {
+        if (other < id) {
+          EXPECT_LE(++count, options_.max_passes) << other;
+        }
+      }
+    }
+    scheduler.Update(plan, outputs);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, SchedulerRandomTest, ::testing::Range(0u, 40u));
