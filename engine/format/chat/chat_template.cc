@@ -1,0 +1,170 @@
+#include "engine/format/chat/chat_template.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/file.h"
+#include "engine/base/status.h"
+#include "engine/format/chat/jinja_interpreter.h"
+#include "engine/format/chat/jinja_parser.h"
+#include "engine/format/json.h"
+
+namespace ultrasketch {
+
+using chat_internal::Body;
+using chat_internal::MakeDict;
+using chat_internal::MakeList;
+using chat_internal::MakeLiteral;
+using chat_internal::MakeText;
+using chat_internal::Source;
+using chat_internal::Text;
+using chat_internal::Value;
+
+struct ChatTemplate::Program {
+  Source source;
+  Body body;
+  std::map<std::string, std::string> special_tokens;
+};
+
+namespace {
+
+constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
+
+constexpr std::string_view kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                               "pad_token", "cls_token", "mask_token"};
+
+// Adds the tokens of a tokenizer_config.json or special_tokens_map.json: strings, or objects with a
+// "content".
+void AddSpecialTokens(const nlohmann::json& config, std::map<std::string, std::string>* tokens) {
+  for (const std::string_view name : kSpecialTokens) {
+    const nlohmann::json* token = FindMember(config, name);
+    if (token != nullptr && token->is_object()) token = FindMember(*token, "content");
+    if (token != nullptr && token->is_string()) {
+      (*tokens)[std::string(name)] = token->get<std::string>();
+    }
+  }
+}
+
+absl::StatusOr<nlohmann::json> ReadOptionalJson(const std::string& path) {
+  absl::StatusOr<nlohmann::json> json = ReadJsonFile(path);
+  if (absl::IsNotFound(json.status())) return nlohmann::json::object();
+  return json;
+}
+
+// The template in a tokenizer_config.json; nullopt when there is none.
+absl::StatusOr<std::optional<std::string>> TemplateOfConfig(const nlohmann::json& config,
+                                                            const std::string& path) {
+  const nlohmann::json* member = FindMember(config, "chat_template");
+  if (member == nullptr) return std::nullopt;
+  if (member->is_string()) return member->get<std::string>();
+  if (!member->is_array()) {
+    return absl::DataLossError(absl::StrCat(
+        path, ": chat_template: expected a string or a list of named templates, found ",
+        DescribeJson(member)));
+  }
+  std::string names;
+  for (const nlohmann::json& entry : *member) {
+    const nlohmann::json* name = FindMember(entry, "name");
+    const nlohmann::json* text = FindMember(entry, "template");
+    if (name == nullptr || !name->is_string() || text == nullptr || !text->is_string()) {
+      return absl::DataLossError(
+          absl::StrCat(path, ": chat_template: expected objects with \"name\" and \"template\""));
+    }
+    if (*name == "default") return text->get<std::string>();
+    absl::StrAppend(&names, names.empty() ? "" : ", ", Quoted(name->get<std::string>()));
+  }
+  return absl::UnimplementedError(
+      absl::StrCat(path, ": chat_template: expected a template named \"default\", found ",
+                   names.empty() ? "none" : names));
+}
+
+std::tm LocalTime() {
+  const std::time_t now = std::time(nullptr);
+  std::tm local = {};
+  localtime_r(&now, &local);
+  return local;
+}
+
+}  // namespace
+
+ChatTemplate::ChatTemplate(std::unique_ptr<const Program> program) : program_(std::move(program)) {}
+ChatTemplate::~ChatTemplate() = default;
+
+absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::string& folder) {
+  const std::string config_path = absl::StrCat(folder, "/tokenizer_config.json");
+  US_ASSIGN_OR_RETURN(const nlohmann::json config, ReadOptionalJson(config_path));
+  std::map<std::string, std::string> special_tokens;
+  AddSpecialTokens(config, &special_tokens);
+  if (FindMember(config, "added_tokens_decoder") == nullptr) {
+    US_ASSIGN_OR_RETURN(const nlohmann::json map,
+                        ReadOptionalJson(absl::StrCat(folder, "/special_tokens_map.json")));
+    AddSpecialTokens(map, &special_tokens);
+  }
+  const std::string path = absl::StrCat(folder, "/chat_template.jinja");
+  const absl::StatusOr<std::string> file = ReadFile(path, kMaxTemplateBytes);
+  if (file.ok()) return Parse(*file, path, std::move(special_tokens));
+  if (!absl::IsNotFound(file.status())) return file.status();
+  US_ASSIGN_OR_RETURN(const std::optional<std::string> source,
+                      TemplateOfConfig(config, config_path));
+  if (!source.has_value()) return nullptr;
+  return Parse(*source, absl::StrCat(config_path, ": chat_template"), std::move(special_tokens));
+}
+
+absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Parse(
+    std::string_view source, std::string_view name,
+    std::map<std::string, std::string> special_tokens) {
+  if (source.size() > kMaxTemplateBytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(A(name), ": a chat template of ",
+                                                     HumanBytes(source.size()), "; at most ",
+                                                     HumanBytes(kMaxTemplateBytes)));
+  }
+  if (!IsValidUtf8(source)) {
+    return absl::DataLossError(absl::StrCat(A(name), ": the chat template is not UTF-8"));
+  }
+  auto program = std::make_unique<Program>();
+  program->source = chat_internal::MakeSource(source, name);
+  US_ASSIGN_OR_RETURN(program->body, chat_internal::ParseTemplate(program->source));
+  program->special_tokens = std::move(special_tokens);
+  return std::unique_ptr<ChatTemplate>(new ChatTemplate(std::move(program)));
+}
+
+absl::StatusOr<RenderedChat> ChatTemplate::Render(absl::Span<const ChatMessage> messages,
+                                                  const ChatOptions& options) const {
+  if (messages.empty()) return absl::InvalidArgumentError("expected at least one message");
+  std::vector<Value> list;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    for (const std::string* part : {&messages[i].role, &messages[i].content}) {
+      if (!IsValidUtf8(*part)) {
+        return absl::InvalidArgumentError(absl::StrCat("message ", i, " is not UTF-8"));
+      }
+    }
+    US_ASSIGN_OR_RETURN(
+        Value message,
+        MakeDict({{MakeLiteral("role"), MakeText(Text::Plain(messages[i].role))},
+                  {MakeLiteral("content"), MakeText(Text::Plain(messages[i].content))}}));
+    list.push_back(std::move(message));
+  }
+  std::vector<std::pair<std::string_view, Value>> variables;
+  US_ASSIGN_OR_RETURN(Value all, MakeList(chat_internal::List::Kind::kList, std::move(list)));
+  variables.emplace_back("messages", std::move(all));
+  variables.emplace_back("add_generation_prompt", options.add_generation_prompt);
+  variables.emplace_back("tools", chat_internal::None());
+  variables.emplace_back("documents", chat_internal::None());
+  for (const auto& [name, token] : program_->special_tokens) {
+    variables.emplace_back(name, MakeLiteral(token));
+  }
+  US_ASSIGN_OR_RETURN(Text text,
+                      chat_internal::Render(program_->source, program_->body, std::move(variables),
+                                            options.now.value_or(LocalTime())));
+  return RenderedChat{std::move(text.bytes), std::move(text.plain_ranges)};
+}
+
+absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer,
+                                                const RenderedChat& chat) {
+  return tokenizer.Encode(chat.text,
+                          {.add_special_tokens = false, .plain_ranges = chat.plain_ranges});
+}
+
+}  // namespace ultrasketch
