@@ -67,12 +67,30 @@ void AddEndToken(std::optional<int32_t> id, OpenedModel* model) {
   }
 }
 
+// Sets `chat_template` and adds the warning.
+void OpenChatTemplate(const std::string& folder, OpenedModel* model) {
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> loaded = ChatTemplate::Load(folder);
+  if (!loaded.ok()) {
+    model->chat_template = absl::FailedPreconditionError(
+        absl::StrCat("the model's chat template cannot be used: ", loaded.status().message()));
+    model->warnings.push_back(
+        absl::StrCat(loaded.status().message(), "; the model takes no conversations"));
+  } else if (*loaded == nullptr) {
+    model->chat_template = absl::FailedPreconditionError(
+        "the model has no chat template: neither chat_template.jinja nor \"chat_template\" in "
+        "tokenizer_config.json");
+  } else {
+    model->chat_template = std::shared_ptr<const ChatTemplate>(*std::move(loaded));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<OpenedModel> OpenModel(const std::string& folder, const OpenModelOptions& options) {
   OpenedModel model;
   US_ASSIGN_OR_RETURN(model.checkpoint, Checkpoint::Open(folder));
   model.warnings = model.checkpoint->warnings();
+  OpenChatTemplate(folder, &model);
   model.eos_token_ids = model.checkpoint->eos_token_ids();
   absl::StatusOr<FolderTokenizer> loaded = LoadFolderTokenizer(folder);
   const absl::Status usable =

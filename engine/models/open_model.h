@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 
+#include "engine/format/chat/chat_template.h"
 #include "engine/format/checkpoint.h"
 #include "engine/format/tokenizer/tokenizer.h"
 
@@ -17,6 +18,9 @@ namespace ultrasketch {
 struct OpenedModel {
   std::shared_ptr<const Checkpoint> checkpoint;  // its tensors are mapped, not read
   std::shared_ptr<const Tokenizer> tokenizer;    // null: see OpenModelOptions
+  // How a conversation becomes a prompt. FAILED_PRECONDITION, saying why, when the model has no
+  // chat template or one that cannot be used; a warning says so in the latter case.
+  absl::StatusOr<std::shared_ptr<const ChatTemplate>> chat_template;
   // The tokens that end a text: those of generation_config.json or else config.json, then the
   // tokenizer's own. None is a warning.
   std::vector<int32_t> eos_token_ids;

@@ -122,5 +122,31 @@ TEST_F(OpenModelTest, NeedsATokenizerUnlessToldOtherwise) {
   EXPECT_THAT(broken->warnings, ElementsAre(HasSubstr(folder_.File("tokenizer.json"))));
 }
 
+TEST_F(OpenModelTest, OpensTheChatTemplate) {
+  const auto without = OpenModel(folder_.path());
+  ASSERT_TRUE(without.ok()) << without.status();
+  EXPECT_EQ(without->chat_template.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(without->chat_template.status().message()),
+              HasSubstr("has no chat template"));
+  EXPECT_THAT(without->warnings, IsEmpty());
+
+  folder_.Write("chat_template.jinja", "{{ messages[0].content }}!");
+  const auto with = OpenModel(folder_.path());
+  ASSERT_TRUE(with.ok() && with->chat_template.ok()) << with.status();
+  const std::vector<ChatMessage> messages = {{"user", "Hi"}};
+  EXPECT_EQ((*with->chat_template)->Render(messages)->text, "Hi!");
+}
+
+TEST_F(OpenModelTest, WarnsOfAChatTemplateThatCannotBeUsed) {
+  folder_.Write("chat_template.jinja", "{% include 'x' %}");
+  const auto model = OpenModel(folder_.path());
+  ASSERT_TRUE(model.ok()) << model.status();
+  const std::string reason =
+      folder_.File("chat_template.jinja") + ":1:4: statement \"include\" is not supported";
+  EXPECT_EQ(model->chat_template.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(model->chat_template.status().message()), HasSubstr(reason));
+  EXPECT_THAT(model->warnings, ElementsAre(HasSubstr(reason)));
+}
+
 }  // namespace
 }  // namespace ultrasketch
