@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include <grpcpp/grpcpp.h>
 
 #include "client/grpc_status.h"
@@ -52,10 +53,12 @@ class Call {
 struct Client::Impl {
   explicit Impl(const std::shared_ptr<grpc::Channel>& channel)
       : generation(v1::GenerationService::NewStub(channel)),
-        models(v1::ModelService::NewStub(channel)) {}
+        models(v1::ModelService::NewStub(channel)),
+        health(grpc::health::v1::Health::NewStub(channel)) {}
 
   std::unique_ptr<v1::GenerationService::Stub> generation;
   std::unique_ptr<v1::ModelService::Stub> models;
+  std::unique_ptr<grpc::health::v1::Health::Stub> health;
 };
 
 Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -143,6 +146,21 @@ absl::StatusOr<std::string> Client::Detokenize(const std::string& model,
       impl_->generation->Detokenize(call.context(), AnySize(std::move(request)), &message);
   if (!status.ok()) return FromGrpcStatus(status);
   return message.text();
+}
+
+absl::StatusOr<std::string> Client::Health(const std::string& service, const CallOptions& options) {
+  using grpc::health::v1::HealthCheckResponse;
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(service);
+  Call call(options);
+  HealthCheckResponse message;
+  const grpc::Status status = impl_->health->Check(call.context(), request, &message);
+  if (!status.ok()) return FromGrpcStatus(status);
+  if (!HealthCheckResponse::ServingStatus_IsValid(message.status())) {
+    return absl::DataLossError(
+        absl::StrCat("the server gave an unknown health, ", static_cast<int>(message.status())));
+  }
+  return HealthCheckResponse::ServingStatus_Name(message.status());
 }
 
 absl::StatusOr<std::vector<ModelInfo>> Client::ListModels(const CallOptions& options) {

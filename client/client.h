@@ -202,6 +202,10 @@ class Client {
                                          bool skip_special_tokens = false,
                                          const CallOptions& options = {});
 
+  // What the server's health service answers for a model's name, or for the server when `service`
+  // is empty: "SERVING", "NOT_SERVING", ... NOT_FOUND when it knows no such service.
+  absl::StatusOr<std::string> Health(const std::string& service, const CallOptions& options = {});
+
   absl::StatusOr<std::vector<ModelInfo>> ListModels(const CallOptions& options = {});
   absl::StatusOr<ModelInfo> GetModel(const std::string& name, const CallOptions& options = {});
 

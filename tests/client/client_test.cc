@@ -13,6 +13,7 @@
 #include <gmock/gmock.h>
 #include <google/protobuf/any.pb.h>
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
 #include <gtest/gtest.h>
 
 #include "client/grpc_status.h"
@@ -74,6 +75,7 @@ class ClientTest : public ::testing::Test {
  protected:
   void SetUp() override {
     int port = 0;
+    grpc::EnableDefaultHealthCheckService(true);
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(&generation_);
@@ -115,6 +117,13 @@ v1::GenerateStreamResponse Final(int index, int completion_tokens) {
   final_message->set_seed(99);
   final_message->mutable_timing()->mutable_decode()->set_nanos(5'000'000);
   return message;
+}
+
+TEST_F(ClientTest, AsksForHealth) {
+  EXPECT_EQ(*client_->Health(""), "SERVING");
+  EXPECT_EQ(client_->Health("small").status().code(), absl::StatusCode::kNotFound);
+  server_->GetHealthCheckService()->SetServingStatus("small", false);
+  EXPECT_EQ(*client_->Health("small"), "NOT_SERVING");
 }
 
 TEST_F(ClientTest, StreamsDeltasAndReturnsTheWhole) {

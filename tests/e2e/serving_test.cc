@@ -226,5 +226,24 @@ TEST(ServingTest, ListsItsModels) {
   EXPECT_EQ(ParseOutput(unnamed)["error"]["code"], "INVALID_ARGUMENT");
 }
 
+TEST(ServingTest, HealthIsAnExitCode) {
+  TestServer server({SampleModel()});
+  const auto health = [&](std::vector<std::string> options) {
+    options.insert(options.begin(), {"health", "--target", server.address()});
+    return RunTool(options);
+  };
+  const Completed all = health({});
+  EXPECT_EQ(all.exit_code, 0) << all.err;
+  EXPECT_EQ(all.out, "SERVING\n");
+  const Completed sample = health({"--service", "sample", "--json"});
+  EXPECT_EQ(sample.exit_code, 0) << sample.err;
+  EXPECT_EQ(ParseOutput(sample)["status"], "SERVING");
+  const Completed other = health({"--service", "other", "--json"});
+  EXPECT_EQ(other.exit_code, 1);
+  EXPECT_EQ(ParseOutput(other)["error"]["code"], "NOT_FOUND");
+  EXPECT_EQ(server.Stop(), 0);
+  EXPECT_EQ(health({}).exit_code, 1);
+}
+
 }  // namespace
 }  // namespace ultrasketch
