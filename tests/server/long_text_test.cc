@@ -63,7 +63,9 @@ class LongTextTest : public ::testing::Test {
     long_texts.after_add = [this] { ++num_added_; };
     long_texts.before_work = [this, hook = gate_.Hook()] {
       ++num_begun_;
-      if (gate_applies_) EXPECT_TRUE(hook(0).ok());
+      if (gate_applies_) {
+        EXPECT_TRUE(hook(0).ok());
+      }
     };
     TestModel model;
     model.model.max_position_embeddings = 1 << 20;

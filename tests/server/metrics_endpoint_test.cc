@@ -118,7 +118,9 @@ TEST(MetricsEndpointTest, NamesFollowTheConventionsOfPrometheus) {
     words >> hash >> keyword >> name >> type;
     if (hash != "#") continue;
     if (keyword == "HELP" && !type.empty()) helps.insert(name);
-    if (keyword == "TYPE") EXPECT_TRUE(types.emplace(name, type).second) << name << " twice";
+    if (keyword == "TYPE") {
+      EXPECT_TRUE(types.emplace(name, type).second) << name << " twice";
+    }
   }
   EXPECT_GT(types.size(), 20u);
   for (const auto& [name, type] : types) {
