@@ -90,10 +90,24 @@ std::vector<MetricFamily> StateCollector::Collect() const {
                 "Bytes over number of weights: of the linear layers in the file, of all files, and "
                 "of all weights in memory. Times 8: bits per weight.");
 
+  MetricFamily states = NewFamily(MetricType::Gauge, "ultrasketch_model_state",
+                                  "1 for the state that a model is in, 0 for the others.");
+  MetricFamily loads = NewFamily(MetricType::Counter, "ultrasketch_model_loads_total",
+                                 "Attempts to load a model, by result.");
+  const ModelHost::LoadCounts counts = host_.load_counts();
+  AddValue(loads, {{"result", "ok"}}, static_cast<double>(counts.num_ok));
+  AddValue(loads, {{"result", "failed"}}, static_cast<double>(counts.num_failed));
+
   const ProcessStats process = ReadProcessStats();
   std::set<std::string> devices;
   int64_t other_bytes = process.resident_bytes;
   for (const ModelHost::Listing& listing : host_.List()) {
+    for (const ModelState state :
+         {ModelState::kLoading, ModelState::kReady, ModelState::kDraining, ModelState::kFailed}) {
+      AddValue(states, {{"model", listing.name}, {"state", std::string(ModelStateName(state))}},
+               listing.state == state ? 1 : 0);
+    }
+    if (listing.model == nullptr) continue;
     const HostedModel& model = *listing.model;
     const auto labels = [&model](Labels more = {}) {
       more.insert(more.begin(), {"model", model.name});
@@ -140,7 +154,8 @@ std::vector<MetricFamily> StateCollector::Collect() const {
            1);
 
   std::vector<MetricFamily> families = {build_info,  running,      waiting, kv_blocks,
-                                        preemptions, prefix_cache, memory,  bytes_per_weight};
+                                        preemptions, prefix_cache, memory,  bytes_per_weight,
+                                        states,      loads};
   CollectProcess(process, families);
   return families;
 }

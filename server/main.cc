@@ -10,15 +10,18 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/synchronization/notification.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include <CLI/CLI.hpp>
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 
+#include "engine/base/check.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "server/collector.h"
@@ -28,6 +31,8 @@
 #include "server/metrics_endpoint.h"
 #include "server/model_host.h"
 #include "server/model_loader.h"
+#include "server/model_repository.h"
+#include "server/repository_watcher.h"
 #include "server/server.h"
 #include "server/shutdown_signals.h"
 
@@ -47,6 +52,8 @@ struct Options {
   WorkQueueOptions long_texts;
   // Below the 30 s after which Kubernetes kills.
   double drain_seconds = 25;
+  std::string kv_cache_tokens = "auto";
+  int repository_poll_seconds = 0;
 };
 
 void Declare(CLI::App& app, Options& options) {
@@ -55,8 +62,15 @@ void Declare(CLI::App& app, Options& options) {
   app.set_config("--config", "", "Read options from a TOML file: keys are the options' names")
       ->type_name("FILE");
   app.add_option("--model-repository", options.model_repository,
-                 "Serve every subfolder that has a config.json, under the subfolder's name")
+                 "Serve every subfolder that has a config.json, under the subfolder's name; "
+                 "LoadModel finds those that come later")
       ->type_name("DIR");
+  app.add_option("--repository-poll-seconds", options.repository_poll_seconds,
+                 "How often the repository is looked at: folders that are new or have changed are "
+                 "loaded, those that are gone unloaded; 0: never")
+      ->check(CLI::Range(0, 86400))
+      ->type_name("SECONDS")
+      ->capture_default_str();
   app.add_option("--model", options.models, "Serve the model in DIR as NAME; may be repeated")
       ->type_name("NAME=DIR")
       ->allow_extra_args(false)
@@ -96,10 +110,20 @@ void Declare(CLI::App& app, Options& options) {
       ->check(CLI::IsMember({"on", "off"}))
       ->type_name("on|off")
       ->default_str("on");
-  app.add_option("--kv-cache-tokens", options.load.model.kv_cache_tokens,
-                 "Capacity of the KV cache, per model, in tokens over all requests")
-      ->check(CLI::Range(int64_t{16}, int64_t{1} << 31))
+  app.add_option(
+         "--kv-cache-tokens", options.kv_cache_tokens,
+         "Capacity of the KV cache, per model, in tokens over all requests; auto: as many as "
+         "--max-running-sequences full contexts need, at most what half of the free memory "
+         "holds")
+      ->check(CLI::IsMember({"auto"}) | CLI::Range(int64_t{16}, int64_t{1} << 31))
       ->type_name("N")
+      ->capture_default_str();
+  app.add_option(
+         "--memory-limit", options.load.memory_limit_bytes,
+         "Most bytes that the models of a device may hold together, KV caches in full (1GiB, "
+         "500MB ...); 0: what is free. A model that does not fit is not loaded")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("BYTES")
       ->capture_default_str();
   app.add_option("--max-message-bytes", options.max_message_bytes,
                  "Largest request; larger ones are RESOURCE_EXHAUSTED")
@@ -137,13 +161,18 @@ struct Plan {
   std::optional<ListenAddress> metrics_listen;
 };
 
-absl::StatusOr<Plan> MakePlan(const Options& options) {
+absl::StatusOr<Plan> MakePlan(Options& options) {
   Plan plan;
   if (options.models.empty() && options.model_repository.empty()) {
     return absl::InvalidArgumentError("nothing to serve: give --model or --model-repository");
   }
   for (const std::string& model : options.models) {
     US_ASSIGN_OR_RETURN(plan.sources.emplace_back(), ParseModel(model));
+  }
+  if (options.kv_cache_tokens != "auto") {
+    int64_t tokens = 0;
+    US_CHECK(absl::SimpleAtoi(options.kv_cache_tokens, &tokens));  // CLI11 has checked the range
+    options.load.kv_cache_tokens = tokens;
   }
   const auto listen = ParseListenAddress(options.listen);
   if (!listen.ok()) return Annotate(listen.status(), "--listen");
@@ -156,80 +185,116 @@ absl::StatusOr<Plan> MakePlan(const Options& options) {
   return plan;
 }
 
-void LogLoaded(const HostedModel& model, absl::Duration duration) {
-  const MemoryUsage memory = model.engine_loop->memory_usage();
-  LogEvent(LogLevel::kInfo, "model_loaded",
-           {{"model", model.name},
-            {"architecture", model.architecture},
-            {"codec", model.codec},
-            {"device", model.device},
-            {"parameters", absl::StrCat(model.num_parameters)},
-            {"bits_per_weight_linear", absl::StrFormat("%.3f", model.bits_per_weight_linear)},
-            {"bits_per_weight_file", absl::StrFormat("%.3f", model.bits_per_weight_file)},
-            {"memory", HumanBytes(static_cast<double>(memory.total()))},
-            {"kv_cache", HumanBytes(static_cast<double>(memory.kv_cache))},
-            {"context_tokens", absl::StrCat(model.max_context_tokens)},
-            {"load_seconds", absl::StrFormat("%.3f", absl::ToDoubleSeconds(duration))}});
-}
-
-absl::Status LoadModels(const std::vector<ModelSource>& sources, const ModelLoadOptions& options,
-                        Metrics& metrics, ModelHost& host) {
-  for (const ModelSource& source : sources) {
-    const absl::Time start = absl::Now();
-    US_ASSIGN_OR_RETURN(auto model, LoadHostedModel(source, options, metrics));
-    US_RETURN_IF_ERROR(host.Add(model));
-    LogLoaded(*model, absl::Now() - start);
-  }
-  return absl::OkStatus();
-}
-
 // Serves until a signal asks for the end, then drains.
 class Daemon {
  public:
-  Daemon() : signals_([this](int count, int signal) { OnSignal(count, signal); }) {}
+  explicit Daemon(const Options& options)
+      : options_(options),
+        loader_(options.load, metrics_),
+        host_({.loader = [this](const ModelSource& source) { return Load(source); },
+               .repository = options.model_repository,
+               .drain_patience = absl::Seconds(options.drain_seconds)}),
+        signals_([this](int count, int signal) { OnSignal(count, signal); }) {}
 
-  absl::Status Run(const Options& options, Plan plan) {
+  absl::Status Run(Plan plan) {
     US_RETURN_IF_ERROR(CheckCanListen(plan.listen));
     if (plan.metrics_listen) US_RETURN_IF_ERROR(CheckCanListen(*plan.metrics_listen));
-    if (!options.model_repository.empty()) {
-      US_ASSIGN_OR_RETURN(const auto found, FindModels(options.model_repository));
+    if (!options_.model_repository.empty()) {
+      US_ASSIGN_OR_RETURN(const auto found, FindModels(options_.model_repository));
       plan.sources.insert(plan.sources.end(), found.begin(), found.end());
     }
-    Metrics metrics;
-    US_RETURN_IF_ERROR(LoadModels(plan.sources, options.load, metrics, host_));
+    RepositoryWatcher watcher(options_.model_repository, host_);
+    for (const ModelSource& source : plan.sources) US_RETURN_IF_ERROR(host_.AddSource(source));
 
     std::unique_ptr<MetricsEndpoint> endpoint;
     if (plan.metrics_listen) {
+      const auto state = std::make_shared<StateCollector>(host_);
       US_ASSIGN_OR_RETURN(
-          endpoint,
-          MetricsEndpoint::Start(*plan.metrics_listen,
-                                 {metrics.collectable(), std::make_shared<StateCollector>(host_)}));
+          endpoint, MetricsEndpoint::Start(*plan.metrics_listen, {metrics_.collectable(), state}));
     }
     US_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
                         Server::Start({.listen = plan.listen,
-                                       .max_message_bytes = options.max_message_bytes,
-                                       .long_texts = options.long_texts},
-                                      host_, metrics));
-    is_serving_ = true;
-    LogEvent(LogLevel::kInfo, "serving",
-             {{"listen", server->address().ToString()},
-              {"metrics", endpoint != nullptr ? endpoint->address().ToString() : "none"},
-              {"models", absl::StrCat(plan.sources.size())},
-              {"version", ULTRASKETCH_VERSION}});
+                                       .max_message_bytes = options_.max_message_bytes,
+                                       .long_texts = options_.long_texts,
+                                       .is_ready = false},
+                                      host_, metrics_));
+    const std::string metrics_address =
+        endpoint != nullptr ? endpoint->address().ToString() : "none";
+    LogEvent(LogLevel::kInfo, "listening",
+             {{"listen", server->address().ToString()}, {"metrics", metrics_address}});
 
-    stop_requested_.WaitForNotification();
-    Drain(*server, absl::Seconds(options.drain_seconds));
+    LoadAll(plan.sources);
+    const size_t num_ready = NumReady();
+    if (num_ready == 0 && !plan.sources.empty() && !StopRequested()) {
+      return absl::UnavailableError("nothing to serve: no model could be loaded");
+    }
+    if (!StopRequested()) {
+      server->SetReady(true);
+      LogEvent(LogLevel::kInfo, "serving",
+               {{"listen", server->address().ToString()},
+                {"metrics", metrics_address},
+                {"models", absl::StrCat(num_ready)},
+                {"failed_models", absl::StrCat(plan.sources.size() - num_ready)},
+                {"version", ULTRASKETCH_VERSION}});
+    }
+    {
+      std::optional<RepositoryPolling> polling;
+      if (options_.repository_poll_seconds > 0) {
+        polling.emplace(std::move(watcher), absl::Seconds(options_.repository_poll_seconds));
+      }
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(&stop_requested_));
+    }
+    Drain(*server, absl::Seconds(options_.drain_seconds));
+    // There is no safe way to interrupt a model that is being loaded, and no need to wait for it.
+    if (host_.IsLoading()) std::_Exit(kExitOk);
     return absl::OkStatus();
   }
 
  private:
+  absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source) {
+    return loader_.Load(source, host_.List());
+  }
+
+  // Returns when the host has tried all, or a signal asks for the end. What fails is logged, and
+  // FAILED in the host: the others serve.
+  void LoadAll(const std::vector<ModelSource>& sources) {
+    {
+      absl::MutexLock lock(&mutex_);
+      num_loading_ = sources.size();
+    }
+    for (const ModelSource& source : sources) {
+      host_.Load(source.name, [this](const absl::Status&) {
+        absl::MutexLock lock(&mutex_);
+        --num_loading_;
+      });
+    }
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(this, &Daemon::HasLoadedOrMustStop));
+  }
+
+  bool HasLoadedOrMustStop() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return num_loading_ == 0 || stop_requested_;
+  }
+
+  bool StopRequested() {
+    absl::MutexLock lock(&mutex_);
+    return stop_requested_;
+  }
+
+  size_t NumReady() const {
+    const auto models = host_.List();
+    return static_cast<size_t>(std::count_if(
+        models.begin(), models.end(),
+        [](const ModelHost::Listing& listing) { return listing.state == ModelState::kReady; }));
+  }
+
   // On the signals' thread.
   void OnSignal(int count, int signal) {
     LogEvent(LogLevel::kInfo, "signal", {{"name", signal == SIGTERM ? "SIGTERM" : "SIGINT"}});
-    // There is nothing to drain, and no safe way to interrupt a model that is being loaded.
-    if (!is_serving_) std::_Exit(kExitFailed);
     if (count == 1) {
-      stop_requested_.Notify();
+      absl::MutexLock lock(&mutex_);
+      stop_requested_ = true;
     } else {
       stop_at_once_ = true;
       host_.Drain(absl::InfinitePast());
@@ -252,9 +317,13 @@ class Daemon {
         {{"drain_seconds", absl::StrFormat("%.3f", absl::ToDoubleSeconds(absl::Now() - start))}});
   }
 
+  const Options options_;
+  Metrics metrics_;
+  ModelLoader loader_;  // the host's loading thread's
   ModelHost host_;
-  absl::Notification stop_requested_;
-  std::atomic<bool> is_serving_ = false;
+  absl::Mutex mutex_;
+  size_t num_loading_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<bool> stop_at_once_ = false;
   ShutdownSignals signals_;  // last: it uses the rest
 };
@@ -290,8 +359,8 @@ int Main(int argc, char** argv) {
   }
   gpr_set_log_function(LogFromGrpc);
   google::protobuf::SetLogHandler(IgnoreFromProtobuf);
-  Daemon daemon;
-  if (const absl::Status status = daemon.Run(options, *std::move(plan)); !status.ok()) {
+  Daemon daemon(options);
+  if (const absl::Status status = daemon.Run(*std::move(plan)); !status.ok()) {
     LogEvent(LogLevel::kError, "failed", {{"error", status.ToString()}});
     return kExitFailed;
   }

@@ -1,11 +1,13 @@
 #include "server/model_host.h"
 
 #include <algorithm>
-#include <thread>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
+#include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "server/status.h"
 
@@ -14,69 +16,349 @@ namespace {
 
 constexpr size_t kMaxNameBytes = 128;
 constexpr size_t kMaxListedNames = 16;
+// How often a replaced model is looked at, until nobody uses it.
+constexpr absl::Duration kReplacedPolling = absl::Milliseconds(5);
 
-bool IsUsableName(std::string_view name) {
-  if (name.empty() || name.size() > kMaxNameBytes) return false;
-  return std::all_of(name.begin(), name.end(), [](char c) {
-    return c > ' ' && c <= '~' && c != '"' && c != '\'' && c != '\\';
-  });
+absl::Status CheckName(std::string_view name) {
+  if (!name.empty() && name.size() <= kMaxNameBytes &&
+      std::all_of(name.begin(), name.end(), [](char c) {
+        return c > ' ' && c <= '~' && c != '"' && c != '\'' && c != '\\';
+      })) {
+    return absl::OkStatus();
+  }
+  return InvalidField(
+      "name",
+      absl::StrCat(Quoted(name), " is no usable name of a model: expected 1 to ", kMaxNameBytes,
+                   " printable ASCII characters without spaces, quotes and "
+                   "backslashes"));
+}
+
+absl::Status ShuttingDown() {
+  return WithReason(absl::UnavailableError("the server is shutting down"), "DRAINING");
+}
+
+void CallAll(std::vector<ModelHost::Done> callbacks, const absl::Status& status) {
+  for (ModelHost::Done& done : callbacks) done(status);
 }
 
 }  // namespace
 
+std::string_view ModelStateName(ModelState state) {
+  switch (state) {
+    case ModelState::kLoading:
+      return "LOADING";
+    case ModelState::kReady:
+      return "READY";
+    case ModelState::kDraining:
+      return "DRAINING";
+    case ModelState::kFailed:
+      return "FAILED";
+  }
+  return "";
+}
+
+ModelHost::ModelHost(ModelHostOptions options)
+    : options_(std::move(options)), loading_thread_([this] { LoadingThread(); }) {}
+
+ModelHost::~ModelHost() {
+  Drain(absl::InfinitePast());
+  loading_thread_.join();
+  JoinRetired();
+}
+
 absl::Status ModelHost::Add(std::shared_ptr<HostedModel> model) {
-  if (!IsUsableName(model->name)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        Quoted(model->name), " is no usable name of a model: expected 1 to ", kMaxNameBytes,
-        " printable ASCII characters without spaces, quotes and backslashes"));
-  }
+  US_RETURN_IF_ERROR(CheckName(model->name));
   absl::MutexLock lock(&mutex_);
+  if (is_draining_) return ShuttingDown();
+  Entry& entry = entries_[model->name];
   const std::string name = model->name;
-  if (!models_.try_emplace(name, Listing{std::move(model), ModelState::kReady}).second) {
-    return absl::AlreadyExistsError(absl::StrCat("a model named ", name, " is hosted already"));
-  }
+  std::swap(entry.model, model);
+  entry.error = absl::OkStatus();
+  SetState(name, entry, ModelState::kReady);
+  if (model != nullptr) Retire(std::move(model), /*is_replaced=*/true, [](const absl::Status&) {});
   return absl::OkStatus();
+}
+
+absl::Status ModelHost::AddSource(const ModelSource& source) {
+  US_RETURN_IF_ERROR(CheckName(source.name));
+  absl::MutexLock lock(&mutex_);
+  const auto [known, is_new] = folders_.try_emplace(source.name, source.folder);
+  if (is_new) return absl::OkStatus();
+  return absl::AlreadyExistsError(absl::StrCat("a model named ", source.name,
+                                               " is hosted already, from ", known->second,
+                                               ": found ", source.folder, " too"));
+}
+
+absl::StatusOr<ModelSource> ModelHost::FindSource(const std::string& name) const {
+  US_RETURN_IF_ERROR(CheckName(name));
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto known = folders_.find(name);
+    if (known != folders_.end()) return ModelSource{name, known->second};
+  }
+  if (options_.repository.empty()) {
+    return WithReason(absl::NotFoundError(absl::StrCat(
+                          "model ", Quoted(name),
+                          " is none of those that the server was started with, and it has no "
+                          "--model-repository to look for others")),
+                      "MODEL_NOT_FOUND");
+  }
+  auto source = FindModel(options_.repository, name);
+  if (absl::IsNotFound(source.status())) return WithReason(source.status(), "MODEL_NOT_FOUND");
+  return source;
+}
+
+void ModelHost::Load(const std::string& name, Done done) {
+  if (options_.loader == nullptr) {
+    return done(absl::UnimplementedError("this server loads no models"));
+  }
+  const absl::StatusOr<ModelSource> source = FindSource(name);
+  if (!source.ok()) return done(source.status());
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!is_draining_) {
+      folders_[name] = source->folder;
+      Entry& entry = entries_[name];
+      entry.waiting.push_back(std::move(done));
+      if (!entry.waits_for_loading) {
+        entry.waits_for_loading = true;
+        queue_.push_back(name);
+        if (entry.state != ModelState::kReady) SetState(name, entry, ModelState::kLoading);
+      }
+      return;
+    }
+  }
+  done(ShuttingDown());
+}
+
+void ModelHost::LoadingThread() {
+  while (true) {
+    std::string name;
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(this, &ModelHost::HasWork));
+      if (is_draining_) break;
+      name = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    LoadOne(name);
+    JoinRetired();
+  }
+  // Whoever still waits learns why nothing came of it.
+  std::vector<Done> waiting;
+  {
+    absl::MutexLock lock(&mutex_);
+    queue_.clear();
+    for (auto& [name, entry] : entries_) {
+      entry.waits_for_loading = false;
+      std::move(entry.waiting.begin(), entry.waiting.end(), std::back_inserter(waiting));
+      entry.waiting.clear();
+      if (entry.model == nullptr && entry.state == ModelState::kLoading) {
+        entry.error = ShuttingDown();
+        SetState(name, entry, ModelState::kFailed);
+      }
+    }
+  }
+  CallAll(std::move(waiting), ShuttingDown());
+}
+
+void ModelHost::LoadOne(const std::string& name) {
+  ModelSource source;
+  {
+    absl::MutexLock lock(&mutex_);
+    source = {name, folders_.find(name)->second};
+  }
+  absl::StatusOr<std::shared_ptr<HostedModel>> loaded = options_.loader(source);
+  std::vector<Done> waiting;
+  absl::Status status = loaded.status();
+  {
+    absl::MutexLock lock(&mutex_);
+    Entry& entry = entries_[name];
+    entry.waits_for_loading = false;
+    waiting = std::exchange(entry.waiting, {});
+    if (loaded.ok() && is_draining_) {
+      status = ShuttingDown();
+      loaded->reset();  // it has no requests
+    }
+    entry.error = status;
+    ++(status.ok() ? load_counts_.num_ok : load_counts_.num_failed);
+    if (status.ok()) {
+      std::shared_ptr<HostedModel> old = std::exchange(entry.model, *std::move(loaded));
+      SetState(name, entry, ModelState::kReady);
+      if (old != nullptr) Retire(std::move(old), /*is_replaced=*/true, [](const absl::Status&) {});
+    } else if (entry.state != ModelState::kReady && !is_draining_) {
+      SetState(name, entry, ModelState::kFailed);
+    }
+  }
+  CallAll(std::move(waiting), status);
+}
+
+void ModelHost::Unload(const std::string& name, Done done) {
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = entries_.find(name);
+    if (found == entries_.end()) {
+      status = NotFound(name);
+    } else if (is_draining_) {
+      status = ShuttingDown();
+    } else if (Entry& entry = found->second; entry.waits_for_loading) {
+      status = absl::FailedPreconditionError(
+          absl::StrCat("model ", name, " is being loaded: unload it when it is there"));
+    } else if (entry.state == ModelState::kDraining) {
+      status =
+          absl::FailedPreconditionError(absl::StrCat("model ", name, " is being unloaded already"));
+    } else if (entry.model == nullptr) {
+      entries_.erase(found);
+      if (observer_ != nullptr) observer_->OnModelGone(name);
+    } else {
+      SetState(name, entry, ModelState::kDraining);
+      return Retire(entry.model, /*is_replaced=*/false, std::move(done));
+    }
+  }
+  done(status);
+}
+
+bool ModelHost::IsDraining() const {
+  absl::MutexLock lock(&mutex_);
+  return is_draining_;
+}
+
+void ModelHost::Retire(std::shared_ptr<HostedModel> model, bool is_replaced, Done done) {
+  retired_.push_back(std::make_unique<Retired>());
+  Retired& retired = *retired_.back();
+  retired.model = model;
+  const absl::Time deadline = std::min(absl::Now() + options_.drain_patience, drain_deadline_);
+  retired.thread = std::thread([this, &retired, model = std::move(model), is_replaced, deadline,
+                                done = std::move(done)]() mutable {
+    // A call that found the old model just before it was replaced may be about to submit its
+    // request. Nobody can find it any more, so that its holders only grow fewer.
+    while (is_replaced && model.use_count() > 2 && absl::Now() < deadline && !IsDraining()) {
+      absl::SleepFor(kReplacedPolling);
+    }
+    model->engine_loop->Drain(deadline);
+    // Calls whose clients have yet to read their answers may hold the model for long: what is
+    // large goes now.
+    model->engine_loop->Stop();
+    {
+      absl::MutexLock lock(&mutex_);
+      const auto found = entries_.find(model->name);
+      if (found != entries_.end() && found->second.model == model) {
+        if (found->second.waits_for_loading) {  // asked for again meanwhile
+          found->second.model = nullptr;
+          SetState(found->first, found->second, ModelState::kLoading);
+        } else {
+          const std::string name = found->first;
+          entries_.erase(found);
+          if (observer_ != nullptr) observer_->OnModelGone(name);
+        }
+      }
+      retired.model = nullptr;
+    }
+    model = nullptr;
+    done(absl::OkStatus());
+    absl::MutexLock lock(&mutex_);
+    retired.is_done = true;
+  });
+}
+
+void ModelHost::JoinRetired() {
+  std::vector<std::unique_ptr<Retired>> done;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto first_done = std::partition(retired_.begin(), retired_.end(),
+                                           [this](const std::unique_ptr<Retired>& retired) {
+                                             return !is_draining_ && !retired->is_done;
+                                           });
+    std::move(first_done, retired_.end(), std::back_inserter(done));
+    retired_.erase(first_done, retired_.end());
+  }
+  for (const std::unique_ptr<Retired>& retired : done) retired->thread.join();
+}
+
+void ModelHost::SetState(const std::string& name, Entry& entry, ModelState state) {
+  entry.state = state;
+  if (observer_ != nullptr) observer_->OnModelState(name, state, state == ModelState::kReady);
+}
+
+ModelHost::LoadCounts ModelHost::load_counts() const {
+  absl::MutexLock lock(&mutex_);
+  return load_counts_;
+}
+
+bool ModelHost::IsLoading() const {
+  absl::MutexLock lock(&mutex_);
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [](const auto& entry) { return entry.second.waits_for_loading; });
 }
 
 absl::StatusOr<std::shared_ptr<const HostedModel>> ModelHost::FindReady(
     std::string_view name) const {
   absl::MutexLock lock(&mutex_);
-  if (name.empty() && models_.size() > 1) {
+  if (name.empty() && entries_.size() > 1) {
     return InvalidField("model",
                         absl::StrCat("required, because the server hosts several: ", Names()));
   }
-  const auto found = name.empty() ? models_.begin() : models_.find(name);
-  if (found == models_.end()) return NotFound(name);
-  const Listing& listing = found->second;
-  if (listing.state != ModelState::kReady) {
-    return WithReason(
-        absl::UnavailableError(absl::StrCat("model ", listing.model->name, " is shutting down")),
-        "DRAINING");
+  const auto found = name.empty() ? entries_.begin() : entries_.find(name);
+  if (found == entries_.end()) return NotFound(name);
+  const auto& [found_name, entry] = *found;
+  switch (entry.state) {
+    case ModelState::kReady:
+      return entry.model;
+    case ModelState::kLoading:
+      return WithReason(
+          absl::UnavailableError(absl::StrCat("model ", found_name, " is being loaded")),
+          "LOADING");
+    case ModelState::kDraining:
+      return WithReason(
+          absl::UnavailableError(absl::StrCat("model ", found_name, " is shutting down")),
+          "DRAINING");
+    case ModelState::kFailed:
+      break;
   }
-  return listing.model;
+  return WithReason(absl::UnavailableError(absl::StrCat(
+                        "model ", found_name, " could not be loaded: ", entry.error.message())),
+                    "FAILED");
 }
 
 std::vector<ModelHost::Listing> ModelHost::List() const {
   absl::MutexLock lock(&mutex_);
   std::vector<Listing> listings;
-  for (const auto& [name, listing] : models_) listings.push_back(listing);
+  for (const auto& [name, entry] : entries_) {
+    listings.push_back({name, entry.state, entry.error, entry.model});
+  }
   return listings;
 }
 
 absl::StatusOr<ModelHost::Listing> ModelHost::Get(std::string_view name) const {
   absl::MutexLock lock(&mutex_);
-  const auto found = models_.find(name);
-  if (found == models_.end()) return NotFound(name);
-  return found->second;
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) return NotFound(name);
+  return Listing{found->first, found->second.state, found->second.error, found->second.model};
+}
+
+void ModelHost::Observe(ModelStateObserver* observer) {
+  absl::MutexLock lock(&mutex_);
+  observer_ = observer;
+  if (observer == nullptr) return;
+  for (const auto& [name, entry] : entries_) {
+    observer->OnModelState(name, entry.state, entry.state == ModelState::kReady);
+  }
 }
 
 void ModelHost::Drain(absl::Time deadline) {
-  std::vector<std::shared_ptr<const HostedModel>> models;
+  std::vector<std::shared_ptr<HostedModel>> models;
   {
     absl::MutexLock lock(&mutex_);
-    for (auto& [name, listing] : models_) {
-      listing.state = ModelState::kDraining;
-      models.push_back(listing.model);
+    is_draining_ = true;
+    drain_deadline_ = std::min(drain_deadline_, deadline);
+    for (auto& [name, entry] : entries_) {
+      if (entry.model == nullptr) continue;
+      if (entry.state != ModelState::kDraining) SetState(name, entry, ModelState::kDraining);
+      models.push_back(entry.model);
+    }
+    for (const auto& retired : retired_) {
+      if (retired->model != nullptr) models.push_back(retired->model);
     }
   }
   // Together: a loop that is waited for must not keep the next from refusing and finishing.
@@ -92,16 +374,16 @@ absl::Status ModelHost::NotFound(std::string_view name) const {
   const std::string what =
       name.empty() ? "no model is hosted" : absl::StrCat("model ", Quoted(name), " is not hosted");
   return WithReason(
-      absl::NotFoundError(models_.empty() ? what : absl::StrCat(what, "; hosted are: ", Names())),
+      absl::NotFoundError(entries_.empty() ? what : absl::StrCat(what, "; hosted are: ", Names())),
       "MODEL_NOT_FOUND");
 }
 
 std::string ModelHost::Names() const {
   std::string names;
   size_t num_listed = 0;
-  for (const auto& [name, listing] : models_) {
+  for (const auto& [name, entry] : entries_) {
     if (num_listed == kMaxListedNames) {
-      absl::StrAppend(&names, " and ", models_.size() - num_listed, " more");
+      absl::StrAppend(&names, " and ", entries_.size() - num_listed, " more");
       break;
     }
     absl::StrAppend(&names, num_listed == 0 ? "" : ", ", name);

@@ -1,34 +1,88 @@
 #include "server/model_loader.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 
 #include "engine/backends/backend.h"
 #include "engine/base/file.h"
 #include "engine/base/status.h"
+#include "engine/base/strings.h"
 #include "engine/compress/accounting.h"
+#include "engine/models/memory_plan.h"
 #include "engine/models/open_model.h"
 #include "server/log.h"
 
 namespace ultrasketch {
 namespace {
 
-absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source,
-                                                  const ModelLoadOptions& options,
-                                                  Metrics& metrics) {
+// What is left for one more model on the backend's device.
+int64_t AvailableBytes(const Backend& backend, int64_t memory_limit_bytes,
+                       const std::vector<ModelHost::Listing>& hosted) {
+  int64_t planned = 0;
+  int64_t resident = 0;
+  for (const ModelHost::Listing& listing : hosted) {
+    if (listing.model == nullptr || listing.model->device != backend.name()) continue;
+    const int64_t held = listing.model->engine_loop->memory_usage().total();
+    resident += held;
+    planned += std::max(held, listing.model->planned_memory.total());
+  }
+  int64_t available = backend.available_bytes() - (planned - resident);
+  if (memory_limit_bytes > 0) available = std::min(available, memory_limit_bytes - planned);
+  return std::max<int64_t>(available, 0);
+}
+
+// Sets options.kv_cache_tokens where it is for us to choose, and checks that all of it fits.
+absl::Status PlanMemory(const Checkpoint& checkpoint, const ModelLoadOptions& load,
+                        const std::vector<ModelHost::Listing>& hosted, const Backend& backend,
+                        ModelOptions& options) {
+  const int64_t available = AvailableBytes(backend, load.memory_limit_bytes, hosted);
+  if (!load.kv_cache_tokens.has_value()) {
+    US_ASSIGN_OR_RETURN(options.kv_cache_tokens,
+                        PlanKvCacheTokens(checkpoint, options, backend,
+                                          {available, load.engine_loop.max_running_sequences}));
+    return absl::OkStatus();
+  }
+  options.kv_cache_tokens = *load.kv_cache_tokens;
+  return CheckFits(EstimateMemory(checkpoint, options, backend), available);
+}
+
+void LogLoaded(const HostedModel& model, absl::Duration duration) {
+  const MemoryUsage memory = model.engine_loop->memory_usage();
+  LogEvent(LogLevel::kInfo, "model_loaded",
+           {{"model", model.name},
+            {"architecture", model.architecture},
+            {"codec", model.codec},
+            {"device", model.device},
+            {"parameters", absl::StrCat(model.num_parameters)},
+            {"bits_per_weight_linear", absl::StrFormat("%.3f", model.bits_per_weight_linear)},
+            {"bits_per_weight_file", absl::StrFormat("%.3f", model.bits_per_weight_file)},
+            {"memory", HumanBytes(static_cast<double>(memory.total()))},
+            {"kv_cache_tokens", absl::StrCat(model.kv_cache_tokens)},
+            {"kv_cache_limit", HumanBytes(static_cast<double>(model.planned_memory.kv_cache))},
+            {"context_tokens", absl::StrCat(model.max_context_tokens)},
+            {"load_seconds", absl::StrFormat("%.3f", absl::ToDoubleSeconds(duration))}});
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
+    const ModelSource& source, const std::vector<ModelHost::Listing>& others) {
   US_ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(source.folder));
   for (const std::string& warning : opened.warnings) {
     LogEvent(LogLevel::kWarning, "model_warning", {{"model", source.name}, {"message", warning}});
   }
   const std::shared_ptr<const Checkpoint>& checkpoint = opened.checkpoint;
-  // A backend serves one thread at a time, and each model has its own.
+  // A backend serves one thread at a time, and each model has its own; its threads sleep while
+  // other models have their turn.
   US_ASSIGN_OR_RETURN(std::shared_ptr<Backend> backend,
-                      CreateBackend(options.device, {.num_threads = options.num_threads}));
+                      CreateBackend(options_.device, {.num_threads = options_.num_threads}));
+  ModelOptions model_options;
+  model_options.max_step_tokens = options_.engine_loop.max_step_tokens;
+  US_RETURN_IF_ERROR(PlanMemory(*checkpoint, options_, others, *backend, model_options));
   US_ASSIGN_OR_RETURN(const ModelSize size, MeasureModel(*checkpoint));
 
   auto hosted = std::make_shared<HostedModel>();
@@ -40,12 +94,15 @@ absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source,
   hosted->num_parameters = size.parameters;
   hosted->bits_per_weight_linear = size.bits_per_weight_linear;
   hosted->bits_per_weight_file = size.bits_per_weight_file;
+  hosted->weights_checksum = checkpoint->weights_checksum();
+  hosted->planned_memory = EstimateMemory(*checkpoint, model_options, *backend);
+  hosted->kv_cache_tokens = model_options.kv_cache_tokens;
   hosted->vocab_size = config.vocab_size;
   hosted->max_token_bytes = LongestTokenBytes(*opened.tokenizer);
   hosted->generation_config = checkpoint->generation_config();
   hosted->eos_token_ids = std::move(opened.eos_token_ids);
 
-  US_ASSIGN_OR_RETURN(auto model, LoadModel(checkpoint, std::move(backend), options.model));
+  US_ASSIGN_OR_RETURN(auto model, LoadModel(checkpoint, std::move(backend), model_options));
   const KvCacheLayout& cache = model->cache_layout();
   hosted->max_context_tokens = static_cast<int32_t>(
       std::min<int64_t>(config.max_position_embeddings, cache.num_blocks * cache.block_size));
@@ -54,49 +111,27 @@ absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source,
       std::make_shared<OneTimeWarning>([name = source.name](const std::string& warning) {
         LogEvent(LogLevel::kWarning, "model_warning", {{"model", name}, {"message", warning}});
       });
-  hosted->metrics = metrics.ForModel(source.name);
+  hosted->metrics = metrics_.ForModel(source.name);
+  EngineLoopOptions loop_options = options_.engine_loop;
+  loop_options.turns =
+      turns_.try_emplace(hosted->device, std::make_shared<DeviceTurns>()).first->second;
   hosted->engine_loop =
-      EngineLoop::Start(std::move(model), hosted->tokenizer, options.engine_loop, hosted->metrics);
+      EngineLoop::Start(std::move(model), hosted->tokenizer, loop_options, hosted->metrics);
   return hosted;
 }
 
-}  // namespace
-
-absl::StatusOr<std::shared_ptr<HostedModel>> LoadHostedModel(const ModelSource& source,
-                                                             const ModelLoadOptions& options,
-                                                             Metrics& metrics) {
-  auto hosted = Load(source, options, metrics);
-  if (!hosted.ok()) return Annotate(hosted.status(), absl::StrCat("model ", source.name));
-  return hosted;
-}
-
-absl::StatusOr<std::vector<ModelSource>> FindModels(const std::string& repository) {
-  std::vector<ModelSource> sources;
-  std::error_code error;
-  for (auto entry = std::filesystem::directory_iterator(repository, error);
-       !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    std::error_code unreadable;
-    const std::filesystem::path config = entry->path() / "config.json";
-    if (std::filesystem::is_regular_file(config, unreadable)) {
-      sources.push_back({entry->path().filename().string(), entry->path().string()});
-    } else if (unreadable.value() == EACCES) {
-      // It may be no model: a file system's lost+found is such a folder.
-      LogEvent(LogLevel::kWarning, "folder_skipped",
-               {{"folder", entry->path().string()},
-                {"message", std::string(CannotOpen(EACCES, config.string()).message())}});
-    }
+absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::Load(
+    const ModelSource& source, const std::vector<ModelHost::Listing>& hosted) {
+  const absl::Time start = absl::Now();
+  auto model = TryLoad(source, hosted);
+  if (model.ok()) {
+    LogLoaded(**model, absl::Now() - start);
+  } else {
+    LogEvent(
+        LogLevel::kError, "model_failed",
+        {{"model", source.name}, {"folder", source.folder}, {"error", model.status().ToString()}});
   }
-  if (error) {
-    return ErrnoStatus(error.value(),
-                       absl::StrCat("cannot read the model repository ", repository));
-  }
-  if (sources.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat("the model repository ", repository, " has no folder with a config.json"));
-  }
-  std::sort(sources.begin(), sources.end(),
-            [](const ModelSource& a, const ModelSource& b) { return a.name < b.name; });
-  return sources;
+  return model;
 }
 
 }  // namespace ultrasketch

@@ -2,42 +2,59 @@
 #ifndef ULTRASKETCH_SERVER_MODEL_LOADER_H_
 #define ULTRASKETCH_SERVER_MODEL_LOADER_H_
 
+#include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 
 #include "engine/models/model.h"
+#include "engine/serving/engine_loop/device_turns.h"
 #include "engine/serving/engine_loop/engine_loop.h"
 #include "server/metrics.h"
 #include "server/model_host.h"
+#include "server/model_repository.h"
 
 namespace ultrasketch {
-
-struct ModelSource {
-  std::string name;
-  std::string folder;
-};
 
 struct ModelLoadOptions {
   std::string device = "auto";  // as CreateBackend takes it
   int num_threads = 0;          // CPU threads of each model; 0: all that the process may use
-  ModelOptions model;
-  EngineLoopOptions engine_loop;
+  // Unset: as much of what is free as PlanKvCacheTokens says.
+  std::optional<int64_t> kv_cache_tokens;
+  // Most bytes that all models of a device may hold together, KV caches in full; 0: what there is.
+  int64_t memory_limit_bytes = 0;
+  EngineLoopOptions engine_loop;  // but for `turns`, which the loader sets
 };
 
-// Reads the checkpoint and the tokenizer, loads the weights on the device and starts the engine's
-// thread. What OpenModel warns about is logged, as event model_warning. Errors are those of the
-// parts, with the model's name in front.
-absl::StatusOr<std::shared_ptr<HostedModel>> LoadHostedModel(const ModelSource& source,
-                                                             const ModelLoadOptions& options,
-                                                             Metrics& metrics);
+// Loads models one after the other. Models of one device take turns on it. Not thread-safe.
+class ModelLoader {
+ public:
+  // `metrics` must outlive the loader.
+  ModelLoader(ModelLoadOptions options, Metrics& metrics)
+      : options_(std::move(options)), metrics_(metrics) {}
 
-// The models of a repository: every subfolder with a config.json, by name. One that this process
-// may not look into is skipped, which is logged. NOT_FOUND when there is
-// no such folder, or no model in it.
-absl::StatusOr<std::vector<ModelSource>> FindModels(const std::string& repository);
+  // Reads the checkpoint and the tokenizer, loads the weights on the device and starts the engine's
+  // thread. `hosted` are the models that are there already: what they may still come to hold is not
+  // available, and when the new one needs more than is left it is RESOURCE_EXHAUSTED, with bytes
+  // needed and available, before anything is allocated. What OpenModel warns about is logged, as
+  // event model_warning, and what came of it as model_loaded or model_failed. Errors are those of
+  // the parts.
+  absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source,
+                                                    const std::vector<ModelHost::Listing>& hosted);
+
+ private:
+  absl::StatusOr<std::shared_ptr<HostedModel>> TryLoad(
+      const ModelSource& source, const std::vector<ModelHost::Listing>& hosted);
+
+  const ModelLoadOptions options_;
+  Metrics& metrics_;
+  std::map<std::string, std::shared_ptr<DeviceTurns>> turns_;  // by the device's name
+};
 
 }  // namespace ultrasketch
 

@@ -1,5 +1,7 @@
 #include "server/model_service.h"
 
+#include <string>
+
 #include "absl/status/status.h"
 
 #include "server/status.h"
@@ -9,18 +11,24 @@ namespace {
 
 v1::ModelState ToMessage(ModelState state) {
   switch (state) {
+    case ModelState::kLoading:
+      return v1::MODEL_STATE_LOADING;
     case ModelState::kReady:
       return v1::MODEL_STATE_READY;
     case ModelState::kDraining:
       return v1::MODEL_STATE_DRAINING;
+    case ModelState::kFailed:
+      return v1::MODEL_STATE_FAILED;
   }
   return v1::MODEL_STATE_UNSPECIFIED;
 }
 
 void FillModel(const ModelHost::Listing& listing, v1::Model& message) {
-  const HostedModel& model = *listing.model;
-  message.set_name(model.name);
+  message.set_name(listing.name);
   message.set_state(ToMessage(listing.state));
+  if (!listing.error.ok()) message.set_error(ToGrpcStatus(listing.error).error_message());
+  if (listing.model == nullptr) return;
+  const HostedModel& model = *listing.model;
   message.set_architecture(model.architecture);
   message.set_codec(model.codec);
   message.set_device(model.device);
@@ -29,6 +37,7 @@ void FillModel(const ModelHost::Listing& listing, v1::Model& message) {
   message.set_bits_per_weight_file(model.bits_per_weight_file);
   message.set_max_context_tokens(model.max_context_tokens);
   message.set_vocab_size(model.vocab_size);
+  if (!model.weights_checksum.empty()) message.set_weights_checksum(model.weights_checksum);
   const MemoryUsage usage = model.engine_loop->memory_usage();
   v1::MemoryUsage& memory = *message.mutable_memory();
   memory.set_weights_bytes(usage.weights);
@@ -41,13 +50,6 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const abs
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status));
   return reactor;
-}
-
-absl::Status FixedModels() {
-  return WithReason(
-      absl::UnimplementedError("this server serves the models that it was started with; start it "
-                               "with other --model or --model-repository options"),
-      "FIXED_MODELS");
 }
 
 }  // namespace
@@ -71,14 +73,32 @@ grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* co
 }
 
 grpc::ServerUnaryReactor* ModelService::LoadModel(grpc::CallbackServerContext* context,
-                                                  const v1::LoadModelRequest*, v1::Model*) {
-  return Answer(context, FixedModels());
+                                                  const v1::LoadModelRequest* request,
+                                                  v1::Model* response) {
+  if (request->name().empty()) return Answer(context, InvalidField("name", "required"));
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const std::string name = request->name();
+  host_.Load(name, [this, reactor, response, name](const absl::Status& status) {
+    if (status.ok()) {
+      // Gone again when somebody unloads it this very moment.
+      const absl::StatusOr<ModelHost::Listing> listing = host_.Get(name);
+      if (listing.ok()) FillModel(*listing, *response);
+      reactor->Finish(ToGrpcStatus(listing.status()));
+    } else {
+      reactor->Finish(ToGrpcStatus(status));
+    }
+  });
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* ModelService::UnloadModel(grpc::CallbackServerContext* context,
-                                                    const v1::UnloadModelRequest*,
+                                                    const v1::UnloadModelRequest* request,
                                                     v1::UnloadModelResponse*) {
-  return Answer(context, FixedModels());
+  if (request->name().empty()) return Answer(context, InvalidField("name", "required"));
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  host_.Unload(request->name(),
+               [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
+  return reactor;
 }
 
 }  // namespace ultrasketch

@@ -7,12 +7,11 @@
 
 namespace ultrasketch {
 
-// Lists the models. Loading and unloading answer UNIMPLEMENTED: the models are those that the
-// server was started with. Thread-safe.
+// Lists the models, loads and unloads them. Thread-safe.
 class ModelService final : public v1::ModelService::CallbackService {
  public:
   // `host` must outlive the service.
-  explicit ModelService(const ModelHost& host) : host_(host) {}
+  explicit ModelService(ModelHost& host) : host_(host) {}
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest* request,
@@ -28,7 +27,7 @@ class ModelService final : public v1::ModelService::CallbackService {
                                         v1::UnloadModelResponse* response) override;
 
  private:
-  const ModelHost& host_;
+  ModelHost& host_;
 };
 
 }  // namespace ultrasketch

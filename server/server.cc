@@ -51,10 +51,18 @@ std::vector<std::string> ServiceNames() {
 
 }  // namespace
 
-struct Server::Impl {
-  Impl(const ServerOptions& options, const ModelHost& host, Metrics& metrics)
-      : generation(host, metrics, options.long_texts), models(host) {}
+struct Server::Impl final : ModelStateObserver {
+  Impl(const ServerOptions& options, ModelHost& model_host, Metrics& metrics)
+      : host(model_host), generation(host, metrics, options.long_texts), models(host) {}
 
+  void OnModelState(const std::string& name, ModelState, bool is_ready) override {
+    server->GetHealthCheckService()->SetServingStatus(name, is_ready);
+  }
+  void OnModelGone(const std::string& name) override {
+    server->GetHealthCheckService()->SetServingStatus(name, false);
+  }
+
+  ModelHost& host;
   ListenAddress address;
   GenerationService generation;
   ModelService models;
@@ -65,10 +73,13 @@ struct Server::Impl {
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-Server::~Server() { Shutdown(absl::InfinitePast()); }
+Server::~Server() {
+  impl_->host.Observe(nullptr);
+  Shutdown(absl::InfinitePast());
+}
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
-                                                      const ModelHost& host, Metrics& metrics) {
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, ModelHost& host,
+                                                      Metrics& metrics) {
   auto impl = std::make_unique<Impl>(options, host, metrics);
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
@@ -87,17 +98,17 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   }
   impl->address = {options.listen.host, port};
   std::unique_ptr<Server> server(new Server(std::move(impl)));
-  for (const std::string& name : ServiceNames()) server->SetServing(name, true);
-  for (const ModelHost::Listing& listing : host.List()) {
-    server->SetServing(listing.model->name, listing.state == ModelState::kReady);
-  }
+  server->SetReady(options.is_ready);
+  host.Observe(server->impl_.get());
   return server;
 }
 
 const ListenAddress& Server::address() const { return impl_->address; }
 
-void Server::SetServing(const std::string& name, bool is_serving) {
-  impl_->server->GetHealthCheckService()->SetServingStatus(name, is_serving);
+void Server::SetReady(bool is_ready) {
+  grpc::HealthCheckServiceInterface& health = *impl_->server->GetHealthCheckService();
+  health.SetServingStatus("", is_ready);
+  for (const std::string& name : ServiceNames()) health.SetServingStatus(name, is_ready);
 }
 
 void Server::SetNotServing() { impl_->server->GetHealthCheckService()->Shutdown(); }

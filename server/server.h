@@ -21,24 +21,26 @@ struct ServerOptions {
   int max_message_bytes = 16 << 20;
   // Texts too long for gRPC's event threads: who waits to be tokenized.
   WorkQueueOptions long_texts;
+  // Whether health says SERVING for the server from the start, or after SetReady.
+  bool is_ready = true;
 };
 
 // Thread-safe. Destruction cancels what is in flight.
 class Server {
  public:
-  // Listens and serves. `host` and `metrics` must outlive the server. Models that are added to the
-  // host later need SetServing. An error says why the address cannot be listened on; a port that
+  // Listens and serves. `host` and `metrics` must outlive the server. Health follows the host's
+  // models. An error says why the address cannot be listened on; a port that
   // another server listens on is one.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
-                                                       const ModelHost& host, Metrics& metrics);
+                                                       ModelHost& host, Metrics& metrics);
   ~Server();
 
   // With the port that was picked.
   const ListenAddress& address() const;
 
-  // What the health service answers for a model's name. "" and the full names of the gRPC services
-  // are the server: SERVING from the start.
-  void SetServing(const std::string& name, bool is_serving);
+  // What the health service answers for "" and the full names of the gRPC services, which are the
+  // server. For a model's name it answers SERVING while the model is READY.
+  void SetReady(bool is_ready);
 
   // Health answers NOT_SERVING for every name, for good.
   void SetNotServing();

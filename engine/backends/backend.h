@@ -38,6 +38,8 @@ class DeviceBuffer {
   virtual void* data() = 0;
   virtual const void* data() const = 0;
   virtual int64_t num_bytes() const = 0;
+  // Bytes that it takes now: on CPUs pages come with their first use. From any thread.
+  virtual int64_t resident_bytes() const { return num_bytes(); }
 };
 
 // Weights on the device. Immutable; must not outlive their backend or the encoded weights that they
@@ -106,6 +108,9 @@ class Backend {
 
   // Bytes of the device that it holds for itself, beside what the functions below return.
   virtual int64_t workspace_bytes() const { return 0; }
+
+  // Bytes that Allocate could still give, as far as the system tells. From any thread.
+  virtual int64_t available_bytes() const = 0;
 
   // --- Memory and weights. RESOURCE_EXHAUSTED with bytes needed and available. ---
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) = 0;

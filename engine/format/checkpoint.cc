@@ -15,6 +15,7 @@
 #include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
+#include "engine/format/checksum.h"
 #include "engine/format/json.h"
 
 namespace ultrasketch {
@@ -257,6 +258,7 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
   checkpoint->ResolveHead(config_path);
   for (const auto& [name, entry] : checkpoint->entries_) checkpoint->tensor_names_.push_back(name);
   checkpoint->files_ = std::move(weights.files);
+  checkpoint->weights_checksum_ = checkpoint->WeightsChecksum();
   return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
 }
 
@@ -347,6 +349,18 @@ void Checkpoint::UseStoredHead(const Entry& head, const std::string& config_path
   warnings_.push_back(absl::StrCat(
       config_path, ": tie_word_embeddings is true, but ", head.file->path(),
       " has an lm_head that differs from the embedding; the stored lm_head is the head"));
+}
+
+std::string Checkpoint::WeightsChecksum() const {
+  uint64_t checksum = 0;
+  for (const auto& [name, entry] : entries_) {
+    const std::string_view stored_name = entry.stored_name.empty() ? name : entry.stored_name;
+    const std::optional<uint64_t> tensor = entry.file->FindChecksum(stored_name);
+    if (!tensor.has_value()) return "";
+    const std::string line = absl::StrCat(name, " ", ChecksumString(*tensor), "\n");
+    checksum = Crc64(line.data(), static_cast<int64_t>(line.size()), checksum);
+  }
+  return ChecksumString(checksum);
 }
 
 const TensorView* Checkpoint::Find(std::string_view name) const {

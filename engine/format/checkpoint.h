@@ -64,6 +64,10 @@ class Checkpoint : public TensorSource {
   // sentence each, without an end of line, that names the file.
   const std::vector<std::string>& warnings() const { return warnings_; }
 
+  // Over the names, types, shapes and contents of all tensors, as hexadecimal digits: equal weights
+  // give equal checksums. Empty where a file has tensors without checksums.
+  const std::string& weights_checksum() const { return weights_checksum_; }
+
   // Bytes of the model's files: weights, index, config, generation config, tokenizer.
   int64_t file_bytes() const { return file_bytes_; }
 
@@ -83,6 +87,7 @@ class Checkpoint : public TensorSource {
   // Decides what the head of a tied model is, from what is stored.
   void ResolveHead(const std::string& config_path);
   void UseStoredHead(const Entry& head, const std::string& config_path);
+  std::string WeightsChecksum() const;
 
   std::string folder_;
   ModelConfig config_;
@@ -92,6 +97,7 @@ class Checkpoint : public TensorSource {
   std::vector<std::string> tensor_names_;  // the keys of entries_
   // Tensors that an index lists and no shard has, and why.
   std::map<std::string, absl::Status, std::less<>> missing_;
+  std::string weights_checksum_;
   int64_t file_bytes_ = 0;
   std::vector<std::string> warnings_;
 };

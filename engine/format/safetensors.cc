@@ -168,10 +168,22 @@ absl::Status SafetensorsFile::VerifyChecksums(ThreadPool& pool) const {
 }
 
 const TensorView* SafetensorsFile::Find(std::string_view name) const {
+  const std::optional<size_t> index = FindIndex(name);
+  return index.has_value() ? &tensors_[*index].view : nullptr;
+}
+
+std::optional<uint64_t> SafetensorsFile::FindChecksum(std::string_view name) const {
+  const std::optional<size_t> index = FindIndex(name);
+  if (!index.has_value() || checksums_.empty()) return std::nullopt;
+  return checksums_[*index];
+}
+
+std::optional<size_t> SafetensorsFile::FindIndex(std::string_view name) const {
   const auto position = std::lower_bound(
       tensors_.begin(), tensors_.end(), name,
       [](const NamedTensor& tensor, std::string_view wanted) { return tensor.name < wanted; });
-  return position == tensors_.end() || position->name != name ? nullptr : &position->view;
+  if (position == tensors_.end() || position->name != name) return std::nullopt;
+  return static_cast<size_t>(position - tensors_.begin());
 }
 
 std::string SafetensorsFile::Describe(std::string_view) const { return path_; }

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -58,6 +59,9 @@ class SafetensorsFile : public TensorSource {
   // Whether the tensors have checksums: then all have. Files that WriteSafetensors wrote do.
   bool has_checksums() const { return !checksums_.empty(); }
 
+  // That of a tensor, as the file states it; nullopt when it states none.
+  std::optional<uint64_t> FindChecksum(std::string_view name) const;
+
   // Reads all tensors and compares their checksums with the file's: DATA_LOSS, naming file, tensor,
   // expected and found, where one differs. OK for a file without checksums.
   absl::Status VerifyChecksums(ThreadPool& pool) const;
@@ -68,6 +72,7 @@ class SafetensorsFile : public TensorSource {
  private:
   SafetensorsFile() = default;
 
+  std::optional<size_t> FindIndex(std::string_view name) const;  // into tensors_
   // Moves the checksums out of metadata_ into checksums_.
   absl::Status TakeChecksums();
 

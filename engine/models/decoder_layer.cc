@@ -104,8 +104,9 @@ absl::StatusOr<LayerBuffers> LayerBuffers::Allocate(const ModelConfig& config, i
   return buffers;
 }
 
-int64_t LayerBuffers::num_bytes() const {
-  return hidden->num_bytes() + prepared->num_bytes() + qkv->num_bytes() + gate_up->num_bytes();
+int64_t LayerBuffers::resident_bytes() const {
+  return hidden->resident_bytes() + prepared->resident_bytes() + qkv->resident_bytes() +
+         gate_up->resident_bytes();
 }
 
 void RunDecoderLayer(const DecoderShape& shape, const DecoderLayer& layer, int cache_layer,

@@ -61,7 +61,7 @@ struct LayerBuffers {
   std::unique_ptr<DeviceBuffer> qkv;       // [num_tokens, qkv_width]
   std::unique_ptr<DeviceBuffer> gate_up;   // [num_tokens, 2 * intermediate_size]
 
-  int64_t num_bytes() const;
+  int64_t resident_bytes() const;
 };
 
 // A paged cache and the frequencies of the rotary embedding, for attention.

@@ -162,8 +162,9 @@ MemoryUsage Llama::memory_usage() const {
   usage.weights += final_norm_->resident_bytes();
   usage.embedding = embedding_->resident_bytes();
   if (untied_head_ != nullptr) usage.embedding += untied_head_->resident_bytes();
-  usage.kv_cache = attention_.cache->num_bytes();
-  usage.workspace = buffers_.num_bytes() + logits_->num_bytes() + backend_->workspace_bytes();
+  usage.kv_cache = attention_.cache->resident_bytes();
+  usage.workspace =
+      buffers_.resident_bytes() + logits_->resident_bytes() + backend_->workspace_bytes();
   return usage;
 }
 

@@ -54,6 +54,7 @@ class Model {
   virtual const ModelConfig& config() const = 0;
   virtual const ModelOptions& options() const = 0;
   virtual const KvCacheLayout& cache_layout() const = 0;
+  // Also from other threads, while the model computes.
   virtual MemoryUsage memory_usage() const = 0;
 
   // Computes one step and keeps its logits, rows in order of sequences, until the next Forward.

@@ -3,6 +3,8 @@
 #include <spawn.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -17,9 +19,11 @@
 #include <sys/wait.h>
 
 #include "engine/base/check.h"
+#include "tests/base/temporary_folder.h"
 #include "tests/server/raw_grpc.h"
 #include "tests/server/test_server.h"
 #include "ultrasketch/v1/generation.grpc.pb.h"
+#include "ultrasketch/v1/model.grpc.pb.h"
 
 extern char** environ;
 
@@ -221,19 +225,103 @@ TEST(DaemonTest, TakenPortsAreErrorsBeforeAnythingIsLoaded) {
       ReadAll(*first.stub().GenerateStream(&context, Request("still here", 2))).status.ok());
 }
 
-TEST(DaemonTest, ModelsThatCannotBeLoadedAreErrors) {
+TEST(DaemonTest, NothingToServeIsAnError) {
   ExpectFailure({"--model", "a=/nonexistent/folder"}, 1, "/nonexistent/folder");
   ExpectFailure({"--model-repository", "/nonexistent/folder"}, 1, "/nonexistent/folder");
   ExpectFailure({"--model", kSampleModel, "--model", kSampleModel}, 1, "hosted already");
+  ExpectFailure({"--model", kSampleModel, "--memory-limit", "1MB"}, 1, "does not fit");
+}
 
-  const std::filesystem::path broken =
-      std::filesystem::path(::testing::TempDir()) / ("broken-" + std::to_string(getpid()));
-  std::filesystem::copy(SAMPLE_MODEL_DIR, broken);
-  const std::filesystem::path weights = broken / "model.safetensors";
-  std::filesystem::resize_file(weights, std::filesystem::file_size(weights) / 2);
-  ExpectFailure({"--model", kSampleModel, "--model", "b=" + broken.string()}, 1,
-                "model.safetensors");
-  std::filesystem::remove_all(broken);
+class RepositoryTest : public ::testing::Test {
+ protected:
+  std::filesystem::path Copy(const std::string& name) {
+    const std::filesystem::path folder = std::filesystem::path(repository_.path()) / name;
+    std::filesystem::copy(SAMPLE_MODEL_DIR, folder);
+    return folder;
+  }
+  static void Break(const std::filesystem::path& folder) {
+    const std::filesystem::path weights = folder / "model.safetensors";
+    std::filesystem::resize_file(weights, std::filesystem::file_size(weights) / 2);
+  }
+  static std::string State(v1::ModelService::Stub& stub, const std::string& name) {
+    grpc::ClientContext context;
+    v1::GetModelRequest request;
+    request.set_name(name);
+    v1::Model model;
+    const grpc::Status status = stub.GetModel(&context, request, &model);
+    return status.ok() ? v1::ModelState_Name(model.state()) : "";
+  }
+  static std::unique_ptr<v1::ModelService::Stub> Models(const Daemon& daemon) {
+    return v1::ModelService::NewStub(
+        grpc::CreateChannel("ipv4:" + daemon.listen(), grpc::InsecureChannelCredentials()));
+  }
+
+  TemporaryFolder repository_;
+};
+
+TEST_F(RepositoryTest, ABrokenModelIsFailedAndTheOthersServe) {
+  Copy("good");
+  Break(Copy("bad"));
+  Daemon daemon({"--model-repository", repository_.path()});
+  const std::string failed = daemon.AwaitLine("event=model_failed model=bad");
+  EXPECT_THAT(failed, HasSubstr("model.safetensors"));
+  daemon.AwaitServing();
+  const auto models = Models(daemon);
+  EXPECT_EQ(State(*models, "good"), "MODEL_STATE_READY");
+  EXPECT_EQ(State(*models, "bad"), "MODEL_STATE_FAILED");
+  EXPECT_THAT(ExchangeBytes(daemon.metrics_port(),
+                            "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+              AllOf(HasSubstr(R"(ultrasketch_model_state{model="bad",state="FAILED"} 1)"),
+                    HasSubstr(R"(ultrasketch_model_state{model="good",state="READY"} 1)"),
+                    HasSubstr(R"(ultrasketch_model_loads_total{result="failed"} 1)")));
+  grpc::ClientContext context;
+  v1::GenerateRequest request = Request("It was", 2);
+  request.set_model("good");
+  EXPECT_TRUE(ReadAll(*daemon.stub().GenerateStream(&context, request)).status.ok());
+}
+
+TEST_F(RepositoryTest, StartsEmptyAndFollowsTheFolders) {
+  Daemon daemon({"--model-repository", repository_.path(), "--repository-poll-seconds", "1"});
+  daemon.AwaitServing();
+  const auto models = Models(daemon);
+  const std::filesystem::path folder = Copy("late");
+  EXPECT_NE(daemon.AwaitLine("event=model_loaded model=late"), "");
+  std::filesystem::remove_all(folder);
+  while (State(*models, "late") != "") std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  daemon.Signal(SIGTERM);
+  EXPECT_EQ(daemon.WaitForEnd(), 0);
+}
+
+TEST_F(RepositoryTest, AModelIsReplacedUnderLoadWithoutAFailedRequest) {
+  Copy("swapped");
+  Daemon daemon({"--model-repository", repository_.path(), "--kv-cache-tokens", "2048"});
+  daemon.AwaitServing();
+  std::atomic<bool> is_done = false;
+  std::atomic<int> num_ok = 0;
+  std::atomic<int> num_failed = 0;
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&] {
+      while (!is_done) {
+        grpc::ClientContext context;
+        const bool is_ok =
+            ReadAll(*daemon.stub().GenerateStream(&context, Request("It was", 5))).status.ok();
+        ++(is_ok ? num_ok : num_failed);
+      }
+    });
+  }
+  const auto models = Models(daemon);
+  for (int i = 0; i < 5; ++i) {
+    grpc::ClientContext context;
+    v1::LoadModelRequest request;
+    request.set_name("swapped");
+    v1::Model model;
+    EXPECT_TRUE(models->LoadModel(&context, request, &model).ok());
+  }
+  is_done = true;
+  for (std::thread& client : clients) client.join();
+  EXPECT_GT(num_ok, 0);
+  EXPECT_EQ(num_failed, 0);
 }
 
 TEST(DaemonTest, WrongUseIsExitCodeTwo) {

@@ -1,3 +1,7 @@
+#include <memory>
+#include <string>
+#include <utility>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -69,18 +73,60 @@ TEST(ModelServiceTest, UnknownAndUnnamedModelsAreErrors) {
   EXPECT_EQ(DetailsOf(status).reason, "MODEL_NOT_FOUND");
 }
 
-TEST(ModelServiceTest, LoadingAndUnloadingAreUnimplementedWithAReason) {
-  TestServer server;
-  grpc::ClientContext load_context;
+TEST(ModelServiceTest, UnloadsAndLoadsAgain) {
+  Metrics metrics;
+  ModelHostOptions options;
+  options.loader =
+      [&metrics](const ModelSource& source) -> absl::StatusOr<std::shared_ptr<HostedModel>> {
+    if (source.name == "broken") return absl::DataLossError("tensor 7 is missing");
+    TestModel model;
+    model.name = source.name;
+    return HostTestModel(model, metrics);
+  };
+  ModelHost host(std::move(options));
+  ASSERT_TRUE(host.AddSource({"small", "/models/small"}).ok());
+  ASSERT_TRUE(host.AddSource({"broken", "/models/broken"}).ok());
+  ServerOptions server_options;
+  server_options.listen = {"127.0.0.1", 0};
+  const auto server = Server::Start(server_options, host, metrics);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto stub = v1::ModelService::NewStub(
+      grpc::CreateChannel((*server)->address().ToString(), grpc::InsecureChannelCredentials()));
+  const auto load = [&](const std::string& name, v1::Model& model) {
+    grpc::ClientContext context;
+    v1::LoadModelRequest request;
+    request.set_name(name);
+    return stub->LoadModel(&context, request, &model);
+  };
+  const auto unload = [&](const std::string& name) {
+    grpc::ClientContext context;
+    v1::UnloadModelRequest request;
+    request.set_name(name);
+    v1::UnloadModelResponse response;
+    return stub->UnloadModel(&context, request, &response);
+  };
+
   v1::Model model;
-  grpc::Status status = server.models().LoadModel(&load_context, {}, &model);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-  EXPECT_THAT(status.error_message(), HasSubstr("--model"));
-  grpc::ClientContext unload_context;
-  v1::UnloadModelResponse response;
-  status = server.models().UnloadModel(&unload_context, {}, &response);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-  EXPECT_EQ(DetailsOf(status).reason, "FIXED_MODELS");
+  ASSERT_TRUE(load("small", model).ok());
+  EXPECT_EQ(model.state(), v1::MODEL_STATE_READY);
+  EXPECT_EQ(model.codec(), "dense");
+  ASSERT_TRUE(unload("small").ok());
+  EXPECT_EQ(unload("small").error_code(), grpc::StatusCode::NOT_FOUND);
+  ASSERT_TRUE(load("small", model).ok());
+
+  EXPECT_EQ(load("broken", model).error_code(), grpc::StatusCode::DATA_LOSS);
+  grpc::ClientContext context;
+  v1::ListModelsResponse listed;
+  ASSERT_TRUE(stub->ListModels(&context, {}, &listed).ok());
+  ASSERT_EQ(listed.models_size(), 2);
+  EXPECT_EQ(listed.models(0).state(), v1::MODEL_STATE_FAILED);
+  EXPECT_THAT(listed.models(0).error(), HasSubstr("tensor 7 is missing"));
+  EXPECT_EQ(listed.models(1).state(), v1::MODEL_STATE_READY);
+
+  EXPECT_EQ(load("unknown", model).error_code(), grpc::StatusCode::NOT_FOUND);
+  const grpc::Status unnamed = load("", model);
+  EXPECT_THAT(DetailsOf(unnamed).fields, ElementsAre("name"));
+  EXPECT_THAT(DetailsOf(unload("")).fields, ElementsAre("name"));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "grpc/reflection/v1/reflection.grpc.pb.h"
@@ -37,7 +38,9 @@ TEST(ServerTest, HealthKnowsTheServerAndItsModels) {
   EXPECT_EQ(CheckHealth(channel, "small"), "SERVING");
   EXPECT_EQ(CheckHealth(channel, "other"), "SERVING");
   EXPECT_EQ(CheckHealth(channel, "unknown"), "NOT_FOUND");
-  server.server().SetServing("other", false);
+  absl::Notification is_unloaded;
+  server.host().Unload("other", [&](const absl::Status&) { is_unloaded.Notify(); });
+  is_unloaded.WaitForNotification();
   EXPECT_EQ(CheckHealth(channel, "other"), "NOT_SERVING");
   EXPECT_EQ(CheckHealth(channel, "small"), "SERVING");
   server.server().SetNotServing();
@@ -55,8 +58,12 @@ TEST(ServerTest, HealthKnowsTheServicesAndTheyFollowTheServer) {
   HealthWatch watch(channel, "ultrasketch.v1.GenerationService");
   EXPECT_EQ(watch.status(), "SERVING");
   for (const char* name : kServices) EXPECT_EQ(CheckHealth(channel, name), "SERVING") << name;
-  server.server().SetServing("small", false);
-  EXPECT_EQ(CheckHealth(channel, "ultrasketch.v1.GenerationService"), "SERVING");
+  server.server().SetReady(false);
+  EXPECT_EQ(watch.Next(), "NOT_SERVING");
+  EXPECT_EQ(CheckHealth(channel, ""), "NOT_SERVING");
+  EXPECT_EQ(CheckHealth(channel, "small"), "SERVING");
+  server.server().SetReady(true);
+  EXPECT_EQ(watch.Next(), "SERVING");
   server.server().SetNotServing();
   EXPECT_EQ(watch.Next(), "NOT_SERVING");
   for (const char* name : kServices) EXPECT_EQ(CheckHealth(channel, name), "NOT_SERVING") << name;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "engine/backends/cpu/available_memory.h"
 #include "engine/backends/cpu/cpu_kernels.h"
 #include "engine/backends/cpu/cpu_memory.h"
 #include "engine/base/check.h"
@@ -56,6 +57,7 @@ class CpuBackend final : public Backend {
   int activation_bytes() const override { return sizeof(float); }
   int cache_element_bytes() const override { return sizeof(float); }
   int cache_block_granularity() const override { return kAttentionLanes; }
+  int64_t available_bytes() const override { return AvailableMemoryBytes(); }
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) override {
     return CpuBuffer::Allocate(num_bytes);

@@ -1,5 +1,9 @@
 #include "engine/backends/cpu/cpu_memory.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include <sys/mman.h>
 
@@ -15,7 +19,7 @@ absl::StatusOr<std::unique_ptr<CpuBuffer>> CpuBuffer::Allocate(int64_t num_bytes
   void* data = MAP_FAILED;
   if (num_bytes <= available) {
     data = mmap(nullptr, static_cast<size_t>(num_bytes == 0 ? 1 : num_bytes),
-                PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+                PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   }
   if (data == MAP_FAILED) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -23,6 +27,23 @@ absl::StatusOr<std::unique_ptr<CpuBuffer>> CpuBuffer::Allocate(int64_t num_bytes
         available, " bytes (", HumanBytes(static_cast<double>(available)), ") available"));
   }
   return std::unique_ptr<CpuBuffer>(new CpuBuffer(data, num_bytes));
+}
+
+int64_t CpuBuffer::resident_bytes() const {
+  static const int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  constexpr int64_t kPagesAtOnce = 1 << 16;
+  std::vector<unsigned char> pages;
+  int64_t bytes = 0;
+  for (int64_t begin = 0; begin < num_bytes_; begin += kPagesAtOnce * page_bytes) {
+    const int64_t size = std::min(num_bytes_ - begin, kPagesAtOnce * page_bytes);
+    pages.resize(static_cast<size_t>((size + page_bytes - 1) / page_bytes));
+    if (mincore(static_cast<char*>(data_) + begin, static_cast<size_t>(size), pages.data()) != 0) {
+      return num_bytes_;
+    }
+    bytes += page_bytes * std::count_if(pages.begin(), pages.end(),
+                                        [](unsigned char page) { return (page & 1) != 0; });
+  }
+  return std::min(bytes, num_bytes_);
 }
 
 CpuBuffer::~CpuBuffer() { munmap(data_, static_cast<size_t>(num_bytes_ == 0 ? 1 : num_bytes_)); }

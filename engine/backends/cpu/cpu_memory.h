@@ -15,8 +15,8 @@
 
 namespace ultrasketch {
 
-// Anonymous memory, resident from the start: what a model is said to hold is what it holds, and a
-// step never waits for pages.
+// Anonymous memory whose pages come with their first use: a cache for many sequences costs what
+// they use of it. Starts as zeros.
 class CpuBuffer final : public DeviceBuffer {
  public:
   // RESOURCE_EXHAUSTED with bytes needed and available.
@@ -28,6 +28,7 @@ class CpuBuffer final : public DeviceBuffer {
   void* data() override { return data_; }
   const void* data() const override { return data_; }
   int64_t num_bytes() const override { return num_bytes_; }
+  int64_t resident_bytes() const override;
 
  private:
   CpuBuffer(void* data, int64_t num_bytes) : data_(data), num_bytes_(num_bytes) {}

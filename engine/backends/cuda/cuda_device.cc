@@ -1,5 +1,6 @@
 #include "engine/backends/cuda/cuda_device.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -92,22 +93,25 @@ void CudaDevice::Activate() const {
   static_cast<void>(cudaSetDevice(ordinal_));
 }
 
-absl::StatusOr<void*> CudaDevice::Allocate(int64_t num_bytes) {
-  if (num_bytes == 0) return nullptr;
-  US_RETURN_IF_ERROR(lost_);
+absl::StatusOr<int64_t> CudaDevice::AvailableBytes() const {
   Activate();
   size_t free_bytes = 0;
   size_t total_bytes = 0;
   US_RETURN_IF_ERROR(CudaStatus(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo"));
-  const int64_t available = static_cast<int64_t>(free_bytes) - kReservedBytes;
+  return std::max<int64_t>(0, static_cast<int64_t>(free_bytes) - kReservedBytes);
+}
+
+absl::StatusOr<void*> CudaDevice::Allocate(int64_t num_bytes) {
+  if (num_bytes == 0) return nullptr;
+  US_RETURN_IF_ERROR(lost_);
+  US_ASSIGN_OR_RETURN(const int64_t available, AvailableBytes());
   void* memory = nullptr;
   cudaError_t error = cudaErrorMemoryAllocation;
   if (num_bytes <= available) error = cudaMalloc(&memory, static_cast<size_t>(num_bytes));
   if (error == cudaErrorMemoryAllocation) {
     static_cast<void>(cudaGetLastError());
-    return absl::ResourceExhaustedError(absl::StrCat(name_, ": ", num_bytes, " bytes needed, ",
-                                                     available > 0 ? available : 0,
-                                                     " bytes available"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(name_, ": ", num_bytes, " bytes needed, ", available, " bytes available"));
   }
   US_RETURN_IF_ERROR(CudaStatus(error, "cudaMalloc"));
   ++generation_;

@@ -40,6 +40,9 @@ class CudaDevice {
   // Makes it the calling thread's device: before every other CUDA call of that thread.
   void Activate() const;
 
+  // Bytes that Allocate could still give: of the card's, less a reserve for the driver.
+  absl::StatusOr<int64_t> AvailableBytes() const;
+
   // Device memory, not initialized; null for 0 bytes. RESOURCE_EXHAUSTED with bytes needed and
   // available.
   absl::StatusOr<void*> Allocate(int64_t num_bytes);

@@ -31,16 +31,22 @@ class EngineLoop::Impl {
   Impl(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer,
        const EngineLoopOptions& options, std::shared_ptr<EngineObserver> observer)
       : limits_(MakeLimits(*model, options)),
-        memory_usage_(model->memory_usage()),
-        core_(std::move(model), std::move(tokenizer), options, std::move(observer)),
-        core_stats_(core_.stats()),
+        turns_(options.turns != nullptr ? options.turns->Join(options.weight) : nullptr),
+        model_(model.get()),
+        core_(std::make_unique<EngineCore>(std::move(model), std::move(tokenizer), options,
+                                           std::move(observer))),
+        core_stats_(core_->stats()),
         thread_([this] { Run(); }) {}
 
-  ~Impl() {
+  ~Impl() { Stop(); }
+
+  void Stop() {
     {
       MutexLock lock(mutex_);
       stopping_ = true;
     }
+    MutexLock lock(join_mutex_);
+    if (!thread_.joinable()) return;
     US_CHECK(thread_.get_id() != std::this_thread::get_id());
     thread_.join();
   }
@@ -89,7 +95,10 @@ class EngineLoop::Impl {
     return stats;
   }
 
-  MemoryUsage memory_usage() const { return memory_usage_; }
+  MemoryUsage memory_usage() const {
+    MutexLock lock(model_mutex_);
+    return model_ != nullptr ? model_->memory_usage() : MemoryUsage{};
+  }
 
  private:
   // What arrived since the last step.
@@ -102,30 +111,52 @@ class EngineLoop::Impl {
   void Run() {
     while (true) {
       News news = TakeNews();
-      for (QueuedRequest& queued : news.arrivals) core_.Add(std::move(queued));
+      for (QueuedRequest& queued : news.arrivals) core_->Add(std::move(queued));
       for (const RequestId id : news.cancelled) {
-        core_.End(id, FinishReason::kCancelled, absl::CancelledError("the request was cancelled"));
+        core_->End(id, FinishReason::kCancelled, absl::CancelledError("the request was cancelled"));
       }
       if (news.stopping) {
-        core_.EndAll(FinishReason::kCancelled, absl::CancelledError("the model is shutting down"));
+        core_->EndAll(FinishReason::kCancelled, absl::CancelledError("the model is shutting down"));
       }
-      core_.ExpireDeadlines(absl::Now());
-      if (core_.has_requests()) {
-        core_.BeginStep();
-        PublishStats();  // a step can be long: who left the queue makes room in it now
-        core_.FinishStep();
+      core_->ExpireDeadlines(absl::Now());
+      if (core_->has_requests()) {
+        Step();
+      } else if (turns_ != nullptr) {
+        turns_->Release();
       }
       // Before the sinks hear of it: whoever sees a request finish sees its blocks free.
       PublishStats();
-      Deliver(core_.TakeEvents());
-      if (news.stopping) return;
+      Deliver(core_->TakeEvents());
+      if (news.stopping) break;
     }
+    FreeModel();
+  }
+
+  void Step() {
+    if (turns_ != nullptr) turns_->Acquire();
+    const absl::Time begin = absl::Now();
+    core_->BeginStep();
+    PublishStats();  // a step can be long: who left the queue makes room in it now
+    core_->FinishStep();
+    if (turns_ != nullptr) turns_->EndStep(absl::Now() - begin);
+  }
+
+  // The model's memory is free when the thread has ended, whoever still holds the loop.
+  void FreeModel() ABSL_LOCKS_EXCLUDED(mutex_, model_mutex_) {
+    turns_ = nullptr;
+    {
+      MutexLock lock(model_mutex_);
+      model_ = nullptr;
+    }
+    core_ = nullptr;
+    MutexLock lock(mutex_);
+    core_stats_ = {};
   }
 
   // Sleeps until there is something to do.
   News TakeNews() ABSL_LOCKS_EXCLUDED(mutex_) {
     MutexLock lock(mutex_);
-    if (!core_.has_requests()) {
+    if (!core_->has_requests()) {
       mutex_.Await([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
         return !inbox_.empty() || !cancelled_.empty() || stopping_;
       });
@@ -141,8 +172,8 @@ class EngineLoop::Impl {
 
   void PublishStats() ABSL_LOCKS_EXCLUDED(mutex_) {
     MutexLock lock(mutex_);
-    core_stats_ = core_.stats();
-    num_core_waiting_completions_ = core_.num_waiting_completions();
+    core_stats_ = core_->stats();
+    num_core_waiting_completions_ = core_->num_waiting_completions();
   }
 
   // Without the lock: sinks may call Submit and Cancel.
@@ -166,8 +197,11 @@ class EngineLoop::Impl {
   }
 
   const RequestLimits limits_;
-  const MemoryUsage memory_usage_;
-  EngineCore core_;  // the thread's alone, once it runs
+  // The thread's alone, once it runs. Null: the device is this loop's alone.
+  std::unique_ptr<DeviceTurns::Member> turns_;
+  mutable Mutex model_mutex_;
+  const Model* model_ ABSL_GUARDED_BY(model_mutex_);  // core_'s
+  std::unique_ptr<EngineCore> core_;                  // the thread's alone, once it runs
 
   mutable Mutex mutex_;
   RequestId next_id_ ABSL_GUARDED_BY(mutex_) = 1;
@@ -181,6 +215,7 @@ class EngineLoop::Impl {
   EngineLoopStats core_stats_ ABSL_GUARDED_BY(mutex_);
   int32_t num_core_waiting_completions_ ABSL_GUARDED_BY(mutex_) = 0;
 
+  Mutex join_mutex_;
   std::thread thread_;  // last: it uses everything above
 };
 
@@ -203,6 +238,7 @@ absl::StatusOr<RequestId> EngineLoop::Submit(GenerationRequest request,
 
 void EngineLoop::Cancel(RequestId id) { impl_->Cancel(id); }
 void EngineLoop::Drain(absl::Time deadline) { impl_->Drain(deadline); }
+void EngineLoop::Stop() { impl_->Stop(); }
 EngineLoopStats EngineLoop::stats() const { return impl_->stats(); }
 MemoryUsage EngineLoop::memory_usage() const { return impl_->memory_usage(); }
 

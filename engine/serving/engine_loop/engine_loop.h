@@ -16,6 +16,7 @@
 #include "engine/backends/sampling/sampling.h"
 #include "engine/format/tokenizer/tokenizer.h"
 #include "engine/models/model.h"
+#include "engine/serving/engine_loop/device_turns.h"
 
 namespace ultrasketch {
 
@@ -116,6 +117,9 @@ struct EngineLoopOptions {
   int32_t max_running_sequences = 64;
   int32_t max_step_tokens = 512;  // token budget of a step: prefill comes in chunks of this
   bool prefix_cache = true;       // beginnings of prompts that were computed before are reused
+  // Shared by the loops whose models share a device; null: the device is the loop's alone.
+  std::shared_ptr<DeviceTurns> turns;
+  double weight = 1;  // the loop's share of the device, as DeviceTurns::Join takes it
 };
 
 struct EngineLoopStats {
@@ -152,6 +156,10 @@ class EngineLoop {
   // Refuses new requests and returns when those in flight have finished, or after the deadline when
   // those left have been cancelled.
   void Drain(absl::Time deadline);
+
+  // Cancels what is in flight, ends the thread and frees the model. Afterwards Submit is
+  // UNAVAILABLE, and stats and memory usage are 0. From any thread but the engine's.
+  void Stop();
 
   // As of the last step's beginning or end; does not wait for the one in progress.
   EngineLoopStats stats() const;

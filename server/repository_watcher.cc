@@ -1,0 +1,73 @@
+#include "server/repository_watcher.h"
+
+#include <utility>
+
+#include "server/log.h"
+#include "server/model_repository.h"
+
+namespace ultrasketch {
+namespace {
+
+// What became of a folder's loading is in ListModels and in the host's own log lines.
+void Ignore(const absl::Status&) {}
+
+}  // namespace
+
+RepositoryWatcher::RepositoryWatcher(std::string repository, ModelHost& host)
+    : repository_(std::move(repository)), host_(host) {
+  const auto sources = FindModels(repository_);
+  if (!sources.ok()) return;
+  for (const ModelSource& source : *sources) {
+    const std::string fingerprint = FolderFingerprint(source.folder);
+    folders_[source.name] = {fingerprint, fingerprint};
+  }
+}
+
+void RepositoryWatcher::Look() {
+  const auto sources = FindModels(repository_);
+  if (!sources.ok()) {
+    LogEvent(LogLevel::kWarning, "repository",
+             {{"error", std::string(sources.status().message())}});
+    return;
+  }
+  std::map<std::string, Folder> gone = std::exchange(folders_, {});
+  for (const ModelSource& source : *sources) {
+    Folder& folder = folders_[source.name];
+    if (const auto before = gone.find(source.name); before != gone.end()) {
+      folder = before->second;
+      gone.erase(before);
+    }
+    const std::string fingerprint = FolderFingerprint(source.folder);
+    const bool is_settled = fingerprint == folder.seen;
+    folder.seen = fingerprint;
+    if (!is_settled || fingerprint == folder.loaded || fingerprint.empty()) continue;
+    folder.loaded = fingerprint;
+    host_.Load(source.name, Ignore);
+  }
+  for (const auto& [name, folder] : gone) {
+    if (!folder.loaded.empty()) host_.Unload(name, Ignore);
+  }
+}
+
+RepositoryPolling::RepositoryPolling(RepositoryWatcher watcher, absl::Duration interval)
+    : watcher_(std::move(watcher)), thread_([this, interval] { Run(interval); }) {}
+
+RepositoryPolling::~RepositoryPolling() {
+  {
+    absl::MutexLock lock(&mutex_);
+    is_stopping_ = true;
+  }
+  thread_.join();
+}
+
+void RepositoryPolling::Run(absl::Duration interval) {
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(&is_stopping_), interval)) return;
+    }
+    watcher_.Look();
+  }
+}
+
+}  // namespace ultrasketch
