@@ -203,6 +203,31 @@ TEST(CliTest, TokenizingRefusesIllFormedText) {
   EXPECT_EQ(ParseOutput(run)["error"]["code"], "INVALID_ARGUMENT");
 }
 
+TEST(CliTest, WarnsOnceOfWhatAModelsFilesContradict) {
+  const TemporaryFolder folder;
+  for (const auto& entry : std::filesystem::directory_iterator(SAMPLE_MODEL_DIR)) {
+    if (entry.is_regular_file()) std::filesystem::copy(entry.path(), folder.path());
+  }
+  ASSERT_TRUE(WriteFileAtomically(folder.path() + "/generation_config.json", "{,}").ok());
+  const std::string text = folder.path() + "/text";
+  ASSERT_TRUE(WriteFileAtomically(text, "It was a bright cold day in April.").ok());
+  const std::string expected =
+      "warning: " + folder.path() + "/generation_config.json: line 1, column 2: not valid JSON";
+  for (const std::vector<std::string>& line :
+       {std::vector<std::string>{"inspect", folder.path()},
+        {"eval", "--model", folder.path(), "--text", text},
+        {"generate", "--model", folder.path(), "--prompt", "x", "--max-tokens", "1"},
+        {"compress", "--model", folder.path(), "--out", folder.path() + "-out",
+         "--calibration-windows", "0"}}) {
+    SCOPED_TRACE(line[0]);
+    const Completed run = RunTool(line);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_THAT(run.err, StartsWith(expected));
+    EXPECT_EQ(run.err.find("warning: ", 1), std::string::npos) << run.err;
+  }
+  std::filesystem::remove_all(folder.path() + "-out");
+}
+
 TEST(CliTest, InspectsTheDenseModel) {
   const Completed run = RunTool({"inspect", SAMPLE_MODEL_DIR, "--json"});
   ASSERT_EQ(run.exit_code, 0) << run.err;

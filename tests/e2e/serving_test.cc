@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <atomic>
+#include <filesystem>
 #include <string>
 #include <thread>
 #include <vector>
@@ -11,12 +12,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engine/base/file.h"
 #include "tests/e2e/server.h"
 #include "tests/e2e/tool.h"
 
 namespace ultrasketch {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 const std::string& SampleModel() {
@@ -92,6 +95,23 @@ TEST(ServingTest, SpecialTokensCanStopAndScoresJoin) {
   }
   EXPECT_EQ(text, std::get<std::string>(score_request.text));
   EXPECT_EQ(bytes, std::get<std::string>(score_request.text));
+}
+
+TEST(ServingTest, LogsWhatAModelsFilesContradict) {
+  const TemporaryFolder folder;
+  for (const auto& entry : std::filesystem::directory_iterator(SAMPLE_MODEL_DIR)) {
+    if (entry.is_regular_file()) std::filesystem::copy(entry.path(), folder.path());
+  }
+  const std::string path = folder.path() + "/generation_config.json";
+  ASSERT_TRUE(WriteFileAtomically(path, R"({"top_p": 3, "eos_token_id": [0, 9999999]})").ok());
+  TestServer server({absl::StrCat("odd=", folder.path()), SampleModel()});
+  const std::string log = server.process().err();
+  for (const char* key : {"top_p", "eos_token_id"}) {
+    EXPECT_THAT(log, ContainsRegex(absl::StrCat("level=warning event=model_warning model=odd "
+                                                "message=\"",
+                                                path, ": ", key)));
+  }
+  EXPECT_EQ(server.Stop(), 0);
 }
 
 TEST(ServingTest, ConcurrentStreamsGiveTheTextOfEachAlone) {
