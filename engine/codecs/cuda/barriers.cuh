@@ -189,6 +189,12 @@ class Ring {
     slot_ -= wraps ? num_slots_ : 0;
     parity_ ^= wraps ? 1 : 0;
   }
+  // Any number of uses.
+  __device__ void Skip(int uses) {
+    const int slot = slot_ + uses;
+    slot_ = slot % num_slots_;
+    parity_ ^= slot / num_slots_ % 2;
+  }
 
  private:
   int num_slots_;

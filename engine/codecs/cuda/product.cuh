@@ -82,7 +82,7 @@ __device__ inline float BiasOf(const PackedMatrix& matrix, int64_t row) {
   return matrix.bias != nullptr ? matrix.bias[row] : 0.0f;
 }
 
-// A lane's 16 columns of a token: two registers for each instruction.
+// A lane's two pieces of a token's step: two registers for each instruction.
 struct LaneInput {
   uint4 low;   // instructions 0 and 1
   uint4 high;  // 2 and 3
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kProductThreads, 2)
 #pragma unroll
   for (int tile = 0; tile < kTokenTiles; ++tile) {
     const int64_t token = min(first_token + tile * 8 + lane / 4, arguments.num_tokens - 1);
-    inputs[tile] = PreparedRow(arguments, token) + lane % 4 * 32;
+    inputs[tile] = PreparedRow(arguments, token) + lane % 4 * 16;
   }
 
   using Lane = typename Weights::Lane;
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kProductThreads, 2)
       for (int tile = 0; tile < kTokenTiles; ++tile) {
         const auto* source =
             reinterpret_cast<const uint4*>(inputs[tile] + min(step + i, end - 1) * 128);
-        input[i][tile] = {source[0], source[1]};
+        input[i][tile] = {source[0], source[4]};
       }
     }
     Lane current[kUnroll][kRowTiles];
@@ -324,11 +324,11 @@ __global__ void __launch_bounds__(kProductThreads, kBlocks)
     for (int token = 0; token < kWarpTokenTiles; ++token) {
       const int row_of_stage = (warp_token * kWarpTokenTiles + token) * 8 + lane / 4;
       const uint8_t* source = stage + kWeightBytes + row_of_stage * 128;
-      const int piece = lane % 4 * 2;
+      const int piece = lane % 4;
       const int swizzle = row_of_stage % 8;
       const LaneInput input = {
           *reinterpret_cast<const uint4*>(source + (piece ^ swizzle) * 16),
-          *reinterpret_cast<const uint4*>(source + ((piece + 1) ^ swizzle) * 16)};
+          *reinterpret_cast<const uint4*>(source + ((piece + 4) ^ swizzle) * 16)};
 #pragma unroll
       for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
 #pragma unroll

@@ -2,20 +2,24 @@
 // shared by the kernels that pack, those that multiply, and the tests. What is multiplied as
 // integers lies as engine/codecs/fold/cuda/bit_layout.h says, and grouped/cuda/grouped_product.h.
 //
-// Other codecs multiply with mma.sync.m16n8k16 (binary16 inputs, float sums): 16 rows of
-// weights by 8 tokens, 16 columns at a time. A *row tile* is 16 rows; a *step* is 64 columns, that
-// is four of those instructions. In the instruction, lane l holds rows l / 4 and l / 4 + 8 of the
-// weights and token l / 4 of the input; of each group of 16 columns it holds four, and which
-// columns those are is for us to say as long as weights and inputs agree. Here lane l holds the 16
-// consecutive columns [16 * (l % 4), 16 * (l % 4) + 16) of a step, four for each instruction, so
-// that it reads them of a token with two 16-byte loads.
+// Uncompressed weights are binary16 numbers, multiplied with float sums by mma.sync.m16n8k16 or, of
+// compute capability 9.0, wgmma. A *row tile* is 16 rows; a *step* is 64 columns.
 //
-//   packed weights   [row tile][step][lane]...   one coalesced read a warp, row tile and step
+//   packed weights   [row tile][step][row / 8][column / 32][row % 8][piece of 8 columns, swizzled]
 //   prepared input   [token][padded column]      binary16 times a power of two, see below
 //
-// Columns are summed in kNumChunks chunks of whole steps: within a chunk one after the other, then
-// the sums of the chunks in ascending order. Every kernel does so, however it spreads the work, and
-// so a token's result is the same to the bit in every batch.
+// Eight rows of 32 columns are 512 bytes, swizzled in units of 64 as wgmma reads an operand from
+// shared memory: piece p of row r is at p ^ (r / 2). mma.sync takes 16 rows by 8 tokens and 16
+// columns at a time, of which lane l holds rows l / 4 and l / 4 + 8 of the weights and token l / 4
+// of the input, four columns of each. Which columns those are is for us to say as long as weights
+// and inputs agree: lane l holds pieces l % 4 and l % 4 + 4 of a step, and multiplies half of one
+// in each of four instructions. So a warp reads 512 bytes of weights at once.
+//
+// What is summed in float is summed in chunks of columns: within a chunk one after the other, then
+// the sums of the chunks in ascending order. Every kernel that a device has for a codec does so,
+// however it spreads the work, and so a token's result is the same to the bit in every batch. There
+// are kNumChunks chunks of whole steps; in products with uncompressed weights by wgmma, as
+// dense_product_hopper.h says.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_TILE_LAYOUT_H_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_TILE_LAYOUT_H_
 
@@ -36,7 +40,7 @@ inline constexpr int kColumnsPerLane = 16;
 inline constexpr int kNumChunks = 8;
 
 // Bytes of a step of one row tile.
-inline constexpr int kDenseStepBytes = 32 * 4 * 16;  // four fragments of 16 bytes a lane
+inline constexpr int kDenseStepBytes = kTileRows * kStepColumns * 2;
 
 US_HOST_DEVICE constexpr int64_t NumRowTiles(int64_t rows) {
   return (rows + kTileRows - 1) / kTileRows;
@@ -97,23 +101,26 @@ inline constexpr float kScaledRange = 32600.0f;
 
 // --- Within a step ---
 
-// Register `reg` (0 to 3) of instruction `instruction` (0 to 3) holds for lane l two weights of row
-// l / 4 + 8 * (reg % 2): of the lane's columns kLaneColumn and the one after it.
-US_HOST_DEVICE constexpr int LaneColumn(int instruction, int reg) {
-  return instruction * 4 + reg / 2 * 2;
+// Pieces of kPieceColumns columns.
+inline constexpr int kPieceColumns = 8;
+inline constexpr int kPiecesPerStep = kStepColumns / kPieceColumns;
+
+// Register `reg` (0 to 3) of instruction `instruction` (0 to 3) of mma.sync holds for lane l two
+// weights of row l / 4 + 8 * (reg % 2): of this column of the step and the one after it.
+US_HOST_DEVICE constexpr int LaneColumn(int lane, int instruction, int reg) {
+  return (lane % 4 + instruction / 2 * 4) * kPieceColumns + instruction % 2 * 4 + reg / 2 * 2;
 }
+
+// The 16 bytes of 512 that have a lane's piece.
+US_HOST_DEVICE constexpr int SwizzledPiece(int lane) { return lane ^ (lane / 8); }
 
 // Where the dense weight of a row and column lies, in units of binary16 numbers.
 US_HOST_DEVICE constexpr int64_t DenseOffset(int64_t row, int64_t column, int64_t num_steps) {
-  const int64_t tile = row / kTileRows;
-  const int64_t tile_row = row % kTileRows;
-  const int64_t step = column / kStepColumns;
-  const int64_t lane = tile_row % 8 * 4 + column % kStepColumns / kColumnsPerLane;
-  const int64_t lane_column = column % kColumnsPerLane;
-  const int64_t instruction = lane_column / 4;
-  const int64_t reg = lane_column % 4 / 2 * 2 + tile_row / 8;
-  return (tile * num_steps + step) * (kDenseStepBytes / 2) + instruction * 256 + lane * 8 +
-         reg * 2 + lane_column % 2;
+  const int64_t step = row / kTileRows * num_steps + column / kStepColumns;
+  const int64_t block = row % kTileRows / 8 * 2 + column % kStepColumns / 32;
+  const int lane = static_cast<int>(row % 8 * 4 + column % 32 / kPieceColumns);
+  return step * (kDenseStepBytes / 2) + (block * 32 + SwizzledPiece(lane)) * kPieceColumns +
+         column % kPieceColumns;
 }
 
 }  // namespace ultrasketch::cuda

@@ -82,55 +82,62 @@ __device__ inline void CopyBoxToCluster(const CUtensorMap& map, int x, int y, in
       : "memory");
 }
 
-// sums += A B for 64 rows and 16 columns, binary16 with float sums: of A neighbouring rows follow
-// each other in memory, of B neighbouring columns. Warp w of the four holds rows 16 w + lane / 4
-// (sums 4 i and 4 i + 1) and 8 more (4 i + 2 and 4 i + 3) of tokens 8 i + 2 (lane % 4) and the
-// next.
+// What follows each other in memory: neighbouring columns (K-major) or rows (M-major).
+enum class OperandMajor : int { kColumns = 0, kRows = 1 };
+
+// sums += A B for 64 rows and 16 columns, binary16 with float sums. B is K-major. Warp w of the
+// four holds rows 16 w + lane / 4 (sums 4 i and 4 i + 1) and 8 more (4 i + 2 and 4 i + 3) of tokens
+// 8 i + 2 (lane % 4) and the next.
 #define US_SUMS(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
 
 // 8 tokens.
+template <OperandMajor kMajorOfA = OperandMajor::kRows>
 __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[4]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 "
       "{%0, %1, %2, %3"
-      "}, %4, %5, 1, 1, 1, 1, 0;"
+      "}, %4, %5, 1, 1, 1, %6, 0;"
       : US_SUMS(0)
-      : "l"(a), "l"(b));
+      : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 16 tokens.
+template <OperandMajor kMajorOfA = OperandMajor::kRows>
 __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[8]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7"
-      "}, %8, %9, 1, 1, 1, 1, 0;"
+      "}, %8, %9, 1, 1, 1, %10, 0;"
       : US_SUMS(0), US_SUMS(4)
-      : "l"(a), "l"(b));
+      : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 32 tokens.
+template <OperandMajor kMajorOfA = OperandMajor::kRows>
 __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[16]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-      "}, %16, %17, 1, 1, 1, 1, 0;"
+      "}, %16, %17, 1, 1, 1, %18, 0;"
       : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12)
-      : "l"(a), "l"(b));
+      : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 64 tokens.
+template <OperandMajor kMajorOfA = OperandMajor::kRows>
 __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[32]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, %32, %33, 1, 1, 1, 1, 0;"
+      "}, %32, %33, 1, 1, 1, %34, 0;"
       : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
         US_SUMS(28)
-      : "l"(a), "l"(b));
+      : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 128 tokens.
+template <OperandMajor kMajorOfA = OperandMajor::kRows>
 __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[64]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
@@ -138,14 +145,15 @@ __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[6
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, %64, %65, 1, 1, 1, 1, 0;"
+      "}, %64, %65, 1, 1, 1, %66, 0;"
       : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
         US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
         US_SUMS(56), US_SUMS(60)
-      : "l"(a), "l"(b));
+      : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 192 tokens.
+template <OperandMajor kMajorOfA = OperandMajor::kRows>
 __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[96]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n192k16.f32.f16.f16 "
@@ -155,15 +163,16 @@ __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[9
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
       "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
       "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-      "}, %96, %97, 1, 1, 1, 1, 0;"
+      "}, %96, %97, 1, 1, 1, %98, 0;"
       : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
         US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
         US_SUMS(56), US_SUMS(60), US_SUMS(64), US_SUMS(68), US_SUMS(72), US_SUMS(76), US_SUMS(80),
         US_SUMS(84), US_SUMS(88), US_SUMS(92)
-      : "l"(a), "l"(b));
+      : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 256 tokens.
+template <OperandMajor kMajorOfA = OperandMajor::kRows>
 __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[128]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
@@ -176,13 +185,13 @@ __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[1
       "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
       "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
       "%127"
-      "}, %128, %129, 1, 1, 1, 1, 0;"
+      "}, %128, %129, 1, 1, 1, %130, 0;"
       : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
         US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
         US_SUMS(56), US_SUMS(60), US_SUMS(64), US_SUMS(68), US_SUMS(72), US_SUMS(76), US_SUMS(80),
         US_SUMS(84), US_SUMS(88), US_SUMS(92), US_SUMS(96), US_SUMS(100), US_SUMS(104),
         US_SUMS(108), US_SUMS(112), US_SUMS(116), US_SUMS(120), US_SUMS(124)
-      : "l"(a), "l"(b));
+      : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 #undef US_SUMS

@@ -11,6 +11,7 @@
 #include "engine/backends/cuda/attention_plan.h"
 #include "engine/base/random.h"
 #include "engine/codecs/cuda/tile_layout.h"
+#include "engine/codecs/dense/cuda/dense_product_hopper.h"
 #include "engine/codecs/fold/cuda/bit_layout.h"
 #include "engine/codecs/fold/cuda/fold_sketch.h"
 #include "engine/codecs/grouped/cuda/grouped_product.h"
@@ -26,8 +27,7 @@ struct Place {
   int column;
 };
 Place WeightPlace(int lane, int instruction, int reg, int half) {
-  return {lane / 4 + 8 * (reg % 2),
-          lane % 4 * kColumnsPerLane + LaneColumn(instruction, reg) + half};
+  return {lane / 4 + 8 * (reg % 2), LaneColumn(lane, instruction, reg) + half};
 }
 
 TEST(TileLayoutTest, EveryWeightOfAStepIsHeldOnce) {
@@ -45,14 +45,15 @@ TEST(TileLayoutTest, EveryWeightOfAStepIsHeldOnce) {
   EXPECT_EQ(places.size(), 16u * 64u);
 }
 
-// The input registers of an instruction are the lane's halves 4 i to 4 i + 3: register r / 2 meets
-// weights of registers r and r + 1.
+// The input registers of an instruction are the halves 4 i to 4 i + 3 of the lane's two pieces:
+// register r / 2 meets weights of registers r and r + 1.
 TEST(TileLayoutTest, WeightsMeetTheInputsOfTheirColumns) {
   for (int instruction = 0; instruction < 4; ++instruction) {
     for (int reg = 0; reg < 4; ++reg) {
       for (int half = 0; half < 2; ++half) {
         const int input_half = instruction * 4 + reg / 2 * 2 + half;
-        EXPECT_EQ(WeightPlace(0, instruction, reg, half).column, input_half);
+        EXPECT_EQ(WeightPlace(0, instruction, reg, half).column,
+                  input_half / kPieceColumns * 32 + input_half % kPieceColumns);
       }
     }
   }
@@ -105,8 +106,10 @@ TEST(TileLayoutTest, DenseWeightsLieWhereLanesReadThem) {
               const Place place = WeightPlace(lane, instruction, reg, half);
               const int64_t offset = DenseOffset(tile * kTileRows + place.row,
                                                  step * kStepColumns + place.column, kSteps);
-              EXPECT_EQ(offset, (((tile * kSteps + step) * 4 + instruction) * 32 + lane) * 8 +
-                                    reg * 2 + half);
+              // Pieces of 16 bytes: of a row half and a half of the columns 32, one a lane.
+              const int64_t block = (tile * kSteps + step) * 4 + reg % 2 * 2 + instruction / 2;
+              EXPECT_EQ(offset, (block * 32 + SwizzledPiece(lane)) * 8 + instruction % 2 * 4 +
+                                    reg / 2 * 2 + half);
               offsets.insert(offset);
             }
           }
@@ -185,6 +188,21 @@ TEST(GroupedLayoutTest, RowsHaveWholePairsOfGroups) {
   EXPECT_EQ(NumGroupedSteps(1), 2);
   EXPECT_EQ(NumGroupedSteps(128), 2);
   EXPECT_EQ(NumGroupedSteps(129), 4);
+}
+
+TEST(DenseLayoutTest, MatricesOfManyColumnsAndFewRowsHaveTwoChunks) {
+  EXPECT_EQ(DenseChunkSteps(2048, NumSteps(2048)), NumSteps(2048));
+  EXPECT_EQ(DenseChunkSteps(16384, NumSteps(2048)), NumSteps(2048));
+  EXPECT_EQ(DenseChunkSteps(2048, NumSteps(8192)), NumSteps(4096));
+  for (const int64_t rows : {1, 300, 100000}) {
+    for (int64_t num_steps = 1; num_steps < 300; ++num_steps) {
+      const int64_t chunk_steps = DenseChunkSteps(rows, num_steps);
+      const int num_chunks = NumDenseChunks(rows, num_steps);
+      EXPECT_LT((num_chunks - 1) * chunk_steps, num_steps);
+      EXPECT_GE(num_chunks * chunk_steps, num_steps);
+      EXPECT_TRUE(num_chunks == 1 || chunk_steps % kChunkUnit == 0);
+    }
+  }
 }
 
 TEST(TileLayoutTest, ChunksCoverTheStepsInOrder) {

@@ -117,7 +117,7 @@ INSTANTIATE_TEST_SUITE_P(
                           SiteShape{"fold", 70, 7200, 7100}, SiteShape{"dense", 64, 128},
                           SiteShape{"dense", 1, 2}, SiteShape{"dense", 17, 100},
                           SiteShape{"dense", 131, 250}, SiteShape{"dense", 768, 256},
-                          SiteShape{"dense", 9000, 260}),
+                          SiteShape{"dense", 9000, 260}, SiteShape{"dense", 300, 6200}),
         ::testing::Values(1, 2, 8, 9, 12, 16, 17, 31, 33, 64, 65, 130, 300)),
     [](const auto& test) {
       return absl::StrCat(NameOf(std::get<0>(test.param)), "_tokens", std::get<1>(test.param));
@@ -130,6 +130,17 @@ INSTANTIATE_TEST_SUITE_P(ManyRows, ProductTest,
                                             ::testing::Values(1, 2, 4, 5, 8)),
                          [](const auto& test) {
                            return absl::StrCat("tokens", std::get<1>(test.param));
+                         });
+
+// The largest tiles of uncompressed weights; the last matrix has two chunks of columns.
+INSTANTIATE_TEST_SUITE_P(ManyTokens, ProductTest,
+                         ::testing::Combine(::testing::Values(SiteShape{"dense", 3072, 260},
+                                                              SiteShape{"dense", 20000, 260},
+                                                              SiteShape{"dense", 1101, 6200}),
+                                            ::testing::Values(600, 1024)),
+                         [](const auto& test) {
+                           return absl::StrCat(NameOf(std::get<0>(test.param)), "_tokens",
+                                               std::get<1>(test.param));
                          });
 
 class NonFiniteTest : public CudaTestWithParam<Case> {};
@@ -158,18 +169,19 @@ INSTANTIATE_TEST_SUITE_P(Shapes, NonFiniteTest,
                                                std::get<1>(test.param));
                          });
 
-class BatchTest : public CudaTestWithParam<SiteShape> {};
+class BatchTest : public CudaTestWithParam<Case> {};
 
 TEST_P(BatchTest, ATokensResultIsTheSameToTheBitInEveryBatch) {
-  const SiteShape shape = GetParam();
+  const auto& [shape, num_tokens] = GetParam();
   const Site site(shape);
   Backend& backend = *CudaBackendOrNull();
-  const std::vector<float> inputs = ShortFloats(300 * shape.cols, 7, 3.0f);
+  const std::vector<float> inputs = ShortFloats(num_tokens * shape.cols, 7, 3.0f);
   const auto all = absl::MakeConstSpan(inputs);
   const auto cols = static_cast<size_t>(shape.cols);
   const auto rows = static_cast<size_t>(shape.rows);
   const Site::Outputs together = site.Run(backend, inputs);
-  for (const size_t count : {1, 7, 9, 13, 16, 17, 30, 40, 64, 100, 299}) {
+  for (const size_t count : {1, 7, 9, 13, 16, 17, 30, 40, 64, 100, 130, 299, 600, 1000}) {
+    if (count >= static_cast<size_t>(num_tokens)) break;
     const Site::Outputs some = site.Run(backend, all.subspan(0, count * cols));
     for (size_t i = 0; i < count * rows; ++i) {
       ASSERT_EQ(some.written[i], together.written[i])
@@ -184,13 +196,24 @@ TEST_P(BatchTest, ATokensResultIsTheSameToTheBitInEveryBatch) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, BatchTest,
-    ::testing::Values(SiteShape{"fold", 131, 250, 129}, SiteShape{"fold", 300, 1000, 700},
-                      SiteShape{"fold", 1100, 2200, 1100}, SiteShape{"fold", 200, 4400, 2700},
-                      SiteShape{"fold", 20000, 260, 140}, SiteShape{"dense", 131, 1250},
-                      SiteShape{"dense", 20000, 260}),
-    [](const auto& test) { return NameOf(test.param); });
+INSTANTIATE_TEST_SUITE_P(Shapes, BatchTest,
+                         ::testing::Combine(::testing::Values(SiteShape{"fold", 131, 250, 129},
+                                                              SiteShape{"fold", 300, 1000, 700},
+                                                              SiteShape{"fold", 1100, 2200, 1100},
+                                                              SiteShape{"fold", 200, 4400, 2700},
+                                                              SiteShape{"fold", 20000, 260, 140},
+                                                              SiteShape{"dense", 131, 1250},
+                                                              SiteShape{"dense", 300, 6200}),
+                                            ::testing::Values(300)),
+                         [](const auto& test) { return NameOf(std::get<0>(test.param)); });
+
+INSTANTIATE_TEST_SUITE_P(ManyTokens, BatchTest,
+                         ::testing::Combine(::testing::Values(SiteShape{"dense", 3072, 260},
+                                                              SiteShape{"dense", 20000, 260},
+                                                              SiteShape{"dense", 1101, 6200},
+                                                              SiteShape{"dense", 2048, 8200}),
+                                            ::testing::Values(2048)),
+                         [](const auto& test) { return NameOf(std::get<0>(test.param)); });
 
 // Gates and ups, and the site that takes silu(gate) * up.
 struct GatedShape {

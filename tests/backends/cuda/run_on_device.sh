@@ -63,6 +63,10 @@ if wanted tests; then
   ULTRASKETCH_CUDA_FUSED_PRODUCTS=off stage tests-not-fused 120 "$bin/cuda_backend_test" \
     --gtest_brief=1 --gtest_filter='*fold*tokens1:*fold*tokens2:*Gated*tokens1:*Gated*tokens2:*Model*'
   tail -n 1 "$logs/tests-not-fused.log"
+  # Uncompressed products as on devices without wgmma.
+  ULTRASKETCH_CUDA_DENSE_WGMMA=off stage tests-dense-mma 120 "$bin/cuda_backend_test" \
+    --gtest_brief=1 --gtest_filter='*dense*:*Logits*:*InputsOfAnySize*'
+  tail -n 1 "$logs/tests-dense-mma.log"
   note "$(grep -cE '^\[       OK' "$logs/tests.log") tests passed," \
     "$(grep -cE '^\[  FAILED.*ms\)$' "$logs/tests.log") failed," \
     "$(grep -cE '^\[  SKIPPED.*ms\)$' "$logs/tests.log") skipped"
@@ -136,6 +140,9 @@ readonly CHECKED=(
   '*fold_*x100_*tokens1:*fold_131x250_*tokens17:*fold_131x250_*tokens65:*fold_300x1000_*tokens130'
   '*Gated*48x250_*tokens1:*Gated*400x1000_*tokens2:*Gated*48x250_*tokens17:*NonFinite*131x250*tokens2'
   '*dense_131x250*tokens1:*dense_131x250*tokens17:*dense_131x250*tokens65:*Table*Logits*257x20*'
+  '*Shapes*dense_300x6200*tokens1:*Shapes*dense_300x6200*tokens65:*Shapes*dense_9000x260*tokens130'
+  '*ManyTokens/ProductTest*dense_3072x260*tokens1024'
+  '*ManyTokens/ProductTest*dense_20000x260*tokens600'
   '*SketchProduct*131_250in*tokens1:*SketchProduct*131_250in*tokens17:*SketchProduct*131_250in*tokens65'
   '*AgreesWithTheCpu/decode:*AgreesWithTheCpu/mixed:*AgreesWithTheCpu/heads_of_10'
   '*AgreesWithTheCpu/decode_groups_of_twelve:*AgreesWithTheCpu/decode_groups_of_sixteen'

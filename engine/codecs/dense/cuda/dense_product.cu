@@ -1,5 +1,6 @@
-// Uncompressed weights as binary16 fragments: what a lane reads is what the tensor cores take.
+// Uncompressed weights as binary16 numbers: what a lane reads is what the tensor cores take.
 #include "engine/codecs/cuda/product.cuh"
+#include "engine/codecs/dense/cuda/dense_product_hopper.h"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -9,24 +10,26 @@ struct DenseWeights {
   static constexpr int kUnroll = 2;
 
   struct Lane {
-    uint4 fragments[kInstructionsPerStep];
+    uint4 pieces[4];  // of rows l / 4 and l / 4 + 8, two each
   };
 
   static __device__ Lane Load(const uint8_t* step, int lane) {
     Lane result;
 #pragma unroll
-    for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
-      result.fragments[instruction] = reinterpret_cast<const uint4*>(step)[instruction * 32 + lane];
+    for (int i = 0; i < 4; ++i) {
+      result.pieces[i] = reinterpret_cast<const uint4*>(step)[i * 32 + SwizzledPiece(lane)];
     }
     return result;
   }
 
   static __device__ void Expand(const Lane& weights, int instruction, uint32_t (&a)[4]) {
-    const uint4 fragment = weights.fragments[instruction];
-    a[0] = fragment.x;
-    a[1] = fragment.y;
-    a[2] = fragment.z;
-    a[3] = fragment.w;
+    const uint4 top = weights.pieces[instruction / 2];
+    const uint4 bottom = weights.pieces[2 + instruction / 2];
+    const bool is_first = instruction % 2 == 0;
+    a[0] = is_first ? top.x : top.z;
+    a[1] = is_first ? bottom.x : bottom.z;
+    a[2] = is_first ? top.y : top.w;
+    a[3] = is_first ? bottom.y : bottom.w;
   }
 };
 
@@ -55,7 +58,8 @@ __global__ void PackDense(const float* values, int64_t cols, int64_t first_row, 
 }  // namespace
 
 cudaError_t LaunchDenseProduct(const ProductArguments& arguments, cudaStream_t stream) {
-  return LaunchProductOf<DenseWeights>(arguments, stream);
+  return HasDenseProductHopper() ? LaunchDenseProductHopper(arguments, stream)
+                                 : LaunchProductOf<DenseWeights>(arguments, stream);
 }
 
 cudaError_t LaunchPackDense(const float* values, int64_t cols, int64_t first_row, int64_t num_rows,

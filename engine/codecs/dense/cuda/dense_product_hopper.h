@@ -1,0 +1,38 @@
+// Products of uncompressed weights by wgmma, for any number of tokens. Compute capability 9.0.
+#ifndef ULTRASKETCH_ENGINE_CODECS_DENSE_CUDA_DENSE_PRODUCT_HOPPER_H_
+#define ULTRASKETCH_ENGINE_CODECS_DENSE_CUDA_DENSE_PRODUCT_HOPPER_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "engine/codecs/cuda/product.h"
+#include "engine/codecs/cuda/tile_layout.h"
+
+namespace ultrasketch::cuda {
+
+// Chunks of columns begin at multiples of these steps, which any kernel reads whole stages of.
+inline constexpr int64_t kChunkUnit = 8;
+
+// A token's sum over a row is one accumulator's from the first column of a chunk to its last, and
+// the outputs of the chunks are added in order. Matrices of many columns and few rows have two, so
+// that few tokens leave no multiprocessor without work; others one, of all steps.
+US_HOST_DEVICE constexpr int64_t DenseChunkSteps(int64_t rows, int64_t num_steps) {
+  const bool has_two = num_steps >= 64 && num_steps * kStepColumns >= 2 * rows;
+  return has_two ? ((num_steps + 1) / 2 + kChunkUnit - 1) / kChunkUnit * kChunkUnit : num_steps;
+}
+
+// 1 or 2.
+US_HOST_DEVICE constexpr int NumDenseChunks(int64_t rows, int64_t num_steps) {
+  return DenseChunkSteps(rows, num_steps) < num_steps ? 2 : 1;
+}
+
+// Whether this build and the calling thread's device have them. The environment's
+// ULTRASKETCH_CUDA_DENSE_WGMMA=off says no, for tests of what other devices run.
+bool HasDenseProductHopper();
+
+cudaError_t LaunchDenseProductHopper(const ProductArguments& arguments, cudaStream_t stream);
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_CODECS_DENSE_CUDA_DENSE_PRODUCT_HOPPER_H_
