@@ -14,15 +14,11 @@
 #include "engine/base/tensor.h"
 #include "engine/codecs/codec.h"
 #include "engine/format/checkpoint.h"
+#include "engine/format/output_folder.h"
 
 namespace ultrasketch {
 
-// Where a compressed model may go: `folder` with all links followed. Nothing may be there, or an
-// empty folder; with `overwrite` also a compressed model.
-//
-// ALREADY_EXISTS or FAILED_PRECONDITION when there is something else; INVALID_ARGUMENT for what a
-// new folder cannot take the place of (the current folder, one where a file system is mounted) and
-// a folder that is, or contains, the checkpoint or one of `inputs`.
+// ResolveOutputFolder (output_folder.h), where the checkpoint is an input, too.
 absl::StatusOr<std::string> ResolveOutputFolder(const Checkpoint& checkpoint,
                                                 absl::Span<const std::string> inputs,
                                                 const std::string& folder, bool overwrite);
@@ -44,12 +40,8 @@ absl::Status WriteModelFolder(const Checkpoint& checkpoint,
                               absl::Span<const ReplacedTensor> replaced,
                               const nlohmann::json& quantization_config, const std::string& folder);
 
-// Moves the complete folder `staged` to `folder`, of the same file system. What was there, an empty
-// folder or one to replace, is then at `staged`, if anywhere. Both changes are one where the file
-// system can exchange folders.
-absl::Status PublishFolder(const std::string& staged, const std::string& folder);
-
-// The three together, for a model that is written in one go; `folder` appears whole or not at all.
+// Resolving, writing and publishing together, for a model that is written in one go; `folder`
+// appears whole or not at all.
 // One at a time for a folder.
 absl::Status WriteCompressedModel(const Checkpoint& checkpoint,
                                   absl::Span<const std::unique_ptr<EncodedLinear>> sites,
