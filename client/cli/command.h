@@ -65,6 +65,7 @@ std::unique_ptr<Command> MakeTokenizeCommand();
 std::unique_ptr<Command> MakeDetokenizeCommand();
 std::unique_ptr<Command> MakeModelsCommand();
 std::unique_ptr<Command> MakeHealthCommand();
+std::unique_ptr<Command> MakeImportGgufCommand();
 std::unique_ptr<Command> MakeBenchCommand();
 
 // Parses the command line and runs it. Returns the exit code: 0 ok, 1 failed, 2 usage. Ctrl-C and

@@ -34,6 +34,7 @@ std::vector<std::unique_ptr<Command>> MakeCommands() {
   commands.push_back(MakeDetokenizeCommand());
   commands.push_back(MakeModelsCommand());
   commands.push_back(MakeHealthCommand());
+  commands.push_back(MakeImportGgufCommand());
   commands.push_back(MakeBenchCommand());
   return commands;
 }

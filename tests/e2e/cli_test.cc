@@ -26,9 +26,10 @@ using ::testing::StartsWith;
 
 const std::vector<std::vector<std::string>>& Commands() {
   static const auto* const commands = new std::vector<std::vector<std::string>>{
-      {"compress"},         {"inspect"},         {"eval"},           {"generate"},
-      {"tokenize"},         {"detokenize"},      {"models", "list"}, {"models", "load"},
-      {"models", "unload"}, {"bench", "quality"}};
+      {"compress"},       {"inspect"},         {"eval"},
+      {"generate"},       {"tokenize"},        {"detokenize"},
+      {"models", "list"}, {"models", "load"},  {"models", "unload"},
+      {"import-gguf"},    {"bench", "quality"}};
   return *commands;
 }
 
@@ -76,6 +77,8 @@ TEST(CliTest, UsageErrorsExitWithTwo) {
       {"generate", "--model", "a", "--prompt", "b", "--stop-token-id", "x"},
       {"tokenize", "--text", "a"},
       {"detokenize", "--model", "a", "x"},
+      {"import-gguf", "a"},
+      {"import-gguf", "a", "b", "--dtype", "int8"},
   };
   for (const auto& line : lines) {
     SCOPED_TRACE(absl::StrJoin(line, " "));
@@ -96,6 +99,7 @@ TEST(CliTest, FailuresExitWithOneAndNameTheCause) {
       {"generate", "--model", missing, "--prompt", "x"},
       {"tokenize", "--model", missing, "--text", "x"},
       {"detokenize", "--model", missing, "1"},
+      {"import-gguf", missing, "/nonexistent/out"},
   };
   for (std::vector<std::string> line : lines) {
     SCOPED_TRACE(absl::StrJoin(line, " "));
