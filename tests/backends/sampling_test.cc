@@ -525,32 +525,6 @@ TEST(SamplingTest, AVocabularyThatIsAllForbiddenIsTheRequestsFault) {
               AllOf(StartsWith("min_tokens: "), HasSubstr("forbidden")));
 }
 
-TEST(SamplingTest, APenaltyThatOverflowsIsTheRequestsFault) {
-  TokenCounts counts;
-  counts.prompt = {{0, 1}, {1, 1}};
-  for (const auto& [penalty, logits] : std::vector<std::pair<float, std::vector<float>>>{
-           {1e-38f, {10.0f, 20.0f}}, {3e38f, {-10.0f, -20.0f}}}) {
-    SamplingParams params;
-    params.repetition_penalty = penalty;
-    SampleRequest request = RequestFor(params);
-    request.counts = &counts;
-    const auto token = SampleToken(logits, request);
-    EXPECT_EQ(token.status().code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_THAT(std::string(token.status().message()), StartsWith("repetition_penalty: "));
-  }
-}
-
-TEST(SamplingTest, TopPOfZeroIsTheMostLikelyToken) {
-  SamplingParams params;
-  params.top_p = 0;
-  for (uint64_t seed = 0; seed < 20; ++seed) {
-    params.seed = seed;
-    const auto token = SampleToken({1.0f, 2.0f, 1.9f, 2.0f}, RequestFor(params));
-    ASSERT_TRUE(token.ok()) << token.status();
-    EXPECT_EQ(token->id, 1);
-  }
-}
-
 TEST(LogProbabilityTest, MatchesADoubleComputation) {
   const std::vector<float> logits = RandomLogits(8192, 3, 2);
   double total = 0;

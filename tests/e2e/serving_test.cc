@@ -57,18 +57,6 @@ TEST(ServingTest, LocalAndRemoteGiveTheSameText) {
   EXPECT_EQ(server.Stop(), 0);
 }
 
-TEST(ServingTest, ARequestThatLeavesNoTokenToChooseLeavesNoLineInTheLog) {
-  TestServer server({SampleModel()});
-  client::GenerateRequest request = Request("It was", 4, 1);
-  request.prompt = std::vector<int32_t>{5, 6};
-  request.logit_bias = {{5, 100.0f}};
-  request.repetition_penalty = 1e-38f;
-  const auto response = server.Connect()->Generate(request);
-  EXPECT_TRUE(absl::IsInvalidArgument(response.status())) << response.status();
-  EXPECT_EQ(server.Stop(), 0);
-  EXPECT_THAT(server.process().err(), ::testing::Not(HasSubstr("level=error")));
-}
-
 TEST(ServingTest, SpecialTokensCanStopAndScoresJoin) {
   TestServer server({SampleModel()});
   const auto client = server.Connect();

@@ -153,6 +153,7 @@ TEST_F(RequestTranslationTest, WarnsOnceOfADoubledBeginningToken) {
 
 TEST_F(RequestTranslationTest, APieceWithoutAnEmbeddingIsTheTexts) {
   model_->vocab_size = kEndToken;
+  model_->eos_token_ids.clear();
   v1::GenerateRequest message;
   message.set_text("a<|end|>");
   EXPECT_THAT(ErrorOf(message), AllOf(StartsWith("text"), HasSubstr("<|end|>"), HasSubstr("256")));

@@ -201,10 +201,9 @@ absl::StatusOr<SampledToken> SampleToken(absl::Span<const float> logits,
     adjusted = workspace.logits;
     auto adjusted_maximum = CheckedMaximum(adjusted);
     if (!adjusted_maximum.ok()) {
-      // The model's own logits can be sampled: what is in the way is the request's.
+      // The model's own logits can be sampled, and neither bias nor penalty forbids a token.
       return absl::InvalidArgumentError(
-          absl::StrCat(params.repetition_penalty != 1 ? "repetition_penalty" : "min_tokens",
-                       ": no token can be chosen after bias, penalties and forbidden tokens: ",
+          absl::StrCat("min_tokens: no token can be chosen beside the forbidden ones: ",
                        adjusted_maximum.status().message()));
     }
     maximum = *adjusted_maximum;

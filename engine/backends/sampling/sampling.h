@@ -69,7 +69,7 @@ struct SampleRequest {
 
 // Draws from `logits` [vocab_size]. `logits_row` is not used. INTERNAL when a logit is NaN or +inf,
 // or all are -inf; INVALID_ARGUMENT, naming the field of the proto's GenerateRequest, when only the
-// request's forbidden tokens or penalties leave none to choose.
+// request's forbidden tokens leave none to choose.
 absl::StatusOr<SampledToken> SampleToken(absl::Span<const float> logits,
                                          const SampleRequest& request);
 
