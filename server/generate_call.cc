@@ -29,6 +29,7 @@ absl::Status GenerateCall::Submit() {
       GenerationRequest request,
       TranslateGenerateRequest(*request_, model, call_.deadline(), &call_.client_gone()));
   request.arrival = call_.arrival();
+  request.client = call_.client();
   US_RETURN_IF_ERROR(CheckResponseBytes(MinResponseBytes(request), max_response_bytes_));
   translator_.emplace(request, model.tokenizer);
   num_unfinished_ = request.num_completions;

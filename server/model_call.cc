@@ -1,5 +1,6 @@
 #include "server/model_call.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -44,6 +45,9 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   return absl::FromChrono(deadline);
 }
 
+// Beyond them two clients count as one.
+constexpr size_t kMaxClientBytes = 128;
+
 // Something that an operator should know, rather than the client's doing.
 bool IsServerFault(const absl::Status& status) {
   return absl::IsInternal(status) || absl::IsDataLoss(status) || absl::IsUnknown(status);
@@ -57,6 +61,15 @@ ModelCall::ModelCall(const CallEnvironment& environment, grpc::CallbackServerCon
       arrival_(absl::Now()),
       deadline_(DeadlineOf(*context)) {
   environment_.open_calls->Add();
+}
+
+std::string ModelCall::client() const {
+  const auto& metadata = context_->client_metadata();
+  if (const auto id = metadata.find("client-id"); id != metadata.end()) {
+    return {id->second.data(), std::min(id->second.size(), kMaxClientBytes)};
+  }
+  const std::string peer = context_->peer();
+  return peer.substr(0, peer.rfind(':'));
 }
 
 absl::Status ModelCall::Open(const std::string& name) {

@@ -42,6 +42,10 @@ class ModelCall {
   absl::Time arrival() const { return arrival_; }
   absl::Time deadline() const { return deadline_; }
 
+  // Who asks, for fairness between clients: the metadata `client-id`, or else the peer's address
+  // without its port.
+  std::string client() const;
+
   // Turns true when the client has gone: what is done for it can end (EncodeOptions::cancelled).
   const std::atomic<bool>& client_gone() const { return client_gone_; }
 

@@ -31,6 +31,7 @@ absl::Status ScoreCall::Submit() {
       ScoreRequest request,
       TranslateScoreRequest(*request_, model, call_.deadline(), &call_.client_gone()));
   request.arrival = call_.arrival();
+  request.client = call_.client();
   US_RETURN_IF_ERROR(CheckResponseBytes(MinResponseBytes(request), max_response_bytes_));
   response_->set_model(model.name);
   response_->mutable_token_ids()->Add(request.token_ids.begin(), request.token_ids.end());

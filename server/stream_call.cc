@@ -41,6 +41,7 @@ absl::Status StreamCall::Submit() {
       GenerationRequest request,
       TranslateGenerateRequest(*request_, model, call_.deadline(), &call_.client_gone()));
   request.arrival = call_.arrival();
+  request.client = call_.client();
   US_RETURN_IF_ERROR(CheckResponseBytes(MinStreamMessageBytes(request), max_message_bytes_));
   num_prompt_tokens_ = static_cast<int64_t>(request.prompt_ids.size());
   {

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -362,6 +363,37 @@ TEST(GenerateTest, LongPromptsAreServed) {
   EXPECT_EQ(response.completions(0).text(), "aba");
   EXPECT_EQ(response.usage().prompt_tokens(), 16'000);
   EXPECT_EQ(GenerateStream(server, request).texts.at(0), "aba");
+}
+
+TEST(GenerateTest, ClientsTakeTurns) {
+  Gate gate;
+  TestModel model;
+  model.model.before_forward = gate.Hook();
+  model.engine_loop.max_running_sequences = 1;
+  TestServer server({model});
+  gate.Close();
+
+  absl::Mutex mutex;
+  std::string finished;
+  std::vector<std::thread> calls;
+  for (const char client : std::string("aaaab")) {
+    calls.emplace_back([&, client] {
+      grpc::ClientContext context;
+      context.AddMetadata("client-id", std::string(1, client));
+      v1::GenerateResponse response;
+      EXPECT_TRUE(server.generation().Generate(&context, Request("once", 2), &response).ok());
+      absl::MutexLock lock(&mutex);
+      finished += client;
+    });
+    // In this order.
+    while (server.engine_loop().stats().num_running + server.engine_loop().stats().num_waiting <
+           static_cast<int>(calls.size())) {
+      std::this_thread::yield();
+    }
+  }
+  gate.Open();
+  for (std::thread& call : calls) call.join();
+  EXPECT_LT(finished.find('b'), 3u) << finished;
 }
 
 }  // namespace

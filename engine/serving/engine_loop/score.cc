@@ -52,6 +52,7 @@ absl::StatusOr<RequestId> SubmitScore(EngineLoop& loop, ScoreRequest request, Sc
   generation.priority = request.priority;
   generation.deadline = request.deadline;
   generation.arrival = request.arrival;
+  generation.client = std::move(request.client);
   return loop.Submit(std::move(generation), std::make_shared<ScoreSink>(std::move(done)));
 }
 

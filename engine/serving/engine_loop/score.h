@@ -3,6 +3,7 @@
 #define ULTRASKETCH_ENGINE_SERVING_ENGINE_LOOP_SCORE_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -17,6 +18,7 @@ struct ScoreRequest {
   std::vector<int32_t> token_ids;  // at least two, at most the model's context
   int32_t top_logprobs = 0;        // also of this many most likely tokens at each place
   int32_t priority = 0;
+  std::string client;  // as in GenerationRequest
   absl::Time deadline = absl::InfiniteFuture();
   absl::Time arrival = absl::InfinitePast();  // as in GenerationRequest
 };
