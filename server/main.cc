@@ -359,6 +359,7 @@ int Main(int argc, char** argv) {
   }
   gpr_set_log_function(LogFromGrpc);
   google::protobuf::SetLogHandler(IgnoreFromProtobuf);
+  ShutdownSignals::Block();
   Daemon daemon(options);
   if (const absl::Status status = daemon.Run(*std::move(plan)); !status.ok()) {
     LogEvent(LogLevel::kError, "failed", {{"error", status.ToString()}});

@@ -15,14 +15,27 @@
 
 namespace ultrasketch {
 
-ShutdownSignals::ShutdownSignals(std::function<void(int, int)> on_signal)
-    : on_signal_(std::move(on_signal)) {
+namespace {
+
+sigset_t Signals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+}  // namespace
+
+void ShutdownSignals::Block() {
+  const sigset_t signals = Signals();
   US_CHECK(pthread_sigmask(SIG_BLOCK, &signals, nullptr) == 0);
   std::signal(SIGPIPE, SIG_IGN);
+}
+
+ShutdownSignals::ShutdownSignals(std::function<void(int, int)> on_signal)
+    : on_signal_(std::move(on_signal)) {
+  const sigset_t signals = Signals();
   signal_descriptor_ = signalfd(-1, &signals, SFD_CLOEXEC);
   stop_descriptor_ = eventfd(0, EFD_CLOEXEC);
   US_CHECK(signal_descriptor_ >= 0 && stop_descriptor_ >= 0);

@@ -7,12 +7,15 @@
 
 namespace ultrasketch {
 
-// Make one, before any other thread starts: threads inherit the signal mask. SIGPIPE is ignored
-// from then on.
 class ShutdownSignals {
  public:
+  // From now on the signals wait for a ShutdownSignals, and SIGPIPE is ignored. Before any other
+  // thread starts: threads inherit the signal mask.
+  static void Block();
+
   // `on_signal` is called for each signal, with how many there have been and which it is, on this
   // object's thread: it need not be async-signal-safe, and may call anything but the destructor.
+  // After Block.
   explicit ShutdownSignals(std::function<void(int count, int signal)> on_signal);
 
   // Signals keep being blocked.

@@ -119,11 +119,8 @@ class EngineLoop::Impl {
         core_->EndAll(FinishReason::kCancelled, absl::CancelledError("the model is shutting down"));
       }
       core_->ExpireDeadlines(absl::Now());
-      if (core_->has_requests()) {
-        Step();
-      } else if (turns_ != nullptr) {
-        turns_->Release();
-      }
+      if (core_->has_requests()) Step();
+      if (turns_ != nullptr && !core_->has_requests()) turns_->Release();
       // Before the sinks hear of it: whoever sees a request finish sees its blocks free.
       PublishStats();
       Deliver(core_->TakeEvents());

@@ -474,5 +474,36 @@ TEST_F(EngineLoopLifecycleTest, TellsTheMemoryOfTheModel) {
   EXPECT_EQ(loop_->memory_usage().workspace, 30);
 }
 
+TEST_F(EngineLoopLifecycleTest, LoopsThatShareADeviceGiveItBackWhenTheyHaveNothingToDo) {
+  options_.turns = std::make_shared<DeviceTurns>();
+  Start();
+  const std::unique_ptr<EngineLoop> other = std::move(loop_);
+  Start();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(Submit(Request("one", 4))->Wait().token_ids.size(), 4u);
+    auto sink = std::make_shared<RecordingSink>();
+    ASSERT_TRUE(other->Submit(Request("two", 4), sink).ok());
+    EXPECT_EQ(sink->Wait().token_ids.size(), 4u);
+  }
+  // Both at once.
+  auto sink = std::make_shared<RecordingSink>();
+  ASSERT_TRUE(other->Submit(Request("two", 100), sink).ok());
+  EXPECT_EQ(Submit(Request("one", 100))->Wait().token_ids.size(), 100u);
+  EXPECT_EQ(sink->Wait().token_ids.size(), 100u);
+}
+
+TEST_F(EngineLoopLifecycleTest, StopFreesTheModelAndRefusesWhatComesLater) {
+  Start();
+  EXPECT_GT(loop_->memory_usage().total(), 0);
+  Submit(Request("one", 4))->Wait();
+  loop_->Stop();
+  EXPECT_EQ(loop_->memory_usage().total(), 0);
+  EXPECT_EQ(loop_->stats().kv_blocks_free, 0);
+  EXPECT_TRUE(absl::IsUnavailable(
+      loop_->Submit(Request("two", 4), std::make_shared<RecordingSink>()).status()));
+  loop_->Drain(absl::InfiniteFuture());
+  loop_->Stop();
+}
+
 }  // namespace
 }  // namespace ultrasketch
