@@ -123,6 +123,7 @@ TEST_F(OpenModelTest, NeedsATokenizerUnlessToldOtherwise) {
 }
 
 TEST_F(OpenModelTest, OpensTheChatTemplate) {
+  Write("metaspace.json", 322, {{"eos_token_id", 2}});
   const auto without = OpenModel(folder_.path());
   ASSERT_TRUE(without.ok()) << without.status();
   EXPECT_EQ(without->chat_template.status().code(), absl::StatusCode::kFailedPrecondition);
@@ -138,6 +139,7 @@ TEST_F(OpenModelTest, OpensTheChatTemplate) {
 }
 
 TEST_F(OpenModelTest, WarnsOfAChatTemplateThatCannotBeUsed) {
+  Write("metaspace.json", 322, {{"eos_token_id", 2}});
   folder_.Write("chat_template.jinja", "{% include 'x' %}");
   const auto model = OpenModel(folder_.path());
   ASSERT_TRUE(model.ok()) << model.status();
