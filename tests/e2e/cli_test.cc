@@ -475,10 +475,11 @@ TEST(CliTest, InterruptedCompressionLeavesNothing) {
   const TemporaryFolder folder;
   // Minutes of work.
   Process compress({ULTRASKETCH_BINARY, "compress", "--model", SAMPLE_MODEL_DIR, "--out",
-                    folder.path() + "/out", "--calibration-windows", "4096", "--json"},
-                   /*input=*/"", /*err_is_terminal=*/true);
+                    folder.path() + "/out", "--calibration-windows", "4096", "--json"});
   ASSERT_TRUE(compress.WaitFor(
-      [](const std::string&, const std::string& err) { return err.find('%') != err.npos; },
+      [](const std::string&, const std::string& err) {
+        return err.find("needs up to") != err.npos;  // said when the work begins
+      },
       absl::Seconds(60)))
       << compress.err();
   compress.Signal(SIGINT);

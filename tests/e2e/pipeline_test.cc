@@ -110,7 +110,7 @@ TEST_P(PipelineOfCodecTest, CommandsAgreeOnACompressedModel) {
   EXPECT_EQ(models[1]["bits_per_weight_file"], compressed["bits_per_weight_file"]);
   // Prometheus prints 16 digits.
   EXPECT_DOUBLE_EQ(
-      server.Metric("ultrasketch_bits_per_weight", {"\"half\"", "\"linear\""}).value_or(0),
+      8 * server.Metric("ultrasketch_bytes_per_weight", {"\"half\"", "\"linear\""}).value_or(0),
       compressed["bits_per_weight_linear"].get<double>());
   EXPECT_EQ(server.Stop(), 0);
 

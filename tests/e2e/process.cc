@@ -4,12 +4,10 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <filesystem>
 
-#include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -20,20 +18,7 @@ extern char** environ;
 
 namespace ultrasketch {
 
-namespace {
-
-// The two ends of a new terminal: who looks at it, and who writes to it.
-void OpenTerminal(int ends[2]) {
-  ends[0] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-  US_CHECK(ends[0] >= 0 && grantpt(ends[0]) == 0 && unlockpt(ends[0]) == 0);
-  ends[1] = open(ptsname(ends[0]), O_RDWR | O_NOCTTY | O_CLOEXEC);
-  US_CHECK(ends[1] >= 0);
-}
-
-}  // namespace
-
-Process::Process(std::vector<std::string> arguments, const std::string& input,
-                 bool err_is_terminal) {
+Process::Process(std::vector<std::string> arguments, const std::string& input) {
   const int stdin_file = memfd_create("stdin", MFD_CLOEXEC);
   US_CHECK(stdin_file >= 0);
   for (size_t done = 0; done < input.size();) {
@@ -45,11 +30,7 @@ Process::Process(std::vector<std::string> arguments, const std::string& input,
   int out_pipe[2];
   int err_pipe[2];
   US_CHECK(pipe2(out_pipe, O_CLOEXEC) == 0);
-  if (err_is_terminal) {
-    OpenTerminal(err_pipe);
-  } else {
-    US_CHECK(pipe2(err_pipe, O_CLOEXEC) == 0);
-  }
+  US_CHECK(pipe2(err_pipe, O_CLOEXEC) == 0);
 
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
@@ -69,15 +50,7 @@ Process::Process(std::vector<std::string> arguments, const std::string& input,
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
-  std::vector<char*> environment;
-  std::string terminal = "TERM=xterm";
-  if (err_is_terminal) environment.push_back(terminal.data());
-  for (char** variable = environ; *variable != nullptr; ++variable) {
-    if (!err_is_terminal || !absl::StartsWith(*variable, "TERM=")) environment.push_back(*variable);
-  }
-  environment.push_back(nullptr);
-  const int error =
-      posix_spawn(&pid_, argv[0], &actions, &attributes, argv.data(), environment.data());
+  const int error = posix_spawn(&pid_, argv[0], &actions, &attributes, argv.data(), environ);
   US_CHECK(error == 0);
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);

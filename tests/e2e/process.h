@@ -17,10 +17,8 @@ namespace ultrasketch {
 // A running program, its output collected as it comes. Killed on destruction.
 class Process {
  public:
-  // `arguments[0]` is the program's path. Standard input is `input`. Standard error is a pipe, or a
-  // terminal for what is shown on terminals alone.
-  explicit Process(std::vector<std::string> arguments, const std::string& input = "",
-                   bool err_is_terminal = false);
+  // `arguments[0]` is the program's path. Standard input is `input`.
+  explicit Process(std::vector<std::string> arguments, const std::string& input = "");
   ~Process();
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;

@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/models/memory_plan.h"
 #include "tests/base/temporary_folder.h"
 #include "tests/models/tiny_model.h"
 
@@ -229,15 +230,57 @@ TEST_F(LoadModelTest, AccountsForItsMemory) {
   }
   EXPECT_EQ(usage.weights, weights);
   EXPECT_EQ(usage.embedding, embedding);
-  EXPECT_EQ(usage.kv_cache, 2048 * 2 * 2 * 2 * 10 * 4);
-  // Residual stream, prepared input of the widest site, q k v, gate and up; logits.
-  EXPECT_EQ(usage.workspace, 512 * 4 * (40 + 56 + (4 + 2 + 2) * 10 + 2 * 56) + 512 * 61 * 4);
   EXPECT_EQ(usage.total(), usage.weights + usage.embedding + usage.kv_cache + usage.workspace);
+
+  const auto checkpoint = Checkpoint::Open(folder_.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto backend = CreateBackend("cpu", {.num_threads = 1});
+  const MemoryUsage planned = EstimateMemory(**checkpoint, SmallOptions(), **backend);
+  EXPECT_EQ(planned.kv_cache, 2048 * 2 * 2 * 2 * 10 * 4);
+  // Residual stream, prepared input of the widest site, q k v, gate and up; logits.
+  EXPECT_EQ(planned.workspace, 512 * 4 * (40 + 56 + (4 + 2 + 2) * 10 + 2 * 56) + 512 * 61 * 4);
+
+  // Pages come with use.
+  const std::vector<int32_t> ids = {1, 2, 3};
+  const std::vector<BlockId> blocks = {0};
+  const SequenceSlice slice = {ids, 0, blocks, 1};
+  ASSERT_TRUE((*model)->Forward(absl::MakeConstSpan(&slice, 1)).ok());
+  const MemoryUsage used = (*model)->memory_usage();
+  EXPECT_GT(used.kv_cache, usage.kv_cache);
+  EXPECT_GT(used.workspace, usage.workspace);
+  EXPECT_LE(used.kv_cache, planned.kv_cache);
+  EXPECT_LE(used.workspace, planned.workspace);
 
   tiny_ = MakeTinyModel(TinyConfig(), {DType::kF32});
   const auto tied = Load();
   ASSERT_TRUE(tied.ok()) << tied.status();
   EXPECT_EQ((*tied)->memory_usage().embedding, 61 * 40 * 4) << "a tied head is counted once";
+}
+
+TEST_F(LoadModelTest, PlansAKvCacheThatFits) {
+  tiny_.Write(folder_.path());
+  const auto checkpoint = Checkpoint::Open(folder_.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto backend = CreateBackend("cpu", {.num_threads = 1});
+  ModelOptions options = SmallOptions();
+  options.kv_cache_tokens = options.block_size;
+  const MemoryUsage least = EstimateMemory(**checkpoint, options, **backend);
+  const int64_t token_bytes = least.kv_cache / options.block_size;
+  const int64_t fixed = least.total() - least.kv_cache;
+  const int64_t context = (*checkpoint)->config().max_position_embeddings;
+
+  const auto plan = [&](int64_t available_bytes, int64_t max_sequences) {
+    return PlanKvCacheTokens(**checkpoint, options, **backend, {available_bytes, max_sequences});
+  };
+  // All sequences in full, or half of what is left, or one block.
+  EXPECT_EQ(*plan(int64_t{1} << 40, 3), 3 * context);
+  EXPECT_EQ(*plan(fixed + 200 * token_bytes, 64), 100);
+  EXPECT_EQ(*plan(least.total(), 64), options.block_size);
+  const absl::Status status = plan(least.total() - 1, 64).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_THAT(std::string(status.message()),
+              ::testing::AllOf(HasSubstr(std::to_string(least.total()) + " bytes needed"),
+                               HasSubstr(std::to_string(least.total() - 1) + " bytes")));
 }
 
 }  // namespace

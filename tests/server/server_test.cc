@@ -95,7 +95,8 @@ TEST_P(ReflectionTest, ListsTheServices) {
   Request request;
   request.set_list_services("*");
   std::vector<std::string> names;
-  for (const auto& service : Ask(request).list_services_response().service()) {
+  const Response response = Ask(request);
+  for (const auto& service : response.list_services_response().service()) {
     names.push_back(service.name());
   }
   EXPECT_THAT(names, ::testing::UnorderedElementsAreArray(kServices));

@@ -361,9 +361,11 @@ absl::StatusOr<Value> Select(const Value& value, const Arguments& arguments, boo
                                                    rest.size(), " arguments is not supported"));
     }
   }
+  std::vector<Value> selected;
+  // Jinja asks whether there is anything before it begins: of none and 0, too, nothing is selected.
+  if (!IsTrue(value)) return MakeList(List::Kind::kGenerator, std::move(selected));
   const auto list = Iterate(value);
   if (!list.ok()) return FailingGenerator(list.status());
-  std::vector<Value> selected;
   for (const Value& item : (*list)->items) {
     Value tested = item;
     if (by_attribute) {
