@@ -108,7 +108,7 @@ void Declare(CLI::App& app, Options& options) {
   app.add_option("--prefix-cache", options.load.engine_loop.prefix_cache,
                  "Reuse beginnings of prompts that were computed before: on or off")
       ->check(CLI::IsMember({"on", "off"}))
-      ->type_name("on|off")
+      ->type_name("MODE")
       ->default_str("on");
   app.add_option(
          "--kv-cache-tokens", options.kv_cache_tokens,
@@ -319,12 +319,12 @@ class Daemon {
 
   const Options options_;
   Metrics metrics_;
-  ModelLoader loader_;  // the host's loading thread's
-  ModelHost host_;
   absl::Mutex mutex_;
   size_t num_loading_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<bool> stop_at_once_ = false;
+  ModelLoader loader_;       // the host's loading thread's
+  ModelHost host_;           // its threads use what stands above
   ShutdownSignals signals_;  // last: it uses the rest
 };
 
