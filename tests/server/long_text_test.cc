@@ -292,7 +292,9 @@ TEST_F(LongTextTest, BytesThatWaitAreBounded) {
 TEST_F(LongTextTest, PromptsRefusedForTheirBytesAreCounted) {
   StartServer({.max_waiting_bytes = kLongBytes});
   gate_.Close();
+  // One after the other: two would not find room to wait.
   const auto first = Generate(LongText());
+  AwaitBegun(1);
   const auto second = Generate(LongText());
   AwaitBegun(2);
   const auto waiting = Generate(LongText());
