@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <cstdint>
 #include <cstdlib>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -54,6 +56,7 @@ struct Options {
   double drain_seconds = 25;
   std::string kv_cache_tokens = "auto";
   int repository_poll_seconds = 0;
+  uint64_t memory_limit = 0;
 };
 
 void Declare(CLI::App& app, Options& options) {
@@ -119,7 +122,7 @@ void Declare(CLI::App& app, Options& options) {
       ->type_name("N")
       ->capture_default_str();
   app.add_option(
-         "--memory-limit", options.load.memory_limit_bytes,
+         "--memory-limit", options.memory_limit,
          "Most bytes that the models of a device may hold together, KV caches in full (1GiB, "
          "500MB ...); 0: what is free. A model that does not fit is not loaded")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
@@ -174,6 +177,10 @@ absl::StatusOr<Plan> MakePlan(Options& options) {
     US_CHECK(absl::SimpleAtoi(options.kv_cache_tokens, &tokens));  // CLI11 has checked the range
     options.load.kv_cache_tokens = tokens;
   }
+  if (options.memory_limit > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+    return absl::InvalidArgumentError("--memory-limit: expected 0 to 2^63 - 1 bytes");
+  }
+  options.load.memory_limit_bytes = static_cast<int64_t>(options.memory_limit);
   const auto listen = ParseListenAddress(options.listen);
   if (!listen.ok()) return Annotate(listen.status(), "--listen");
   plan.listen = *listen;
@@ -199,12 +206,19 @@ class Daemon {
   absl::Status Run(Plan plan) {
     US_RETURN_IF_ERROR(CheckCanListen(plan.listen));
     if (plan.metrics_listen) US_RETURN_IF_ERROR(CheckCanListen(*plan.metrics_listen));
+    for (const ModelSource& source : plan.sources) US_RETURN_IF_ERROR(host_.AddSource(source));
     if (!options_.model_repository.empty()) {
       US_ASSIGN_OR_RETURN(const auto found, FindModels(options_.model_repository));
-      plan.sources.insert(plan.sources.end(), found.begin(), found.end());
+      for (const ModelSource& source : found) {
+        if (const absl::Status added = host_.AddSource(source); added.ok()) {
+          plan.sources.push_back(source);
+        } else {
+          LogEvent(LogLevel::kWarning, "folder_skipped",
+                   {{"folder", source.folder}, {"message", std::string(added.message())}});
+        }
+      }
     }
     RepositoryWatcher watcher(options_.model_repository, host_);
-    for (const ModelSource& source : plan.sources) US_RETURN_IF_ERROR(host_.AddSource(source));
 
     std::unique_ptr<MetricsEndpoint> endpoint;
     if (plan.metrics_listen) {
@@ -253,7 +267,7 @@ class Daemon {
 
  private:
   absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source) {
-    return loader_.Load(source, host_.List());
+    return loader_.Load(source, host_.HeldModels());
   }
 
   // Returns when the host has tried all, or a signal asks for the end. What fails is logged, and

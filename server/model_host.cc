@@ -20,6 +20,13 @@ constexpr size_t kMaxListedNames = 16;
 constexpr absl::Duration kReplacedPolling = absl::Milliseconds(5);
 
 absl::Status CheckName(std::string_view name) {
+  // Health knows the services by these.
+  for (const std::string_view package : {"ultrasketch.v1.", "grpc."}) {
+    if (name.substr(0, package.size()) == package) {
+      return InvalidField("name", absl::StrCat(Quoted(name), " is no usable name of a model: ",
+                                               A(package), " begins the names of services"));
+    }
+  }
   if (!name.empty() && name.size() <= kMaxNameBytes &&
       std::all_of(name.begin(), name.end(), [](char c) {
         return c > ' ' && c <= '~' && c != '"' && c != '\'' && c != '\\';
@@ -228,13 +235,29 @@ void ModelHost::Retire(std::shared_ptr<HostedModel> model, bool is_replaced, Don
   retired_.push_back(std::make_unique<Retired>());
   Retired& retired = *retired_.back();
   retired.model = model;
-  const absl::Time deadline = std::min(absl::Now() + options_.drain_patience, drain_deadline_);
-  retired.thread = std::thread([this, &retired, model = std::move(model), is_replaced, deadline,
-                                done = std::move(done)]() mutable {
+  // A replaced model takes the time that its requests take: nobody has asked them to end.
+  const absl::Time deadline =
+      is_replaced ? absl::InfiniteFuture()
+                  : std::min(absl::Now() + options_.drain_patience, drain_deadline_);
+  std::vector<std::shared_ptr<HostedModel>> older;  // versions of an unloaded model
+  if (!is_replaced) {
+    for (const auto& other : retired_) {
+      if (other->model != nullptr && other.get() != &retired && other->model->name == model->name) {
+        older.push_back(other->model);
+      }
+    }
+  }
+  retired.thread = std::thread([this, &retired, model = std::move(model), older = std::move(older),
+                                is_replaced, deadline, done = std::move(done)]() mutable {
     // A call that found the old model just before it was replaced may be about to submit its
     // request. Nobody can find it any more, so that its holders only grow fewer.
     while (is_replaced && model.use_count() > 2 && absl::Now() < deadline && !IsDraining()) {
       absl::SleepFor(kReplacedPolling);
+    }
+    for (auto& version : older) {
+      version->engine_loop->Drain(deadline);
+      version->engine_loop->Stop();
+      version = nullptr;
     }
     model->engine_loop->Drain(deadline);
     // Calls whose clients have yet to read their answers may hold the model for long: what is
@@ -295,11 +318,18 @@ bool ModelHost::IsLoading() const {
 absl::StatusOr<std::shared_ptr<const HostedModel>> ModelHost::FindReady(
     std::string_view name) const {
   absl::MutexLock lock(&mutex_);
+  auto found = name.empty() ? entries_.begin() : entries_.find(name);
   if (name.empty() && entries_.size() > 1) {
-    return InvalidField("model",
-                        absl::StrCat("required, because the server hosts several: ", Names()));
+    // Those that could not be loaded do not count.
+    const auto is_hosted = [](const auto& entry) {
+      return entry.second.state != ModelState::kFailed;
+    };
+    if (std::count_if(entries_.begin(), entries_.end(), is_hosted) != 1) {
+      return InvalidField("model",
+                          absl::StrCat("required, because the server hosts several: ", Names()));
+    }
+    found = std::find_if(entries_.begin(), entries_.end(), is_hosted);
   }
-  const auto found = name.empty() ? entries_.begin() : entries_.find(name);
   if (found == entries_.end()) return NotFound(name);
   const auto& [found_name, entry] = *found;
   switch (entry.state) {
@@ -346,13 +376,39 @@ void ModelHost::Observe(ModelStateObserver* observer) {
   }
 }
 
+std::vector<std::shared_ptr<const HostedModel>> ModelHost::HeldModels() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<const HostedModel>> models;
+  for (const auto& [name, entry] : entries_) {
+    if (entry.model != nullptr) models.push_back(entry.model);
+  }
+  for (const auto& retired : retired_) {
+    if (retired->model == nullptr) continue;
+    if (std::find(models.begin(), models.end(), retired->model) == models.end()) {
+      models.push_back(retired->model);
+    }
+  }
+  return models;
+}
+
+std::optional<std::string> ModelHost::FolderOf(std::string_view name) const {
+  absl::MutexLock lock(&mutex_);
+  const auto known = folders_.find(name);
+  if (known == folders_.end()) return std::nullopt;
+  return known->second;
+}
+
 void ModelHost::Drain(absl::Time deadline) {
   std::vector<std::shared_ptr<HostedModel>> models;
+  std::vector<Done> waiting;
   {
     absl::MutexLock lock(&mutex_);
     is_draining_ = true;
     drain_deadline_ = std::min(drain_deadline_, deadline);
     for (auto& [name, entry] : entries_) {
+      // Whoever waits for a model that is being loaded would wait as long as that takes.
+      std::move(entry.waiting.begin(), entry.waiting.end(), std::back_inserter(waiting));
+      entry.waiting.clear();
       if (entry.model == nullptr) continue;
       if (entry.state != ModelState::kDraining) SetState(name, entry, ModelState::kDraining);
       models.push_back(entry.model);
@@ -361,6 +417,7 @@ void ModelHost::Drain(absl::Time deadline) {
       if (retired->model != nullptr) models.push_back(retired->model);
     }
   }
+  CallAll(std::move(waiting), ShuttingDown());
   // Together: a loop that is waited for must not keep the next from refusing and finishing.
   std::vector<std::thread> threads;
   threads.reserve(models.size());

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -68,7 +69,7 @@ struct ModelHostOptions {
   std::function<absl::StatusOr<std::shared_ptr<HostedModel>>(const ModelSource&)> loader;
   // Where Load looks for names that it does not know; empty: nowhere.
   std::string repository;
-  // How long requests of a model that is unloaded or replaced may go on.
+  // How long requests of a model that is unloaded may go on.
   absl::Duration drain_patience = absl::Seconds(25);
 };
 
@@ -99,8 +100,9 @@ class ModelHost {
   // a model that served before serves on.
   void Load(const std::string& name, Done done);
 
-  // Refuses requests of the name at once, lets those in flight finish (cancels what is left when
-  // `drain_patience` is over), frees the memory and forgets the name; Load can bring it back.
+  // Refuses requests of the name at once, lets those in flight finish, older versions' too (cancels
+  // what is left when `drain_patience` is over), frees the memory and forgets the name; Load can
+  // bring it back.
   // `done` as for Load. NOT_FOUND, or FAILED_PRECONDITION while the name has no model yet.
   void Unload(const std::string& name, Done done);
 
@@ -129,6 +131,13 @@ class ModelHost {
   // By name, whatever the state.
   std::vector<Listing> List() const;
   absl::StatusOr<Listing> Get(std::string_view name) const;
+
+  // All models in memory: those listed, and those that were unloaded or replaced and still finish
+  // requests.
+  std::vector<std::shared_ptr<const HostedModel>> HeldModels() const;
+
+  // Where a name is or would be loaded from, if it is known.
+  std::optional<std::string> FolderOf(std::string_view name) const;
 
   // The observer hears of all that is there, and then of changes, until it is taken away by null.
   void Observe(ModelStateObserver* observer);

@@ -21,14 +21,14 @@ namespace {
 
 // What is left for one more model on the backend's device.
 int64_t AvailableBytes(const Backend& backend, int64_t memory_limit_bytes,
-                       const std::vector<ModelHost::Listing>& hosted) {
+                       const std::vector<std::shared_ptr<const HostedModel>>& held) {
   int64_t planned = 0;
   int64_t resident = 0;
-  for (const ModelHost::Listing& listing : hosted) {
-    if (listing.model == nullptr || listing.model->device != backend.name()) continue;
-    const int64_t held = listing.model->engine_loop->memory_usage().total();
-    resident += held;
-    planned += std::max(held, listing.model->planned_memory.total());
+  for (const std::shared_ptr<const HostedModel>& model : held) {
+    if (model->device != backend.name()) continue;
+    const int64_t bytes = model->engine_loop->memory_usage().total();
+    resident += bytes;
+    planned += std::max(bytes, model->planned_memory.total());
   }
   int64_t available = backend.available_bytes() - (planned - resident);
   if (memory_limit_bytes > 0) available = std::min(available, memory_limit_bytes - planned);
@@ -37,9 +37,9 @@ int64_t AvailableBytes(const Backend& backend, int64_t memory_limit_bytes,
 
 // Sets options.kv_cache_tokens where it is for us to choose, and checks that all of it fits.
 absl::Status PlanMemory(const Checkpoint& checkpoint, const ModelLoadOptions& load,
-                        const std::vector<ModelHost::Listing>& hosted, const Backend& backend,
-                        ModelOptions& options) {
-  const int64_t available = AvailableBytes(backend, load.memory_limit_bytes, hosted);
+                        const std::vector<std::shared_ptr<const HostedModel>>& held,
+                        const Backend& backend, ModelOptions& options) {
+  const int64_t available = AvailableBytes(backend, load.memory_limit_bytes, held);
   if (!load.kv_cache_tokens.has_value()) {
     US_ASSIGN_OR_RETURN(options.kv_cache_tokens,
                         PlanKvCacheTokens(checkpoint, options, backend,
@@ -70,7 +70,7 @@ void LogLoaded(const HostedModel& model, absl::Duration duration) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
-    const ModelSource& source, const std::vector<ModelHost::Listing>& others) {
+    const ModelSource& source, const std::vector<std::shared_ptr<const HostedModel>>& others) {
   US_ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(source.folder));
   for (const std::string& warning : opened.warnings) {
     LogEvent(LogLevel::kWarning, "model_warning", {{"model", source.name}, {"message", warning}});
@@ -121,9 +121,9 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
 }
 
 absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::Load(
-    const ModelSource& source, const std::vector<ModelHost::Listing>& hosted) {
+    const ModelSource& source, const std::vector<std::shared_ptr<const HostedModel>>& held) {
   const absl::Time start = absl::Now();
-  auto model = TryLoad(source, hosted);
+  auto model = TryLoad(source, held);
   if (model.ok()) {
     LogLoaded(**model, absl::Now() - start);
   } else {

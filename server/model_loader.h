@@ -39,17 +39,17 @@ class ModelLoader {
       : options_(std::move(options)), metrics_(metrics) {}
 
   // Reads the checkpoint and the tokenizer, loads the weights on the device and starts the engine's
-  // thread. `hosted` are the models that are there already: what they may still come to hold is not
-  // available, and when the new one needs more than is left it is RESOURCE_EXHAUSTED, with bytes
-  // needed and available, before anything is allocated. What OpenModel warns about is logged, as
-  // event model_warning, and what came of it as model_loaded or model_failed. Errors are those of
-  // the parts.
-  absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source,
-                                                    const std::vector<ModelHost::Listing>& hosted);
+  // thread. `held` are the models that are in memory already: what they may still come to hold is
+  // not available, and when the new one needs more than is left it is RESOURCE_EXHAUSTED, with
+  // bytes needed and available, before anything is allocated. What OpenModel warns about is logged,
+  // as event model_warning, and what came of it as model_loaded or model_failed. Errors are those
+  // of the parts.
+  absl::StatusOr<std::shared_ptr<HostedModel>> Load(
+      const ModelSource& source, const std::vector<std::shared_ptr<const HostedModel>>& held);
 
  private:
   absl::StatusOr<std::shared_ptr<HostedModel>> TryLoad(
-      const ModelSource& source, const std::vector<ModelHost::Listing>& hosted);
+      const ModelSource& source, const std::vector<std::shared_ptr<const HostedModel>>& held);
 
   const ModelLoadOptions options_;
   Metrics& metrics_;

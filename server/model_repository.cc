@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include <sys/stat.h>
 
 #include "engine/base/file.h"
 #include "engine/base/status.h"
@@ -75,8 +76,12 @@ std::string FolderFingerprint(const std::string& folder) {
        !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
     std::error_code ignored;
     if (!entry->is_regular_file(ignored)) continue;
-    files.push_back(absl::StrCat(entry->path().filename().string(), " ", entry->file_size(ignored),
-                                 " ", entry->last_write_time(ignored).time_since_epoch().count()));
+    struct stat file = {};
+    if (stat(entry->path().c_str(), &file) != 0) continue;
+    files.push_back(absl::StrCat(entry->path().filename().string(), " ", file.st_size, " ",
+                                 file.st_dev, " ", file.st_ino, " ", file.st_mtim.tv_sec, ".",
+                                 file.st_mtim.tv_nsec, " ", file.st_ctim.tv_sec, ".",
+                                 file.st_ctim.tv_nsec));
   }
   if (error) return "";
   std::sort(files.begin(), files.end());

@@ -24,7 +24,7 @@ absl::StatusOr<std::vector<ModelSource>> FindModels(const std::string& repositor
 // a hidden folder), NOT_FOUND when there is no such folder or no config.json in it.
 absl::StatusOr<ModelSource> FindModel(const std::string& repository, std::string_view name);
 
-// Names, sizes and times of change of a model folder's files, as text: another text means that the
+// Names, sizes, inodes and times of a model folder's files, as text: another text means that the
 // model may be another. Empty when the folder cannot be read.
 std::string FolderFingerprint(const std::string& folder);
 

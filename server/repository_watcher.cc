@@ -18,8 +18,9 @@ RepositoryWatcher::RepositoryWatcher(std::string repository, ModelHost& host)
   const auto sources = FindModels(repository_);
   if (!sources.ok()) return;
   for (const ModelSource& source : *sources) {
+    if (host_.FolderOf(source.name) != source.folder) continue;
     const std::string fingerprint = FolderFingerprint(source.folder);
-    folders_[source.name] = {fingerprint, fingerprint};
+    folders_[source.name] = {fingerprint, fingerprint, 0};
   }
 }
 
@@ -30,13 +31,11 @@ void RepositoryWatcher::Look() {
              {{"error", std::string(sources.status().message())}});
     return;
   }
-  std::map<std::string, Folder> gone = std::exchange(folders_, {});
+  for (auto& [name, folder] : folders_) ++folder.looks_gone;
   for (const ModelSource& source : *sources) {
+    if (host_.FolderOf(source.name).value_or(source.folder) != source.folder) continue;
     Folder& folder = folders_[source.name];
-    if (const auto before = gone.find(source.name); before != gone.end()) {
-      folder = before->second;
-      gone.erase(before);
-    }
+    folder.looks_gone = 0;
     const std::string fingerprint = FolderFingerprint(source.folder);
     const bool is_settled = fingerprint == folder.seen;
     folder.seen = fingerprint;
@@ -44,8 +43,17 @@ void RepositoryWatcher::Look() {
     folder.loaded = fingerprint;
     host_.Load(source.name, Ignore);
   }
-  for (const auto& [name, folder] : gone) {
-    if (!folder.loaded.empty()) host_.Unload(name, Ignore);
+  for (auto folder = folders_.begin(); folder != folders_.end();) {
+    const auto& [name, state] = *folder;
+    if (state.looks_gone < 2) {
+      ++folder;
+    } else if (state.loaded.empty() || !host_.Get(name).ok()) {
+      folder = folders_.erase(folder);
+    } else {
+      // Again at the next look, if it is still being loaded.
+      host_.Unload(name, Ignore);
+      ++folder;
+    }
   }
 }
 

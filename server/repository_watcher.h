@@ -16,10 +16,12 @@ namespace ultrasketch {
 
 // Compares the repository with what it was the last time: a folder that is new or has changed is
 // loaded when it has stayed the same from one look to the next (somebody may still be copying); one
-// that is gone is unloaded. A repository that cannot be read changes nothing. Not thread-safe.
+// that is gone for two looks is unloaded (somebody may be moving a new version there). A repository
+// that cannot be read changes nothing, and names that are served from elsewhere are left alone. Not
+// thread-safe.
 class RepositoryWatcher {
  public:
-  // `host` must outlive the watcher. What is in the repository now counts as loaded.
+  // `host` must outlive the watcher. What the host knows of the repository counts as loaded.
   RepositoryWatcher(std::string repository, ModelHost& host);
 
   void Look();
@@ -28,6 +30,7 @@ class RepositoryWatcher {
   struct Folder {
     std::string seen;    // the fingerprint at the last look
     std::string loaded;  // the one that was loaded; empty: none
+    int looks_gone = 0;  // in a row
   };
 
   const std::string repository_;

@@ -136,8 +136,9 @@ TEST_F(ModelHostTest, UnknownNamesListTheKnownOnes) {
 }
 
 TEST_F(ModelHostTest, NamesArePlain) {
-  for (const std::string& name : {std::string(), std::string("a b"), std::string("a\nb"),
-                                  std::string("\xC3\xA4"), std::string(129, 'x')}) {
+  for (const std::string& name :
+       {std::string(), std::string("a b"), std::string("a\nb"), std::string("\xC3\xA4"),
+        std::string(129, 'x'), std::string("ultrasketch.v1.ModelService")}) {
     EXPECT_TRUE(absl::IsInvalidArgument(Add(name))) << name;
     EXPECT_TRUE(absl::IsInvalidArgument(host_.AddSource({name, "folder"}))) << name;
   }
@@ -352,7 +353,33 @@ TEST_F(ModelHostTest, TheWatcherLoadsWhatHasSettledAndUnloadsWhatIsGone) {
 
   std::filesystem::remove_all(std::filesystem::path(repository_.path()) / "a");
   watcher.Look();
+  EXPECT_EQ(States(), "a READY");  // a new version may be on its way
+  watcher.Look();
   while (!host_.List().empty()) absl::SleepFor(absl::Milliseconds(1));
+}
+
+TEST_F(ModelHostTest, TheWatcherLeavesNamesAloneThatAreServedFromElsewhere) {
+  TemporaryFolder elsewhere;
+  elsewhere.Write("config.json", "ok");
+  ASSERT_TRUE(host_.AddSource({"a", elsewhere.path()}).ok());
+  ASSERT_TRUE(LoadAndWait("a").ok());
+  RepositoryWatcher watcher(repository_.path(), host_);
+  Write("a", "ok");
+  for (int i = 0; i < 3; ++i) watcher.Look();
+  std::filesystem::remove_all(std::filesystem::path(repository_.path()) / "a");
+  for (int i = 0; i < 3; ++i) watcher.Look();
+  AwaitLoads();
+  EXPECT_EQ(States(), "a READY");
+  EXPECT_EQ(num_loads("a"), 1);
+}
+
+TEST_F(ModelHostTest, WhatCouldNotBeLoadedDoesNotMakeANameNecessary) {
+  Write("a", "ok");
+  Write("b", "broken");
+  ASSERT_TRUE(LoadAndWait("a").ok());
+  ASSERT_FALSE(LoadAndWait("b").ok());
+  ASSERT_TRUE(host_.FindReady("").ok());
+  EXPECT_EQ((*host_.FindReady(""))->name, "a");
 }
 
 }  // namespace
