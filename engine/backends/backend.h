@@ -8,8 +8,8 @@
 //
 // One step: BeginStep, operations in order, EndStep. Operations may be asynchronous; what goes
 // wrong in them is reported by EndStep. One thread at a time. Between BeginStep and EndStep no
-// buffer of the device is allocated, so that a step that has begun does not run out of its memory;
-// a backend on the host may use some for its bookkeeping.
+// buffer of the device is allocated; on CPUs the pages of a buffer come with their first use, and
+// some memory may go to bookkeeping.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_BACKEND_H_
 #define ULTRASKETCH_ENGINE_BACKENDS_BACKEND_H_
 
