@@ -1,12 +1,24 @@
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 #include "client/cli/command.h"
 #include "client/cli/local_model.h"
 #include "client/cli/output.h"
+#include "engine/backends/backend.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/compress/accounting.h"
+#include "engine/models/memory_plan.h"
+#include "engine/serving/engine_loop/engine_loop.h"
 
 namespace ultrasketch::cli {
 namespace {
@@ -76,6 +88,70 @@ std::string Describe(const OpenedModel& opened, const std::string& codec, const 
                       notes, notes.empty() ? "" : "\n", FormatTable(rows));
 }
 
+// What a server would hold for the model, all sequences at their full length.
+struct MemoryReport {
+  std::string device;
+  int64_t context_tokens = 0;
+  int64_t sequences = 0;
+  MemoryUsage usage;
+};
+
+absl::StatusOr<MemoryReport> PlanMemory(const Checkpoint& checkpoint, const std::string& device,
+                                        std::optional<int64_t> context_tokens, int64_t sequences,
+                                        int64_t max_step_tokens) {
+  const ModelConfig& config = checkpoint.config();
+  MemoryReport report;
+  report.context_tokens = context_tokens.value_or(config.max_position_embeddings);
+  report.sequences = sequences;
+  if (report.context_tokens > config.max_position_embeddings) {
+    return absl::InvalidArgumentError(absl::StrCat("--context: expected at most the model's ",
+                                                   config.max_position_embeddings,
+                                                   " tokens, found ", report.context_tokens));
+  }
+  US_ASSIGN_OR_RETURN(const std::shared_ptr<Backend> backend, CreateBackend(device, {}));
+  report.device = std::string(backend->name());
+  ModelOptions options;
+  options.max_step_tokens = max_step_tokens;
+  // Each sequence fills its last block only in part.
+  const int64_t blocks = (report.context_tokens + options.block_size - 1) / options.block_size;
+  options.kv_cache_tokens = blocks * options.block_size * sequences;
+  report.usage = EstimateMemory(checkpoint, options, *backend);
+  if (report.usage.kv_cache == std::numeric_limits<int64_t>::max()) {
+    return absl::InvalidArgumentError("--sequences: their KV cache is 2^63 bytes or more");
+  }
+  return report;
+}
+
+nlohmann::ordered_json ToJson(const MemoryReport& report) {
+  const MemoryUsage& usage = report.usage;
+  return {{"device", report.device},
+          {"context_tokens", report.context_tokens},
+          {"sequences", report.sequences},
+          {"weights_bytes", usage.weights},
+          {"embedding_bytes", usage.embedding},
+          {"kv_cache_bytes", usage.kv_cache},
+          {"workspace_bytes", usage.workspace},
+          {"total_bytes", usage.total()}};
+}
+
+std::string Describe(const MemoryReport& report) {
+  const MemoryUsage& usage = report.usage;
+  std::vector<std::vector<std::string>> rows = {
+      {absl::StrCat("memory on ", report.device), "bytes", ""}};
+  const auto add = [&rows](const char* kind, int64_t bytes) {
+    rows.push_back({kind, WithThousands(bytes), HumanBytes(static_cast<double>(bytes))});
+  };
+  add("weights", usage.weights);
+  add("embedding and head", usage.embedding);
+  add("KV cache", usage.kv_cache);
+  add("workspace", usage.workspace);
+  add("total", usage.total());
+  return absl::StrCat("\nServed with ", WithThousands(report.sequences), " sequences of ",
+                      WithThousands(report.context_tokens), " tokens (",
+                      HumanBytes(static_cast<double>(usage.kv_cache / report.sequences)),
+                      " of KV cache each), at most:\n\n", FormatTable(rows));
+}
+
 class InspectCommand : public Command {
  public:
   const char* name() const override { return "inspect"; }
@@ -85,7 +161,31 @@ class InspectCommand : public Command {
     app.add_option("model", model_, "Model folder, dense or compressed")
         ->required()
         ->type_name("DIR");
-    app.footer("Example:\n  ultrasketch inspect models/classics-6m-0.5bit");
+    CLI::Option* memory = app.add_flag(
+        "--memory", memory_, "Also show the most memory that a server holds for the model");
+    app.add_option("--sequences", sequences_, "With --memory: completions computed together")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
+        ->needs(memory)
+        ->type_name("N")
+        ->capture_default_str();
+    app.add_option("--context", context_tokens_,
+                   "With --memory: tokens of each, prompt and answer together; default: the "
+                   "model's context")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
+        ->needs(memory)
+        ->type_name("TOKENS");
+    app.add_option("--max-step-tokens", max_step_tokens_, "With --memory: as the server's option")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+        ->needs(memory)
+        ->type_name("N")
+        ->capture_default_str();
+    app.add_option("--device", device_, "With --memory: auto, cpu, cuda or cuda:N")
+        ->needs(memory)
+        ->type_name("DEVICE")
+        ->capture_default_str();
+    app.footer(
+        "Examples:\n  ultrasketch inspect models/classics-6m-0.5bit\n  ultrasketch inspect "
+        "models/classics-6m-0.5bit --memory --sequences 16 --context 512");
   }
 
   absl::Status Run(const Environment& environment) override {
@@ -94,12 +194,27 @@ class InspectCommand : public Command {
     const auto& checkpoint = opened.checkpoint;
     US_ASSIGN_OR_RETURN(const std::string codec, CheckpointCodec(*checkpoint));
     US_ASSIGN_OR_RETURN(const ModelSize size, MeasureModel(*checkpoint));
-    return environment.json ? WriteJson(ToJson(opened, codec, size))
-                            : WriteOutput(Describe(opened, codec, size));
+    std::optional<MemoryReport> memory;
+    if (memory_) {
+      US_ASSIGN_OR_RETURN(
+          memory, PlanMemory(*checkpoint, device_, context_tokens_, sequences_, max_step_tokens_));
+    }
+    if (environment.json) {
+      nlohmann::ordered_json json = ToJson(opened, codec, size);
+      if (memory) json["memory"] = ToJson(*memory);
+      return WriteJson(json);
+    }
+    return WriteOutput(
+        absl::StrCat(Describe(opened, codec, size), memory ? Describe(*memory) : ""));
   }
 
  private:
   std::string model_;
+  bool memory_ = false;
+  int64_t sequences_ = EngineLoopOptions().max_running_sequences;
+  std::optional<int64_t> context_tokens_;
+  int64_t max_step_tokens_ = EngineLoopOptions().max_step_tokens;
+  std::string device_ = "auto";
 };
 
 }  // namespace

@@ -247,6 +247,31 @@ TEST(CliTest, InspectsTheDenseModel) {
   EXPECT_THAT(RunTool({"inspect", SAMPLE_MODEL_DIR}).out, HasSubstr("model.layers.4.mlp_output"));
 }
 
+TEST(CliTest, InspectSaysWhatAServerWillHold) {
+  const Completed run = RunTool({"inspect", SAMPLE_MODEL_DIR, "--memory", "--sequences", "3",
+                                 "--context", "100", "--device", "cpu", "--json"});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto memory = ParseOutput(run)["memory"];
+  EXPECT_EQ(memory["device"], "cpu");
+  EXPECT_EQ(memory["sequences"], 3);
+  EXPECT_EQ(memory["context_tokens"], 100);
+  EXPECT_EQ(memory["embedding_bytes"], 8192 * 256 * 2);
+  // Keys and values of 5 layers, 2 heads of 64; 100 tokens are 7 blocks of 16.
+  const int64_t elements_per_token = 2 * 5 * 2 * 64;
+  const int64_t cache_elements = 3 * 7 * 16 * elements_per_token;
+  EXPECT_EQ(memory["kv_cache_bytes"].get<int64_t>() % cache_elements, 0);
+  EXPECT_GE(memory["kv_cache_bytes"].get<int64_t>(), cache_elements);
+  EXPECT_EQ(memory["total_bytes"].get<int64_t>(),
+            memory["weights_bytes"].get<int64_t>() + memory["embedding_bytes"].get<int64_t>() +
+                memory["kv_cache_bytes"].get<int64_t>() + memory["workspace_bytes"].get<int64_t>());
+
+  const Completed beyond =
+      RunTool({"inspect", SAMPLE_MODEL_DIR, "--memory", "--context", "1000000", "--device", "cpu"});
+  EXPECT_EQ(beyond.exit_code, 1);
+  EXPECT_THAT(beyond.err, HasSubstr("--context: expected at most the model's"));
+  EXPECT_EQ(RunTool({"inspect", SAMPLE_MODEL_DIR, "--context", "100"}).exit_code, 2);
+}
+
 TEST(CliTest, InspectingSaysWhereTransformersTokenizesDifferently) {
   const TemporaryFolder folder;
   for (const char* name : {"config.json", "model.safetensors", "tokenizer.json"}) {
