@@ -87,7 +87,9 @@ void DeclareTimeout(CLI::App& app, double& seconds) {
 }
 
 int RunCommandLine(int argc, const char* const* argv) {
+  // Writes fail with an error instead, which is reported, and what was half written is removed.
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
   // gRPC's own lines on standard error say nothing that the status does not.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
 

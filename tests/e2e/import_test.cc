@@ -96,5 +96,16 @@ TEST_F(ImportTest, ATruncatedFileLeavesNothing) {
   }
 }
 
+TEST_F(ImportTest, AFileBeyondTheSizeLimitLeavesNothing) {
+  // 512 KiB; the weights are larger.
+  const Completed run = RunProgram({"/bin/sh", "-c", "ulimit -f 1024; exec \"$0\" \"$@\"",
+                                    ULTRASKETCH_BINARY, "import-gguf", file_, out_});
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_THAT(run.err, HasSubstr("File too large"));
+  for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {
+    EXPECT_EQ(entry.path().filename(), "sample.gguf");
+  }
+}
+
 }  // namespace
 }  // namespace ultrasketch
