@@ -24,34 +24,51 @@ namespace {
 // How many tokens are answered between two looks at whether anybody still waits.
 constexpr size_t kTokensBetweenChecks = 4096;
 
+// The least that a token takes of an answer: an id and a spelling of one byte.
+constexpr int64_t kMinTokenBytes = 1 + 3;
+
 absl::Status ClientGone() { return absl::CancelledError("the client has gone"); }
 
 // Of the oneof `input`.
 template <typename Message>
 size_t InputBytes(const Message& message) {
   return message.text().size() +
-         static_cast<size_t>(message.token_ids().ids_size()) * sizeof(int32_t);
+         static_cast<size_t>(message.token_ids().ids_size()) * sizeof(int32_t) +
+         message.messages().ByteSizeLong();
+}
+
+// The ids of the request's text or conversation, unless the answer would be above `limit`.
+absl::StatusOr<std::vector<int32_t>> EncodeInput(const v1::TokenizeRequest& request,
+                                                 const HostedModel& model, int64_t limit,
+                                                 const std::atomic<bool>& client_gone) {
+  const auto check_fits = [&](const std::string& text) {
+    return CheckResponseBytes(
+        static_cast<int64_t>(text.size()) / model.max_token_bytes * kMinTokenBytes, limit);
+  };
+  if (request.has_messages()) {
+    US_ASSIGN_OR_RETURN(const RenderedChat chat, RenderChat(request.messages(), model));
+    US_RETURN_IF_ERROR(check_fits(chat.text));
+    return TokenizeChat(chat, model, &client_gone);
+  }
+  US_RETURN_IF_ERROR(check_fits(request.text()));
+  EncodeOptions options = EncodeOptionsOf(request);
+  options.cancelled = &client_gone;
+  const absl::StatusOr<std::vector<int32_t>> ids = model.tokenizer->Encode(request.text(), options);
+  if (!ids.ok()) return Annotate(ids.status(), "text");
+  return ids;
 }
 
 absl::Status Tokenize(const ModelHost& host, const v1::TokenizeRequest& request,
                       const std::atomic<bool>& client_gone, v1::TokenizeResponse& response) {
   US_ASSIGN_OR_RETURN(const auto model, host.FindReady(request.model()));
   US_ASSIGN_OR_RETURN(const int64_t limit, MaxResponseBytes(request));
-  // An id and a spelling of one byte.
-  constexpr int64_t kMinTokenBytes = 1 + 3;
-  US_RETURN_IF_ERROR(CheckResponseBytes(
-      static_cast<int64_t>(request.text().size()) / model->max_token_bytes * kMinTokenBytes,
-      limit));
-  EncodeOptions options = EncodeOptionsOf(request);
-  options.cancelled = &client_gone;
-  const absl::StatusOr<std::vector<int32_t>> ids =
-      model->tokenizer->Encode(request.text(), options);
-  if (!ids.ok()) return Annotate(ids.status(), "text");
-  US_RETURN_IF_ERROR(CheckResponseBytes(static_cast<int64_t>(ids->size()) * kMinTokenBytes, limit));
-  for (size_t i = 0; i < ids->size(); ++i) {
+  US_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                      EncodeInput(request, *model, limit, client_gone));
+  US_RETURN_IF_ERROR(CheckResponseBytes(static_cast<int64_t>(ids.size()) * kMinTokenBytes, limit));
+  for (size_t i = 0; i < ids.size(); ++i) {
     if (i % kTokensBetweenChecks == 0 && client_gone) return ClientGone();
-    response.add_token_ids((*ids)[i]);
-    response.add_tokens(model->tokenizer->IdToToken((*ids)[i]).value_or(""));
+    response.add_token_ids(ids[i]);
+    response.add_tokens(model->tokenizer->IdToToken(ids[i]).value_or(""));
   }
   return CheckResponseBytes(static_cast<int64_t>(response.ByteSizeLong()), limit);
 }
@@ -131,7 +148,7 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContex
       long_texts_, context, [this, request, response](const std::atomic<bool>& client_gone) {
         return ultrasketch::Tokenize(environment_.host, *request, client_gone, *response);
       });
-  call->Begin(request->text().size());
+  call->Begin(request->text().size() + request->messages().ByteSizeLong());
   return call;
 }
 

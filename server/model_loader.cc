@@ -107,6 +107,7 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
   hosted->max_context_tokens = static_cast<int32_t>(
       std::min<int64_t>(config.max_position_embeddings, cache.num_blocks * cache.block_size));
   hosted->tokenizer = std::move(opened.tokenizer);
+  hosted->chat_template = std::move(opened.chat_template);
   hosted->doubled_beginning =
       std::make_shared<OneTimeWarning>([name = source.name](const std::string& warning) {
         LogEvent(LogLevel::kWarning, "model_warning", {{"model", name}, {"message", warning}});

@@ -38,6 +38,7 @@ void FillModel(const ModelHost::Listing& listing, v1::Model& message) {
   message.set_max_context_tokens(model.max_context_tokens);
   message.set_vocab_size(model.vocab_size);
   if (!model.weights_checksum.empty()) message.set_weights_checksum(model.weights_checksum);
+  message.set_chat(model.chat_template.ok());
   const MemoryUsage usage = model.engine_loop->memory_usage();
   v1::MemoryUsage& memory = *message.mutable_memory();
   memory.set_weights_bytes(usage.weights);

@@ -35,14 +35,20 @@ T FirstSet(bool is_set, T value, const std::optional<T>& model_default, T neutra
 }
 
 // `most_tokens`: the longest input that the model can take.
-absl::Status CheckTextBytes(std::string_view text, int64_t most_tokens, const RequestModel& model) {
+absl::Status CheckTextBytes(const char* field, size_t num_bytes, int64_t most_tokens,
+                            const RequestModel& model) {
   const int64_t max_bytes = most_tokens * model.max_token_bytes;
-  if (static_cast<int64_t>(text.size()) <= max_bytes) return absl::OkStatus();
-  return InvalidField("text", absl::StrCat("its ", text.size(), " bytes are more than ", max_bytes,
-                                           ", which ", most_tokens,
-                                           " tokens can be at most: the model's context "
-                                           "is ",
-                                           model.max_context_tokens, " tokens"));
+  if (static_cast<int64_t>(num_bytes) <= max_bytes) return absl::OkStatus();
+  return InvalidField(
+      field, absl::StrCat("its ", num_bytes, " bytes are more than ", max_bytes, ", which ",
+                          most_tokens, " tokens can be at most: the model's context is ",
+                          model.max_context_tokens, " tokens"));
+}
+
+// An error about a conversation, whatever its kind: another conversation, or a text, may do.
+absl::Status ChatError(const absl::Status& status) {
+  if (status.ok() || absl::IsCancelled(status)) return status;
+  return InvalidField("messages", S(status.message()));
 }
 
 // `ids` are those of a text with what the template adds.
@@ -60,13 +66,27 @@ template <typename Message>
 absl::StatusOr<std::vector<int32_t>> TranslateText(const Message& message, int64_t max_tokens,
                                                    const RequestModel& model,
                                                    const std::atomic<bool>* cancelled) {
-  US_RETURN_IF_ERROR(CheckTextBytes(message.text(), max_tokens, model));
+  US_RETURN_IF_ERROR(CheckTextBytes("text", message.text().size(), max_tokens, model));
   EncodeOptions options = EncodeOptionsOf(message);
   options.cancelled = cancelled;
   absl::StatusOr<std::vector<int32_t>> ids = model.tokenizer->Encode(message.text(), options);
   if (!ids.ok()) return Annotate(ids.status(), "text");
   US_RETURN_IF_ERROR(CheckIdsOfText(*model.tokenizer, *ids, model.vocab_size));
   if (options.add_special_tokens) WarnOfDoubledBeginning(*ids, model);
+  return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> TranslateChat(const v1::ChatInput& input, int64_t max_tokens,
+                                                   const RequestModel& model,
+                                                   const std::atomic<bool>* cancelled) {
+  // What cannot fit is not rendered either.
+  size_t num_bytes = 0;
+  for (const v1::ChatMessage& message : input.messages()) num_bytes += message.content().size();
+  US_RETURN_IF_ERROR(CheckTextBytes("messages", num_bytes, max_tokens, model));
+  US_ASSIGN_OR_RETURN(const RenderedChat chat, RenderChat(input, model));
+  US_RETURN_IF_ERROR(CheckTextBytes("messages", chat.text.size(), max_tokens, model));
+  US_ASSIGN_OR_RETURN(std::vector<int32_t> ids, TokenizeChat(chat, model, cancelled));
+  US_RETURN_IF_ERROR(ChatError(CheckIdsOfText(*model.tokenizer, ids, model.vocab_size)));
   return ids;
 }
 
@@ -86,8 +106,13 @@ absl::StatusOr<std::vector<int32_t>> TranslateInput(const Message& message, int6
       field = "token_ids";
       ids.assign(message.token_ids().ids().begin(), message.token_ids().ids().end());
       break;
+    case Message::kMessages: {
+      field = "messages";
+      US_ASSIGN_OR_RETURN(ids, TranslateChat(message.messages(), max_tokens, model, cancelled));
+      break;
+    }
     case Message::INPUT_NOT_SET:
-      return InvalidField("input", "one of text and token_ids is required");
+      return InvalidField("input", "one of text, token_ids and messages is required");
   }
   const int64_t num_tokens = static_cast<int64_t>(ids.size());
   if (num_tokens == 0) return InvalidField(field, "empty: at least one token is required");
@@ -154,6 +179,38 @@ absl::Status TranslateStop(const v1::GenerateRequest& message, const RequestMode
 }
 
 }  // namespace
+
+absl::StatusOr<RenderedChat> RenderChat(const v1::ChatInput& input, const RequestModel& model) {
+  if (!model.chat_template.ok()) return ChatError(model.chat_template.status());
+  if (input.messages_size() > kMaxChatMessages) {
+    return InvalidField("messages", absl::StrCat(input.messages_size(), " messages; at most ",
+                                                 kMaxChatMessages, " are allowed"));
+  }
+  std::vector<ChatMessage> messages;
+  messages.reserve(static_cast<size_t>(input.messages_size()));
+  for (const v1::ChatMessage& message : input.messages()) {
+    if (!message.has_role() || !message.has_content()) {
+      return InvalidField("messages", absl::StrCat("message ", messages.size(), " has no ",
+                                                   message.has_role() ? "content" : "role"));
+    }
+    messages.push_back({message.role(), message.content()});
+  }
+  ChatOptions options;
+  if (input.has_add_generation_prompt()) {
+    options.add_generation_prompt = input.add_generation_prompt();
+  }
+  absl::StatusOr<RenderedChat> chat = (*model.chat_template)->Render(messages, options);
+  if (!chat.ok()) return ChatError(chat.status());
+  return chat;
+}
+
+absl::StatusOr<std::vector<int32_t>> TokenizeChat(const RenderedChat& chat,
+                                                  const RequestModel& model,
+                                                  const std::atomic<bool>* cancelled) {
+  absl::StatusOr<std::vector<int32_t>> ids = EncodeChat(*model.tokenizer, chat, cancelled);
+  if (!ids.ok()) return ChatError(ids.status());
+  return ids;
+}
 
 absl::StatusOr<GenerationRequest> TranslateGenerateRequest(const v1::GenerateRequest& message,
                                                            const RequestModel& model,

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
+#include "engine/format/chat/chat_template.h"
 #include "engine/format/model_config.h"
 #include "engine/format/tokenizer/tokenizer.h"
 #include "engine/serving/engine_loop/engine_loop.h"
@@ -43,6 +44,9 @@ struct RequestModel {
   GenerationConfig generation_config;
   std::vector<int32_t> eos_token_ids;
   std::shared_ptr<const Tokenizer> tokenizer;
+  // How a conversation becomes a prompt, or why none does.
+  absl::StatusOr<std::shared_ptr<const ChatTemplate>> chat_template =
+      absl::FailedPreconditionError("the model has no chat template");
   // Given at the first text that begins with the token that the template puts in front of it; may
   // be null.
   std::shared_ptr<OneTimeWarning> doubled_beginning;
@@ -60,12 +64,25 @@ EncodeOptions EncodeOptionsOf(const Message& message) {
   return options;
 }
 
+// The most messages of a conversation.
+inline constexpr int kMaxChatMessages = 4096;
+
+// What the model's chat template makes of a conversation. INVALID_ARGUMENT, "messages: ...",
+// whatever goes wrong: a model without a template, a message without role or content, a
+// conversation that the template refuses or that takes it too long.
+absl::StatusOr<RenderedChat> RenderChat(const v1::ChatInput& input, const RequestModel& model);
+
+// EncodeChat of that, with errors as RenderChat's; CANCELLED soon after `*cancelled` turns true.
+absl::StatusOr<std::vector<int32_t>> TokenizeChat(const RenderedChat& chat,
+                                                  const RequestModel& model,
+                                                  const std::atomic<bool>* cancelled);
+
 // What is unset takes the value of the model's generation_config.json, or else the neutral one; an
 // unset seed is drawn. max_tokens and min_tokens are cut to what the context leaves.
 //
 // INVALID_ARGUMENT, "<field>: ...", for everything that is wrong with the options or the prompt. A
-// text is tokenized last, and not at all when it is too long for the context whatever its tokens
-// are. CANCELLED soon after `*cancelled`, which may be null, turns true.
+// text or a conversation is tokenized last, and not at all when it is too long for the context
+// whatever its tokens are. CANCELLED soon after `*cancelled`, which may be null, turns true.
 absl::StatusOr<GenerationRequest> TranslateGenerateRequest(
     const v1::GenerateRequest& message, const RequestModel& model, absl::Time deadline,
     const std::atomic<bool>* cancelled = nullptr);

@@ -71,6 +71,7 @@ absl::StatusOr<std::unique_ptr<LocalGeneration>> LocalGeneration::Prepare(
   hosted.generation_config = parts.opened.checkpoint->generation_config();
   hosted.eos_token_ids = parts.opened.eos_token_ids;
   hosted.tokenizer = parts.opened.tokenizer;
+  hosted.chat_template = parts.opened.chat_template;
   hosted.doubled_beginning = std::make_shared<OneTimeWarning>(
       [](const std::string& warning) { std::cerr << "warning: " << warning << "\n"; });
   US_ASSIGN_OR_RETURN(

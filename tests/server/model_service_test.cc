@@ -45,6 +45,20 @@ TEST(ModelServiceTest, DescribesAModel) {
   EXPECT_EQ(model.vocab_size(), 300);
   EXPECT_EQ(model.memory().weights_bytes(), 1000);
   EXPECT_EQ(model.memory().workspace_bytes(), 30);
+  EXPECT_TRUE(model.has_chat());
+  EXPECT_FALSE(model.chat());
+}
+
+TEST(ModelServiceTest, SaysThatAModelTakesConversations) {
+  TestModel chat;
+  chat.chat_template = kTestChatTemplate;
+  TestServer server({chat});
+  grpc::ClientContext context;
+  v1::GetModelRequest request;
+  request.set_name("small");
+  v1::Model model;
+  ASSERT_TRUE(server.models().GetModel(&context, request, &model).ok());
+  EXPECT_TRUE(model.chat());
 }
 
 TEST(ModelServiceTest, SaysWhenAModelDrains) {

@@ -64,6 +64,11 @@ std::shared_ptr<HostedModel> HostTestModel(const TestModel& options, Metrics& me
   hosted->generation_config = options.generation_config;
   hosted->eos_token_ids = options.eos_token_ids;
   hosted->tokenizer = options.tokenizer != nullptr ? options.tokenizer : ByteTokenizer();
+  if (!options.chat_template.empty()) {
+    auto parsed = ChatTemplate::Parse(options.chat_template, "test.jinja", {});
+    US_CHECK(parsed.ok());
+    hosted->chat_template = std::shared_ptr<const ChatTemplate>(*std::move(parsed));
+  }
   hosted->max_token_bytes = LongestTokenBytes(*hosted->tokenizer);
   hosted->metrics = metrics.ForModel(options.name);
   hosted->engine_loop = EngineLoop::Start(std::make_unique<FakeModel>(options.model),
@@ -167,6 +172,16 @@ v1::GenerateRequest Request(const std::string& prompt, int max_tokens) {
   request.set_max_tokens(max_tokens);
   request.set_temperature(0);
   return request;
+}
+
+v1::ChatInput Chat(const std::vector<std::pair<std::string, std::string>>& messages) {
+  v1::ChatInput chat;
+  for (const auto& [role, content] : messages) {
+    v1::ChatMessage& message = *chat.add_messages();
+    message.set_role(role);
+    message.set_content(content);
+  }
+  return chat;
 }
 
 StreamOutput ReadAll(grpc::ClientReader<v1::GenerateStreamResponse>& reader) {

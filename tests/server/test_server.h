@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -49,6 +50,16 @@ class Gate {
   bool is_waiting_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
+// "[user]hello<|end|>[assistant]": the roles "system", "user" and "assistant" alone.
+inline constexpr char kTestChatTemplate[] =
+    "{% for message in messages %}"
+    "{% if message.role not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('no role ' + message.role) }}"
+    "{% endif %}"
+    "{{ '[' + message.role + ']' + message.content + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}";
+
 struct TestModel {
   std::string name = "small";
   FakeModelOptions model;
@@ -56,6 +67,7 @@ struct TestModel {
   GenerationConfig generation_config;
   std::vector<int32_t> eos_token_ids;
   std::shared_ptr<const Tokenizer> tokenizer;  // null: ByteTokenizer()
+  std::string chat_template;                   // Jinja; empty: none
 };
 
 // With ByteTokenizer a prompt has as many tokens as bytes.
@@ -110,6 +122,9 @@ ErrorDetails DetailsOf(const grpc::Status& status);
 
 // A request of `prompt`, greedy, with this many tokens.
 v1::GenerateRequest Request(const std::string& prompt, int max_tokens = 8);
+
+// A conversation of these messages: role and content.
+v1::ChatInput Chat(const std::vector<std::pair<std::string, std::string>>& messages);
 
 // The result of a stream that has been read to its end.
 struct StreamOutput {

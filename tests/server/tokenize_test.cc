@@ -83,6 +83,44 @@ TEST(TokenizeTest, AnEmptyTextHasNoTokens) {
   EXPECT_THAT(response.token_ids(), IsEmpty());
 }
 
+TEST(TokenizeTest, AConversationGivesTheIdsOfItsPrompt) {
+  TestModel model;
+  model.tokenizer = ByteTokenizer({}, /*has_template=*/true);
+  model.chat_template = kTestChatTemplate;
+  TestServer server({model});
+  v1::TokenizeRequest request;
+  *request.mutable_messages() = Chat({{"user", "a<|end|>"}});
+  v1::TokenizeResponse response;
+  ASSERT_TRUE(Tokenize(server, request, &response).ok());
+  std::vector<int32_t> expected = Bytes("[user]a<|end|>");
+  expected.push_back(kEndToken);
+  for (const int32_t id : Bytes("[assistant]")) expected.push_back(id);
+  EXPECT_THAT(response.token_ids(), ElementsAreArray(expected));
+  EXPECT_EQ(response.tokens_size(), response.token_ids_size());
+}
+
+TEST(TokenizeTest, AConversationIsRefusedAsInGenerate) {
+  TestServer server;
+  v1::TokenizeRequest request;
+  *request.mutable_messages() = Chat({{"user", "hello"}});
+  v1::TokenizeResponse response;
+  const grpc::Status status = Tokenize(server, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(DetailsOf(status).fields, ElementsAre("messages"));
+  EXPECT_THAT(status.error_message(), HasSubstr("no chat template"));
+}
+
+TEST(TokenizeTest, ALongConversationIsHeldAgainstTheAnswersSize) {
+  TestModel model;
+  model.chat_template = kTestChatTemplate;
+  TestServer server({model});
+  v1::TokenizeRequest request;
+  *request.mutable_messages() = Chat({{"user", std::string(100, 'x')}});
+  request.set_max_response_bytes(100);
+  v1::TokenizeResponse response;
+  EXPECT_EQ(Tokenize(server, request, &response).error_code(), grpc::StatusCode::OUT_OF_RANGE);
+}
+
 TEST(TokenizeTest, LongTextsAreTokenized) {
   TestServer server;
   v1::TokenizeRequest request;

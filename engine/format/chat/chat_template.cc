@@ -162,9 +162,11 @@ absl::StatusOr<RenderedChat> ChatTemplate::Render(absl::Span<const ChatMessage> 
 }
 
 absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer,
-                                                const RenderedChat& chat) {
-  return tokenizer.Encode(chat.text,
-                          {.add_special_tokens = false, .plain_ranges = chat.plain_ranges});
+                                                const RenderedChat& chat,
+                                                const std::atomic<bool>* cancelled) {
+  return tokenizer.Encode(
+      chat.text,
+      {.add_special_tokens = false, .plain_ranges = chat.plain_ranges, .cancelled = cancelled});
 }
 
 }  // namespace ultrasketch

@@ -8,6 +8,7 @@
 #ifndef ULTRASKETCH_ENGINE_FORMAT_CHAT_CHAT_TEMPLATE_H_
 #define ULTRASKETCH_ENGINE_FORMAT_CHAT_CHAT_TEMPLATE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <ctime>
 #include <map>
@@ -76,9 +77,11 @@ class ChatTemplate {
 };
 
 // The tokens of a prompt. Special tokens are those that the template wrote: their spellings in the
-// messages are plain text. Nothing is added to what the template wrote.
+// messages are plain text. Nothing is added to what the template wrote. `cancelled` and errors as
+// for Tokenizer::Encode.
 absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer,
-                                                const RenderedChat& chat);
+                                                const RenderedChat& chat,
+                                                const std::atomic<bool>* cancelled = nullptr);
 
 }  // namespace ultrasketch
 
