@@ -3,24 +3,19 @@
 #include <chrono>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include <grpcpp/grpcpp.h>
 
+#include "client/channel.h"
 #include "client/grpc_status.h"
 #include "client/messages.h"
+#include "engine/base/status.h"
 #include "ultrasketch/v1/generation.grpc.pb.h"
 #include "ultrasketch/v1/model.grpc.pb.h"
 
 namespace ultrasketch::client {
 namespace {
-
-// A proxy named in the environment is never meant for the machine itself.
-bool IsLoopback(const std::string& target) {
-  return absl::StartsWith(target, "localhost:") || absl::StartsWith(target, "127.") ||
-         absl::StartsWith(target, "[::1]") || absl::StartsWith(target, "unix:");
-}
 
 // Tells the server that the channel takes answers of any size: see Client::Create.
 template <typename Message>
@@ -65,13 +60,8 @@ Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Client::~Client() = default;
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(const std::string& target) {
-  if (target.empty()) return absl::InvalidArgumentError("target is empty: expected HOST:PORT");
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetMaxSendMessageSize(-1);
-  if (IsLoopback(target)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  auto channel = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
-  return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(std::move(channel))));
+  US_ASSIGN_OR_RETURN(auto channel, CreateChannel(target));
+  return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(channel)));
 }
 
 absl::StatusOr<GenerateResponse> Client::Generate(const GenerateRequest& request,
