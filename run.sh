@@ -11,6 +11,8 @@ readonly PACKAGES=(
   nlohmann-json3-dev libcli11-dev libpcre2-dev libicu-dev libeigen3-dev libopenblas-openmp-dev liblzma-dev
   libtorch-dev libgloo-dev
 )
+# Of the tests alone: installing Prometheus starts one where there is an init system.
+readonly TEST_PACKAGES=(prometheus python3 python3-yaml)
 readonly LINT_PACKAGES=(clang clang-format clang-tidy)
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
@@ -93,6 +95,7 @@ build() {
 }
 
 run_tests() {
+  install_packages "${TEST_PACKAGES[@]}"
   build all
   say "testing"
   ctest --test-dir build --output-on-failure --no-tests=error -j "$(nproc)" "$@"
