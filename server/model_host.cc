@@ -19,7 +19,17 @@ constexpr size_t kMaxListedNames = 16;
 // How often a replaced model is looked at, until nobody uses it.
 constexpr absl::Duration kReplacedPolling = absl::Milliseconds(5);
 
-absl::Status CheckName(std::string_view name) {
+absl::Status ShuttingDown() {
+  return WithReason(absl::UnavailableError("the server is shutting down"), "DRAINING");
+}
+
+void CallAll(std::vector<ModelHost::Done> callbacks, const absl::Status& status) {
+  for (ModelHost::Done& done : callbacks) done(status);
+}
+
+}  // namespace
+
+absl::Status CheckModelName(std::string_view name) {
   // Health knows the services by these.
   for (const std::string_view package : {"ultrasketch.v1.", "grpc."}) {
     if (name.substr(0, package.size()) == package) {
@@ -39,16 +49,6 @@ absl::Status CheckName(std::string_view name) {
                    " printable ASCII characters without spaces, quotes and "
                    "backslashes"));
 }
-
-absl::Status ShuttingDown() {
-  return WithReason(absl::UnavailableError("the server is shutting down"), "DRAINING");
-}
-
-void CallAll(std::vector<ModelHost::Done> callbacks, const absl::Status& status) {
-  for (ModelHost::Done& done : callbacks) done(status);
-}
-
-}  // namespace
 
 std::string_view ModelStateName(ModelState state) {
   switch (state) {
@@ -74,7 +74,7 @@ ModelHost::~ModelHost() {
 }
 
 absl::Status ModelHost::Add(std::shared_ptr<HostedModel> model) {
-  US_RETURN_IF_ERROR(CheckName(model->name));
+  US_RETURN_IF_ERROR(CheckModelName(model->name));
   absl::MutexLock lock(&mutex_);
   if (is_draining_) return ShuttingDown();
   Entry& entry = entries_[model->name];
@@ -87,7 +87,7 @@ absl::Status ModelHost::Add(std::shared_ptr<HostedModel> model) {
 }
 
 absl::Status ModelHost::AddSource(const ModelSource& source) {
-  US_RETURN_IF_ERROR(CheckName(source.name));
+  US_RETURN_IF_ERROR(CheckModelName(source.name));
   absl::MutexLock lock(&mutex_);
   const auto [known, is_new] = folders_.try_emplace(source.name, source.folder);
   if (is_new) return absl::OkStatus();
@@ -97,7 +97,7 @@ absl::Status ModelHost::AddSource(const ModelSource& source) {
 }
 
 absl::StatusOr<ModelSource> ModelHost::FindSource(const std::string& name) const {
-  US_RETURN_IF_ERROR(CheckName(name));
+  US_RETURN_IF_ERROR(CheckModelName(name));
   {
     absl::MutexLock lock(&mutex_);
     const auto known = folders_.find(name);

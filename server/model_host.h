@@ -64,6 +64,10 @@ class ModelStateObserver {
   virtual void OnModelGone(const std::string& name) = 0;
 };
 
+// Whether a model can have the name: 1 to 128 printable ASCII characters without spaces, quotes and
+// backslashes, no name of a service. INVALID_ARGUMENT.
+absl::Status CheckModelName(std::string_view name);
+
 struct ModelHostOptions {
   // Loads a model: on the host's thread, one at a time. None: Load is UNIMPLEMENTED.
   std::function<absl::StatusOr<std::shared_ptr<HostedModel>>(const ModelSource&)> loader;
@@ -84,13 +88,12 @@ class ModelHost {
   ModelHost(const ModelHost&) = delete;
   ModelHost& operator=(const ModelHost&) = delete;
 
-  // Hosts a model that is loaded already, or replaces the one of its name. INVALID_ARGUMENT when
-  // the name is not usable: 1 to 128 printable ASCII characters without spaces, quotes and
-  // backslashes.
+  // Hosts a model that is loaded already, or replaces the one of its name. INVALID_ARGUMENT as
+  // CheckModelName.
   absl::Status Add(std::shared_ptr<HostedModel> model);
 
-  // Makes a name and its folder known; Load loads it. INVALID_ARGUMENT as Add, ALREADY_EXISTS when
-  // the name is known.
+  // Makes a name and its folder known; Load loads it. INVALID_ARGUMENT as CheckModelName,
+  // ALREADY_EXISTS when the name is known.
   absl::Status AddSource(const ModelSource& source);
 
   // Loads a name that is known, or a folder of the repository; `done` is called once, here or on a

@@ -228,7 +228,6 @@ TEST(DaemonTest, TakenPortsAreErrorsBeforeAnythingIsLoaded) {
 TEST(DaemonTest, NothingToServeIsAnError) {
   ExpectFailure({"--model", "a=/nonexistent/folder"}, 1, "/nonexistent/folder");
   ExpectFailure({"--model-repository", "/nonexistent/folder"}, 1, "/nonexistent/folder");
-  ExpectFailure({"--model", kSampleModel, "--model", kSampleModel}, 1, "hosted already");
   ExpectFailure({"--model", kSampleModel, "--memory-limit", "1MB"}, 1, "does not fit");
 }
 
@@ -328,6 +327,8 @@ TEST(DaemonTest, WrongUseIsExitCodeTwo) {
   ExpectFailure({}, 2, "--model", false);
   ExpectFailure({"--no-such-option"}, 2, "--no-such-option", false);
   ExpectFailure({"--model", "no-equals-sign"}, 2, "NAME=DIR", false);
+  ExpectFailure({"--model", "two words=/models"}, 2, "no usable name", false);
+  ExpectFailure({"--model", kSampleModel, "--model", kSampleModel}, 2, "each name once", false);
   ExpectFailure({"--model", kSampleModel, "--listen", "8001"}, 2, "HOST:PORT", false);
   ExpectFailure({"--model", kSampleModel, "--threads", "-1"}, 2, "--threads", false);
 }
