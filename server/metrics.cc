@@ -1,6 +1,9 @@
 #include "server/metrics.h"
 
 #include <utility>
+#include <vector>
+
+#include <prometheus/registry.h>
 
 namespace ultrasketch {
 namespace {
@@ -36,12 +39,14 @@ constexpr std::array<const char*, kNumRejectionReasons> kRejectionReasons = {
     "unknown_model",      "queue_full", "queued_bytes_full", "too_large",
     "response_too_large", "draining",   "client_gone",       "other"};
 
+constexpr std::array<const char*, kNumStepStages> kStepStageNames = {
+    "sketch", "gemm", "attention", "head", "sampling", "other"};  // as StepStage has them
+
 }  // namespace
 
-struct MetricFamilies {
-  explicit MetricFamilies(std::shared_ptr<prometheus::Registry> owner)
-      : registry(std::move(owner)),
-        requests(NewCounter("ultrasketch_requests_total",
+struct MetricFamilies final : prometheus::Collectable {
+  MetricFamilies()
+      : requests(NewCounter("ultrasketch_requests_total",
                             "Generation and scoring calls answered, by gRPC status code.")),
         rejected_requests(NewCounter("ultrasketch_rejected_requests_total",
                                      "Calls refused before they reached the engine, by reason.")),
@@ -57,16 +62,27 @@ struct MetricFamilies {
         queue_duration(NewHistogram("ultrasketch_queue_duration_seconds",
                                     "Arrival of a request to the first step that serves it.")),
         step_duration(NewHistogram("ultrasketch_step_duration_seconds",
-                                   "Steps of the engine, by what they computed.")) {}
+                                   "Steps of the engine, by what they computed.")),
+        step_stage("ultrasketch_step_stage_seconds",
+                   "Parts of those steps of the engine that were measured, by phase of the step; "
+                   "they add up to the steps.") {}
 
   Family<Counter>& NewCounter(const char* name, const char* help) {
-    return prometheus::BuildCounter().Name(name).Help(help).Register(*registry);
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
   }
   Family<Histogram>& NewHistogram(const char* name, const char* help) {
-    return prometheus::BuildHistogram().Name(name).Help(help).Register(*registry);
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry);
   }
 
-  std::shared_ptr<prometheus::Registry> registry;  // owns the families
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    std::vector<prometheus::MetricFamily> collected = registry.Collect();
+    for (prometheus::MetricFamily& family : step_stage.Collect()) {
+      collected.push_back(std::move(family));
+    }
+    return collected;
+  }
+
+  prometheus::Registry registry;  // owns the families that are references
   Family<Counter>& requests;
   Family<Counter>& rejected_requests;
   Family<Counter>& prompt_tokens;
@@ -76,6 +92,7 @@ struct MetricFamilies {
   Family<Histogram>& request_duration;
   Family<Histogram>& queue_duration;
   Family<Histogram>& step_duration;
+  SummaryFamily step_stage;
 };
 
 RequestMetrics::RequestMetrics(const std::shared_ptr<MetricFamilies>& families,
@@ -110,20 +127,31 @@ ModelMetrics::ModelMetrics(const std::shared_ptr<MetricFamilies>& families,
       request_duration_(
           families->request_duration.Add({{"model", model}}, RequestDurationBuckets())),
       queue_duration_(families->queue_duration.Add({{"model", model}}, TimeToFirstTokenBuckets())),
-      prefill_step_duration_(
-          families->step_duration.Add({{"model", model}, {"phase", "prefill"}}, LatencyBuckets())),
-      decode_step_duration_(
-          families->step_duration.Add({{"model", model}, {"phase", "decode"}}, LatencyBuckets())),
-      mixed_step_duration_(
-          families->step_duration.Add({{"model", model}, {"phase", "mixed"}}, LatencyBuckets())),
+      prefill_(*families, model, "prefill"),
+      decode_(*families, model, "decode"),
+      mixed_(*families, model, "mixed"),
       prompt_tokens_(families->prompt_tokens.Add({{"model", model}})),
       generated_tokens_(families->generated_tokens.Add({{"model", model}})) {}
 
+ModelMetrics::Phase::Phase(MetricFamilies& families, const std::string& model,
+                           const std::string& phase)
+    : duration(families.step_duration.Add({{"model", model}, {"phase", phase}}, LatencyBuckets())) {
+  for (size_t i = 0; i < kNumStepStages; ++i) {
+    stages[i] = &families.step_stage.Add(
+        {{"model", model}, {"phase", phase}, {"stage", kStepStageNames[i]}});
+  }
+}
+
 void ModelMetrics::OnStep(const StepReport& report) {
-  Histogram& histogram = report.num_decode_tokens == 0    ? prefill_step_duration_
-                         : report.num_prefill_tokens == 0 ? decode_step_duration_
-                                                          : mixed_step_duration_;
-  histogram.Observe(absl::ToDoubleSeconds(report.duration));
+  Phase& phase = report.num_decode_tokens == 0    ? prefill_
+                 : report.num_prefill_tokens == 0 ? decode_
+                                                  : mixed_;
+  phase.duration.Observe(absl::ToDoubleSeconds(report.duration));
+  if (!report.stages.has_value()) return;
+  for (size_t i = 0; i < kNumStepStages; ++i) {
+    const absl::Duration duration = (*report.stages)[static_cast<StepStage>(i)];
+    phase.stages[i]->Observe(absl::ToDoubleSeconds(duration));
+  }
 }
 
 void ModelMetrics::OnFirstToken(absl::Duration since_arrival) {
@@ -150,10 +178,9 @@ void ModelMetrics::OnGeneratedTokens(int64_t num_tokens) {
   generated_tokens_.Increment(static_cast<double>(num_tokens));
 }
 
-Metrics::Metrics()
-    : registry_(std::make_shared<prometheus::Registry>()),
-      families_(std::make_shared<MetricFamilies>(registry_)),
-      unattributed_(families_, "") {}
+Metrics::Metrics() : families_(std::make_shared<MetricFamilies>()), unattributed_(families_, "") {}
+
+std::shared_ptr<prometheus::Collectable> Metrics::collectable() const { return families_; }
 
 std::shared_ptr<ModelMetrics> Metrics::ForModel(const std::string& name) {
   return std::make_shared<ModelMetrics>(families_, name);

@@ -14,12 +14,14 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include <prometheus/collectable.h>
 #include <prometheus/counter.h>
 #include <prometheus/family.h>
 #include <prometheus/histogram.h>
-#include <prometheus/registry.h>
 
+#include "engine/backends/step_stages.h"
 #include "engine/serving/engine_loop/engine_loop.h"
+#include "server/summary_family.h"
 
 namespace ultrasketch {
 
@@ -82,9 +84,15 @@ class ModelMetrics final : public EngineObserver {
   prometheus::Histogram& inter_token_latency_;
   prometheus::Histogram& request_duration_;
   prometheus::Histogram& queue_duration_;
-  prometheus::Histogram& prefill_step_duration_;
-  prometheus::Histogram& decode_step_duration_;
-  prometheus::Histogram& mixed_step_duration_;
+  // Of the steps that computed the same.
+  struct Phase {
+    Phase(MetricFamilies& families, const std::string& model, const std::string& phase);
+    prometheus::Histogram& duration;
+    std::array<SummaryFamily::Summary*, kNumStepStages> stages;
+  };
+  Phase prefill_;
+  Phase decode_;
+  Phase mixed_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generated_tokens_;
 };
@@ -100,10 +108,9 @@ class Metrics {
   // Requests that name no hosted model. Clients' own names never become labels.
   RequestMetrics& unattributed() { return unattributed_; }
 
-  std::shared_ptr<prometheus::Collectable> collectable() const { return registry_; }
+  std::shared_ptr<prometheus::Collectable> collectable() const;
 
  private:
-  std::shared_ptr<prometheus::Registry> registry_;
   std::shared_ptr<MetricFamilies> families_;
   RequestMetrics unattributed_;
 };

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,6 +25,7 @@
 #include "absl/types/span.h"
 
 #include "engine/backends/sampling/sampling.h"
+#include "engine/backends/step_stages.h"
 #include "engine/base/tensor.h"
 #include "engine/codecs/codec.h"
 #include "engine/kv/block_pool.h"
@@ -112,8 +114,18 @@ class Backend {
   // Bytes that Allocate could still give, as far as the system tells. From any thread.
   virtual int64_t available_bytes() const = 0;
 
+  // Bytes of the device in use for whatever purpose, as the system tells: on CPUs what this process
+  // has resident, on GPUs what all processes have. 0 when it does not tell. From any thread.
+  virtual int64_t used_bytes() const = 0;
+
   // --- Memory and weights. RESOURCE_EXHAUSTED with bytes needed and available. ---
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) = 0;
+  // Memory for what does not outlast a step: its address and contents hold from one BeginStep to
+  // the next, of this backend or of one that shares the device with it. Buffers of one backend are
+  // apart; those of backends that share may be in the same place.
+  virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateWorkspace(int64_t num_bytes) {
+    return Allocate(num_bytes);
+  }
   // `bias` has rows() entries or none. The result may refer to `encoded`, which must outlive it.
   virtual absl::StatusOr<std::unique_ptr<DeviceLinear>> LoadLinear(
       const EncodedLinear& encoded, absl::Span<const float> bias) = 0;
@@ -164,6 +176,11 @@ class Backend {
                       const DeviceEmbedding& head, DeviceBuffer& logits) = 0;
 
   // --- After EndStep ---
+  // Where the time of the step went, of those stages that are the backend's (kSampling and kOther
+  // are 0), when it was measured: on CPUs every step is, on GPUs one of many. On GPUs it is the
+  // device's time, of which little is left to measure when the host is slower.
+  virtual std::optional<StageDurations> stage_durations() const { return std::nullopt; }
+
   // logits [num_rows, vocab_size]; requests name rows.
   virtual absl::Status Sample(const DeviceBuffer& logits, int64_t vocab_size,
                               absl::Span<const SampleRequest> requests,
@@ -174,6 +191,10 @@ class Backend {
 
 struct BackendOptions {
   int num_threads = 0;  // CPU threads; 0: all that the process may use
+  // A backend of the same device to share it with, or null: both may then have threads and
+  // workspace in common, and num_threads is not looked at. From the BeginStep of one to the last
+  // use of that step's results the other must not begin a step.
+  std::shared_ptr<Backend> beside = nullptr;
 };
 
 // `device` is "cpu", "cuda", "cuda:N" or "auto" (a CUDA device when there is one, else the CPU).

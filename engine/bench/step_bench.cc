@@ -252,7 +252,8 @@ class SyntheticModel {
                         backend_.LoadVector(FloatView(frequencies)));
     US_ASSIGN_OR_RETURN(buffers_,
                         LayerBuffers::Allocate(config_, max_tokens, prepared_width_, backend_));
-    US_ASSIGN_OR_RETURN(logits_, backend_.Allocate(max_batch * int64_t{config_.vocab_size} *
+    US_ASSIGN_OR_RETURN(logits_,
+                        backend_.AllocateWorkspace(max_batch * int64_t{config_.vocab_size} *
                                                    static_cast<int64_t>(sizeof(float))));
     return absl::OkStatus();
   }

@@ -94,7 +94,7 @@ DecoderShape::DecoderShape(const ModelConfig& config)
 absl::StatusOr<LayerBuffers> LayerBuffers::Allocate(const ModelConfig& config, int64_t num_tokens,
                                                     int64_t prepared_width, Backend& backend) {
   const auto allocate = [&](int64_t width) {
-    return backend.Allocate(num_tokens * width * backend.activation_bytes());
+    return backend.AllocateWorkspace(num_tokens * width * backend.activation_bytes());
   };
   LayerBuffers buffers;
   US_ASSIGN_OR_RETURN(buffers.hidden, allocate(config.hidden_size));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -35,6 +36,9 @@ class Llama final : public Model {
   MemoryUsage memory_usage() const override;
 
   absl::Status Forward(absl::Span<const SequenceSlice> sequences) override;
+  std::optional<StageDurations> stage_durations() const override {
+    return backend_->stage_durations();
+  }
   int64_t num_logits() const override { return num_logits_; }
   absl::Status Sample(absl::Span<const SampleRequest> requests,
                       absl::Span<SampledToken> tokens) override;
@@ -151,7 +155,8 @@ absl::Status Llama::Load() {
   US_RETURN_IF_ERROR(AllocateCache());
   US_ASSIGN_OR_RETURN(buffers_, LayerBuffers::Allocate(config(), options_.max_step_tokens,
                                                        prepared_width, *backend_));
-  US_ASSIGN_OR_RETURN(logits_, backend_->Allocate(options_.max_step_logits * config().vocab_size *
+  US_ASSIGN_OR_RETURN(logits_,
+                      backend_->AllocateWorkspace(options_.max_step_logits * config().vocab_size *
                                                   static_cast<int64_t>(sizeof(float))));
   return absl::OkStatus();
 }

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -16,6 +17,7 @@
 
 #include "engine/backends/backend.h"
 #include "engine/backends/sampling/sampling.h"
+#include "engine/backends/step_stages.h"
 #include "engine/format/checkpoint.h"
 #include "engine/format/model_config.h"
 #include "engine/kv/cache_layout.h"
@@ -41,7 +43,7 @@ struct MemoryUsage {
   int64_t weights = 0;    // linear sites and norms
   int64_t embedding = 0;  // token embedding and output head
   int64_t kv_cache = 0;
-  int64_t workspace = 0;  // activations, logits, staging
+  int64_t workspace = 0;  // activations, logits, staging: what models that share a device share
 
   int64_t total() const { return weights + embedding + kv_cache + workspace; }
 };
@@ -57,12 +59,16 @@ class Model {
   // Also from other threads, while the model computes.
   virtual MemoryUsage memory_usage() const = 0;
 
-  // Computes one step and keeps its logits, rows in order of sequences, until the next Forward.
+  // Computes one step and keeps its logits, rows in order of sequences, until the next Forward, of
+  // this model or of one whose backend shares the device with this one's (BackendOptions::beside).
   // INVALID_ARGUMENT when the step exceeds the options' limits or the model's context, an id is
   // outside the vocabulary or a block list is too short; a device's failure as the backend reports
   // it. A sequence's logits do not depend, to the bit, on the other sequences of the step or on how
   // its tokens are spread over steps.
   virtual absl::Status Forward(absl::Span<const SequenceSlice> sequences) = 0;
+
+  // Where the last Forward's time went, when that was measured: see Backend::stage_durations.
+  virtual std::optional<StageDurations> stage_durations() const { return std::nullopt; }
 
   // Rows of logits that the last Forward computed.
   virtual int64_t num_logits() const = 0;

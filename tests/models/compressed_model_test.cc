@@ -100,6 +100,22 @@ TEST(CompressedModelTest, GivesTheLogitsOfItsDecodedWeights) {
   }
 }
 
+TEST(CompressedModelTest, ItsProductsCountAsSketchAndTheDenseOnesAsGemm) {
+  TinyModel compressed = MakeTinyModel(TinyConfig(), {DType::kBF16});
+  const TinyModel dense = Fold(compressed);
+  const std::vector<int32_t> ids = RandomTokens(50, 61, 2);
+  for (const bool is_dense : {false, true}) {
+    const TemporaryFolder folder;
+    (is_dense ? dense : compressed).Write(folder.path());
+    const auto model = MustLoadModel(folder.path());
+    AllLogits(*model, ids);
+    const auto stages = model->stage_durations();
+    ASSERT_TRUE(stages.has_value());
+    EXPECT_EQ((*stages)[StepStage::kSketch] > absl::ZeroDuration(), !is_dense);
+    EXPECT_EQ((*stages)[StepStage::kGemm] > absl::ZeroDuration(), is_dense);
+  }
+}
+
 absl::Status LoadStatus(const TinyModel& tiny) {
   const TemporaryFolder folder;
   tiny.Write(folder.path());

@@ -3,9 +3,11 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -147,6 +149,22 @@ TEST_F(ForwardTest, RefusesMoreLogitsThanAStepHolds) {
   step[1].num_logits = 3;
   EXPECT_TRUE(model_->Forward(step).ok());
   EXPECT_EQ(model_->num_logits(), 10);
+}
+
+TEST_F(ForwardTest, TellsWhereTheTimeOfAStepWent) {
+  const absl::Time begin = absl::Now();
+  ASSERT_TRUE(model_->Forward(Good()).ok());
+  const absl::Duration duration = absl::Now() - begin;
+  const std::optional<StageDurations> stages = model_->stage_durations();
+  ASSERT_TRUE(stages.has_value());
+  for (const StepStage stage : {StepStage::kGemm, StepStage::kAttention, StepStage::kHead}) {
+    EXPECT_GT((*stages)[stage], absl::ZeroDuration());
+  }
+  EXPECT_LE(stages->total(), duration);
+  // Nothing is compressed; the rest is the caller's to know.
+  for (const StepStage stage : {StepStage::kSketch, StepStage::kSampling, StepStage::kOther}) {
+    EXPECT_EQ((*stages)[stage], absl::ZeroDuration());
+  }
 }
 
 TEST_F(ForwardTest, TakesAStepWithoutLogits) {

@@ -96,6 +96,54 @@ TEST(MetricsTest, StepsAreTimedByPhase) {
   EXPECT_EQ(count("mixed"), 1u);
 }
 
+TEST(MetricsTest, StagesAreSummedByPhaseAndThereFromTheStart) {
+  Metrics metrics;
+  const auto model = metrics.ForModel("m");
+  const auto find = [&](const std::string& phase, const std::string& stage) {
+    return Find(metrics, "ultrasketch_step_stage_seconds",
+                {{"model", "m"}, {"phase", phase}, {"stage", stage}});
+  };
+  for (const char* phase : {"prefill", "decode", "mixed"}) {
+    for (const char* stage : {"sketch", "gemm", "attention", "head", "sampling", "other"}) {
+      const auto metric = find(phase, stage);
+      ASSERT_TRUE(metric.has_value()) << phase << " " << stage;
+      EXPECT_EQ(metric->summary.sample_count, 0u);
+      EXPECT_EQ(metric->summary.sample_sum, 0);
+      EXPECT_TRUE(metric->summary.quantile.empty());
+    }
+  }
+  StepReport report = {.duration = absl::Milliseconds(3), .num_decode_tokens = 1};
+  model->OnStep(report);  // not measured
+  report.stages.emplace();
+  (*report.stages)[StepStage::kSketch] = absl::Milliseconds(2);
+  (*report.stages)[StepStage::kOther] = absl::Milliseconds(1);
+  model->OnStep(report);
+  model->OnStep(report);
+  const auto sketch = find("decode", "sketch");
+  EXPECT_EQ(sketch->summary.sample_count, 2u);
+  EXPECT_DOUBLE_EQ(sketch->summary.sample_sum, 0.004);
+  const auto head = find("decode", "head");
+  EXPECT_EQ(head->summary.sample_count, 2u);
+  EXPECT_EQ(head->summary.sample_sum, 0);
+  EXPECT_DOUBLE_EQ(find("decode", "other")->summary.sample_sum, 0.002);
+  EXPECT_EQ(find("prefill", "sketch")->summary.sample_count, 0u);
+  EXPECT_EQ(FindFamily(*metrics.collectable(), "ultrasketch_step_stage_seconds")->type,
+            prometheus::MetricType::Summary);
+}
+
+TEST(MetricsTest, AModelThatIsLoadedAgainKeepsItsStages) {
+  Metrics metrics;
+  StepReport report = {.duration = absl::Milliseconds(3), .num_decode_tokens = 1};
+  report.stages.emplace();
+  metrics.ForModel("m")->OnStep(report);
+  metrics.ForModel("m")->OnStep(report);
+  const auto family = FindFamily(*metrics.collectable(), "ultrasketch_step_stage_seconds");
+  EXPECT_EQ(family->metric.size(), 3 * kNumStepStages);
+  const auto metric = Find(metrics, "ultrasketch_step_stage_seconds",
+                           {{"model", "m"}, {"phase", "decode"}, {"stage", "other"}});
+  EXPECT_EQ(metric->summary.sample_count, 2u);
+}
+
 TEST(MetricsTest, AnswersAreCountedByCode) {
   Metrics metrics;
   const auto model = metrics.ForModel("m");

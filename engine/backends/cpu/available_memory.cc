@@ -1,5 +1,7 @@
 #include "engine/backends/cpu/available_memory.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
@@ -44,6 +46,14 @@ int64_t AvailableMemoryBytes() {
     available = std::min(available, std::max<int64_t>(0, *limit - (*current - cached)));
   }
   return available;
+}
+
+int64_t ResidentMemoryBytes() {
+  std::ifstream file("/proc/self/statm");
+  int64_t size_pages = 0;
+  int64_t resident_pages = 0;
+  if (!(file >> size_pages >> resident_pages)) return 0;
+  return resident_pages * sysconf(_SC_PAGESIZE);
 }
 
 }  // namespace ultrasketch

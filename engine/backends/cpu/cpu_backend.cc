@@ -1,8 +1,10 @@
 #include "engine/backends/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -11,6 +13,7 @@
 #include "engine/backends/cpu/available_memory.h"
 #include "engine/backends/cpu/cpu_kernels.h"
 #include "engine/backends/cpu/cpu_memory.h"
+#include "engine/backends/step_stages.h"
 #include "engine/base/check.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
@@ -23,6 +26,9 @@ float* Floats(DeviceBuffer& buffer) { return static_cast<float*>(buffer.data());
 const float* Floats(const DeviceBuffer& buffer) { return static_cast<const float*>(buffer.data()); }
 const CpuLinear& Unwrap(const DeviceLinear& linear) {
   return static_cast<const CpuDeviceLinear&>(linear).linear();
+}
+StepStage StageOf(const DeviceLinear& linear) {
+  return static_cast<const CpuDeviceLinear&>(linear).stage();
 }
 const float* Unwrap(const DeviceVector& vector) {
   return static_cast<const CpuVector&>(vector).data();
@@ -39,6 +45,36 @@ std::string ProcessorName() {
   }
   return "unknown processor";
 }
+
+// Which stage the step is in: a step changes stage twice a layer, and reads the clock then.
+class StageClock {
+ public:
+  void Begin() {
+    durations_ = {};
+    stage_ = StepStage::kOther;
+    since_ = Clock::now();
+  }
+  void Enter(StepStage stage) {
+    if (stage == stage_) return;
+    Stop();
+    stage_ = stage;
+  }
+  // Adds what the current stage took. What is not under another stage is the step's, not ours.
+  void Stop() {
+    const Clock::time_point now = Clock::now();
+    if (stage_ != StepStage::kOther) durations_[stage_] += absl::FromChrono(now - since_);
+    stage_ = StepStage::kOther;
+    since_ = now;
+  }
+  const StageDurations& durations() const { return durations_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  StageDurations durations_;
+  StepStage stage_ = StepStage::kOther;
+  Clock::time_point since_;
+};
 
 class CpuBackend final : public Backend {
  public:
@@ -58,6 +94,7 @@ class CpuBackend final : public Backend {
   int cache_element_bytes() const override { return sizeof(float); }
   int cache_block_granularity() const override { return kAttentionLanes; }
   int64_t available_bytes() const override { return AvailableMemoryBytes(); }
+  int64_t used_bytes() const override { return ResidentMemoryBytes(); }
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) override {
     return CpuBuffer::Allocate(num_bytes);
@@ -66,8 +103,8 @@ class CpuBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<DeviceLinear>> LoadLinear(const EncodedLinear& encoded,
                                                            absl::Span<const float> bias) override {
     US_CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == encoded.site().rows);
-    return std::make_unique<CpuDeviceLinear>(encoded.PackForCpu(),
-                                             std::vector<float>(bias.begin(), bias.end()));
+    return std::make_unique<CpuDeviceLinear>(
+        encoded.PackForCpu(), std::vector<float>(bias.begin(), bias.end()), ProductStage(encoded));
   }
 
   absl::StatusOr<std::unique_ptr<DeviceVector>> LoadVector(const TensorView& values) override {
@@ -82,10 +119,16 @@ class CpuBackend final : public Backend {
   absl::Status BeginStep(const StepInput& step) override {
     step_ = step;
     rotations_ready_ = false;
+    clock_.Begin();
     return absl::OkStatus();
   }
 
-  absl::Status EndStep() override { return absl::OkStatus(); }
+  absl::Status EndStep() override {
+    clock_.Stop();
+    return absl::OkStatus();
+  }
+
+  std::optional<StageDurations> stage_durations() const override { return clock_.durations(); }
 
   void Embed(const DeviceEmbedding& embedding, DeviceBuffer& hidden) override {
     const EncodedLinear& table = static_cast<const CpuEmbedding&>(embedding).table();
@@ -166,6 +209,7 @@ class CpuBackend final : public Backend {
   template <typename Body>
   void Produce(int64_t size, const DeviceLinear& consumer, DeviceBuffer& prepared,
                const Body& body) {
+    clock_.Enter(StageOf(consumer));
     const CpuLinear& linear = Unwrap(consumer);
     US_CHECK(linear.cols() == size);
     const int64_t width = linear.prepared_width();
@@ -179,6 +223,7 @@ class CpuBackend final : public Backend {
 
   void Multiply(const DeviceLinear& linear, const DeviceBuffer& prepared, bool accumulate,
                 DeviceBuffer& output) {
+    clock_.Enter(StageOf(linear));
     const CpuLinear& weights = Unwrap(linear);
     float* y = Floats(output);
     weights.Multiply(Floats(prepared), num_tokens(), accumulate, y, pool_);
@@ -197,6 +242,7 @@ class CpuBackend final : public Backend {
   std::vector<std::vector<float>> scratch_;  // by thread
 
   StepInput step_;
+  StageClock clock_;
   bool rotations_ready_ = false;
   std::vector<float> rotations_;
   std::vector<float> attended_;  // [num_tokens, query_width]
@@ -223,6 +269,7 @@ void CpuBackend::RotateAndStore(const AttentionShape& shape,
                                 const DeviceVector& inverse_frequencies,
                                 const KvCacheLayout& layout, int layer, DeviceBuffer& qkv,
                                 DeviceBuffer& cache) {
+  clock_.Enter(StepStage::kAttention);
   PrepareRotations(inverse_frequencies);
   const int64_t head_dim = shape.head_dim;
   const int64_t half = head_dim / 2;
@@ -269,6 +316,7 @@ void CpuBackend::RotateAndStore(const AttentionShape& shape,
 void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
                            const DeviceBuffer& qkv, const DeviceBuffer& cache,
                            const DeviceLinear& consumer, DeviceBuffer& prepared) {
+  clock_.Enter(StepStage::kAttention);
   const int64_t head_dim = shape.head_dim;
   const int64_t heads_per_group = shape.num_heads / shape.num_kv_heads;
   const int64_t plane = layout.num_blocks * layout.num_kv_heads * layout.block_size * head_dim;
@@ -343,6 +391,7 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
                       }
                     });
 
+  clock_.Enter(StageOf(consumer));
   const CpuLinear& linear = Unwrap(consumer);
   US_CHECK(linear.cols() == width);
   float* out = Floats(prepared);
@@ -353,6 +402,7 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
 
 void CpuBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_weight, float epsilon,
                         const DeviceEmbedding& head, DeviceBuffer& logits) {
+  clock_.Enter(StepStage::kHead);
   const auto num_rows = static_cast<int64_t>(step_.logit_tokens.size());
   if (num_rows == 0) return;
   const CpuLinear& table = static_cast<const CpuEmbedding&>(head).linear();

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 
 #include "engine/backends/backend.h"
+#include "engine/backends/step_stages.h"
 #include "engine/codecs/codec.h"
 #include "engine/codecs/cpu_linear.h"
 
@@ -39,8 +40,8 @@ class CpuBuffer final : public DeviceBuffer {
 
 class CpuDeviceLinear final : public DeviceLinear {
  public:
-  CpuDeviceLinear(std::unique_ptr<CpuLinear> linear, std::vector<float> bias)
-      : linear_(std::move(linear)), bias_(std::move(bias)) {}
+  CpuDeviceLinear(std::unique_ptr<CpuLinear> linear, std::vector<float> bias, StepStage stage)
+      : linear_(std::move(linear)), bias_(std::move(bias)), stage_(stage) {}
 
   int64_t rows() const override { return linear_->rows(); }
   int64_t prepared_width() const override { return linear_->prepared_width(); }
@@ -50,10 +51,12 @@ class CpuDeviceLinear final : public DeviceLinear {
 
   const CpuLinear& linear() const { return *linear_; }
   const std::vector<float>& bias() const { return bias_; }  // [rows] or empty
+  StepStage stage() const { return stage_; }                // of its product
 
  private:
   std::unique_ptr<CpuLinear> linear_;
   std::vector<float> bias_;
+  StepStage stage_;
 };
 
 class CpuVector final : public DeviceVector {

@@ -96,6 +96,7 @@ class CudaBackend final : public Backend {
     return rows_.num_bytes() + partials_.num_bytes() + step_.num_bytes() + sampler_.num_bytes();
   }
   int64_t available_bytes() const override { return device_->AvailableBytes().value_or(0); }
+  int64_t used_bytes() const override { return device_->UsedBytes().value_or(0); }
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) override {
     US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(*device_, num_bytes));

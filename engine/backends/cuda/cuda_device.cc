@@ -101,6 +101,14 @@ absl::StatusOr<int64_t> CudaDevice::AvailableBytes() const {
   return std::max<int64_t>(0, static_cast<int64_t>(free_bytes) - kReservedBytes);
 }
 
+absl::StatusOr<int64_t> CudaDevice::UsedBytes() const {
+  Activate();
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  US_RETURN_IF_ERROR(CudaStatus(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo"));
+  return static_cast<int64_t>(total_bytes - free_bytes);
+}
+
 absl::StatusOr<void*> CudaDevice::Allocate(int64_t num_bytes) {
   if (num_bytes == 0) return nullptr;
   US_RETURN_IF_ERROR(lost_);

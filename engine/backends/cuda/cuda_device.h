@@ -42,6 +42,8 @@ class CudaDevice {
 
   // Bytes that Allocate could still give: of the card's, less a reserve for the driver.
   absl::StatusOr<int64_t> AvailableBytes() const;
+  // Bytes of the card's that are taken, by all processes and the driver.
+  absl::StatusOr<int64_t> UsedBytes() const;
 
   // Device memory, not initialized; null for 0 bytes. RESOURCE_EXHAUSTED with bytes needed and
   // available.

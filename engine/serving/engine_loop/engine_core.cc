@@ -153,11 +153,12 @@ void EngineCore::FinishStep() {
     FailStep(status);
     return;
   }
+  step_computed_ = absl::Now();
   outputs_.clear();
   CollectPromptLogprobs();
   SampleNext();
   scheduler_.Update(plan_, outputs_);
-  ReportStep(absl::Now() - step_begin_);
+  ReportStep(absl::Now());
 }
 
 void EngineCore::MarkScheduled(absl::Time now) {
@@ -232,6 +233,7 @@ void EngineCore::SampleNext() {
     draws.push_back(sequence.completion.NextSample(scheduled.first_logits_row +
                                                    plan_.slices[i].num_logits - 1));
   }
+  step_sampled_ = computed;
   if (draws.empty()) return;
 
   std::vector<SampledToken> tokens(draws.size());
@@ -245,6 +247,7 @@ void EngineCore::SampleNext() {
   }
 
   const absl::Time now = absl::Now();
+  step_sampled_ = now;
   for (size_t i = 0; i < ids.size(); ++i) {
     const auto found = sequences_.find(ids[i]);  // gone if another completion of it failed
     if (found == sequences_.end()) continue;
@@ -328,13 +331,19 @@ void EngineCore::FinishSequence(SequenceId id, FinishReason reason, const absl::
   events_.push_back(std::move(event));
 }
 
-void EngineCore::ReportStep(absl::Duration duration) {
+void EngineCore::ReportStep(absl::Time end) {
   if (observer_ == nullptr) return;
   StepReport report;
-  report.duration = duration;
+  report.duration = end - step_begin_;
   report.num_sequences = static_cast<int32_t>(plan_.sequences.size());
   report.num_decode_tokens = static_cast<int32_t>(plan_.num_decode_tokens);
   report.num_prefill_tokens = static_cast<int32_t>(plan_.num_tokens - plan_.num_decode_tokens);
+  report.stages = model_->stage_durations();
+  if (report.stages.has_value()) {
+    StageDurations& stages = *report.stages;
+    stages[StepStage::kSampling] += step_sampled_ - step_computed_;
+    stages[StepStage::kOther] = std::max(absl::ZeroDuration(), report.duration - stages.total());
+  }
   observer_->OnStep(report);
 }
 

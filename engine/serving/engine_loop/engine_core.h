@@ -81,7 +81,7 @@ class EngineCore {
   void AcceptToken(Sequence& sequence, SampledToken token, absl::Time now);
   void FinishSequence(SequenceId id, FinishReason reason, const absl::Status& status,
                       std::string stop_string, absl::Time now);
-  void ReportStep(absl::Duration duration);
+  void ReportStep(absl::Time end);
 
   std::unique_ptr<Model> model_;
   std::shared_ptr<const Tokenizer> tokenizer_;
@@ -96,6 +96,8 @@ class EngineCore {
   StepPlan plan_;  // of the step at hand; from its first Remove on without the spans
   std::vector<SequenceOutput> outputs_;  // of the step at hand
   absl::Time step_begin_;
+  absl::Time step_computed_;  // when Forward returned
+  absl::Time step_sampled_;   // when the next tokens had been drawn
   std::vector<EngineEvent> events_;
   std::vector<float> logits_row_;  // [vocab_size]
 };

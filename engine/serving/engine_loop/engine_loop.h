@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 
 #include "engine/backends/sampling/sampling.h"
+#include "engine/backends/step_stages.h"
 #include "engine/format/tokenizer/tokenizer.h"
 #include "engine/models/model.h"
 #include "engine/serving/engine_loop/device_turns.h"
@@ -98,6 +99,8 @@ struct StepReport {
   int32_t num_prefill_tokens = 0;
   int32_t num_decode_tokens = 0;
   int32_t num_sequences = 0;
+  std::optional<StageDurations> stages =
+      std::nullopt;  // add up to `duration`; not every step has them
 };
 
 // Called on the engine's thread: return quickly. OnScheduled and OnFirstToken come once for a

@@ -1,3 +1,4 @@
+#include <cstring>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -52,6 +53,19 @@ TEST(CpuBackendTest, SaysHowMuchMemoryThereIsNot) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("1152921504606846976 bytes"), HasSubstr("available")));
+}
+
+TEST(CpuBackendTest, TellsWhatTheProcessHasResident) {
+  const auto backend = CreateBackend("cpu", {.num_threads = 1});
+  ASSERT_TRUE(backend.ok());
+  const int64_t before = (*backend)->used_bytes();
+  EXPECT_GT(before, 1 << 20);
+  constexpr int64_t kBytes = int64_t{64} << 20;
+  const auto buffer = (*backend)->Allocate(kBytes);
+  ASSERT_TRUE(buffer.ok());
+  EXPECT_LT((*backend)->used_bytes(), before + kBytes / 2);  // pages come with use
+  std::memset((*buffer)->data(), 1, kBytes);
+  EXPECT_GE((*backend)->used_bytes(), before + kBytes / 2);
 }
 
 TEST(CpuBackendTest, AllocatesNothingToo) {

@@ -436,6 +436,8 @@ class CountingObserver final : public EngineObserver {
     num_decode_tokens += report.num_decode_tokens;
     EXPECT_GE(report.num_sequences, 1);
     EXPECT_GE(report.duration, absl::ZeroDuration());
+    if (report.stages.has_value()) stages.push_back(*report.stages);
+    durations.push_back(report.duration);
   }
   void OnFirstToken(absl::Duration since_arrival) override {
     ++num_first_tokens;
@@ -449,6 +451,8 @@ class CountingObserver final : public EngineObserver {
 
   int num_steps = 0, num_prefill_tokens = 0, num_decode_tokens = 0, num_first_tokens = 0;
   int num_inter_tokens = 0, num_scheduled = 0;
+  std::vector<StageDurations> stages;
+  std::vector<absl::Duration> durations;
 };
 
 TEST_F(EngineLoopLifecycleTest, TheObserverSeesEveryStepAndToken) {
@@ -466,6 +470,38 @@ TEST_F(EngineLoopLifecycleTest, TheObserverSeesEveryStepAndToken) {
   EXPECT_EQ(observer->num_scheduled, 2);
   EXPECT_EQ(observer->num_first_tokens, 2);
   EXPECT_EQ(observer->num_inter_tokens, 3 + 2 + 2);
+}
+
+TEST_F(EngineLoopLifecycleTest, TheStagesOfAMeasuredStepAddUpToIt) {
+  const auto observer = std::make_shared<CountingObserver>();
+  observer_ = observer;
+  FakeModelOptions model;
+  // A fraction of what the step takes.
+  model.stage_durations.emplace();
+  (*model.stage_durations)[StepStage::kSketch] = absl::Nanoseconds(2);
+  (*model.stage_durations)[StepStage::kHead] = absl::Nanoseconds(1);
+  Start(std::move(model));
+  Submit(Request("12345", 4))->Wait();
+  loop_->Drain(absl::InfiniteFuture());
+  ASSERT_EQ(observer->stages.size(), 4u);
+  for (size_t i = 0; i < observer->stages.size(); ++i) {
+    const StageDurations& stages = observer->stages[i];
+    EXPECT_EQ(stages.total(), observer->durations[i]);
+    EXPECT_EQ(stages[StepStage::kSketch], absl::Nanoseconds(2));
+    EXPECT_EQ(stages[StepStage::kHead], absl::Nanoseconds(1));
+    EXPECT_GT(stages[StepStage::kSampling], absl::ZeroDuration());
+    EXPECT_GT(stages[StepStage::kOther], absl::ZeroDuration());
+  }
+}
+
+TEST_F(EngineLoopLifecycleTest, StepsThatWereNotMeasuredHaveNoStages) {
+  const auto observer = std::make_shared<CountingObserver>();
+  observer_ = observer;
+  Start();
+  Submit(Request("12345", 4))->Wait();
+  loop_->Drain(absl::InfiniteFuture());
+  EXPECT_EQ(observer->num_steps, 4);
+  EXPECT_TRUE(observer->stages.empty());
 }
 
 TEST_F(EngineLoopLifecycleTest, TellsTheMemoryOfTheModel) {

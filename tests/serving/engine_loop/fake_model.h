@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -31,6 +32,8 @@ struct FakeModelOptions {
   // Called at the beginning of each Forward, with the number of those before; an error is
   // Forward's. May block.
   std::function<absl::Status(int64_t)> before_forward;
+  // What each step says of where its time went.
+  std::optional<StageDurations> stage_durations;
 };
 
 class FakeModel final : public Model {
@@ -43,6 +46,9 @@ class FakeModel final : public Model {
   MemoryUsage memory_usage() const override;
 
   absl::Status Forward(absl::Span<const SequenceSlice> sequences) override;
+  std::optional<StageDurations> stage_durations() const override {
+    return options_.stage_durations;
+  }
   int64_t num_logits() const override { return static_cast<int64_t>(logits_.size()); }
   absl::Status Sample(absl::Span<const SampleRequest> requests,
                       absl::Span<SampledToken> tokens) override;
