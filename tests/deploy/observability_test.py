@@ -229,6 +229,20 @@ class LiveTest(unittest.TestCase):
             selectors.update({f"{rule['alert']}: {each}": each for each in found})
         self.assert_all_have_data(selectors)
 
+    def test_every_query_of_the_autoscaler_has_data(self):
+        values = yaml.safe_load(
+            (ROOT / "deploy/kubernetes/components/autoscaling/prometheus-adapter-values.yaml").read_text())
+        expressions = {}
+        for rule in values["rules"]["custom"]:
+            expression = rule["metricsQuery"]
+            # As the adapter does, with the labels that there are without Kubernetes.
+            for part, value in [("<<.Series>>", rule["seriesQuery"].partition("{")[0]),
+                                ("<<.LabelMatchers>>", 'job="ultrasketch"'), ("<<.GroupBy>>", "instance"),
+                                ("[2m]", f"[{RATE_WINDOW}]")]:
+                expression = expression.replace(part, value)
+            expressions[rule["name"]["as"]] = expression
+        self.assert_all_have_data(expressions)
+
     def test_rules_are_healthy_and_nothing_fires_on_a_healthy_server(self):
         def evaluated():
             return all(rule["health"] != "unknown" for rule in self.rules())
