@@ -10,6 +10,7 @@ readonly PACKAGES=(
   prometheus-cpp-dev libgtest-dev libgmock-dev
   nlohmann-json3-dev libcli11-dev libpcre2-dev libicu-dev libeigen3-dev libopenblas-openmp-dev liblzma-dev
   libtorch-dev libgloo-dev
+  openssl python3 python3-venv
 )
 # Of the tests alone: installing Prometheus starts one where there is an init system.
 readonly TEST_PACKAGES=(prometheus openssl python3 python3-venv python3-yaml)

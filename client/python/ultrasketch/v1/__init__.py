@@ -1,0 +1,1 @@
+"""The messages of proto/ultrasketch/v1 and their stubs, generated when the package is built."""

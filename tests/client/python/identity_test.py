@@ -1,0 +1,165 @@
+"""Who a client says it is: metadata, tokens, TLS."""
+
+import asyncio
+import os
+import pathlib
+import subprocess
+
+import grpc
+import pytest
+
+import ultrasketch
+from conftest import FakeServer
+from ultrasketch import AsyncClient, Client, Tls
+
+
+def test_calls_carry_ids_and_metadata(fake: FakeServer) -> None:
+    with Client(fake.target, client_id="nightly") as client:
+        client.generate("a")
+        client.generate("a", request_id="mine", metadata=[("traceparent", "00-1-2-01")])
+        stream = client.stream("a")
+        stream.read()
+    assert [call["client-id"] for call in fake.calls] == ["nightly"] * 3
+    assert len(fake.calls[0]["x-request-id"]) == 32
+    assert fake.calls[1]["x-request-id"] == "mine"
+    assert fake.calls[1]["traceparent"] == "00-1-2-01"
+    assert fake.calls[2]["x-request-id"] == stream.request_id
+    assert fake.calls[0]["user-agent"].startswith("ultrasketch-python/")
+
+
+def test_a_token_of_a_file_is_read_again_when_it_changes(
+    fake: FakeServer, tmp_path: pathlib.Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    with Client(fake.target, token_file=str(file)) as client:
+        client.generate("a")
+        replacement = tmp_path / "new"
+        replacement.write_text("second\n")
+        os.replace(replacement, file)
+        client.generate("a")
+        file.write_text("")
+        with pytest.raises(ValueError, match="expected a token, found an empty file"):
+            client.generate("a")
+    assert [call["authorization"] for call in fake.calls] == [
+        "Bearer first",
+        "Bearer second",
+    ]
+
+
+def test_a_token_does_not_cross_the_network_in_the_clear() -> None:
+    with pytest.raises(ValueError, match="without encryption"):
+        Client("example.com:8001", token="secret")
+    for target in [
+        "localhost:1",
+        "127.0.0.1:1",
+        "[::1]:1",
+        "unix:/tmp/socket",
+        "ipv4:127.0.0.1:1",
+    ]:
+        Client(target, token="secret").close()
+    Client("example.com:8001", token="secret", tls=True).close()
+    Client("example.com:8001", token="secret", token_without_tls=True).close()
+    with pytest.raises(ValueError, match="without encryption"):
+        Client("ipv4:127.0.0.1:1,10.0.0.1:1", token="secret")
+    with pytest.raises(ValueError, match="one of token and token_file"):
+        Client("localhost:1", token="secret", token_file="/dev/null")
+
+
+class Certificates:
+    """An authority, a server called sketch.test and a client, all good for a day."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self._openssl("req", "-x509", *self._new_key("ca"), "-out", "ca.pem", "-subj", "/CN=ca")
+        for name in ("server", "client"):
+            (folder / "names").write_text("subjectAltName=DNS:sketch.test")
+            self._openssl(
+                "req",
+                *self._new_key(name),
+                "-out",
+                f"{name}.csr",
+                "-subj",
+                f"/CN={name}",
+            )
+            self._openssl(
+                *(
+                    "x509",
+                    "-req",
+                    "-in",
+                    f"{name}.csr",
+                    "-CA",
+                    "ca.pem",
+                    "-CAkey",
+                    "ca.key",
+                ),
+                *(
+                    "-CAcreateserial",
+                    "-days",
+                    "1",
+                    "-extfile",
+                    "names",
+                    "-out",
+                    f"{name}.pem",
+                ),
+            )
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    @staticmethod
+    def _new_key(name: str) -> tuple[str, ...]:
+        return ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                "-keyout", f"{name}.key")  # fmt: skip
+
+    def _openssl(self, *arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def test_tls_checks_the_server_and_shows_the_client(certificates: Certificates) -> None:
+    fake = FakeServer(
+        grpc.ssl_server_credentials(
+            [(certificates.read("server.key"), certificates.read("server.pem"))],
+            certificates.read("ca.pem"),
+            require_client_auth=True,
+        )
+    )
+    mutual = Tls(
+        ca=certificates.path("ca.pem"),
+        certificate=certificates.path("client.pem"),
+        key=certificates.path("client.key"),
+        server_name="sketch.test",
+    )
+    once = ultrasketch.RetryPolicy(max_attempts=1)
+
+    async def generate_async() -> None:
+        async with AsyncClient(fake.target, tls=mutual, token="secret") as client:
+            assert (await client.generate("a")).text == "answer to a"
+
+    try:
+        with Client(fake.target, tls=mutual, token="secret") as client:
+            assert client.generate("a").text == "answer to a"
+        asyncio.run(generate_async())
+        assert [call["authorization"] for call in fake.calls] == ["Bearer secret"] * 2
+        for stranger in [
+            Tls(ca=certificates.path("ca.pem"), server_name="sketch.test"),  # no certificate
+            Tls(mutual.ca, mutual.certificate, mutual.key),  # the server is not localhost
+            Tls(None, mutual.certificate, mutual.key, "sketch.test"),  # authority unknown
+        ]:
+            with (
+                Client(fake.target, tls=stranger, retry=once) as client,
+                pytest.raises(ultrasketch.Unavailable),
+            ):
+                client.generate("a")
+        with pytest.raises(ValueError, match="certificate and key"):
+            Tls(certificate=certificates.path("client.pem"))
+    finally:
+        fake.stop()
