@@ -29,27 +29,35 @@ environment() {
   stamp=$("$python" --version; cat "$requirements")
   [[ -f $folder/stamp && $(<"$folder/stamp") == "$stamp" ]] && return
   rm -rf "$folder"
-  "$python" -m venv "$folder" || skip "python3 -m venv fails: is python3-venv installed?"
+  "$python" -m venv --without-pip "$folder"
   # One small package tells whether PyPI can be reached; what fails after it is an error.
-  "$folder/bin/pip" download --quiet --no-deps --retries 1 --timeout 20 --dest "$folder/probe" \
+  "${pip[@]}" download --quiet --no-deps --retries 1 --timeout 20 --dest "$folder/probe" \
     "$(grep iniconfig "$requirements")" || skip "PyPI cannot be reached"
-  "$folder/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$requirements"
-  "$folder/bin/pip" check
+  "${pip[@]}" --python "$folder/bin/python" install --quiet --no-compile --no-deps -r "$requirements"
+  "${pip[@]}" --python "$folder/bin/python" check
   printf '%s' "$stamp" >"$folder/stamp"
 }
+
+# One pip for all environments: putting it into each takes longer than what it does there.
+pip=("$work/pip/bin/python" -m pip --disable-pip-version-check)
+if ! "${pip[@]}" --version >/dev/null 2>&1; then
+  rm -rf "$work/pip"
+  "$python" -m venv "$work/pip" || skip "python3 -m venv fails: is python3-venv installed?"
+fi
+export MYPY_CACHE_DIR=$work/mypy
 
 environment build
 environment newest
 environment lowest
 
 rm -rf "$work/dist"
-"$work/build/bin/pip" wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work/dist" "$package"
+"${pip[@]}" --python "$work/build/bin/python" wheel --quiet --no-deps --no-build-isolation \
+  --wheel-dir "$work/dist" "$package"
 wheel=("$work"/dist/*.whl)
 export ULTRASKETCH_BIN=$bin ULTRASKETCH_WHEEL=${wheel[0]}
-export PYTHONDONTWRITEBYTECODE=1 MYPY_CACHE_DIR=$work/mypy
 for environment in newest lowest; do
-  "$work/$environment/bin/pip" install --quiet --disable-pip-version-check --no-deps \
+  "${pip[@]}" --python "$work/$environment/bin/python" install --quiet --no-compile --no-deps \
     --force-reinstall "${wheel[0]}"
-  "$work/$environment/bin/pip" check
+  "${pip[@]}" --python "$work/$environment/bin/python" check
   "$work/$environment/bin/python" -m pytest -q -p no:cacheprovider -o python_files='*_test.py' "$here"
 done
