@@ -13,7 +13,7 @@ readonly PACKAGES=(
   openssl python3 python3-venv
 )
 # Of the tests alone: installing Prometheus starts one where there is an init system.
-readonly TEST_PACKAGES=(prometheus openssl python3 python3-venv python3-yaml)
+readonly TEST_PACKAGES=(prometheus python3-yaml)
 readonly LINT_PACKAGES=(clang clang-format clang-tidy)
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
@@ -113,6 +113,7 @@ install_test_tools() {
 }
 
 run_tests() {
+  setup
   install_packages "${TEST_PACKAGES[@]}"
   install_test_tools
   build all

@@ -187,6 +187,8 @@ def serving():
                    target(f"sum by (model) (ultrasketch_requests_waiting{{{MODEL}}})", "{{model}} waiting")]),
             lines("Waiting by replica", "Requests that wait, by replica.", "short",
                   [target(f"sum by (instance) (ultrasketch_requests_waiting{{{MODEL}}})", "{{instance}}")]),
+            lines("Prompt tokens waiting", "Tokens of the prompts that wait: how much work the queue is.", "short",
+                  [target(f"sum by (model) (ultrasketch_tokens_waiting{{{MODEL}}})", "{{model}}")]),
             lines("Engine busy", "Share of time in which a model's engine computes steps. Models of one device "
                   "share it: their sum is at most about 1.", "percentunit",
                   [target(f"sum by (instance, model) ({rate(STEP + '_sum')})", "{{instance}} {{model}}")]),
@@ -209,6 +211,16 @@ def serving():
                   "again: give the KV cache more tokens, or run fewer sequences.", "ops",
                   [target(f"sum by (instance, model) ({rate('ultrasketch_preemptions_total')})",
                           "{{instance}} {{model}}")]),
+        ]),
+        ("Calls", [
+            lines("Calls by method", "All calls answered, those that no model computes, too.", "reqps",
+                  [target(f"sum by (method) ({rate('ultrasketch_calls_total', selectors=PROCESS)}) > 0",
+                          "{{method}}")], stacked=True),
+            lines("Open calls", "Calls that are not answered yet, by method.", "short",
+                  [target(f"sum by (method) (ultrasketch_open_calls{{{PROCESS}}})", "{{method}}")], stacked=True),
+            lines("Unread answers", "Bytes of answers that clients have not read: slow readers, or ones that went "
+                  "away.", "bytes",
+                  [target(f"sum by (instance) (ultrasketch_unread_bytes{{{PROCESS}}})", "{{instance}}")]),
         ]),
         ("Models and processes", [
             table("Models", "The state that each replica's models are in. FAILED: ListModels says why.", "none",

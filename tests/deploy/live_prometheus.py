@@ -185,6 +185,7 @@ def serve(ultrasketchd, models, scrape_seconds=1, server_options=()):
         configuration["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
         configuration["rule_files"] = [str(PROMETHEUS / each) for each in configuration["rule_files"]]
         (job,) = configuration["scrape_configs"]
+        del job["file_sd_configs"]
         job["static_configs"] = [{"targets": [serving[2]]}]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
         prometheus = Process([tool("prometheus"), f"--config.file={folder}/prometheus.yml",
