@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Draws docs/dashboard-*.svg: what Grafana's dashboards show of a server under changing load. The panels,
-queries, units and places are those of deploy/grafana/dashboards; the data come from a Prometheus that
-scrapes the server. Needs Debian's prometheus and python3-yaml, and takes SECONDS and a little more.
+"""Draws dashboard-*.svg: what Grafana's dashboards show, with the panels, queries, units and places of
+deploy/grafana/dashboards. Needs Debian's python3-yaml.
 
-usage: plot_dashboards.py BIN_DIR [SECONDS] [OUTPUT_FOLDER]
+usage: plot_dashboards.py BIN_DIR SECONDS OUTPUT_FOLDER
+         of a server of its own under changing load; needs Debian's prometheus, too. docs/ has such pictures
+       plot_dashboards.py --prometheus HOST:PORT SECONDS OUTPUT_FOLDER
+         of the last SECONDS of the servers that this Prometheus scrapes, where there is no Grafana
 """
 
 import html
@@ -59,7 +61,7 @@ class Picture:
     def __init__(self, dashboard, prometheus, start, end):
         self.dashboard, self.prometheus, self.start, self.end = dashboard, prometheus, start, end
         self.step = max(1, round((end - start) / 90))
-        self.variables = prometheus.variables(dashboard, rate_interval="15s", range=f"{round(end - start)}s")
+        self.variables = prometheus.variables(dashboard, rate_interval=f"{max(15, 4 * self.step)}s", range=f"{round(end - start)}s")
         self.parts = []
 
     def draw(self):
@@ -237,25 +239,38 @@ class Picture:
                 self.parts.append(text(at, y + 34 + 18 * line, shown))
 
 
-def main():
-    if not 2 <= len(sys.argv) <= 4:
-        sys.exit(__doc__)
-    folder = pathlib.Path(sys.argv[1])
-    seconds = int(sys.argv[2]) if len(sys.argv) > 2 else 240
-    output = pathlib.Path(sys.argv[3] if len(sys.argv) > 3 else pathlib.Path(__file__).parent)
+def draw(prometheus, start, end, folder):
+    for name, dashboard in live_prometheus.dashboards().items():
+        path = folder / f"dashboard-{name.removesuffix('.json')}.svg"
+        path.write_text(Picture(dashboard, prometheus, start, end).draw())
+        print(path)
+
+
+def draw_of_a_server(binaries, seconds, folder):
     models = {name: live_prometheus.ROOT / "deploy/models" / model for name, model in MODELS.items()}
-    with live_prometheus.serve(folder / "ultrasketchd", models,
+    with live_prometheus.serve(binaries / "ultrasketchd", models,
                                server_options=["--max-running-sequences", "6"]) as (address, prometheus):
-        loads = [live_prometheus.Load(folder / "ultrasketch", address, model) for model in MODELS]
+        loads = [live_prometheus.Load(binaries / "ultrasketch", address, model) for model in MODELS]
         with loads[0].waves(WARM_UP_SECONDS + seconds), loads[1].waves(WARM_UP_SECONDS + seconds):
             time.sleep(WARM_UP_SECONDS)
             start = time.time()
             time.sleep(seconds)
             end = time.time()
-        for name, dashboard in live_prometheus.dashboards().items():
-            path = output / f"dashboard-{name.removesuffix('.json')}.svg"
-            path.write_text(Picture(dashboard, prometheus, start, end).draw())
-            print(path)
+        draw(prometheus, start, end, folder)
+
+
+def main():
+    arguments = sys.argv[1:]
+    try:
+        if arguments[:1] == ["--prometheus"]:
+            address, seconds, folder = arguments[1:]
+            now = time.time()
+            draw(live_prometheus.Prometheus(address), now - int(seconds), now, pathlib.Path(folder))
+        else:
+            binaries, seconds, folder = arguments
+            draw_of_a_server(pathlib.Path(binaries), int(seconds), pathlib.Path(folder))
+    except ValueError as error:
+        sys.exit(f"{error}\n{__doc__}")
 
 
 if __name__ == "__main__":

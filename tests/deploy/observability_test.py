@@ -9,7 +9,9 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import unittest
+import xml.etree.ElementTree
 
 import yaml
 
@@ -216,6 +218,15 @@ class LiveTest(unittest.TestCase):
                     names = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
                     for labels, _ in self.prometheus.query(live_prometheus.substitute(target["expr"], variables)):
                         self.assertLessEqual(names, labels.keys(), f"{name}: {panel['title']}")
+
+    def test_dashboards_can_be_drawn(self):
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, "-B", ROOT / "docs/plot_dashboards.py", "--prometheus",
+                            self.prometheus.address, "60", folder], check=True, capture_output=True)
+            for name, board in live_prometheus.dashboards().items():
+                drawing = pathlib.Path(folder, f"dashboard-{name.removesuffix('.json')}.svg")
+                texts = {each.text for each in xml.etree.ElementTree.parse(drawing).iter() if each.tag.endswith("text")}
+                self.assertLessEqual({panel["title"] for panel in live_prometheus.panels(board)}, texts)
 
     def test_every_recording_rule_has_data(self):
         recorded = {rule["record"]: rule["record"] for _, rule in rules() if "record" in rule}
