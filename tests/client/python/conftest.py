@@ -15,6 +15,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2_grpc
 
 from ultrasketch import Client
 from ultrasketch.v1 import generation_pb2
@@ -161,6 +162,8 @@ class FakeServer:
                 ),
             )
         )
+        self.health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         address = f"localhost:{port}"
         if credentials is None:
             self.port = self._server.add_insecure_port(address)

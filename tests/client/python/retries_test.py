@@ -6,6 +6,7 @@ import time
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 
 import ultrasketch
 from conftest import FakeServer, Refusal, wait_until
@@ -166,6 +167,30 @@ def test_a_server_that_comes_back_is_found() -> None:
             if server is not None:
                 server.stop()
     assert answers == ["answer to a"]
+
+
+def test_replicas_that_do_not_serve_are_left_out_when_asked_for() -> None:
+    first, second = FakeServer(), FakeServer()
+    target = f"ipv4:127.0.0.1:{first.port},127.0.0.1:{second.port}"
+    statuses = health_pb2.HealthCheckResponse
+    try:
+        first.health.set("", statuses.NOT_SERVING)
+        second.health.set("", statuses.SERVING)
+        with Client(target, check_health=True, retry=QUICK) as client:
+            for _ in range(10):
+                client.generate("a")
+            assert (len(first.calls), len(second.calls)) == (0, 10)
+            first.health.set("", statuses.SERVING)
+            second.health.set("", statuses.NOT_SERVING)
+
+            def first_called() -> bool:
+                client.generate("a")
+                return len(first.calls) > 0
+
+            wait_until(first_called)
+    finally:
+        first.stop()
+        second.stop()
 
 
 def test_calls_go_round_the_replicas_and_pass_over_one_that_is_gone() -> None:
