@@ -8,7 +8,8 @@ import urllib.request
 
 import pytest
 
-from conftest import BIN, MODELS, SAMPLE_TEXT, LiveServer, run_example
+import ultrasketch
+from conftest import BIN, MODELS, REPOSITORY, SAMPLE_TEXT, LiveServer, run_example
 
 
 def completed(live: LiveServer) -> int:
@@ -131,3 +132,17 @@ def test_chats(live: LiveServer) -> None:
     assert result.stdout.count("> ") == 3
     result = run_example(*arguments, "--model", "sketch", input="Who are you?\n")
     assert "FAILED_PRECONDITION" in result.stderr or "INVALID_ARGUMENT" in result.stderr
+
+
+def test_the_code_of_the_page_about_python_runs(
+    live: LiveServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (REPOSITORY / "docs/python.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    with ultrasketch.Client(live.target) as client:
+        names = {"ultrasketch": ultrasketch}
+        for block in blocks:
+            # The first one closes its client; the last one takes one as given.
+            exec(block.replace("localhost:8001", live.target), {**names, "client": client})
+    assert capsys.readouterr().out.endswith("temperature\n")
