@@ -80,6 +80,16 @@ absl::Status FromGrpcStatus(const grpc::Status& status) {
   return result;
 }
 
+std::string ErrorReason(const grpc::Status& status) {
+  google::rpc::Status details;
+  google::rpc::ErrorInfo error_info;
+  if (!details.ParseFromString(status.error_details())) return "";
+  for (const google::protobuf::Any& detail : details.details()) {
+    if (detail.UnpackTo(&error_info)) return error_info.reason();
+  }
+  return "";
+}
+
 std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
   const absl::optional<absl::Cord> payload = status.GetPayload(kRetryDelayPayload);
   google::rpc::RetryInfo retry_info;

@@ -7,7 +7,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 
+#include "client/cli/bench_engine.h"
 #include "client/cli/bench_kernel.h"
+#include "client/cli/bench_serve.h"
 #include "client/cli/bench_step.h"
 #include "client/cli/command.h"
 #include "client/cli/local_model.h"
@@ -26,7 +28,7 @@ namespace {
 class BenchCommand : public Command {
  public:
   const char* name() const override { return "bench"; }
-  const char* summary() const override { return "Measure quality against size, and speed"; }
+  const char* summary() const override { return "Load a server, and measure speed and quality"; }
 
   void Declare(CLI::App& app) override {
     app.require_subcommand(1);
@@ -38,12 +40,24 @@ class BenchCommand : public Command {
     kernel_bench_.Declare(*kernel_);
     step_ = app.add_subcommand("step", "Time whole steps, compressed and uncompressed");
     step_bench_.Declare(*step_);
+    serve_ = app.add_subcommand("serve", "Load a running server and measure what its clients see");
+    serve_bench_.Declare(*serve_);
+    engine_ = app.add_subcommand("engine", "The same load for a model in this process");
+    engine_bench_.Declare(*engine_);
     synth_ = app.add_subcommand("synth", "Write a checkpoint of random weights");
     synth_->group("");  // for other measurements, not for users
     DeclareSynth(*synth_);
   }
 
+  std::string UsageError() const override {
+    if (serve_->parsed()) return serve_bench_.UsageError();
+    if (engine_->parsed()) return engine_bench_.UsageError();
+    return "";
+  }
+
   absl::Status Run(const Environment& environment) override {
+    if (serve_->parsed()) return serve_bench_.Run(environment);
+    if (engine_->parsed()) return engine_bench_.Run(environment);
     if (kernel_->parsed()) return kernel_bench_.Run(environment);
     if (step_->parsed()) return step_bench_.Run(environment);
     if (synth_->parsed()) {
@@ -203,6 +217,10 @@ class BenchCommand : public Command {
   KernelBench kernel_bench_;
   CLI::App* step_ = nullptr;
   StepBench step_bench_;
+  CLI::App* serve_ = nullptr;
+  ServeBench serve_bench_;
+  CLI::App* engine_ = nullptr;
+  EngineBench engine_bench_;
   CLI::App* synth_ = nullptr;
   LocalModelOptions local_;
   std::string text_file_;

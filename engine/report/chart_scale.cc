@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 
 #include "absl/strings/str_format.h"
 
@@ -42,6 +43,36 @@ AxisTicks RoundTicks(double low, double high, int max_steps, bool whole_numbers)
     if (std::lround((ticks.high - ticks.low) / step) <= max_steps) return ticks;
     step = RoundUpStep(step * 1.5);
   }
+}
+
+std::vector<double> LogTicks(double low, double high, int max_ticks) {
+  if (!(low > 0) || !std::isfinite(high) || low > high) return {};
+  const auto collect = [&](std::initializer_list<double> factors) {
+    std::vector<double> ticks;
+    for (auto exponent = static_cast<int>(std::floor(std::log10(low)));
+         exponent <= static_cast<int>(std::ceil(std::log10(high))); ++exponent) {
+      for (const double factor : factors) {
+        const double tick = factor * std::pow(10.0, exponent);
+        if (tick >= low * (1 - 1e-9) && tick <= high * (1 + 1e-9)) ticks.push_back(tick);
+      }
+    }
+    return ticks;
+  };
+  const auto most = static_cast<size_t>(max_ticks);
+  std::vector<double> ticks = collect({1.0, 2.0, 5.0});
+  if (ticks.size() > most) ticks = collect({1.0});
+  if (ticks.size() >= 3 && ticks.size() <= most) return ticks;
+  if (ticks.size() > most) {
+    std::vector<double> some;
+    const size_t stride = (ticks.size() + most - 1) / most;
+    for (size_t i = 0; i < ticks.size(); i += stride) some.push_back(ticks[i]);
+    return some;
+  }
+  ticks.clear();
+  for (const double tick : RoundTicks(low, high, max_ticks).Values()) {
+    if (tick >= low && tick <= high) ticks.push_back(tick);
+  }
+  return ticks;
 }
 
 std::string TickLabel(double value, double step) {

@@ -22,6 +22,10 @@ struct AxisTicks {
 // are not finite numbers, some axis around them.
 AxisTicks RoundTicks(double low, double high, int max_steps, bool whole_numbers = false);
 
+// Ticks of a logarithmic axis within [low, high], both above 0: powers of ten with their 2- and
+// 5-fold where there is room for `max_ticks`, or else round numbers evenly apart.
+std::vector<double> LogTicks(double low, double high, int max_ticks);
+
 // `value` with as many decimals as tell ticks `step` apart from each other, no "-0".
 std::string TickLabel(double value, double step);
 

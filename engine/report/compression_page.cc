@@ -16,6 +16,7 @@
 #include "engine/compress/absmaxmin_plan.h"
 #include "engine/models/linear_sites.h"
 #include "engine/report/chart_scale.h"
+#include "engine/report/html_page.h"
 #include "engine/report/svg_chart.h"
 
 namespace ultrasketch {
@@ -63,12 +64,6 @@ ordered_json EvaluationJson(const Evaluation& evaluation) {
 
 // ---- HTML
 
-std::string WithSpaces(int64_t number) {
-  std::string digits = absl::StrCat(number);
-  for (size_t end = digits.size(); end > 3; end -= 3) digits.insert(end - 3, "\u202f");
-  return digits;
-}
-
 std::string Duration(double seconds) {
   if (seconds < 120) return absl::StrFormat("%.1f s", seconds);
   const auto minutes = static_cast<int64_t>(seconds / 60);
@@ -81,11 +76,6 @@ std::string Duration(double seconds) {
 
 std::string FileName(const std::string& path) {
   return std::filesystem::path(path).filename().string();
-}
-
-std::string Tile(std::string_view title, std::string_view value, std::string_view note) {
-  return absl::StrCat("<div class=\"tile\"><dt>", EscapeHtml(title), "</dt><dd>", EscapeHtml(value),
-                      "</dd><dd class=\"note\">", EscapeHtml(note), "</dd></div>\n");
 }
 
 std::string CalibrationNote(const CompressionSummary& summary) {
@@ -139,11 +129,6 @@ std::string Tiles(const CompressionSummary& summary) {
     absl::StrAppend(&html, "<p class=\"none\">Warning: ", EscapeHtml(warning), ".</p>\n");
   }
   return html;
-}
-
-std::string Figure(std::string_view title, std::string_view caption, std::string_view body) {
-  return absl::StrCat("<figure>\n<h2>", EscapeHtml(title), "</h2>\n", A(body), "<figcaption>",
-                      EscapeHtml(caption), "</figcaption>\n</figure>\n");
 }
 
 std::string NothingMeasured(const CompressionSummary& summary) {
@@ -272,32 +257,6 @@ std::string SiteTable(const std::vector<PlacedSite>& sites) {
                       "|original|².</p>\n");
 }
 
-constexpr const char* kPageStyle = R"(*{box-sizing:border-box}
-body{margin:0 auto;padding:24px;max-width:1000px;background:var(--page);color:var(--ink);
-font:15px/1.45 system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif}
-h1{font-size:26px;line-height:1.2;margin:0 0 4px;overflow-wrap:anywhere}
-h2{font-size:18px;margin:0 0 10px}
-.subtitle{color:var(--quiet);margin:0 0 20px;overflow-wrap:anywhere}
-.tiles{display:grid;grid-template-columns:repeat(3,1fr);gap:12px;margin:0 0 32px}
-.tile{background:var(--panel);border-radius:8px;padding:12px 14px}
-.tile dt{color:var(--quiet);font-size:13px}
-.tile dd{margin:2px 0 0;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}
-.tile dd.note,.note,figcaption{color:var(--quiet);font-size:13px;font-weight:400;overflow-wrap:anywhere}
-figure{margin:0 0 36px;break-inside:avoid}
-figcaption{margin-top:6px;max-width:80ch}
-.none{color:var(--quiet);background:var(--panel);border-radius:8px;padding:12px 14px}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
-th,td{padding:4px 8px;text-align:right;border-bottom:1px solid var(--rule)}
-th:first-child{text-align:left;padding-left:0}
-tbody th{font-weight:400}
-thead th{color:var(--quiet);font-weight:600;vertical-align:bottom}
-tr{break-inside:avoid}
-@media (max-width:700px){.tiles{grid-template-columns:1fr 1fr}}
-@media print{body{padding:0;max-width:none;font-size:12px}.wide{overflow:visible}
-.tile,rect{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-)";
-
 }  // namespace
 
 ReportFiles NameReportFiles(std::string_view path) {
@@ -402,19 +361,15 @@ std::string CompressionHtml(const CompressionSummary& summary) {
   const std::vector<PlacedSite> sites = PlaceSites(summary);
   const std::string title = absl::StrFormat("%s at %.3f bits per weight", summary.model_name,
                                             summary.report.bits_per_weight_linear);
-  return absl::StrCat(
-      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>",
-      EscapeHtml(title), "</title>\n<style>\n", ChartStyleSheet(), kPageStyle,
-      "</style>\n</head>\n<body>\n<h1>", EscapeHtml(title), "</h1>\n<p class=\"subtitle\">",
-      EscapeHtml(absl::StrCat(summary.compressed_name, ": codec ", CodecText(summary.options),
-                              ", seed ", summary.options.seed, ". ", summary.config.model_type,
-                              ", ", WithSpaces(summary.report.parameters), " parameters, ",
-                              summary.config.num_layers, " layers, hidden size ",
-                              summary.config.hidden_size, ".")),
-      "</p>\n", Tiles(summary), BitsFigure(summary, sites), OutputErrorFigure(summary, sites),
-      ResidualFigure(summary, sites), ShareFigure(summary, sites), SiteTable(sites),
-      "</body>\n</html>\n");
+  return HtmlPage(
+      title,
+      absl::StrCat(summary.compressed_name, ": codec ", CodecText(summary.options), ", seed ",
+                   summary.options.seed, ". ", summary.config.model_type, ", ",
+                   WithSpaces(summary.report.parameters), " parameters, ",
+                   summary.config.num_layers, " layers, hidden size ", summary.config.hidden_size,
+                   "."),
+      absl::StrCat(Tiles(summary), BitsFigure(summary, sites), OutputErrorFigure(summary, sites),
+                   ResidualFigure(summary, sites), ShareFigure(summary, sites), SiteTable(sites)));
 }
 
 absl::Status WriteCompressionReport(const CompressionSummary& summary, const ReportFiles& files) {

@@ -122,8 +122,10 @@ class Svg {
   std::string body_;
 };
 
+enum class LegendMark : uint8_t { kLine, kLineWithMarker, kArea };
+
 // Names with their marks, above a plot, on as many lines as they need. Returns the height used.
-double DrawLegend(Svg& svg, const std::vector<std::string>& names, bool lines) {
+double DrawLegend(Svg& svg, const std::vector<std::string>& names, LegendMark mark) {
   constexpr double kMark = 26;
   constexpr double kGap = 22;
   double x = kLeft;
@@ -134,9 +136,9 @@ double DrawLegend(Svg& svg, const std::vector<std::string>& names, bool lines) {
       x = kLeft;
       y += kLegendLineHeight;
     }
-    if (lines) {
+    if (mark != LegendMark::kArea) {
       svg.Line(x, y, x + 20, y, absl::StrCat("line", i % kNumSeriesColors));
-      svg.Marker(x + 10, y, kMarkerRadius, i);
+      if (mark == LegendMark::kLineWithMarker) svg.Marker(x + 10, y, kMarkerRadius, i);
     } else {
       svg.Rect(x + 4, y - 7, 14, 14, absl::StrCat("class=\"fill", i % kNumSeriesColors, "\""));
     }
@@ -223,6 +225,10 @@ bool IsDark(const Color& color) {
 }  // namespace
 
 std::string RenderSvg(const LineChart& chart) {
+  const bool is_logarithmic = chart.x_scale == XScale::kLogarithmic;
+  const auto is_drawn = [&](double x, double y) {
+    return std::isfinite(y) && (!is_logarithmic || x > 0);
+  };
   double x_low = std::numeric_limits<double>::infinity();
   double x_high = -x_low;
   double y_high = 0;
@@ -230,7 +236,7 @@ std::string RenderSvg(const LineChart& chart) {
   for (const ChartSeries& series : chart.series) {
     names.push_back(series.name);
     for (const auto& [x, y] : series.points) {
-      if (!std::isfinite(y)) continue;
+      if (!is_drawn(x, y)) continue;
       x_low = std::min(x_low, x);
       x_high = std::max(x_high, x);
       y_high = std::max(y_high, y);
@@ -238,26 +244,33 @@ std::string RenderSvg(const LineChart& chart) {
   }
   Svg svg;
   if (names.size() < 2) names.clear();  // the axis says what it is
-  const Plot plot = {.top = DrawLegend(svg, names, /*lines=*/true) + 8};
+  const Plot plot = {
+      .top = DrawLegend(svg, names,
+                        chart.has_markers ? LegendMark::kLineWithMarker : LegendMark::kLine) +
+             8};
   const AxisTicks y_ticks = RoundTicks(0, y_high, 6);
   DrawYAxis(svg, plot, y_ticks, chart.y_label);
 
   // The range of x is filled, a little room at both ends left for markers.
-  const AxisTicks x_ticks = RoundTicks(x_low, x_high, 16, /*whole_numbers=*/true);
+  const AxisTicks x_ticks = RoundTicks(x_low, x_high, 16, chart.x_scale == XScale::kWhole);
   if (!(x_low < x_high)) {
     x_low = x_ticks.low;
     x_high = x_ticks.high;
   }
+  const auto scaled = [&](double x) { return is_logarithmic ? std::log10(x) : x; };
   const auto x_at = [&](double x) {
-    return plot.left + 14 + (x - x_low) / (x_high - x_low) * (plot.width() - 28);
+    return plot.left + 14 +
+           (scaled(x) - scaled(x_low)) / (scaled(x_high) - scaled(x_low)) * (plot.width() - 28);
   };
   const auto y_at = [&](double y) {
     return plot.bottom() - (y - y_ticks.low) / (y_ticks.high - y_ticks.low) * plot.height;
   };
-  for (const double tick : x_ticks.Values()) {
+  for (const double tick : is_logarithmic ? LogTicks(x_low, x_high, 12) : x_ticks.Values()) {
     if (tick < x_low - 1e-9 || tick > x_high + 1e-9) continue;
     svg.Line(x_at(tick), plot.bottom(), x_at(tick), plot.bottom() + 5, "axis");
-    svg.Text(x_at(tick), plot.bottom() + 18, TickLabel(tick, x_ticks.step), "tick", "middle");
+    svg.Text(x_at(tick), plot.bottom() + 18,
+             is_logarithmic ? absl::StrFormat("%g", tick) : TickLabel(tick, x_ticks.step), "tick",
+             "middle");
   }
   DrawXLabel(svg, plot, chart.x_label);
 
@@ -265,7 +278,7 @@ std::string RenderSvg(const LineChart& chart) {
     std::string path;
     bool pen_down = false;
     for (const auto& [x, y] : chart.series[i].points) {
-      if (!std::isfinite(y)) {
+      if (!is_drawn(x, y)) {
         pen_down = false;
         continue;
       }
@@ -273,6 +286,9 @@ std::string RenderSvg(const LineChart& chart) {
       pen_down = true;
     }
     if (!path.empty()) svg.Path(path, absl::StrCat("line", i % kNumSeriesColors));
+  }
+  if (!chart.has_markers) {
+    return svg.Finish(chart.description, plot.bottom() + kTickLabelHeight + kAxisLabelHeight);
   }
   size_t most_points = 1;
   for (const ChartSeries& series : chart.series) {
@@ -283,7 +299,7 @@ std::string RenderSvg(const LineChart& chart) {
       std::clamp(plot.width() / static_cast<double>(most_points) / 4, 1.5, kMarkerRadius);
   for (size_t i = 0; i < chart.series.size(); ++i) {
     for (const auto& [x, y] : chart.series[i].points) {
-      if (!std::isfinite(y)) continue;
+      if (!is_drawn(x, y)) continue;
       svg.Marker(x_at(x), y_at(y), radius, i,
                  absl::StrCat(chart.series[i].name, ", ", chart.x_label, " ", Number(x), ": ",
                               ShortNumber(y)));
@@ -300,7 +316,7 @@ std::string RenderSvg(const StackedBarChart& chart) {
     highest = std::max(highest, sum);
   }
   Svg svg;
-  const Plot plot = {.top = DrawLegend(svg, chart.series, /*lines=*/false) + 8};
+  const Plot plot = {.top = DrawLegend(svg, chart.series, LegendMark::kArea) + 8};
   const AxisTicks ticks = RoundTicks(0, highest, 6);
   DrawYAxis(svg, plot, ticks, chart.y_label);
   DrawCategories(svg, plot, chart.categories);

@@ -3,6 +3,7 @@
 #ifndef ULTRASKETCH_ENGINE_REPORT_SVG_CHART_H_
 #define ULTRASKETCH_ENGINE_REPORT_SVG_CHART_H_
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,12 +20,20 @@ struct ChartSeries {
   std::vector<std::pair<double, double>> points;  // x, y; not drawn where y is not finite
 };
 
-// Lines with a marker at every point; both axes linear, that of y from zero.
+enum class XScale : uint8_t {
+  kWhole,  // linear, ticks at whole numbers
+  kLinear,
+  kLogarithmic,  // points whose x is not above 0 are not drawn
+};
+
+// Lines; the axis of y is linear and from zero.
 struct LineChart {
   std::string description;  // for readers who do not see it
   std::string x_label;
   std::string y_label;
   std::vector<ChartSeries> series;
+  XScale x_scale = XScale::kWhole;
+  bool has_markers = true;  // at every point, with its values
 };
 std::string RenderSvg(const LineChart& chart);
 

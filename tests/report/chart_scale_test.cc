@@ -25,6 +25,24 @@ TEST(RoundTicksTest, EnclosesTheRangeWithRoundSteps) {
   EXPECT_THAT(RoundTicks(0, 3, 16, /*whole_numbers=*/true).Values(), ElementsAre(0, 1, 2, 3));
 }
 
+TEST(LogTicksTest, ArePowersOfTenWithTheirTwoAndFivefoldWhereThereIsRoom) {
+  EXPECT_THAT(LogTicks(0.9, 12, 12), Pointwise(DoubleNear(1e-9), {1.0, 2.0, 5.0, 10.0}));
+  EXPECT_THAT(LogTicks(1, 1e6, 8),
+              Pointwise(DoubleNear(1e-3), {1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6}));
+  EXPECT_LE(LogTicks(1e-300, 1e300, 10).size(), 10u);
+}
+
+TEST(LogTicksTest, ANarrowRangeHasRoundNumbers) {
+  EXPECT_THAT(LogTicks(9.1, 9.75, 8),
+              Pointwise(DoubleNear(1e-9), {9.1, 9.2, 9.3, 9.4, 9.5, 9.6, 9.7}));
+}
+
+TEST(LogTicksTest, WhatHasNoLogarithmHasNoTicks) {
+  EXPECT_TRUE(LogTicks(0, 1, 8).empty());
+  EXPECT_TRUE(LogTicks(-1, 1, 8).empty());
+  EXPECT_TRUE(LogTicks(1, kInfinity, 8).empty());
+}
+
 TEST(RoundTicksTest, HoldsItsLimitsForAllMagnitudes) {
   for (int exponent = -300; exponent <= 300; exponent += 7) {
     for (const double mantissa : {1.0, 1.49, 2.51, 4.99, 9.99}) {

@@ -49,6 +49,37 @@ TEST(LineChartTest, DrawsALineAndAMarkerForEveryPoint) {
   EXPECT_THAT(svg, HasSubstr(">two</text>"));
 }
 
+TEST(LineChartTest, ALogarithmicAxisSpacesPowersEvenly) {
+  LineChart chart = {"latency", "ms", "%", {}};
+  chart.x_scale = XScale::kLogarithmic;
+  chart.series = {{"one", {{0, 50}, {1, 1}, {10, 2}, {100, 3}}}};
+  const std::string svg = RenderSvg(chart);
+  ExpectDrawable(svg);
+  EXPECT_EQ(Count(svg, "<title>one, "), 3u);  // not the one at 0
+  EXPECT_THAT(svg, HasSubstr(">10</text>"));
+  const std::regex path("<path d=\"M([0-9.]+) [0-9.]+L([0-9.]+) [0-9.]+L([0-9.]+) ");
+  std::smatch match;
+  ASSERT_TRUE(std::regex_search(svg, match, path)) << svg;
+  EXPECT_NEAR(std::stod(match[2]) - std::stod(match[1]), std::stod(match[3]) - std::stod(match[2]),
+              0.02);
+  chart.series = {{"one", {{7, 1}}}};
+  ExpectDrawable(RenderSvg(chart));
+  chart.series = {{"one", {{0, 1}}}};
+  ExpectDrawable(RenderSvg(chart));
+}
+
+TEST(LineChartTest, MarkersCanBeLeftOut) {
+  LineChart chart = {"running", "seconds", "requests", {}};
+  chart.x_scale = XScale::kLinear;
+  chart.has_markers = false;
+  chart.series = {{"one", {{0.05, 1}, {0.15, 2}}}, {"two", {{0.05, 2}, {0.15, 1}}}};
+  const std::string svg = RenderSvg(chart);
+  ExpectDrawable(svg);
+  EXPECT_EQ(Count(svg, "<title>"), 0u);
+  EXPECT_THAT(svg, HasSubstr(">two</text>"));
+  EXPECT_THAT(svg, HasSubstr(">0.10</text>"));
+}
+
 TEST(LineChartTest, InterruptsTheLineWhereThereIsNoValue) {
   LineChart chart = {"errors", "layer", "error", {}};
   chart.series = {{"one", {{0, 1}, {1, 2}, {2, std::nan("")}, {3, 2}, {4, INFINITY}, {5, 1}}}};
