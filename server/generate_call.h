@@ -58,7 +58,7 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
   const v1::GenerateRequest* const request_;
   v1::GenerateResponse* const response_;
 
-  // Begin's until the request is submitted, then the engine thread's.
+  // Begin's until the request is submitted, then the delivery thread's.
   std::optional<GenerationTranslator> translator_;
   int64_t max_response_bytes_ = 0;
   int64_t num_response_bytes_ = 0;  // at least, so far

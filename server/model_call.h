@@ -69,7 +69,7 @@ class ModelCall {
   // sink hears of the end as ever.
   void CancelRequest() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Counts the delta's tokens, and with the first delta the prompt's. On the engine's thread.
+  // Counts the delta's tokens, and with the first delta the prompt's. On the loop's delivery thread.
   void CountDelta(const GenerationDelta& delta, int64_t num_prompt_tokens);
 
   // Ends the books with the call's outcome and gives what to answer. Once. A cancellation that the
@@ -93,7 +93,7 @@ class ModelCall {
   const absl::Time arrival_;
   const absl::Time deadline_;
   std::shared_ptr<const HostedModel> model_;
-  bool prompt_counted_ = false;  // the engine's thread alone
+  bool prompt_counted_ = false;  // the delivery thread alone
   std::atomic<bool> client_gone_ = false;
 
   absl::Mutex mutex_;

@@ -20,7 +20,7 @@ namespace {
 // How long to wait for the engine before looking whether the run is stopped.
 constexpr absl::Duration kTick = absl::Milliseconds(100);
 
-// Where the engine's thread leaves the requests that have ended. Thread-safe.
+// Where the loop's delivery thread leaves the requests that have ended. Thread-safe.
 class EndedRequests {
  public:
   double Now() const {

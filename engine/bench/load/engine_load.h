@@ -23,8 +23,9 @@ struct EngineLoadOptions {
 };
 
 // Keeps the plan's number of requests, which must be a closed loop's, in the engine until its end.
-// Tokens are noted down on the engine's thread as the engine hands them out. Requests that the
-// engine refuses or fails are in the record with its status; CANCELLED when a stop was requested.
+// Tokens are noted down on the loop's delivery thread as the engine hands them out. Requests that
+// the engine refuses or fails are in the record with its status; CANCELLED when a stop was
+// requested.
 absl::StatusOr<RunRecord> RunEngineLoad(EngineLoop& loop, const Workload& workload,
                                         const SchedulePlan& plan, const EngineLoadOptions& options);
 

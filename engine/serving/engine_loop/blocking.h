@@ -25,7 +25,7 @@ struct GenerationOutput {
 // Submits the request and waits until all its completions have finished; in order of their index.
 // `on_delta`, unless null, is called on the calling thread for each delta as it arrives, and may
 // block. Submit's errors, or the status of the first completion that was cancelled or failed. Not
-// for the engine's own thread.
+// for the loop's own threads.
 absl::StatusOr<std::vector<GenerationOutput>> GenerateAndWait(
     EngineLoop& loop, GenerationRequest request,
     const std::function<void(const GenerationDelta&)>& on_delta = nullptr);

@@ -103,6 +103,7 @@ void EngineCore::Add(QueuedRequest queued) {
     sequences_.emplace(id, std::move(sequence));
   }
   num_waiting_completions_ += wanted.num_completions;
+  num_waiting_tokens_ += NumQueuedTokens(wanted);
   ++num_waiting_requests_;
 }
 
@@ -171,6 +172,7 @@ void EngineCore::MarkScheduled(absl::Time now) {
     sequence.num_cached_prompt_tokens = static_cast<int32_t>(plan_.slices[i].num_cached);
     --num_waiting_completions_;
     Request& request = sequence.request;
+    num_waiting_tokens_ -= static_cast<int64_t>(request.request.prompt_ids.size());
     if (request.is_scheduled) continue;
     request.is_scheduled = true;
     --num_waiting_requests_;
@@ -318,7 +320,10 @@ void EngineCore::FinishSequence(SequenceId id, FinishReason reason, const absl::
         static_cast<double>(sequence->sum_batch_sizes) / sequence->num_steps;
   }
 
-  if (sequence->first_scheduled == absl::InfiniteFuture()) --num_waiting_completions_;
+  if (sequence->first_scheduled == absl::InfiniteFuture()) {
+    --num_waiting_completions_;
+    num_waiting_tokens_ -= static_cast<int64_t>(request.request.prompt_ids.size());
+  }
   std::erase(request.unfinished, id);
   EngineEvent event;
   event.sink = request.sink;
@@ -352,6 +357,7 @@ std::vector<EngineEvent> EngineCore::TakeEvents() { return std::exchange(events_
 EngineLoopStats EngineCore::stats() const {
   EngineLoopStats stats;
   stats.num_waiting = num_waiting_requests_;
+  stats.num_waiting_tokens = num_waiting_tokens_;
   stats.num_running = static_cast<int32_t>(requests_.size()) - num_waiting_requests_;
   stats.kv_blocks_used = scheduler_.cache().pool().num_used();
   stats.kv_blocks_free = scheduler_.cache().pool().num_free();

@@ -65,8 +65,9 @@ class EngineCore {
   std::vector<EngineEvent> TakeEvents();
 
   bool has_requests() const { return !requests_.empty(); }
-  // Completions that were never scheduled.
+  // Completions that were never scheduled, and the tokens of their prompts.
   int32_t num_waiting_completions() const { return num_waiting_completions_; }
+  int64_t num_waiting_tokens() const { return num_waiting_tokens_; }
   EngineLoopStats stats() const;
   const Model& model() const { return *model_; }
 
@@ -93,6 +94,7 @@ class EngineCore {
   SequenceId next_sequence_id_ = 0;
   int32_t num_waiting_completions_ = 0;
   int32_t num_waiting_requests_ = 0;
+  int64_t num_waiting_tokens_ = 0;
   StepPlan plan_;  // of the step at hand; from its first Remove on without the spans
   std::vector<SequenceOutput> outputs_;  // of the step at hand
   absl::Time step_begin_;

@@ -10,6 +10,8 @@
 #include "engine/base/check.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
+#include "engine/serving/engine_loop/delivery.h"
+#include "engine/serving/engine_loop/drain_rate.h"
 #include "engine/serving/engine_loop/engine_core.h"
 #include "engine/serving/engine_loop/validate_request.h"
 
@@ -31,11 +33,13 @@ class EngineLoop::Impl {
   Impl(std::unique_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer,
        const EngineLoopOptions& options, std::shared_ptr<EngineObserver> observer)
       : limits_(MakeLimits(*model, options)),
+        max_queued_tokens_(options.max_queued_tokens),
         turns_(options.turns != nullptr ? options.turns->Join(options.weight) : nullptr),
         model_(model.get()),
         core_(std::make_unique<EngineCore>(std::move(model), std::move(tokenizer), options,
                                            std::move(observer))),
         core_stats_(core_->stats()),
+        delivery_([this](const std::vector<RequestId>& finished) { OnDelivered(finished); }),
         thread_([this] { Run(); }) {}
 
   ~Impl() { Stop(); }
@@ -47,8 +51,9 @@ class EngineLoop::Impl {
     }
     MutexLock lock(join_mutex_);
     if (!thread_.joinable()) return;
-    US_CHECK(thread_.get_id() != std::this_thread::get_id());
+    CheckNotOwnThread();
     thread_.join();
+    delivery_.Stop();
   }
 
   absl::StatusOr<RequestId> Submit(GenerationRequest request,
@@ -56,20 +61,26 @@ class EngineLoop::Impl {
     US_CHECK(sink != nullptr);
     US_RETURN_IF_ERROR(ValidateRequest(request, limits_));
     MutexLock lock(mutex_);
-    if (draining_ || stopping_) return absl::UnavailableError("the model is shutting down");
-    const int32_t num_queued = num_inbox_completions_ + num_core_waiting_completions_;
-    if (request.num_completions > limits_.max_queued_requests - num_queued) {
-      return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", num_queued,
-                                                       " completions wait, at most ",
-                                                       limits_.max_queued_requests, " may"));
-    }
+    US_RETURN_IF_ERROR(FindRoom(request.num_completions, NumQueuedTokens(request)));
     const RequestId id = next_id_++;
     const absl::Time arrival =
         request.arrival == absl::InfinitePast() ? absl::Now() : request.arrival;
+    num_accepted_completions_ += request.num_completions;
     num_inbox_completions_ += request.num_completions;
+    num_inbox_tokens_ += NumQueuedTokens(request);
     inbox_.push_back({id, std::move(request), std::move(sink), arrival});
     in_flight_.insert(id);
     return id;
+  }
+
+  absl::Status CheckRoom(int32_t num_completions, int64_t num_tokens) const {
+    MutexLock lock(mutex_);
+    return FindRoom(num_completions, num_tokens);
+  }
+
+  absl::Duration NextRetryDelay() {
+    MutexLock lock(mutex_);
+    return SpreadRetryDelay(num_queued_completions(), drain_rate_.PerSecond(), num_delayed_++);
   }
 
   void Cancel(RequestId id) {
@@ -78,7 +89,7 @@ class EngineLoop::Impl {
   }
 
   void Drain(absl::Time deadline) {
-    US_CHECK(thread_.get_id() != std::this_thread::get_id());
+    CheckNotOwnThread();
     MutexLock lock(mutex_);
     draining_ = true;
     const auto finished = [this]()
@@ -92,6 +103,7 @@ class EngineLoop::Impl {
     MutexLock lock(mutex_);
     EngineLoopStats stats = core_stats_;
     stats.num_waiting += static_cast<int32_t>(inbox_.size());
+    stats.num_waiting_tokens += num_inbox_tokens_;
     return stats;
   }
 
@@ -108,6 +120,31 @@ class EngineLoop::Impl {
     bool stopping = false;
   };
 
+  void CheckNotOwnThread() const {
+    US_CHECK(thread_.get_id() != std::this_thread::get_id() && !delivery_.IsThisThread());
+  }
+
+  int64_t num_queued_completions() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return num_inbox_completions_ + num_core_waiting_completions_;
+  }
+
+  absl::Status FindRoom(int32_t num_completions, int64_t num_tokens) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    if (draining_ || stopping_) return absl::UnavailableError("the model is shutting down");
+    if (num_completions > limits_.max_queued_requests - num_queued_completions()) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the queue is full: ", num_queued_completions(),
+                       " completions wait, at most ", limits_.max_queued_requests, " may"));
+    }
+    const int64_t num_queued_tokens = num_inbox_tokens_ + core_stats_.num_waiting_tokens;
+    if (num_queued_tokens > 0 && num_tokens > max_queued_tokens_ - num_queued_tokens) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the queue is full: prompts of ", num_queued_tokens, " tokens wait; with ",
+                       num_tokens, " more they would exceed ", max_queued_tokens_));
+    }
+    return absl::OkStatus();
+  }
+
   void Run() {
     while (true) {
       News news = TakeNews();
@@ -123,7 +160,7 @@ class EngineLoop::Impl {
       if (turns_ != nullptr && !core_->has_requests()) turns_->Release();
       // Before the sinks hear of it: whoever sees a request finish sees its blocks free.
       PublishStats();
-      Deliver(core_->TakeEvents());
+      delivery_.Push(core_->TakeEvents());
       if (news.stopping) break;
     }
     FreeModel();
@@ -148,6 +185,7 @@ class EngineLoop::Impl {
     core_ = nullptr;
     MutexLock lock(mutex_);
     core_stats_ = {};
+    num_core_waiting_completions_ = 0;
   }
 
   // Sleeps until there is something to do.
@@ -164,6 +202,7 @@ class EngineLoop::Impl {
     news.stopping = stopping_;
     num_core_waiting_completions_ += std::exchange(num_inbox_completions_, 0);
     core_stats_.num_waiting += static_cast<int32_t>(news.arrivals.size());
+    core_stats_.num_waiting_tokens += std::exchange(num_inbox_tokens_, 0);
     return news;
   }
 
@@ -171,21 +210,12 @@ class EngineLoop::Impl {
     MutexLock lock(mutex_);
     core_stats_ = core_->stats();
     num_core_waiting_completions_ = core_->num_waiting_completions();
+    const int64_t num_left = num_accepted_completions_ - num_queued_completions();
+    drain_rate_.Observe(absl::Now(), num_left - std::exchange(num_left_, num_left),
+                        num_queued_completions());
   }
 
-  // Without the lock: sinks may call Submit and Cancel.
-  void Deliver(std::vector<EngineEvent> events) ABSL_LOCKS_EXCLUDED(mutex_) {
-    std::vector<RequestId> finished;
-    for (EngineEvent& event : events) {
-      if (event.result == nullptr) {
-        event.sink->OnDelta(std::move(event.delta));
-      } else {
-        event.sink->OnFinish(std::move(*event.result));
-      }
-      event.sink.reset();
-      if (event.finished_request.has_value()) finished.push_back(*event.finished_request);
-    }
-    if (finished.empty()) return;
+  void OnDelivered(const std::vector<RequestId>& finished) ABSL_LOCKS_EXCLUDED(mutex_) {
     MutexLock lock(mutex_);
     for (const RequestId id : finished) {
       in_flight_.erase(id);
@@ -194,6 +224,7 @@ class EngineLoop::Impl {
   }
 
   const RequestLimits limits_;
+  const int64_t max_queued_tokens_;
   // The thread's alone, once it runs. Null: the device is this loop's alone.
   std::unique_ptr<DeviceTurns::Member> turns_;
   mutable Mutex model_mutex_;
@@ -204,15 +235,22 @@ class EngineLoop::Impl {
   RequestId next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   std::vector<QueuedRequest> inbox_ ABSL_GUARDED_BY(mutex_);
   int32_t num_inbox_completions_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t num_inbox_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_set<RequestId> cancelled_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_set<RequestId> in_flight_ ABSL_GUARDED_BY(mutex_);  // submitted, not finished
+  absl::flat_hash_set<RequestId> in_flight_ ABSL_GUARDED_BY(mutex_);  // last event not delivered
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   // As of the last step.
   EngineLoopStats core_stats_ ABSL_GUARDED_BY(mutex_);
   int32_t num_core_waiting_completions_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Of completions, since the start: taken by Submit, and gone from the queue.
+  int64_t num_accepted_completions_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t num_left_ ABSL_GUARDED_BY(mutex_) = 0;
+  DrainRate drain_rate_ ABSL_GUARDED_BY(mutex_);
+  uint64_t num_delayed_ ABSL_GUARDED_BY(mutex_) = 0;  // NextRetryDelay's calls
 
   Mutex join_mutex_;
+  Delivery delivery_;
   std::thread thread_;  // last: it uses everything above
 };
 
@@ -233,6 +271,11 @@ absl::StatusOr<RequestId> EngineLoop::Submit(GenerationRequest request,
   return impl_->Submit(std::move(request), std::move(sink));
 }
 
+absl::Status EngineLoop::CheckRoom(int32_t num_completions, int64_t num_tokens) const {
+  return impl_->CheckRoom(num_completions, num_tokens);
+}
+
+absl::Duration EngineLoop::NextRetryDelay() { return impl_->NextRetryDelay(); }
 void EngineLoop::Cancel(RequestId id) { impl_->Cancel(id); }
 void EngineLoop::Drain(absl::Time deadline) { impl_->Drain(deadline); }
 void EngineLoop::Stop() { impl_->Stop(); }

@@ -76,10 +76,11 @@ struct GenerationResult {
   std::vector<SampledToken> prompt_logprobs;
 };
 
-// Receives a request's events, on the engine's thread: return quickly and never block. OnFinish
-// comes once for each completion, nothing for that completion after it; after the last one the sink
-// is released, on the same thread. A sink may call Submit and Cancel, but neither Drain nor the
-// loop's destructor.
+// Receives a request's events, on the loop's delivery thread, which all sinks share: return quickly
+// and never block. The engine does not wait, and may be ahead. OnFinish comes once for each
+// completion, nothing for that completion after it; after the last one the sink is released, on the
+// same thread. A sink may call Submit and Cancel, but neither Drain, Stop nor the loop's
+// destructor.
 class GenerationSink {
  public:
   virtual ~GenerationSink() = default;
@@ -116,7 +117,10 @@ class EngineObserver {
 };
 
 struct EngineLoopOptions {
-  int32_t max_queued_requests = 256;  // waiting for their first step; n completions count as n
+  // What may wait for its first step. n completions count as n, and the tokens of their prompt n
+  // times. A request with more tokens than may wait is taken when no others wait.
+  int32_t max_queued_requests = 256;
+  int64_t max_queued_tokens = 262'144;
   int32_t max_running_sequences = 64;
   int32_t max_step_tokens = 512;  // token budget of a step: prefill comes in chunks of this
   bool prefix_cache = true;       // beginnings of prompts that were computed before are reused
@@ -126,8 +130,9 @@ struct EngineLoopOptions {
 };
 
 struct EngineLoopStats {
-  int32_t num_running = 0;  // requests that have been scheduled, preempted ones too
-  int32_t num_waiting = 0;  // requests that were never scheduled
+  int32_t num_running = 0;         // requests that have been scheduled, preempted ones too
+  int32_t num_waiting = 0;         // requests that were never scheduled
+  int64_t num_waiting_tokens = 0;  // of prompts, for each completion that was never scheduled
   int64_t kv_blocks_used = 0;
   int64_t kv_blocks_free = 0;
   int64_t kv_blocks_cached = 0;  // of the free ones, those that the prefix cache could find
@@ -139,7 +144,7 @@ struct EngineLoopStats {
 
 using RequestId = uint64_t;
 
-// Thread-safe. Destruction cancels what is in flight and joins the thread.
+// Thread-safe. Destruction cancels what is in flight and joins the threads.
 class EngineLoop {
  public:
   static std::unique_ptr<EngineLoop> Start(std::unique_ptr<Model> model,
@@ -152,16 +157,24 @@ class EngineLoop {
   // when draining. On success the sink will see OnFinish for each completion, come what may.
   absl::StatusOr<RequestId> Submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink);
 
+  // RESOURCE_EXHAUSTED when the queue has no room for so many completions and tokens of prompts:
+  // what Submit would say now. UNAVAILABLE when draining.
+  absl::Status CheckRoom(int32_t num_completions, int64_t num_tokens) const;
+
+  // When somebody for whom the queue has no room should try again: from how fast it has emptied
+  // lately, and different for each who asks, so that they do not all come at once.
+  absl::Duration NextRetryDelay();
+
   // Ends the request's completions with kCancelled and frees their blocks at the next step's
   // boundary. Unknown and finished ids are ignored.
   void Cancel(RequestId id);
 
-  // Refuses new requests and returns when those in flight have finished, or after the deadline when
-  // those left have been cancelled.
+  // Refuses new requests and returns when those in flight have finished and their sinks have heard
+  // of it, or after the deadline when those left have been cancelled.
   void Drain(absl::Time deadline);
 
-  // Cancels what is in flight, ends the thread and frees the model. Afterwards Submit is
-  // UNAVAILABLE, and stats and memory usage are 0. From any thread but the engine's.
+  // Cancels what is in flight, tells the sinks, ends the threads and frees the model. Afterwards
+  // Submit is UNAVAILABLE, and stats and memory usage are 0. From any thread but the loop's own.
   void Stop();
 
   // As of the last step's beginning or end; does not wait for the one in progress.

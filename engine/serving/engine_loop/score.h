@@ -27,8 +27,8 @@ struct ScoreRequest {
 absl::Status ValidateScoreOptions(const ScoreRequest& request);
 
 // Runs through the loop like a generation request that generates nothing, in the same steps as
-// others. `done` is called once, on the engine's thread, under the rules for sinks. The request can
-// be cancelled by its id. Errors as Submit's, and then `done` is not called.
+// others. `done` is called once, on the loop's delivery thread, under the rules for sinks. The
+// request can be cancelled by its id. Errors as Submit's, and then `done` is not called.
 absl::StatusOr<RequestId> SubmitScore(EngineLoop& loop, ScoreRequest request,
                                       absl::AnyInvocable<void(absl::StatusOr<ScoreResult>)> done);
 

@@ -42,6 +42,11 @@ absl::Status ValidateLogprobs(std::string_view field, int32_t num_logprobs);  //
 // is never computed.
 int64_t MaxCachedTokens(const GenerationRequest& request, int64_t max_context_tokens);
 
+// What a request counts for in EngineLoopOptions::max_queued_tokens.
+inline int64_t NumQueuedTokens(const GenerationRequest& request) {
+  return request.num_completions * static_cast<int64_t>(request.prompt_ids.size());
+}
+
 }  // namespace ultrasketch
 
 #endif  // ULTRASKETCH_ENGINE_SERVING_ENGINE_LOOP_VALIDATE_REQUEST_H_

@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/mutex.h"
+#include "engine/serving/engine_loop/drain_rate.h"
 #include "engine/serving/engine_loop/engine_loop.h"
 #include "tests/serving/engine_loop/fake_model.h"
 #include "tests/serving/engine_loop/testing.h"
@@ -109,6 +110,60 @@ TEST_F(EngineLoopLifecycleTest, RefusesRequestsWhenTheQueueIsFull) {
   EXPECT_EQ(Submit(Request("f", 2))->Wait().result->reason, FinishReason::kLength);
 }
 
+TEST_F(EngineLoopLifecycleTest, RefusesRequestsWhenTooManyTokensWait) {
+  options_.max_queued_tokens = 10;
+  options_.max_running_sequences = 1;
+  StartGated();
+  const auto running = Submit(Request("a", 2));
+  gate_.WaitForArrival();
+  EXPECT_EQ(loop_->stats().num_waiting_tokens, 0);
+  GenerationRequest pair = Request("bbb", 2);
+  pair.num_completions = 2;
+  const auto first = Submit(pair);
+  EXPECT_EQ(loop_->stats().num_waiting_tokens, 6);
+  const absl::Status status = SubmitStatus(Request("ccccc", 2));
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("6 tokens"));
+  EXPECT_EQ(loop_->CheckRoom(1, 5), status);
+  EXPECT_TRUE(loop_->CheckRoom(1, 4).ok());
+  const auto second = Submit(Request("dddd", 2));
+  EXPECT_EQ(loop_->stats().num_waiting_tokens, 10);
+  gate_.Open();
+  for (const auto& sink : {running, first, second}) {
+    EXPECT_EQ(sink->Wait().result->reason, FinishReason::kLength);
+  }
+  EXPECT_EQ(loop_->stats().num_waiting_tokens, 0);
+}
+
+TEST_F(EngineLoopLifecycleTest, APromptOfMoreTokensThanMayWaitIsTakenWhenNoOthersWait) {
+  options_.max_queued_tokens = 3;
+  StartGated();
+  const auto sink = Submit(Request("long prompt", 2));
+  gate_.WaitForArrival();
+  RequestId id = 0;
+  const auto next = Submit(Request("another one", 2), &id);
+  EXPECT_EQ(SubmitStatus(Request("x", 2)).code(), absl::StatusCode::kResourceExhausted);
+  loop_->Cancel(id);
+  gate_.Open();
+  EXPECT_EQ(sink->Wait().result->reason, FinishReason::kLength);
+  EXPECT_EQ(next->Wait().result->reason, FinishReason::kCancelled);
+  EXPECT_EQ(loop_->stats().num_waiting_tokens, 0);
+}
+
+TEST_F(EngineLoopLifecycleTest, TheRetryDelayFollowsTheDrainRate) {
+  Start();
+  EXPECT_EQ(loop_->NextRetryDelay(), kUnknownRetryDelay);
+  options_.max_running_sequences = 1;
+  StartGated();
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 20; ++i) sinks.push_back(Submit(Request("a", 2)));
+  gate_.Open();
+  for (const auto& sink : sinks) sink->Wait();
+  // Two steps of a fake model, and nobody waits: as soon as may be.
+  while (loop_->NextRetryDelay() == kUnknownRetryDelay) std::this_thread::yield();
+  EXPECT_LT(loop_->NextRetryDelay(), kMaxRetryDelay);
+}
+
 TEST_F(EngineLoopLifecycleTest, CancellationInMidStreamReturnsTheBlocks) {
   FakeModelOptions model;
   model.before_forward = [this](int64_t index) {
@@ -173,7 +228,11 @@ TEST_F(EngineLoopLifecycleTest, CancellingUnknownAndFinishedRequestsDoesNothing)
 }
 
 TEST_F(EngineLoopLifecycleTest, SinksMayCancelAndSubmit) {
-  Start();
+  FakeModelOptions model;
+  model.before_forward = [this](int64_t index) {
+    return index == 1 ? gate_.Pass() : absl::OkStatus();
+  };
+  Start(std::move(model));
   Gate has_id;
   RequestId id = 0;
   const auto next = std::make_shared<RecordingSink>();
@@ -181,6 +240,7 @@ TEST_F(EngineLoopLifecycleTest, SinksMayCancelAndSubmit) {
   sink->on_delta = [&](const GenerationDelta&) {
     EXPECT_TRUE(has_id.Pass().ok());
     loop_->Cancel(id);
+    gate_.Open();
   };
   sink->on_finish = [&](const GenerationResult&) {
     EXPECT_TRUE(loop_->Submit(Request("next", 3), next).ok());

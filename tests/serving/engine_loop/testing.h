@@ -48,7 +48,7 @@ class RecordingSink final : public GenerationSink {
   void OnDelta(GenerationDelta delta) override;
   void OnFinish(GenerationResult result) override;
 
-  // Called on the engine's thread, outside the lock.
+  // Called on the delivery thread, outside the lock.
   std::function<void(const GenerationDelta&)> on_delta;
   std::function<void(const GenerationResult&)> on_finish;
 
