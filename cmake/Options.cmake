@@ -31,7 +31,8 @@ endif()
 function(us_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
-  target_link_libraries(${name} PUBLIC us_options ${ARG_DEPENDS})
+  # Nothing of it is for programs that use an installed library.
+  target_link_libraries(${name} PUBLIC $<BUILD_INTERFACE:us_options> ${ARG_DEPENDS})
   set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
 endfunction()
 
