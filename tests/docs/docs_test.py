@@ -34,6 +34,7 @@ FOREIGN_MESSAGES = [
     "Address already in use",  # Linux
     "Connection refused",
     "Received message larger than max",  # gRPC
+    "connections to all backends failing",
     "failed to connect to all addresses",
     "too_many_pings",
     "VersionError",  # protobuf
