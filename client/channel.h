@@ -3,21 +3,38 @@
 #define ULTRASKETCH_CLIENT_CHANNEL_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
-#include <grpcpp/channel.h>
+
+namespace grpc {
+class Channel;
+}
 
 namespace ultrasketch::client {
+
+// TLS as PEM text, not as paths.
+struct TlsOptions {
+  std::string ca;  // whom the server's certificate must come from; empty: the system's roots
+  std::string certificate;  // the client's own, with its chain, for mutual TLS; empty: none
+  std::string key;          // the certificate's
+  std::string server_name;  // whom the server's certificate must name; empty: the target's host
+};
 
 struct ChannelOptions {
   // A TCP connection of its own. Otherwise channels to the same target with the same options share
   // one.
   bool own_connection = false;
+  std::optional<TlsOptions> tls;  // unset: plain text
+  std::string token;              // sent with every call as a bearer token; empty: none
+  // Send the token in plain text to other machines, too.
+  bool insecure_token = false;
 };
 
-// Takes and sends messages of any size. `target` as in Client::Create: INVALID_ARGUMENT when empty.
-// Does not connect yet.
+// Takes and sends messages of any size. `target` as in Client::Create: INVALID_ARGUMENT when empty,
+// when there is a certificate without its key or the other way, and for a token that other machines
+// would get in plain text. Does not connect yet.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> CreateChannel(const std::string& target,
                                                              const ChannelOptions& options = {});
 

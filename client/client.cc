@@ -59,8 +59,9 @@ struct Client::Impl {
 Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Client::~Client() = default;
 
-absl::StatusOr<std::unique_ptr<Client>> Client::Create(const std::string& target) {
-  US_ASSIGN_OR_RETURN(auto channel, CreateChannel(target));
+absl::StatusOr<std::unique_ptr<Client>> Client::Create(const std::string& target,
+                                                       const ChannelOptions& options) {
+  US_ASSIGN_OR_RETURN(auto channel, CreateChannel(target, options));
   return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(channel)));
 }
 

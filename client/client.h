@@ -29,6 +29,8 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 
+#include "client/channel.h"
+
 namespace ultrasketch::client {
 
 struct CallOptions {
@@ -179,9 +181,10 @@ struct ModelInfo {
 // at the first call and again whenever it was lost; a server that cannot be reached is UNAVAILABLE.
 class Client {
  public:
-  // `target` is HOST:PORT, unix:PATH or any gRPC target. INVALID_ARGUMENT when empty. Does not
-  // connect yet.
-  static absl::StatusOr<std::unique_ptr<Client>> Create(const std::string& target);
+  // `target` is HOST:PORT, unix:PATH or any gRPC target. INVALID_ARGUMENT as CreateChannel. Does
+  // not connect yet.
+  static absl::StatusOr<std::unique_ptr<Client>> Create(const std::string& target,
+                                                        const ChannelOptions& options = {});
   ~Client();
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;

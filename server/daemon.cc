@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -12,7 +13,6 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -20,6 +20,7 @@
 
 #include "engine/base/status.h"
 #include "server/collector.h"
+#include "server/connection_listener.h"
 #include "server/listen_address.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -30,9 +31,14 @@
 #include "server/repository_watcher.h"
 #include "server/server.h"
 #include "server/shutdown_signals.h"
+#include "server/token_file.h"
+#include "server/transport_credentials.h"
 
 namespace ultrasketch {
 namespace {
+
+// For anything but connections of the gRPC server: models' files, metrics, gRPC's own.
+constexpr int64_t kOtherDescriptors = 128;
 
 // Serves until a signal asks for the end, then drains.
 class Daemon {
@@ -69,14 +75,18 @@ class Daemon {
       US_ASSIGN_OR_RETURN(endpoint, MetricsEndpoint::Start(*options_.metrics_listen,
                                                            {metrics_.collectable(), state}));
     }
-    ServerOptions server_options = options_.server;
-    server_options.is_ready = false;
+    US_ASSIGN_OR_RETURN(const ServerOptions server_options, MakeServerOptions());
     US_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
                         Server::Start(server_options, host_, metrics_));
     const std::string metrics_address =
         endpoint != nullptr ? endpoint->address().ToString() : "none";
     LogEvent(LogLevel::kInfo, "listening",
-             {{"listen", server->address().ToString()}, {"metrics", metrics_address}});
+             {{"listen", server->address().ToString()},
+              {"metrics", metrics_address},
+              {"transport", TransportName()},
+              {"tokens", options_.token_file.empty() ? "off" : "on"},
+              {"admin_rpcs", server_options.admin_rpcs ? "on" : "off"},
+              {"max_connections", LogNumber(server_options.max_connections)}});
 
     LoadAll(sources);
     const size_t num_ready = NumReady();
@@ -88,8 +98,8 @@ class Daemon {
       LogEvent(LogLevel::kInfo, "serving",
                {{"listen", server->address().ToString()},
                 {"metrics", metrics_address},
-                {"models", absl::StrCat(num_ready)},
-                {"failed_models", absl::StrCat(sources.size() - num_ready)},
+                {"models", LogNumber(num_ready)},
+                {"failed_models", LogNumber(sources.size() - num_ready)},
                 {"version", ULTRASKETCH_VERSION}});
     }
     {
@@ -107,6 +117,33 @@ class Daemon {
   }
 
  private:
+  // Opens the files that the options name, and takes the limit of open files into account.
+  absl::StatusOr<ServerOptions> MakeServerOptions() const {
+    ServerOptions options = options_.server;
+    options.is_ready = false;
+    if (options_.tls) {
+      US_ASSIGN_OR_RETURN(options.certificates, TlsCertificates::Open(*options_.tls));
+    }
+    if (!options_.token_file.empty()) {
+      US_ASSIGN_OR_RETURN(options.tokens, TokenFile::Open(options_.token_file));
+    }
+    const int64_t num_descriptors = RaiseDescriptorLimit();
+    const int64_t for_connections =
+        std::max(num_descriptors - kOtherDescriptors, num_descriptors / 2);
+    if (options.max_connections > for_connections) {
+      LogEvent(LogLevel::kWarning, "connections_limited",
+               {{"max_connections", LogNumber(for_connections)},
+                {"open_files", LogNumber(num_descriptors)}});
+      options.max_connections = static_cast<int>(for_connections);
+    }
+    return options;
+  }
+
+  std::string TransportName() const {
+    if (!options_.tls) return "plain_text";
+    return options_.tls->client_ca.empty() ? "tls" : "mutual_tls";
+  }
+
   absl::StatusOr<std::shared_ptr<HostedModel>> Load(const ModelSource& source) {
     return loader_.Load(source, host_.HeldModels());
   }
@@ -160,16 +197,16 @@ class Daemon {
     const absl::Time start = absl::Now();
     const absl::Time deadline = start + patience;
     LogEvent(LogLevel::kInfo, "draining",
-             {{"seconds", absl::StrFormat("%g", absl::ToDoubleSeconds(patience))}});
+             {{"seconds", LogNumber(absl::StrFormat("%g", absl::ToDoubleSeconds(patience)))}});
     server.SetNotServing();
     host_.Drain(deadline);
     // The engine is done; what is left is for clients to read. Those that were cancelled just now
     // should still learn of it.
     const absl::Time grace = absl::Now() + absl::Seconds(1);
     server.Shutdown(stop_at_once_ ? grace : std::max(deadline, grace));
-    LogEvent(
-        LogLevel::kInfo, "stopped",
-        {{"drain_seconds", absl::StrFormat("%.3f", absl::ToDoubleSeconds(absl::Now() - start))}});
+    LogEvent(LogLevel::kInfo, "stopped",
+             {{"drain_seconds",
+               LogNumber(absl::StrFormat("%.3f", absl::ToDoubleSeconds(absl::Now() - start)))}});
   }
 
   const DaemonOptions options_;

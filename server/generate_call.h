@@ -30,7 +30,7 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
   absl::Status Open() { return call_.Open(request_->model()); }
   // Validates, tokenizes and submits. Takes as long as tokenizing does.
   void Begin();
-  const ModelCall& model_call() const { return call_; }
+  ModelCall& model_call() { return call_; }
 
   // Ends the call before it has begun.
   void Reject(const absl::Status& status) { Finish(call_.Reject(status)); }
@@ -47,7 +47,7 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
  private:
   GenerateCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
                const v1::GenerateRequest* request, v1::GenerateResponse* response)
-      : call_(environment, context), request_(request), response_(response) {}
+      : call_(environment, "Generate", context), request_(request), response_(response) {}
 
   absl::Status Submit();
   v1::Completion& CompletionAt(int32_t index);

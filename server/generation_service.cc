@@ -58,6 +58,13 @@ absl::StatusOr<std::vector<int32_t>> EncodeInput(const v1::TokenizeRequest& requ
   return ids;
 }
 
+// For the log, if it is to have prompts.
+template <typename Message>
+void KeepPrompt(const Message& request, RequestRecord& record) {
+  if (!record.wants_prompt()) return;
+  record.SetPrompt(request.has_messages() ? request.messages().ShortDebugString() : request.text());
+}
+
 absl::Status Tokenize(const ModelHost& host, const v1::TokenizeRequest& request,
                       const std::atomic<bool>& client_gone, v1::TokenizeResponse& response) {
   US_ASSIGN_OR_RETURN(const auto model, host.FindReady(request.model()));
@@ -100,9 +107,10 @@ absl::Status Detokenize(const ModelHost& host, const v1::DetokenizeRequest& requ
 }  // namespace
 
 GenerationService::GenerationService(const ModelHost& host, Metrics& metrics,
+                                     const RequestLog& request_log,
                                      const WorkQueueOptions& long_texts)
     : long_texts_(long_texts),
-      environment_{host, metrics, long_texts_, std::make_shared<OpenCalls>()} {}
+      environment_{host, metrics, long_texts_, request_log, std::make_shared<OpenCalls>()} {}
 
 template <typename Call>
 void GenerationService::Begin(Call call, size_t input_bytes) {
@@ -122,6 +130,7 @@ grpc::ServerUnaryReactor* GenerationService::Generate(grpc::CallbackServerContex
                                                       const v1::GenerateRequest* request,
                                                       v1::GenerateResponse* response) {
   const auto call = GenerateCall::Create(environment_, context, request, response);
+  KeepPrompt(*request, call->model_call().record());
   Begin(call, InputBytes(*request));
   return call.get();
 }
@@ -129,6 +138,7 @@ grpc::ServerUnaryReactor* GenerationService::Generate(grpc::CallbackServerContex
 grpc::ServerWriteReactor<v1::GenerateStreamResponse>* GenerationService::GenerateStream(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const auto call = StreamCall::Create(environment_, context, request);
+  KeepPrompt(*request, call->model_call().record());
   Begin(call, InputBytes(*request));
   return call.get();
 }
@@ -137,6 +147,7 @@ grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* 
                                                    const v1::ScoreRequest* request,
                                                    v1::ScoreResponse* response) {
   const auto call = ScoreCall::Create(environment_, context, request, response);
+  KeepPrompt(*request, call->model_call().record());
   Begin(call, InputBytes(*request));
   return call.get();
 }
@@ -145,9 +156,11 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContex
                                                       const v1::TokenizeRequest* request,
                                                       v1::TokenizeResponse* response) {
   auto* call = new TextCall(
-      long_texts_, context, [this, request, response](const std::atomic<bool>& client_gone) {
+      long_texts_, environment_.request_log, "Tokenize", context, request->model(),
+      [this, request, response](const std::atomic<bool>& client_gone) {
         return ultrasketch::Tokenize(environment_.host, *request, client_gone, *response);
       });
+  KeepPrompt(*request, call->record());
   call->Begin(request->text().size() + request->messages().ByteSizeLong());
   return call;
 }
@@ -156,7 +169,8 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerCont
                                                         const v1::DetokenizeRequest* request,
                                                         v1::DetokenizeResponse* response) {
   auto* call = new TextCall(
-      long_texts_, context, [this, request, response](const std::atomic<bool>& client_gone) {
+      long_texts_, environment_.request_log, "Detokenize", context, request->model(),
+      [this, request, response](const std::atomic<bool>& client_gone) {
         return ultrasketch::Detokenize(environment_.host, *request, client_gone, *response);
       });
   call->Begin(static_cast<size_t>(request->token_ids_size()) * sizeof(int32_t));

@@ -7,6 +7,7 @@
 #include "server/metrics.h"
 #include "server/model_call.h"
 #include "server/model_host.h"
+#include "server/request_log.h"
 #include "server/work_queue.h"
 #include "ultrasketch/v1/generation.grpc.pb.h"
 
@@ -15,8 +16,9 @@ namespace ultrasketch {
 // Thread-safe. Must outlive the gRPC server that it is registered with.
 class GenerationService final : public v1::GenerationService::CallbackService {
  public:
-  // `host` and `metrics` must outlive the service.
-  GenerationService(const ModelHost& host, Metrics& metrics, const WorkQueueOptions& long_texts);
+  // `host`, `metrics` and `request_log` must outlive the service.
+  GenerationService(const ModelHost& host, Metrics& metrics, const RequestLog& request_log,
+                    const WorkQueueOptions& long_texts);
 
   // Waits until no generation or scoring call is open. False when the deadline came first.
   bool AwaitNoCalls(absl::Time deadline) { return environment_.open_calls->AwaitNone(deadline); }

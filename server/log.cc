@@ -2,12 +2,12 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "absl/time/time.h"
+#include "nlohmann/json.hpp"
 
 #include "engine/base/strings.h"
 
@@ -15,6 +15,8 @@ namespace ultrasketch {
 namespace {
 
 constexpr size_t kMaxValueBytes = 1024;
+
+std::atomic<LogFormat> log_format = LogFormat::kText;
 
 std::string_view LevelName(LogLevel level) {
   switch (level) {
@@ -36,21 +38,24 @@ bool IsPlain(std::string_view value) {
   return true;
 }
 
-}  // namespace
-
-std::string FormatEvent(std::string_view event, std::initializer_list<LogField> fields) {
-  std::string line = absl::StrCat("event=", A(event));
-  for (const LogField& field : fields) {
-    absl::StrAppend(&line, " ", A(field.key), "=",
-                    IsPlain(field.value) ? field.value : Quoted(field.value, kMaxValueBytes));
+// Ill-formed UTF-8 is replaced.
+std::string JsonString(std::string_view value) {
+  const bool is_cut = value.size() > kMaxValueBytes;
+  std::string text(value.substr(0, kMaxValueBytes));
+  if (is_cut) {
+    // Not within a character.
+    while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0xC0) == 0x80) {
+      text.pop_back();
+    }
+    if (!text.empty() && static_cast<unsigned char>(text.back()) >= 0xC0) text.pop_back();
+    text += "...";
   }
-  return line;
+  return nlohmann::json(text).dump(-1, ' ', /*ensure_ascii=*/false,
+                                   nlohmann::json::error_handler_t::replace);
 }
 
-void LogEvent(LogLevel level, std::string_view event, std::initializer_list<LogField> fields) {
-  const std::string line = absl::StrCat(
-      "time=", absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()),
-      " level=", A(LevelName(level)), " ", FormatEvent(event, fields), "\n");
+void WriteLine(std::string line) {
+  line += '\n';
   // One write a line: lines of several threads do not mix.
   size_t written = 0;
   while (written < line.size()) {
@@ -59,6 +64,39 @@ void LogEvent(LogLevel level, std::string_view event, std::initializer_list<LogF
     if (result <= 0) return;
     written += static_cast<size_t>(result);
   }
+}
+
+}  // namespace
+
+void SetLogFormat(LogFormat format) { log_format = format; }
+
+std::string FormatLogLine(LogFormat format, absl::Time time, LogLevel level, std::string_view event,
+                          const std::vector<LogField>& fields) {
+  const std::string timestamp = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", time, absl::UTCTimeZone());
+  if (format == LogFormat::kText) {
+    std::string line =
+        absl::StrCat("time=", timestamp, " level=", A(LevelName(level)), " event=", A(event));
+    for (const LogField& field : fields) {
+      absl::StrAppend(&line, " ", A(field.key), "=",
+                      IsPlain(field.value) ? field.value : Quoted(field.value, kMaxValueBytes));
+    }
+    return line;
+  }
+  std::string line = absl::StrCat("{\"ts\":\"", timestamp, "\",\"level\":\"", A(LevelName(level)),
+                                  "\",\"event\":", JsonString(event));
+  for (const LogField& field : fields) {
+    absl::StrAppend(&line, ",", JsonString(field.key), ":",
+                    field.is_number ? field.value : JsonString(field.value));
+  }
+  return line + "}";
+}
+
+void LogEvent(LogLevel level, std::string_view event, const std::vector<LogField>& fields) {
+  WriteLine(FormatLogLine(log_format, absl::Now(), level, event, fields));
+}
+
+void LogEvent(LogLevel level, std::string_view event, std::initializer_list<LogField> fields) {
+  LogEvent(level, event, std::vector<LogField>(fields));
 }
 
 }  // namespace ultrasketch

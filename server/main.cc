@@ -33,6 +33,7 @@ void IgnoreFromProtobuf(google::protobuf::LogLevel level, const char*, int,
 int Main(int argc, char** argv) {
   auto parsed = ParseDaemonOptions(argc, argv);
   if (const ExitCode* exit_code = std::get_if<ExitCode>(&parsed)) return *exit_code;
+  SetLogFormat(std::get<DaemonOptions>(parsed).log_format);
   gpr_set_log_function(LogFromGrpc);
   google::protobuf::SetLogHandler(IgnoreFromProtobuf);
   ShutdownSignals::Block();

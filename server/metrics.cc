@@ -178,7 +178,38 @@ void ModelMetrics::OnGeneratedTokens(int64_t num_tokens) {
   generated_tokens_.Increment(static_cast<double>(num_tokens));
 }
 
-Metrics::Metrics() : families_(std::make_shared<MetricFamilies>()), unattributed_(families_, "") {}
+TransportMetrics::TransportMetrics(prometheus::Registry& registry)
+    : TransportMetrics(prometheus::BuildGauge()
+                           .Name("ultrasketch_connections")
+                           .Help("Open connections of the gRPC server.")
+                           .Register(registry)
+                           .Add({}),
+                       prometheus::BuildCounter()
+                           .Name("ultrasketch_refused_connections_total")
+                           .Help("Connections that were closed as they came, by reason.")
+                           .Register(registry),
+                       prometheus::BuildCounter()
+                           .Name("ultrasketch_refused_calls_total")
+                           .Help("Calls refused for their token or what they may not do, by code.")
+                           .Register(registry)) {}
+
+TransportMetrics::TransportMetrics(prometheus::Gauge& open,
+                                   prometheus::Family<prometheus::Counter>& connections_refused,
+                                   prometheus::Family<prometheus::Counter>& calls_refused)
+    : connections(open),
+      refused_for_limit(connections_refused.Add({{"reason", "max_connections"}})),
+      refused_for_descriptors(connections_refused.Add({{"reason", "file_descriptors"}})),
+      unauthenticated_(calls_refused.Add({{"code", "UNAUTHENTICATED"}})),
+      permission_denied_(calls_refused.Add({{"code", "PERMISSION_DENIED"}})) {}
+
+void TransportMetrics::OnRefusedCall(absl::StatusCode code) {
+  (code == absl::StatusCode::kUnauthenticated ? unauthenticated_ : permission_denied_).Increment();
+}
+
+Metrics::Metrics()
+    : families_(std::make_shared<MetricFamilies>()),
+      unattributed_(families_, ""),
+      transport_(families_->registry) {}
 
 std::shared_ptr<prometheus::Collectable> Metrics::collectable() const { return families_; }
 

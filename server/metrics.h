@@ -17,7 +17,9 @@
 #include <prometheus/collectable.h>
 #include <prometheus/counter.h>
 #include <prometheus/family.h>
+#include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
+#include <prometheus/registry.h>
 
 #include "engine/backends/step_stages.h"
 #include "engine/serving/engine_loop/engine_loop.h"
@@ -97,6 +99,27 @@ class ModelMetrics final : public EngineObserver {
   prometheus::Counter& generated_tokens_;
 };
 
+// Connections of the gRPC server. Thread-safe.
+struct TransportMetrics {
+  explicit TransportMetrics(prometheus::Registry& registry);
+
+  prometheus::Gauge& connections;  // open now
+  // Closed as they came: too many of them, or no file descriptor left.
+  prometheus::Counter& refused_for_limit;
+  prometheus::Counter& refused_for_descriptors;
+
+  // A call was refused before any service saw it: UNAUTHENTICATED or PERMISSION_DENIED.
+  void OnRefusedCall(absl::StatusCode code);
+
+ private:
+  TransportMetrics(prometheus::Gauge& open,
+                   prometheus::Family<prometheus::Counter>& connections_refused,
+                   prometheus::Family<prometheus::Counter>& calls_refused);
+
+  prometheus::Counter& unauthenticated_;
+  prometheus::Counter& permission_denied_;
+};
+
 // The registry and its families. Thread-safe.
 class Metrics {
  public:
@@ -108,11 +131,14 @@ class Metrics {
   // Requests that name no hosted model. Clients' own names never become labels.
   RequestMetrics& unattributed() { return unattributed_; }
 
+  TransportMetrics& transport() { return transport_; }
+
   std::shared_ptr<prometheus::Collectable> collectable() const;
 
  private:
   std::shared_ptr<MetricFamilies> families_;
   RequestMetrics unattributed_;
+  TransportMetrics transport_;
 };
 
 }  // namespace ultrasketch

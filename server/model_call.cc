@@ -1,6 +1,5 @@
 #include "server/model_call.h"
 
-#include <algorithm>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -9,7 +8,6 @@
 #include "absl/time/clock.h"
 
 #include "engine/base/status.h"
-#include "server/log.h"
 #include "server/status.h"
 
 namespace ultrasketch {
@@ -45,31 +43,16 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   return absl::FromChrono(deadline);
 }
 
-// Beyond them two clients count as one.
-constexpr size_t kMaxClientBytes = 128;
-
-// Something that an operator should know, rather than the client's doing.
-bool IsServerFault(const absl::Status& status) {
-  return absl::IsInternal(status) || absl::IsDataLoss(status) || absl::IsUnknown(status);
-}
-
 }  // namespace
 
-ModelCall::ModelCall(const CallEnvironment& environment, grpc::CallbackServerContext* context)
+ModelCall::ModelCall(const CallEnvironment& environment, std::string_view method,
+                     grpc::CallbackServerContext* context)
     : environment_(environment),
       context_(context),
       arrival_(absl::Now()),
-      deadline_(DeadlineOf(*context)) {
+      deadline_(DeadlineOf(*context)),
+      record_(environment_.request_log, method, *context) {
   environment_.open_calls->Add();
-}
-
-std::string ModelCall::client() const {
-  const auto& metadata = context_->client_metadata();
-  if (const auto id = metadata.find("client-id"); id != metadata.end()) {
-    return {id->second.data(), std::min(id->second.size(), kMaxClientBytes)};
-  }
-  const std::string peer = context_->peer();
-  return peer.substr(0, peer.rfind(':'));
 }
 
 absl::Status ModelCall::Open(const std::string& name) {
@@ -116,7 +99,10 @@ void ModelCall::CountDelta(const GenerationDelta& delta, int64_t num_prompt_toke
   if (!prompt_counted_) {
     prompt_counted_ = true;
     model_->metrics->OnPromptTokens(num_prompt_tokens);
+    finished_.num_prompt_tokens = num_prompt_tokens;
+    finished_.time_to_first_token = absl::Now() - arrival_;
   }
+  finished_.num_completion_tokens += static_cast<int64_t>(delta.token_ids.size());
   model_->metrics->OnGeneratedTokens(static_cast<int64_t>(delta.token_ids.size()));
 }
 
@@ -124,10 +110,7 @@ grpc::Status ModelCall::Close(absl::Status status) {
   status = ForClient(std::move(status));
   requests().OnAnswer(status.code());
   if (model_ != nullptr) model_->metrics->OnRequestDuration(absl::Now() - arrival_);
-  if (IsServerFault(status)) {
-    LogEvent(LogLevel::kError, "request_failed",
-             {{"model", model_ != nullptr ? model_->name : ""}, {"error", status.ToString()}});
-  }
+  record_.Finish(status, model_ != nullptr ? model_->name : "", finished_);
   return ToGrpcStatus(status, *context_);
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -20,6 +21,7 @@
 #include "server/metrics.h"
 #include "server/model_host.h"
 #include "server/open_calls.h"
+#include "server/request_log.h"
 #include "server/work_queue.h"
 
 namespace ultrasketch {
@@ -28,23 +30,27 @@ namespace ultrasketch {
 struct CallEnvironment {
   const ModelHost& host;  // outlives the calls, as do `metrics` and `long_texts`
   Metrics& metrics;
-  WorkQueue& long_texts;  // where work waits that has the ModelCall for its owner
+  WorkQueue& long_texts;          // where work waits that has the ModelCall for its owner
+  const RequestLog& request_log;  // outlives the calls, too
   std::shared_ptr<OpenCalls> open_calls;
 };
 
 // One call. Thread-safe, except where noted.
 class ModelCall {
  public:
-  // `context` is gRPC's and lives until OnDone.
-  ModelCall(const CallEnvironment& environment, grpc::CallbackServerContext* context);
+  // `method` is a literal, for the log: "Generate". `context` is gRPC's and lives until OnDone.
+  ModelCall(const CallEnvironment& environment, std::string_view method,
+            grpc::CallbackServerContext* context);
+
+  // What the log says about the call. Before it is open to other threads.
+  RequestRecord& record() { return record_; }
 
   // When the call came in.
   absl::Time arrival() const { return arrival_; }
   absl::Time deadline() const { return deadline_; }
 
-  // Who asks, for fairness between clients: the metadata `client-id`, or else the peer's address
-  // without its port.
-  std::string client() const;
+  // Who asks, for fairness between clients.
+  std::string client() const { return ClientOf(*context_); }
 
   // Turns true when the client has gone: what is done for it can end (EncodeOptions::cancelled).
   const std::atomic<bool>& client_gone() const { return client_gone_; }
@@ -93,6 +99,8 @@ class ModelCall {
   const absl::Time arrival_;
   const absl::Time deadline_;
   std::shared_ptr<const HostedModel> model_;
+  RequestRecord record_;
+  FinishedRequest finished_;     // the delivery thread alone, until Close
   bool prompt_counted_ = false;  // the delivery thread alone
   std::atomic<bool> client_gone_ = false;
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 
@@ -52,19 +51,20 @@ absl::Status PlanMemory(const Checkpoint& checkpoint, const ModelLoadOptions& lo
 
 void LogLoaded(const HostedModel& model, absl::Duration duration) {
   const MemoryUsage memory = model.engine_loop->memory_usage();
-  LogEvent(LogLevel::kInfo, "model_loaded",
-           {{"model", model.name},
-            {"architecture", model.architecture},
-            {"codec", model.codec},
-            {"device", model.device},
-            {"parameters", absl::StrCat(model.num_parameters)},
-            {"bits_per_weight_linear", absl::StrFormat("%.3f", model.bits_per_weight_linear)},
-            {"bits_per_weight_file", absl::StrFormat("%.3f", model.bits_per_weight_file)},
-            {"memory", HumanBytes(static_cast<double>(memory.total()))},
-            {"kv_cache_tokens", absl::StrCat(model.kv_cache_tokens)},
-            {"kv_cache_limit", HumanBytes(static_cast<double>(model.planned_memory.kv_cache))},
-            {"context_tokens", absl::StrCat(model.max_context_tokens)},
-            {"load_seconds", absl::StrFormat("%.3f", absl::ToDoubleSeconds(duration))}});
+  LogEvent(
+      LogLevel::kInfo, "model_loaded",
+      {{"model", model.name},
+       {"architecture", model.architecture},
+       {"codec", model.codec},
+       {"device", model.device},
+       {"parameters", LogNumber(model.num_parameters)},
+       {"bits_per_weight_linear", LogNumber(absl::StrFormat("%.3f", model.bits_per_weight_linear))},
+       {"bits_per_weight_file", LogNumber(absl::StrFormat("%.3f", model.bits_per_weight_file))},
+       {"memory", HumanBytes(static_cast<double>(memory.total()))},
+       {"kv_cache_tokens", LogNumber(model.kv_cache_tokens)},
+       {"kv_cache_limit", HumanBytes(static_cast<double>(model.planned_memory.kv_cache))},
+       {"context_tokens", LogNumber(model.max_context_tokens)},
+       {"load_seconds", LogNumber(absl::StrFormat("%.3f", absl::ToDoubleSeconds(duration)))}});
 }
 
 }  // namespace

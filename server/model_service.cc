@@ -1,6 +1,9 @@
 #include "server/model_service.h"
 
+#include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 
@@ -47,47 +50,68 @@ void FillModel(const ModelHost::Listing& listing, v1::Model& message) {
   memory.set_workspace_bytes(usage.workspace);
 }
 
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
-}
+// A call and its line in the log. Kept by who is to answer.
+class Answering {
+ public:
+  Answering(const RequestLog& log, std::string_view method, grpc::CallbackServerContext* context,
+            std::string model)
+      : record_(log, method, *context),
+        reactor_(context->DefaultReactor()),
+        model_(std::move(model)) {}
+
+  grpc::ServerUnaryReactor* reactor() const { return reactor_; }
+
+  grpc::ServerUnaryReactor* Finish(const absl::Status& status) {
+    record_.Finish(status, model_);
+    grpc::ServerUnaryReactor* const reactor = reactor_;
+    reactor->Finish(ToGrpcStatus(status));
+    return reactor;
+  }
+
+ private:
+  RequestRecord record_;
+  grpc::ServerUnaryReactor* const reactor_;
+  const std::string model_;
+};
 
 }  // namespace
 
 grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* context,
                                                    const v1::ListModelsRequest*,
                                                    v1::ListModelsResponse* response) {
+  Answering answering(log_, "ListModels", context, "");
   for (const ModelHost::Listing& listing : host_.List()) {
     FillModel(listing, *response->add_models());
   }
-  return Answer(context, absl::OkStatus());
+  return answering.Finish(absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* context,
                                                  const v1::GetModelRequest* request,
                                                  v1::Model* response) {
-  if (request->name().empty()) return Answer(context, InvalidField("name", "required"));
+  Answering answering(log_, "GetModel", context, request->name());
+  if (request->name().empty()) return answering.Finish(InvalidField("name", "required"));
   const absl::StatusOr<ModelHost::Listing> listing = host_.Get(request->name());
   if (listing.ok()) FillModel(*listing, *response);
-  return Answer(context, listing.status());
+  return answering.Finish(listing.status());
 }
 
 grpc::ServerUnaryReactor* ModelService::LoadModel(grpc::CallbackServerContext* context,
                                                   const v1::LoadModelRequest* request,
                                                   v1::Model* response) {
-  if (request->name().empty()) return Answer(context, InvalidField("name", "required"));
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const std::string name = request->name();
-  host_.Load(name, [this, reactor, response, name](const absl::Status& status) {
-    if (status.ok()) {
-      // Gone again when somebody unloads it this very moment.
-      const absl::StatusOr<ModelHost::Listing> listing = host_.Get(name);
-      if (listing.ok()) FillModel(*listing, *response);
-      reactor->Finish(ToGrpcStatus(listing.status()));
-    } else {
-      reactor->Finish(ToGrpcStatus(status));
+  const auto answering = std::make_shared<Answering>(log_, "LoadModel", context, name);
+  if (name.empty()) return answering->Finish(InvalidField("name", "required"));
+  grpc::ServerUnaryReactor* const reactor = answering->reactor();
+  host_.Load(name, [this, answering, response, name](const absl::Status& status) {
+    if (!status.ok()) {
+      answering->Finish(status);
+      return;
     }
+    // Gone again when somebody unloads it this very moment.
+    const absl::StatusOr<ModelHost::Listing> listing = host_.Get(name);
+    if (listing.ok()) FillModel(*listing, *response);
+    answering->Finish(listing.status());
   });
   return reactor;
 }
@@ -95,10 +119,11 @@ grpc::ServerUnaryReactor* ModelService::LoadModel(grpc::CallbackServerContext* c
 grpc::ServerUnaryReactor* ModelService::UnloadModel(grpc::CallbackServerContext* context,
                                                     const v1::UnloadModelRequest* request,
                                                     v1::UnloadModelResponse*) {
-  if (request->name().empty()) return Answer(context, InvalidField("name", "required"));
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const auto answering = std::make_shared<Answering>(log_, "UnloadModel", context, request->name());
+  if (request->name().empty()) return answering->Finish(InvalidField("name", "required"));
+  grpc::ServerUnaryReactor* const reactor = answering->reactor();
   host_.Unload(request->name(),
-               [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
+               [answering](const absl::Status& status) { answering->Finish(status); });
   return reactor;
 }
 

@@ -3,6 +3,7 @@
 #define ULTRASKETCH_SERVER_MODEL_SERVICE_H_
 
 #include "server/model_host.h"
+#include "server/request_log.h"
 #include "ultrasketch/v1/model.grpc.pb.h"
 
 namespace ultrasketch {
@@ -10,8 +11,8 @@ namespace ultrasketch {
 // Lists the models, loads and unloads them. Thread-safe.
 class ModelService final : public v1::ModelService::CallbackService {
  public:
-  // `host` must outlive the service.
-  explicit ModelService(ModelHost& host) : host_(host) {}
+  // `host` and `log` must outlive the service.
+  ModelService(ModelHost& host, const RequestLog& log) : host_(host), log_(log) {}
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest* request,
@@ -28,6 +29,7 @@ class ModelService final : public v1::ModelService::CallbackService {
 
  private:
   ModelHost& host_;
+  const RequestLog& log_;
 };
 
 }  // namespace ultrasketch

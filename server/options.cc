@@ -3,11 +3,13 @@
 #include <cstdint>
 #include <iostream>
 #include <limits>
+#include <memory>
 #include <set>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include <CLI/CLI.hpp>
@@ -16,6 +18,7 @@
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "server/model_host.h"
+#include "server/toml_config.h"
 
 namespace ultrasketch {
 namespace {
@@ -24,7 +27,7 @@ namespace {
 // belongs.
 struct Flags {
   std::vector<std::string> models;  // NAME=DIR
-  // Nothing is encrypted or authenticated: other machines reach the server only if asked for.
+  // Other machines reach the server only if asked for.
   std::string listen = "127.0.0.1:8001";
   std::string metrics_listen = "127.0.0.1:8002";
   // Below the 30 s after which Kubernetes kills.
@@ -32,6 +35,12 @@ struct Flags {
   std::string kv_cache_tokens = "auto";
   int repository_poll_seconds = 0;
   uint64_t memory_limit = 0;
+  TlsFiles tls;
+  bool insecure = false;
+  std::string admin_rpcs = "auto";
+  std::string log_format = "text";
+  std::string log_requests = "none";
+  bool print_config = false;
   DaemonOptions options;
 };
 
@@ -60,6 +69,54 @@ void DeclareAddresses(CLI::App& app, Flags& flags) {
                  "HTTP address of /metrics; port 0 picks a free one, `none` serves no metrics")
       ->type_name("HOST:PORT")
       ->capture_default_str();
+}
+
+// What protects the gRPC address.
+void DeclareSecurity(CLI::App& app, Flags& flags) {
+  app.add_option("--tls-cert", flags.tls.certificate,
+                 "Serve TLS with this certificate (PEM, with its chain); read again when it "
+                 "changes, as are the other files here")
+      ->type_name("FILE");
+  app.add_option("--tls-key", flags.tls.key, "The certificate's private key (PEM)")
+      ->type_name("FILE");
+  app.add_option("--tls-client-ca", flags.tls.client_ca,
+                 "Mutual TLS: clients must have a certificate that one of these signed (PEM)")
+      ->type_name("FILE");
+  app.add_option("--token-file", flags.options.token_file,
+                 "Require a bearer token of this file: one a line, TOKEN or NAME:ROLE:TOKEN with "
+                 "the role user or admin. Health needs none")
+      ->type_name("FILE");
+  app.add_flag("--insecure", flags.insecure,
+               "Listen in plain text where other machines reach it: something else protects it");
+  app.add_option("--admin-rpcs", flags.admin_rpcs,
+                 "LoadModel and UnloadModel: on, off, or auto: on where only this machine reaches "
+                 "the server, or with tokens (then for the role admin)")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->type_name("MODE")
+      ->capture_default_str();
+  app.add_option("--reflection", flags.options.server.reflection,
+                 "gRPC reflection, which tells what services there are: on or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->type_name("MODE")
+      ->default_str("on");
+}
+
+void DeclareLog(CLI::App& app, Flags& flags) {
+  app.add_option("--log-format", flags.log_format, "Lines of logfmt, or of JSON: text or json")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->type_name("FORMAT")
+      ->capture_default_str();
+  app.add_option("--log-requests", flags.log_requests,
+                 "A line for each finished request: none, errors or all")
+      ->check(CLI::IsMember({"none", "errors", "all"}))
+      ->type_name("WHICH")
+      ->capture_default_str();
+  app.add_option("--log-prompts", flags.options.server.request_log.prompts,
+                 "Whether those lines have the prompt's beginning and errors that quote it: on or "
+                 "off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->type_name("MODE")
+      ->default_str("off");
 }
 
 void DeclareEngine(CLI::App& app, Flags& flags) {
@@ -116,6 +173,23 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1 << 10, 1 << 30))
       ->type_name("BYTES")
       ->capture_default_str();
+  app.add_option("--max-metadata-bytes", options.server.max_metadata_bytes,
+                 "Most metadata of one call; the connection of a client that sends more is closed")
+      ->check(CLI::Range(1 << 10, 1 << 20))
+      ->type_name("BYTES")
+      ->capture_default_str();
+  app.add_option("--max-connections", options.server.max_connections,
+                 "Connections at a time, as far as the limit of open files allows; further ones "
+                 "are closed as they come")
+      ->check(CLI::Range(1, 1 << 20))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--max-transport-bytes", options.server.max_transport_bytes,
+                 "Most memory of all connections together (1GiB, 500MB ...): over it idle "
+                 "connections are closed and calls end with an error")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("BYTES")
+      ->capture_default_str();
   app.add_option("--max-queued-text-bytes", options.server.long_texts.max_waiting_bytes,
                  "Bytes of long texts that may wait for being tokenized; more are "
                  "RESOURCE_EXHAUSTED")
@@ -137,10 +211,16 @@ void Declare(CLI::App& app, Flags& flags) {
   app.set_config("--config", "", "Read options from a TOML file: keys are the options' names")
       ->type_name("FILE");
   app.allow_config_extras(CLI::config_extras_mode::error);
+  app.config_formatter(std::make_shared<TomlConfig>());
+  app.add_flag("--print-config", flags.print_config,
+               "Write the options that are in force, as a file for --config, and exit")
+      ->configurable(false);
   DeclareModels(app, flags);
   DeclareAddresses(app, flags);
+  DeclareSecurity(app, flags);
   DeclareEngine(app, flags);
   DeclareLimits(app, flags);
+  DeclareLog(app, flags);
 }
 
 absl::StatusOr<std::vector<ModelSource>> ParseModels(const std::vector<std::string>& texts) {
@@ -171,6 +251,35 @@ absl::StatusOr<ListenAddress> ParseAddress(const std::string& flag, const std::s
   return *address;
 }
 
+// Checks that what protects the gRPC address is whole, and enough for it.
+absl::Status FinishSecurity(const Flags& flags, DaemonOptions& options) {
+  const TlsFiles& tls = flags.tls;
+  if (tls.certificate.empty() != tls.key.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("TLS takes both --tls-cert and --tls-key, found only ",
+                     tls.key.empty() ? "--tls-cert" : "--tls-key"));
+  }
+  if (tls.certificate.empty() && !tls.client_ca.empty()) {
+    return absl::InvalidArgumentError(
+        "--tls-client-ca is about TLS, which takes --tls-cert and --tls-key");
+  }
+  if (!tls.certificate.empty()) options.tls = tls;
+  const ListenAddress& listen = options.server.listen;
+  const bool is_loopback = IsLoopback(listen);
+  if (!options.tls.has_value() && !is_loopback && !flags.insecure) {
+    // Of a name that nobody knows, the start says so.
+    US_RETURN_IF_ERROR(ResolveListenAddress(listen).status());
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--listen ", listen.ToString(),
+        " is reached by other machines, in plain text: give --tls-cert and --tls-key; or "
+        "--insecure, when something else protects it (docs/security.md); or listen on 127.0.0.1"));
+  }
+  options.server.admin_rpcs =
+      flags.admin_rpcs == "on" ||
+      (flags.admin_rpcs == "auto" && (is_loopback || !options.token_file.empty()));
+  return absl::OkStatus();
+}
+
 // The rest of `options`.
 absl::StatusOr<DaemonOptions> Finish(Flags flags) {
   DaemonOptions& options = flags.options;
@@ -178,6 +287,10 @@ absl::StatusOr<DaemonOptions> Finish(Flags flags) {
     return absl::InvalidArgumentError("nothing to serve: give --model or --model-repository");
   }
   US_ASSIGN_OR_RETURN(options.models, ParseModels(flags.models));
+  options.log_format = flags.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
+  options.server.request_log.requests = flags.log_requests == "all"      ? LoggedRequests::kAll
+                                        : flags.log_requests == "errors" ? LoggedRequests::kErrors
+                                                                         : LoggedRequests::kNone;
   options.repository_poll_interval = absl::Seconds(flags.repository_poll_seconds);
   options.drain_patience = absl::Seconds(flags.drain_seconds);
   if (flags.kv_cache_tokens != "auto") {
@@ -194,7 +307,16 @@ absl::StatusOr<DaemonOptions> Finish(Flags flags) {
     US_ASSIGN_OR_RETURN(options.metrics_listen,
                         ParseAddress("--metrics-listen", flags.metrics_listen));
   }
+  US_RETURN_IF_ERROR(FinishSecurity(flags, options));
   return std::move(options);
+}
+
+// CLI11 speaks of INI files.
+std::string DescribeConfigError(const CLI::ConfigError& error) {
+  const absl::string_view message = error.what();
+  const absl::string_view unknown = "INI was not able to parse ";
+  if (!absl::StartsWith(message, unknown)) return std::string(message);
+  return absl::StrCat("there is no option ", Quoted(S(message.substr(unknown.size()))));
 }
 
 }  // namespace
@@ -205,8 +327,16 @@ std::variant<DaemonOptions, ExitCode> ParseDaemonOptions(int argc, const char* c
   Declare(app, flags);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::ConfigError& error) {
+    std::cerr << "ultrasketchd: " << app.get_config_ptr()->as<std::string>() << ": "
+              << DescribeConfigError(error) << "\nRun with --help for more information.\n";
+    return kExitUsage;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  if (flags.print_config) {
+    std::cout << app.config_to_str(/*default_also=*/true);
+    return kExitOk;
   }
   absl::StatusOr<DaemonOptions> options = Finish(std::move(flags));
   if (!options.ok()) {

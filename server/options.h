@@ -10,9 +10,11 @@
 #include "absl/time/time.h"
 
 #include "server/listen_address.h"
+#include "server/log.h"
 #include "server/model_loader.h"
 #include "server/model_repository.h"
 #include "server/server.h"
+#include "server/transport_credentials.h"
 
 namespace ultrasketch {
 
@@ -24,9 +26,12 @@ struct DaemonOptions {
   std::string model_repository;             // empty: none
   absl::Duration repository_poll_interval;  // zero: never
   ModelLoadOptions load;
-  ServerOptions server;
+  ServerOptions server;                         // but for what the files below hold
+  std::optional<TlsFiles> tls;                  // unset: plain text
+  std::string token_file;                       // empty: no tokens
   std::optional<ListenAddress> metrics_listen;  // unset: no metrics
   absl::Duration drain_patience;
+  LogFormat log_format = LogFormat::kText;
 };
 
 // Parses the arguments and the file that `--config` names. Instead of options an exit code, when

@@ -28,7 +28,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
   absl::Status Open() { return call_.Open(request_->model()); }
   // Validates, tokenizes and submits. Takes as long as tokenizing does.
   void Begin();
-  const ModelCall& model_call() const { return call_; }
+  ModelCall& model_call() { return call_; }
 
   // Ends the call before it has begun.
   void Reject(const absl::Status& status) { Finish(call_.Reject(status)); }
@@ -42,7 +42,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
  private:
   ScoreCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
             const v1::ScoreRequest* request, v1::ScoreResponse* response)
-      : call_(environment, context), request_(request), response_(response) {}
+      : call_(environment, "Score", context), request_(request), response_(response) {}
 
   absl::Status Submit();
   void OnScore(absl::StatusOr<ScoreResult> result);

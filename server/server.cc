@@ -1,15 +1,18 @@
 #include "server/server.h"
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
 
 #include "engine/base/status.h"
+#include "server/access_policy.h"
+#include "server/connection_listener.h"
 #include "server/generation_service.h"
 #include "server/model_service.h"
 #include "server/reflection_service.h"
@@ -32,8 +35,16 @@ constexpr int kMaxConcurrentStreams = 1000;  // in one connection
 void Configure(const ServerOptions& options, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(options.max_message_bytes);
   builder.SetMaxSendMessageSize(-1);
-  // Otherwise a second server on the same port starts and takes half of the connections.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, options.max_metadata_bytes);
+  // A compressed message is inflated whole before its size is looked at: a small one may become as
+  // large as memory. Such calls are UNIMPLEMENTED, and what comes all the same is not inflated.
+  for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
+  grpc::ResourceQuota quota("ultrasketch");
+  quota.Resize(static_cast<size_t>(options.max_transport_bytes));
+  builder.SetResourceQuota(quota);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
@@ -43,17 +54,34 @@ void Configure(const ServerOptions& options, grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
 }
 
-std::vector<std::string> ServiceNames() {
-  return {v1::GenerationService::service_full_name(), v1::ModelService::service_full_name(),
-          "grpc.health.v1.Health", grpc::reflection::v1::ServerReflection::service_full_name(),
-          grpc::reflection::v1alpha::ServerReflection::service_full_name()};
+std::vector<std::string> ServiceNames(bool reflection) {
+  std::vector<std::string> names = {v1::GenerationService::service_full_name(),
+                                    v1::ModelService::service_full_name(), "grpc.health.v1.Health"};
+  if (reflection) {
+    names.emplace_back(grpc::reflection::v1::ServerReflection::service_full_name());
+    names.emplace_back(grpc::reflection::v1alpha::ServerReflection::service_full_name());
+  }
+  return names;
 }
 
 }  // namespace
 
 struct Server::Impl final : ModelStateObserver {
   Impl(const ServerOptions& options, ModelHost& model_host, Metrics& metrics)
-      : host(model_host), generation(host, metrics, options.long_texts), models(host) {}
+      : host(model_host),
+        service_names(ServiceNames(options.reflection)),
+        policy(std::make_shared<const AccessPolicy>(options.tokens, options.admin_rpcs)),
+        request_log(options.request_log, policy),
+        generation(host, metrics, request_log, options.long_texts),
+        models(host, request_log),
+        reflection(service_names),
+        reflection_v1alpha(service_names),
+        credentials(MakeServerCredentials(
+            options.certificates, policy,
+            [this, &metrics](std::string_view method, const absl::Status& status) {
+              metrics.transport().OnRefusedCall(status.code());
+              request_log.LogRefused(method, status);
+            })) {}
 
   void OnModelState(const std::string& name, ModelState, bool is_ready) override {
     server->GetHealthCheckService()->SetServingStatus(name, is_ready);
@@ -63,12 +91,16 @@ struct Server::Impl final : ModelStateObserver {
   }
 
   ModelHost& host;
-  ListenAddress address;
+  const std::vector<std::string> service_names;
+  const std::shared_ptr<const AccessPolicy> policy;
+  const RequestLog request_log;
   GenerationService generation;
   ModelService models;
-  ReflectionV1 reflection{ServiceNames()};
-  ReflectionV1Alpha reflection_v1alpha{ServiceNames()};
-  std::unique_ptr<grpc::Server> server;  // last: its destruction ends what uses the services
+  ReflectionV1 reflection;
+  ReflectionV1Alpha reflection_v1alpha;
+  const std::shared_ptr<grpc::ServerCredentials> credentials;
+  std::unique_ptr<grpc::Server> server;  // its destruction ends what uses the above
+  std::unique_ptr<ConnectionListener> listener;
 };
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -81,40 +113,42 @@ Server::~Server() {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, ModelHost& host,
                                                       Metrics& metrics) {
   auto impl = std::make_unique<Impl>(options, host, metrics);
+  US_ASSIGN_OR_RETURN(
+      impl->listener,
+      ConnectionListener::Open(options.listen, options.max_connections, metrics.transport()));
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   Configure(options, builder);
-  int port = 0;
-  builder.AddListeningPort(options.listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, impl->credentials);
   builder.RegisterService(&impl->generation);
   builder.RegisterService(&impl->models);
-  builder.RegisterService(&impl->reflection);
-  builder.RegisterService(&impl->reflection_v1alpha);
-  impl->server = builder.BuildAndStart();
-  if (impl->server == nullptr) {
-    // gRPC does not say why.
-    US_RETURN_IF_ERROR(CheckCanListen(options.listen));
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen.ToString()));
+  if (options.reflection) {
+    builder.RegisterService(&impl->reflection);
+    builder.RegisterService(&impl->reflection_v1alpha);
   }
-  impl->address = {options.listen.host, port};
+  impl->server = builder.BuildAndStart();
+  if (impl->server == nullptr) return absl::InternalError("gRPC cannot start a server");
   std::unique_ptr<Server> server(new Server(std::move(impl)));
   server->SetReady(options.is_ready);
   host.Observe(server->impl_.get());
+  server->impl_->listener->Start(std::move(acceptor));
   return server;
 }
 
-const ListenAddress& Server::address() const { return impl_->address; }
+const ListenAddress& Server::address() const { return impl_->listener->address(); }
 
 void Server::SetReady(bool is_ready) {
   grpc::HealthCheckServiceInterface& health = *impl_->server->GetHealthCheckService();
   health.SetServingStatus("", is_ready);
-  for (const std::string& name : ServiceNames()) health.SetServingStatus(name, is_ready);
+  for (const std::string& name : impl_->service_names) health.SetServingStatus(name, is_ready);
 }
 
 void Server::SetNotServing() { impl_->server->GetHealthCheckService()->Shutdown(); }
 
 void Server::Shutdown(absl::Time deadline) {
   const bool all_done = impl_->generation.AwaitNoCalls(deadline);
+  impl_->listener->Stop();
   const absl::Time now = absl::Now();
   impl_->server->Shutdown(absl::ToChronoTime(all_done ? now + kShortCallsGrace : now));
 }

@@ -2,6 +2,7 @@
 #ifndef ULTRASKETCH_SERVER_SERVER_H_
 #define ULTRASKETCH_SERVER_SERVER_H_
 
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -10,6 +11,9 @@
 #include "server/listen_address.h"
 #include "server/metrics.h"
 #include "server/model_host.h"
+#include "server/request_log.h"
+#include "server/token_file.h"
+#include "server/transport_credentials.h"
 #include "server/work_queue.h"
 
 namespace ultrasketch {
@@ -19,6 +23,21 @@ struct ServerOptions {
   // Larger requests are RESOURCE_EXHAUSTED without being read. Enough that a prompt of 10 MB still
   // gets an answer that names the model's limit.
   int max_message_bytes = 16 << 20;
+  // Most bytes of metadata in one call. gRPC ends the connection of a client that sends more.
+  int max_metadata_bytes = 64 << 10;
+  // Connections at a time; further ones are closed as they come.
+  int max_connections = 4096;
+  // What gRPC may hold in memory for all connections: messages on their way in, streams, unsent
+  // answers. Over it gRPC ends streams and idle connections.
+  int64_t max_transport_bytes = int64_t{1} << 30;
+  // TLS; null: plain text.
+  std::shared_ptr<TlsCertificates> certificates;
+  // Who may call; null: whoever reaches the server.
+  std::shared_ptr<TokenFile> tokens;
+  // Whether LoadModel and UnloadModel can be called.
+  bool admin_rpcs = true;
+  bool reflection = true;
+  RequestLogOptions request_log;
   // Texts too long for gRPC's event threads: who waits to be tokenized.
   WorkQueueOptions long_texts;
   // Whether health says SERVING for the server from the start, or after SetReady.

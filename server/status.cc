@@ -81,6 +81,11 @@ absl::Status WithReason(absl::Status status, std::string_view reason,
   return WithDetail(std::move(status), info);
 }
 
+std::string FieldOf(const absl::Status& status) {
+  if (!absl::IsInvalidArgument(status)) return "";
+  return std::string(FieldOf(S(status.message())).value_or(""));
+}
+
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
   google::rpc::RetryInfo info;
   const int64_t seconds = absl::IDivDuration(delay, absl::Seconds(1), &delay);

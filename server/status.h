@@ -30,6 +30,9 @@ absl::Status WithReason(absl::Status status, std::string_view reason,
 // The reason that WithReason attached; "" when there is none.
 std::string ReasonOf(const absl::Status& status);
 
+// The field that an INVALID_ARGUMENT names; "" when it names none.
+std::string FieldOf(const absl::Status& status);
+
 // `status` with a google.rpc.RetryInfo.
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
 

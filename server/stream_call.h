@@ -38,7 +38,7 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
   absl::Status Open() { return call_.Open(request_->model()); }
   // Validates, tokenizes and submits. Takes as long as tokenizing does.
   void Begin();
-  const ModelCall& model_call() const { return call_; }
+  ModelCall& model_call() { return call_; }
 
   // Ends the call before it has begun.
   void Reject(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -56,7 +56,7 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
  private:
   StreamCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
              const v1::GenerateRequest* request)
-      : call_(environment, context), request_(request) {}
+      : call_(environment, "GenerateStream", context), request_(request) {}
 
   absl::Status Submit();
   struct Pending {

@@ -11,7 +11,7 @@ void TextCall::Begin(size_t input_bytes) {
   }
   const absl::Status status =
       queue_.Add(WorkClass::kTokenization, this, input_bytes, [this] { Answer(); });
-  if (!status.ok()) Finish(ToGrpcStatus(status, *context_));
+  if (!status.ok()) Close(status);
 }
 
 void TextCall::OnCancel() {
@@ -22,6 +22,11 @@ void TextCall::OnCancel() {
 void TextCall::Answer() {
   const absl::Status status =
       client_gone_ ? absl::CancelledError("the client has gone") : work_(client_gone_);
+  Close(status);
+}
+
+void TextCall::Close(const absl::Status& status) {
+  record_.Finish(status, model_);
   Finish(ToGrpcStatus(status, *context_));
 }
 

@@ -5,12 +5,15 @@
 #include <atomic>
 #include <cstddef>
 #include <functional>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
+#include "server/request_log.h"
 #include "server/work_queue.h"
 
 namespace ultrasketch {
@@ -21,9 +24,17 @@ class TextCall final : public grpc::ServerUnaryReactor {
   // Fills the response. What it does can end when the flag turns true: nobody waits for it.
   using Work = std::function<absl::Status(const std::atomic<bool>& client_gone)>;
 
-  // `context` is gRPC's; `queue` outlives the call.
-  TextCall(WorkQueue& queue, grpc::CallbackServerContext* context, Work work)
-      : queue_(queue), context_(context), work_(std::move(work)) {}
+  // `context` is gRPC's; `queue` and `log` outlive the call. `method` is a literal, for the log.
+  TextCall(WorkQueue& queue, const RequestLog& log, std::string_view method,
+           grpc::CallbackServerContext* context, std::string model, Work work)
+      : queue_(queue),
+        record_(log, method, *context),
+        context_(context),
+        model_(std::move(model)),
+        work_(std::move(work)) {}
+
+  // What the log says about the call. Before Begin.
+  RequestRecord& record() { return record_; }
 
   // Does the work here, or on the queue's threads for an input of so many bytes that event threads
   // should not wait for it.
@@ -34,9 +45,12 @@ class TextCall final : public grpc::ServerUnaryReactor {
 
  private:
   void Answer();
+  void Close(const absl::Status& status);
 
   WorkQueue& queue_;
+  RequestRecord record_;
   grpc::CallbackServerContext* const context_;
+  const std::string model_;  // as the client names it
   const Work work_;
   std::atomic<bool> client_gone_ = false;
 };

@@ -58,9 +58,7 @@ nlohmann::ordered_json ToJson(const client::ModelInfo& model) {
 }  // namespace
 
 void ServeBench::Declare(CLI::App& app) {
-  app.add_option("--target", client_.target, "The server to load")
-      ->required()
-      ->type_name("HOST:PORT");
+  connection_.Declare(app, "The server to load")->required();
   app.add_option("--model", run_.model, "A model's name; may be left out when there is only one")
       ->type_name("NAME");
   flags_.DeclareOpenLoop(app);
@@ -103,6 +101,7 @@ void ServeBench::Declare(CLI::App& app) {
 }
 
 std::string ServeBench::UsageError() const {
+  if (std::string error = connection_.UsageError(); !error.empty()) return error;
   if (std::string error = flags_.UsageError(); !error.empty()) return error;
   const bool has_open_loop = flags_.HasOpenLoop();
   if (!has_open_loop && !flags_.HasClosedLoop()) {
@@ -121,7 +120,9 @@ absl::Status ServeBench::Run(const Environment& environment) {
   client::CallOptions call;
   call.timeout = kCallTimeout;
   call.stop = environment.stop;
-  US_ASSIGN_OR_RETURN(const auto client, client::Client::Create(client_.target));
+  client_.target = connection_.target();
+  US_ASSIGN_OR_RETURN(client_.channel, connection_.ReadOptions());
+  US_ASSIGN_OR_RETURN(const auto client, client::Client::Create(client_.target, client_.channel));
   US_ASSIGN_OR_RETURN(const client::ModelInfo model, FindModel(*client, run_.model, call));
   run_.model = model.name;
   if (model.state != "ready") {

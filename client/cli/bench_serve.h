@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 
 #include "client/cli/command.h"
+#include "client/cli/connection.h"
 #include "client/cli/load_flags.h"
 #include "client/load/load_client.h"
 
@@ -22,7 +23,8 @@ class ServeBench {
 
  private:
   LoadFlags flags_;
-  client::LoadClientOptions client_;
+  Connection connection_;
+  client::LoadClientOptions client_;  // but for what connection_ says
   client::LoadRunOptions run_;
   std::string metrics_url_;
   double deadline_ = std::numeric_limits<double>::infinity();

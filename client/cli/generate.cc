@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 
 #include "client/cli/command.h"
+#include "client/cli/connection.h"
 #include "client/cli/local_generation.h"
 #include "client/cli/local_model.h"
 #include "client/cli/output.h"
@@ -97,7 +98,7 @@ class GenerateCommand : public Command {
   void Declare(CLI::App& app) override {
     app.add_option("--model", model_, "Model folder; with --target the model's name on the server")
         ->type_name("DIR|NAME");
-    app.add_option("--target", target_, "Generate on this server")->type_name("HOST:PORT");
+    connection_.Declare(app, "Generate on this server");
     app.add_option("--prompt", prompt_, "The text to continue; - for standard input, byte for byte")
         ->type_name("TEXT");
     app.add_option("--prompt-file", prompt_file_, "The text to continue, from a file")
@@ -176,11 +177,13 @@ class GenerateCommand : public Command {
   }
 
   std::string UsageError() const override {
-    if (target_.empty() && model_.empty()) return "--model DIR or --target HOST:PORT is required";
+    if (connection_.target().empty() && model_.empty()) {
+      return "--model DIR or --target HOST:PORT is required";
+    }
     if (prompt_.has_value() == prompt_file_.has_value()) {
       return "one of --prompt and --prompt-file is required";
     }
-    return "";
+    return connection_.UsageError();
   }
 
   absl::Status Run(const Environment& environment) override {
@@ -214,14 +217,14 @@ class GenerateCommand : public Command {
 
     absl::Time start;
     absl::StatusOr<client::GenerateResponse> response;
-    if (target_.empty()) {
+    if (connection_.target().empty()) {
       local_.folder = model_;
       US_ASSIGN_OR_RETURN(const auto generation, LocalGeneration::Prepare(local_, request_));
       start = absl::Now();
       response = generation->Run(on_delta, options);
     } else {
       request_.model = model_;
-      US_ASSIGN_OR_RETURN(const auto client, client::Client::Create(target_));
+      US_ASSIGN_OR_RETURN(const auto client, connection_.Connect());
       start = absl::Now();
       response = client->GenerateStream(request_, on_delta, options);
     }
@@ -285,7 +288,7 @@ class GenerateCommand : public Command {
   }
 
   std::string model_;
-  std::string target_;
+  Connection connection_;
   std::optional<std::string> prompt_;
   std::optional<std::string> prompt_file_;
   std::vector<std::string> logit_bias_;

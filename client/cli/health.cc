@@ -2,6 +2,7 @@
 #include "absl/time/time.h"
 
 #include "client/cli/command.h"
+#include "client/cli/connection.h"
 #include "client/cli/output.h"
 #include "client/client.h"
 #include "engine/base/status.h"
@@ -16,7 +17,7 @@ class HealthCommand : public Command {
   const char* summary() const override { return "Ask whether a server, or one model, serves"; }
 
   void Declare(CLI::App& app) override {
-    app.add_option("--target", target_, "The server's address")->required()->type_name("HOST:PORT");
+    connection_.Declare(app, "The server's address")->required();
     app.add_option("--service", service_, "A model's name; the server when left out")
         ->type_name("NAME");
     DeclareTimeout(app, timeout_seconds_);
@@ -27,8 +28,10 @@ class HealthCommand : public Command {
         "within --timeout, 5 seconds when left out.");
   }
 
+  std::string UsageError() const override { return connection_.UsageError(); }
+
   absl::Status Run(const Environment& environment) override {
-    US_ASSIGN_OR_RETURN(const auto client, client::Client::Create(target_));
+    US_ASSIGN_OR_RETURN(const auto client, connection_.Connect());
     client::CallOptions options;
     options.stop = environment.stop;
     options.timeout = absl::Seconds(timeout_seconds_);
@@ -43,7 +46,7 @@ class HealthCommand : public Command {
   }
 
  private:
-  std::string target_;
+  Connection connection_;
   std::string service_;
   double timeout_seconds_ = 5;
 };

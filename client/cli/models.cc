@@ -5,6 +5,7 @@
 #include "absl/time/time.h"
 
 #include "client/cli/command.h"
+#include "client/cli/connection.h"
 #include "client/cli/output.h"
 #include "client/client.h"
 #include "engine/base/status.h"
@@ -65,9 +66,7 @@ class ModelsCommand : public Command {
     load_ = app.add_subcommand("load", "Load a model of the server's repository");
     unload_ = app.add_subcommand("unload", "Let a model's requests finish and free its memory");
     for (CLI::App* action : {list_, load_, unload_}) {
-      action->add_option("--target", target_, "The server's address")
-          ->required()
-          ->type_name("HOST:PORT");
+      connection_.Declare(*action, "The server's address")->required();
       DeclareTimeout(*action, timeout_seconds_);
       action->footer(absl::StrCat("Example:\n  ultrasketch models ", action->get_name(),
                                   action == list_ ? "" : " NAME", " --target localhost:8001"));
@@ -77,8 +76,10 @@ class ModelsCommand : public Command {
     }
   }
 
+  std::string UsageError() const override { return connection_.UsageError(); }
+
   absl::Status Run(const Environment& environment) override {
-    US_ASSIGN_OR_RETURN(const auto client, client::Client::Create(target_));
+    US_ASSIGN_OR_RETURN(const auto client, connection_.Connect());
     client::CallOptions options;
     options.stop = environment.stop;
     options.timeout = absl::Seconds(timeout_seconds_);
@@ -103,7 +104,7 @@ class ModelsCommand : public Command {
   CLI::App* list_ = nullptr;
   CLI::App* load_ = nullptr;
   CLI::App* unload_ = nullptr;
-  std::string target_;
+  Connection connection_;
   std::string model_;
   double timeout_seconds_ = std::numeric_limits<double>::infinity();
 };

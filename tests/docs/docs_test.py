@@ -32,10 +32,13 @@ FOREIGN_OPTIONS = {
 
 FOREIGN_MESSAGES = [
     "Address already in use",  # Linux
+    "Compression algorithm",  # gRPC, with "is disabled"
     "Connection refused",
     "Received message larger than max",  # gRPC
+    "Socket closed",
     "connections to all backends failing",
     "failed to connect to all addresses",
+    "is disabled",
     "too_many_pings",
     "VersionError",  # protobuf
     "RuntimeError",  # grpcio

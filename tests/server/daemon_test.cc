@@ -1,6 +1,4 @@
 // The executable: start, serve, errors before serving, stop.
-#include <fcntl.h>
-#include <spawn.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -16,16 +14,13 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include <grpcpp/grpcpp.h>
-#include <sys/wait.h>
 
-#include "engine/base/check.h"
 #include "tests/base/temporary_folder.h"
+#include "tests/server/daemon_process.h"
 #include "tests/server/raw_grpc.h"
 #include "tests/server/test_server.h"
 #include "ultrasketch/v1/generation.grpc.pb.h"
 #include "ultrasketch/v1/model.grpc.pb.h"
-
-extern char** environ;
 
 namespace ultrasketch {
 namespace {
@@ -34,115 +29,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr char kSampleModel[] = "small=" SAMPLE_MODEL_DIR;
-
-// A running ultrasketchd. Killed, if it still runs, and waited for on destruction.
-class Daemon {
- public:
-  // Addresses are added: free ports.
-  explicit Daemon(std::vector<std::string> arguments, bool pick_ports = true) {
-    arguments.insert(arguments.begin(), ULTRASKETCHD_PATH);
-    if (pick_ports) {
-      for (const char* argument :
-           {"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--threads", "1"}) {
-        arguments.emplace_back(argument);
-      }
-    }
-    int pipe_ends[2];
-    US_CHECK(pipe2(pipe_ends, O_CLOEXEC) == 0);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, pipe_ends[1], STDERR_FILENO);
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    US_CHECK(posix_spawn(&process_, ULTRASKETCHD_PATH, &actions, nullptr, argv.data(), environ) ==
-             0);
-    posix_spawn_file_actions_destroy(&actions);
-    close(pipe_ends[1]);
-    stderr_ = pipe_ends[0];
-  }
-
-  ~Daemon() {
-    if (process_ != 0) {
-      kill(process_, SIGKILL);
-      Wait();
-    }
-    close(stderr_);
-  }
-
-  // Reads standard error up to a line that contains `text`, and returns that line; "" when the
-  // process ended without one.
-  std::string AwaitLine(const std::string& text) {
-    std::string line;
-    char c = 0;
-    while (read(stderr_, &c, 1) == 1) {
-      output_ += c;
-      if (c != '\n') {
-        line += c;
-      } else if (line.find(text) != std::string::npos) {
-        return line;
-      } else {
-        line.clear();
-      }
-    }
-    return "";
-  }
-
-  // The exit code, or minus the signal that killed the process.
-  int Wait() {
-    int status = 0;
-    US_CHECK(waitpid(process_, &status, 0) == process_);
-    process_ = 0;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-  }
-
-  // Reads standard error to its end, and waits.
-  int WaitForEnd() {
-    AwaitLine("\n");
-    return Wait();
-  }
-
-  void Signal(int signal) { kill(process_, signal); }
-
-  // Waits until it serves.
-  void AwaitServing() {
-    const std::string line = AwaitLine("event=serving");
-    ASSERT_NE(line, "") << output_;
-    listen_ = ValueOf(line, "listen");
-    metrics_port_ = std::stoi(ValueOf(line, "metrics").substr(std::string("127.0.0.1:").size()));
-    stub_ = v1::GenerationService::NewStub(
-        grpc::CreateChannel("ipv4:" + listen_, grpc::InsecureChannelCredentials()));
-  }
-
-  static std::string ValueOf(const std::string& line, const std::string& key) {
-    const size_t begin = line.find(" " + key + "=");
-    if (begin == std::string::npos) return "";
-    const size_t value = begin + key.size() + 2;
-    return line.substr(value, line.find(' ', value) - value);
-  }
-
-  const std::string& output() const { return output_; }
-  const std::string& listen() const { return listen_; }
-  int metrics_port() const { return metrics_port_; }
-  v1::GenerationService::Stub& stub() { return *stub_; }
-
- private:
-  pid_t process_ = 0;
-  int stderr_ = -1;
-  std::string output_;
-  std::string listen_;
-  int metrics_port_ = 0;
-  std::unique_ptr<v1::GenerationService::Stub> stub_;
-};
-
-// What a daemon that does not come up says and exits with.
-void ExpectFailure(std::vector<std::string> arguments, int exit_code, const std::string& message,
-                   bool pick_ports = true) {
-  Daemon daemon(std::move(arguments), pick_ports);
-  EXPECT_EQ(daemon.WaitForEnd(), exit_code);
-  EXPECT_THAT(daemon.output(), HasSubstr(message));
-  EXPECT_THAT(daemon.output(), Not(HasSubstr("event=serving")));
-}
 
 TEST(DaemonTest, ServesARepositoryAndStopsWhenAsked) {
   const std::string repository = std::filesystem::path(SAMPLE_MODEL_DIR).parent_path();
