@@ -74,6 +74,9 @@ std::vector<MetricFamily> StateCollector::Collect() const {
                                    "Requests that the engine computes.");
   MetricFamily waiting = NewFamily(MetricType::Gauge, "ultrasketch_requests_waiting",
                                    "Requests that wait for their first step.");
+  MetricFamily waiting_tokens =
+      NewFamily(MetricType::Gauge, "ultrasketch_tokens_waiting",
+                "Tokens of prompts that wait for their first step, for each completion.");
   MetricFamily kv_blocks =
       NewFamily(MetricType::Gauge, "ultrasketch_kv_blocks",
                 "Blocks of the KV cache, by state; cached ones are free and keep a prefix.");
@@ -117,6 +120,7 @@ std::vector<MetricFamily> StateCollector::Collect() const {
     const EngineLoopStats stats = model.engine_loop->stats();
     AddValue(running, labels(), stats.num_running);
     AddValue(waiting, labels(), stats.num_waiting);
+    AddValue(waiting_tokens, labels(), static_cast<double>(stats.num_waiting_tokens));
     AddValue(kv_blocks, labels({{"state", "free"}}),
              static_cast<double>(stats.kv_blocks_free - stats.kv_blocks_cached));
     AddValue(kv_blocks, labels({{"state", "cached"}}), static_cast<double>(stats.kv_blocks_cached));
@@ -153,9 +157,9 @@ std::vector<MetricFamily> StateCollector::Collect() const {
             {"backend", absl::StrJoin(devices, ",")}},
            1);
 
-  std::vector<MetricFamily> families = {build_info,  running,      waiting, kv_blocks,
-                                        preemptions, prefix_cache, memory,  bytes_per_weight,
-                                        states,      loads};
+  std::vector<MetricFamily> families = {build_info,       running,     waiting,      waiting_tokens,
+                                        kv_blocks,        preemptions, prefix_cache, memory,
+                                        bytes_per_weight, states,      loads};
   CollectProcess(process, families);
   return families;
 }

@@ -17,12 +17,18 @@ std::shared_ptr<GenerateCall> GenerateCall::Create(const CallEnvironment& enviro
   return call;
 }
 
+absl::Status GenerateCall::Open() {
+  US_RETURN_IF_ERROR(call_.Open(request_->model()));
+  return call_.CheckRoom(CompletionsOf(*request_), EstimateTokens(*request_));
+}
+
 void GenerateCall::Begin() {
   if (const absl::Status status = Submit(); !status.ok()) Reject(status);
 }
 
 absl::Status GenerateCall::Submit() {
   US_RETURN_IF_ERROR(call_.CheckClientWaits());
+  US_RETURN_IF_ERROR(call_.CheckRoom(CompletionsOf(*request_), EstimateTokens(*request_)));
   const HostedModel& model = *call_.model();
   US_ASSIGN_OR_RETURN(max_response_bytes_, MaxResponseBytes(*request_));
   US_ASSIGN_OR_RETURN(

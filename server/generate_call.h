@@ -26,8 +26,8 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
                                               const v1::GenerateRequest* request,
                                               v1::GenerateResponse* response);
 
-  // Finds the model. Before Begin.
-  absl::Status Open() { return call_.Open(request_->model()); }
+  // Finds the model, and whether there is room. Before Begin.
+  absl::Status Open();
   // Validates, tokenizes and submits. Takes as long as tokenizing does.
   void Begin();
   ModelCall& model_call() { return call_; }

@@ -27,6 +27,11 @@ constexpr size_t kTokensBetweenChecks = 4096;
 // The least that a token takes of an answer: an id and a spelling of one byte.
 constexpr int64_t kMinTokenBytes = 1 + 3;
 
+// Sorting a large logit_bias takes as long as tokenizing a long text.
+size_t BiasBytes(const v1::GenerateRequest& request) {
+  return static_cast<size_t>(request.logit_bias_size()) * (sizeof(int32_t) + sizeof(float));
+}
+
 absl::Status ClientGone() { return absl::CancelledError("the client has gone"); }
 
 // Of the oneof `input`.
@@ -108,9 +113,10 @@ absl::Status Detokenize(const ModelHost& host, const v1::DetokenizeRequest& requ
 
 GenerationService::GenerationService(const ModelHost& host, Metrics& metrics,
                                      const RequestLog& request_log,
-                                     const WorkQueueOptions& long_texts)
+                                     const WorkQueueOptions& long_texts, const CallLimits& limits)
     : long_texts_(long_texts),
-      environment_{host, metrics, long_texts_, request_log, std::make_shared<OpenCalls>()} {}
+      environment_{host, metrics, long_texts_, request_log,
+                   std::make_shared<OpenCalls>(limits, metrics.calls().unread_bytes())} {}
 
 template <typename Call>
 void GenerationService::Begin(Call call, size_t input_bytes) {
@@ -131,7 +137,7 @@ grpc::ServerUnaryReactor* GenerationService::Generate(grpc::CallbackServerContex
                                                       v1::GenerateResponse* response) {
   const auto call = GenerateCall::Create(environment_, context, request, response);
   KeepPrompt(*request, call->model_call().record());
-  Begin(call, InputBytes(*request));
+  Begin(call, InputBytes(*request) + BiasBytes(*request));
   return call.get();
 }
 
@@ -139,7 +145,7 @@ grpc::ServerWriteReactor<v1::GenerateStreamResponse>* GenerationService::Generat
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const auto call = StreamCall::Create(environment_, context, request);
   KeepPrompt(*request, call->model_call().record());
-  Begin(call, InputBytes(*request));
+  Begin(call, InputBytes(*request) + BiasBytes(*request));
   return call.get();
 }
 
@@ -155,11 +161,11 @@ grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
                                                       const v1::TokenizeRequest* request,
                                                       v1::TokenizeResponse* response) {
-  auto* call = new TextCall(
-      long_texts_, environment_.request_log, "Tokenize", context, request->model(),
-      [this, request, response](const std::atomic<bool>& client_gone) {
-        return ultrasketch::Tokenize(environment_.host, *request, client_gone, *response);
-      });
+  auto* call = new TextCall(environment_, "Tokenize", context, request->model(), *response,
+                            [this, request, response](const std::atomic<bool>& client_gone) {
+                              return ultrasketch::Tokenize(environment_.host, *request, client_gone,
+                                                           *response);
+                            });
   KeepPrompt(*request, call->record());
   call->Begin(request->text().size() + request->messages().ByteSizeLong());
   return call;
@@ -168,11 +174,11 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
                                                         const v1::DetokenizeRequest* request,
                                                         v1::DetokenizeResponse* response) {
-  auto* call = new TextCall(
-      long_texts_, environment_.request_log, "Detokenize", context, request->model(),
-      [this, request, response](const std::atomic<bool>& client_gone) {
-        return ultrasketch::Detokenize(environment_.host, *request, client_gone, *response);
-      });
+  auto* call = new TextCall(environment_, "Detokenize", context, request->model(), *response,
+                            [this, request, response](const std::atomic<bool>& client_gone) {
+                              return ultrasketch::Detokenize(environment_.host, *request,
+                                                             client_gone, *response);
+                            });
   call->Begin(static_cast<size_t>(request->token_ids_size()) * sizeof(int32_t));
   return call;
 }

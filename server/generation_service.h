@@ -18,7 +18,7 @@ class GenerationService final : public v1::GenerationService::CallbackService {
  public:
   // `host`, `metrics` and `request_log` must outlive the service.
   GenerationService(const ModelHost& host, Metrics& metrics, const RequestLog& request_log,
-                    const WorkQueueOptions& long_texts);
+                    const WorkQueueOptions& long_texts, const CallLimits& limits);
 
   // Waits until no generation or scoring call is open. False when the deadline came first.
   bool AwaitNoCalls(absl::Time deadline) { return environment_.open_calls->AwaitNone(deadline); }

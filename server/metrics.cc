@@ -36,8 +36,8 @@ Buckets RequestDurationBuckets() {
 
 constexpr std::array<const char*, kNumRejectionReasons> kRejectionReasons = {
     "invalid_argument",  // kInvalidArgument ...
-    "unknown_model",      "queue_full", "queued_bytes_full", "too_large",
-    "response_too_large", "draining",   "client_gone",       "other"};
+    "unknown_model",    "queue_full",         "queued_bytes_full", "server_full", "client_full",
+    "too_large",        "response_too_large", "draining",          "client_gone", "other"};
 
 constexpr std::array<const char*, kNumStepStages> kStepStageNames = {
     "sketch", "gemm", "attention", "head", "sampling", "other"};  // as StepStage has them
@@ -209,7 +209,8 @@ void TransportMetrics::OnRefusedCall(absl::StatusCode code) {
 Metrics::Metrics()
     : families_(std::make_shared<MetricFamilies>()),
       unattributed_(families_, ""),
-      transport_(families_->registry) {}
+      transport_(families_->registry),
+      calls_(families_->registry) {}
 
 std::shared_ptr<prometheus::Collectable> Metrics::collectable() const { return families_; }
 

@@ -23,6 +23,7 @@
 
 #include "engine/backends/step_stages.h"
 #include "engine/serving/engine_loop/engine_loop.h"
+#include "server/call_metrics.h"
 #include "server/summary_family.h"
 
 namespace ultrasketch {
@@ -36,13 +37,15 @@ enum class RejectionReason : uint8_t {
   kUnknownModel,
   kQueueFull,
   kQueuedBytesFull,
+  kServerFull,
+  kClientFull,
   kTooLarge,
   kResponseTooLarge,
   kDraining,
   kClientGone,
   kOther,
 };
-inline constexpr size_t kNumRejectionReasons = 9;
+inline constexpr size_t kNumRejectionReasons = 11;
 
 // The counts of requests by outcome. Every code and reason is there from the start with 0: a rate
 // over a counter that is born with its first event misses that event. Thread-safe.
@@ -132,6 +135,7 @@ class Metrics {
   RequestMetrics& unattributed() { return unattributed_; }
 
   TransportMetrics& transport() { return transport_; }
+  CallMetrics& calls() { return calls_; }
 
   std::shared_ptr<prometheus::Collectable> collectable() const;
 
@@ -139,6 +143,7 @@ class Metrics {
   std::shared_ptr<MetricFamilies> families_;
   RequestMetrics unattributed_;
   TransportMetrics transport_;
+  CallMetrics calls_;
 };
 
 }  // namespace ultrasketch

@@ -4,6 +4,8 @@
 #define ULTRASKETCH_SERVER_MODEL_CALL_H_
 
 #include <atomic>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/status.h>
@@ -36,11 +39,15 @@ struct CallEnvironment {
 };
 
 // One call. Thread-safe, except where noted.
-class ModelCall {
+class ModelCall final : public OpenCall {
  public:
   // `method` is a literal, for the log: "Generate". `context` is gRPC's and lives until OnDone.
+  // `on_slow_reader`, unless null, is called once when the client has left a message unread for too
+  // long, with the status to end the call with; it must not block. Without it, or when that does
+  // not help either, the call is cancelled.
   ModelCall(const CallEnvironment& environment, std::string_view method,
-            grpc::CallbackServerContext* context);
+            grpc::CallbackServerContext* context,
+            std::function<void(const absl::Status&)> on_slow_reader = nullptr);
 
   // What the log says about the call. Before it is open to other threads.
   RequestRecord& record() { return record_; }
@@ -55,13 +62,18 @@ class ModelCall {
   // Turns true when the client has gone: what is done for it can end (EncodeOptions::cancelled).
   const std::atomic<bool>& client_gone() const { return client_gone_; }
 
-  // Looks the model up. Once, before anything below. `name` empty: the only model.
+  // Takes a place among the open requests and looks the model up. Once, before anything below.
+  // `name` empty: the only model.
   absl::Status Open(const std::string& name) ABSL_LOCKS_EXCLUDED(mutex_);
   // The model; not null after Open has succeeded. Stays the same until Close.
   const std::shared_ptr<const HostedModel>& model() const { return model_; }
 
   // Why the client no longer waits: CANCELLED or DEADLINE_EXCEEDED; else OK.
   absl::Status CheckClientWaits() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Before a prompt is tokenized: whether the model's queue has room for so many completions, and
+  // tokens of a prompt. RESOURCE_EXHAUSTED with when to try again.
+  absl::Status CheckRoom(int64_t num_completions, int64_t num_prompt_tokens);
 
   // Takes what the engine has answered to the request. An accepted one can be cancelled from now
   // on, and is, if the client has gone in between. An error says how a full queue is to be retried.
@@ -75,7 +87,8 @@ class ModelCall {
   // sink hears of the end as ever.
   void CancelRequest() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Counts the delta's tokens, and with the first delta the prompt's. On the loop's delivery thread.
+  // Counts the delta's tokens, and with the first delta the prompt's. On the loop's delivery
+  // thread.
   void CountDelta(const GenerationDelta& delta, int64_t num_prompt_tokens);
 
   // Ends the books with the call's outcome and gives what to answer. Once. A cancellation that the
@@ -85,10 +98,19 @@ class ModelCall {
   // Close for a call that never reached the engine.
   grpc::Status Reject(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // From now on the client has something to read, until it has read it.
+  void BeginUnread() { unread_.Begin(); }
+  void EndUnread() { unread_.End(); }
+  void CheckReader(absl::Time now) override;
+
+  const CallLimits& limits() const { return environment_.open_calls->limits(); }
+  OpenCalls& open_calls() const { return *environment_.open_calls; }
+
   // gRPC is done with the call.
-  void OnDone() { environment_.open_calls->Remove(); }
+  void OnDone();
 
  private:
+  absl::Status QueueFull(absl::Status status) const;
   // What the client is told of an error inside the server.
   absl::Status ForClient(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
   // The counts of the model, or of no model.
@@ -98,6 +120,10 @@ class ModelCall {
   grpc::CallbackServerContext* const context_;
   const absl::Time arrival_;
   const absl::Time deadline_;
+  const std::function<void(const absl::Status&)> on_slow_reader_;
+  std::optional<std::string> admitted_client_;
+  UnreadSince unread_;
+  bool is_slow_ = false;  // CheckReader's alone
   std::shared_ptr<const HostedModel> model_;
   RequestRecord record_;
   FinishedRequest finished_;     // the delivery thread alone, until Close

@@ -97,6 +97,8 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
   hosted->weights_checksum = checkpoint->weights_checksum();
   hosted->planned_memory = EstimateMemory(*checkpoint, model_options, *backend);
   hosted->kv_cache_tokens = model_options.kv_cache_tokens;
+  hosted->max_prompt_tokens = options_.max_prompt_tokens;
+  hosted->max_completion_tokens = options_.max_completion_tokens;
   hosted->vocab_size = config.vocab_size;
   hosted->max_token_bytes = LongestTokenBytes(*opened.tokenizer);
   hosted->generation_config = checkpoint->generation_config();

@@ -28,6 +28,9 @@ struct ModelLoadOptions {
   std::optional<int64_t> kv_cache_tokens;
   // Most bytes that all models of a device may hold together, KV caches in full; 0: what there is.
   int64_t memory_limit_bytes = 0;
+  // Of one prompt, and of one completion; 0: as many as the context takes.
+  int32_t max_prompt_tokens = 0;
+  int32_t max_completion_tokens = 0;
   EngineLoopOptions engine_loop;  // but for `turns`, which the loader sets
 };
 

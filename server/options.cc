@@ -32,6 +32,9 @@ struct Flags {
   std::string metrics_listen = "127.0.0.1:8002";
   // Below the 30 s after which Kubernetes kills.
   double drain_seconds = 25;
+  double cache_idle_seconds = absl::ToDoubleSeconds(EngineLoopOptions().cache_idle_time);
+  double stream_interval_ms = 2;
+  double max_unread_seconds = absl::ToDoubleSeconds(CallLimits().max_unread_time);
   std::string kv_cache_tokens = "auto";
   int repository_poll_seconds = 0;
   uint64_t memory_limit = 0;
@@ -139,11 +142,23 @@ void DeclareEngine(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1, 1 << 20))
       ->type_name("N")
       ->capture_default_str();
+  app.add_option("--stream-interval-ms", flags.stream_interval_ms,
+                 "Tokens of a stream that come sooner after one another share a message; 0: none "
+                 "do, unless the client reads slowly")
+      ->check(CLI::Range(0.0, 10000.0))
+      ->type_name("MS")
+      ->capture_default_str();
   app.add_option("--prefix-cache", load.engine_loop.prefix_cache,
                  "Reuse beginnings of prompts that were computed before: on or off")
       ->check(CLI::IsMember({"on", "off"}))
       ->type_name("MODE")
       ->default_str("on");
+  app.add_option("--cache-idle-seconds", flags.cache_idle_seconds,
+                 "After so long without requests a model gives the memory of its KV cache back, "
+                 "and forgets prefixes")
+      ->check(CLI::Range(0.1, 1e9))
+      ->type_name("SECONDS")
+      ->capture_default_str();
   app.add_option(
          "--kv-cache-tokens", flags.kv_cache_tokens,
          "Capacity of the KV cache, per model, in tokens over all requests; auto: as many as "
@@ -167,6 +182,50 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
                  "Completions that may wait, per model; more are RESOURCE_EXHAUSTED")
       ->check(CLI::Range(1, 1 << 20))
       ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--max-queued-tokens", options.load.engine_loop.max_queued_tokens,
+                 "Tokens of prompts that may wait, per model; more are RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--max-prompt-tokens", options.load.max_prompt_tokens,
+                 "Tokens of one prompt; more are INVALID_ARGUMENT; 0: as many as the context takes")
+      ->check(CLI::Range(0, 1 << 30))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--max-completion-tokens", options.load.max_completion_tokens,
+                 "Largest max_tokens; more are INVALID_ARGUMENT; 0: as many as the context takes")
+      ->check(CLI::Range(0, 1 << 30))
+      ->type_name("N")
+      ->capture_default_str();
+  CallLimits& calls = options.server.call_limits;
+  app.add_option("--max-requests", calls.max_requests,
+                 "Requests open at a time, over all models; more are RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(1, 1 << 20))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--max-requests-per-client", calls.max_requests_per_client,
+                 "The same of one client: who sends the same `client-id`, or else from the same "
+                 "address")
+      ->check(CLI::Range(1, 1 << 20))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--max-unread-bytes", calls.max_unread_bytes,
+                 "What a client may leave unread of a stream, beyond what gRPC takes; then the "
+                 "stream ends with RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(int64_t{1} << 10, int64_t{1} << 40))
+      ->type_name("BYTES")
+      ->capture_default_str();
+  app.add_option("--max-unread-seconds", flags.max_unread_seconds,
+                 "How long a client may leave a message or an answer unread; then the call ends")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  app.add_option("--max-unread-answer-bytes", calls.max_unread_answer_bytes,
+                 "What clients may leave unread of answers of Tokenize and Detokenize, together; "
+                 "further calls are RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(int64_t{1} << 10, int64_t{1} << 40))
+      ->type_name("BYTES")
       ->capture_default_str();
   app.add_option("--max-message-bytes", options.server.max_message_bytes,
                  "Largest request; larger ones are RESOURCE_EXHAUSTED")
@@ -293,6 +352,9 @@ absl::StatusOr<DaemonOptions> Finish(Flags flags) {
                                                                          : LoggedRequests::kNone;
   options.repository_poll_interval = absl::Seconds(flags.repository_poll_seconds);
   options.drain_patience = absl::Seconds(flags.drain_seconds);
+  options.load.engine_loop.delivery_interval = absl::Milliseconds(flags.stream_interval_ms);
+  options.load.engine_loop.cache_idle_time = absl::Seconds(flags.cache_idle_seconds);
+  options.server.call_limits.max_unread_time = absl::Seconds(flags.max_unread_seconds);
   if (flags.kv_cache_tokens != "auto") {
     int64_t tokens = 0;
     US_CHECK(absl::SimpleAtoi(flags.kv_cache_tokens, &tokens));  // CLI11 has checked the range

@@ -34,15 +34,28 @@ T FirstSet(bool is_set, T value, const std::optional<T>& model_default, T neutra
   return is_set ? value : model_default.value_or(neutral);
 }
 
+// Why no prompt may have more tokens.
+std::string PromptLimit(int64_t most_tokens, const RequestModel& model) {
+  return model.max_prompt_tokens == most_tokens
+             ? absl::StrCat("the server takes prompts of ", most_tokens,
+                            " tokens (--max-prompt-tokens)")
+             : absl::StrCat("the model's context is ", model.max_context_tokens, " tokens");
+}
+
+// The longest prompt, when the context leaves so much for it.
+int64_t MaxPromptTokens(int64_t context_tokens, const RequestModel& model) {
+  return model.max_prompt_tokens > 0 ? std::min<int64_t>(context_tokens, model.max_prompt_tokens)
+                                     : context_tokens;
+}
+
 // `most_tokens`: the longest input that the model can take.
 absl::Status CheckTextBytes(const char* field, size_t num_bytes, int64_t most_tokens,
                             const RequestModel& model) {
   const int64_t max_bytes = most_tokens * model.max_token_bytes;
   if (static_cast<int64_t>(num_bytes) <= max_bytes) return absl::OkStatus();
-  return InvalidField(
-      field, absl::StrCat("its ", num_bytes, " bytes are more than ", max_bytes, ", which ",
-                          most_tokens, " tokens can be at most: the model's context is ",
-                          model.max_context_tokens, " tokens"));
+  return InvalidField(field, absl::StrCat("its ", num_bytes, " bytes are more than ", max_bytes,
+                                          ", which ", most_tokens, " tokens can be at most: ",
+                                          PromptLimit(most_tokens, model)));
 }
 
 // An error about a conversation, whatever its kind: another conversation, or a text, may do.
@@ -121,9 +134,8 @@ absl::StatusOr<std::vector<int32_t>> TranslateInput(const Message& message, int6
                         absl::StrCat(num_tokens, " token; at least ", min_tokens, " are required"));
   }
   if (num_tokens > max_tokens) {
-    return InvalidField(
-        field, absl::StrCat(num_tokens, " tokens; at most ", max_tokens,
-                            " fit: the model's context is ", model.max_context_tokens, " tokens"));
+    return InvalidField(field, absl::StrCat(num_tokens, " tokens; at most ", max_tokens,
+                                            " fit: ", PromptLimit(max_tokens, model)));
   }
   return ids;
 }
@@ -136,7 +148,8 @@ absl::StatusOr<int32_t> TranslateLogprobs(const char* field, bool is_set, int32_
 }
 
 absl::StatusOr<SamplingParams> TranslateSampling(const v1::GenerateRequest& message,
-                                                 const GenerationConfig& defaults) {
+                                                 const RequestModel& model) {
+  const GenerationConfig& defaults = model.generation_config;
   const bool greedy_by_default = !defaults.do_sample.value_or(true);
   const std::optional<float> temperature =
       greedy_by_default ? std::optional<float>(0.0f) : defaults.temperature;
@@ -151,6 +164,13 @@ absl::StatusOr<SamplingParams> TranslateSampling(const v1::GenerateRequest& mess
                defaults.repetition_penalty, params.repetition_penalty);
   params.presence_penalty = message.presence_penalty();
   params.frequency_penalty = message.frequency_penalty();
+  // First: what is copied and sorted is bounded by more than the size of a message.
+  if (message.logit_bias_size() > model.vocab_size) {
+    return InvalidField("logit_bias", absl::StrCat(message.logit_bias_size(),
+                                                   " entries; the "
+                                                   "vocabulary has ",
+                                                   model.vocab_size, " tokens"));
+  }
   for (const auto& [id, bias] : message.logit_bias()) {
     if (!(bias >= -100 && bias <= 100)) {
       return InvalidField("logit_bias",
@@ -219,8 +239,8 @@ absl::StatusOr<GenerationRequest> TranslateGenerateRequest(const v1::GenerateReq
   GenerationRequest request;
   request.deadline = deadline;
   request.priority = message.priority();
-  request.num_completions = message.has_n() ? message.n() : 1;
-  US_ASSIGN_OR_RETURN(request.sampling, TranslateSampling(message, model.generation_config));
+  request.num_completions = CompletionsOf(message);
+  US_ASSIGN_OR_RETURN(request.sampling, TranslateSampling(message, model));
   US_ASSIGN_OR_RETURN(request.prompt_logprobs,
                       TranslateLogprobs("prompt_logprobs", message.has_prompt_logprobs(),
                                         message.prompt_logprobs()));
@@ -230,10 +250,23 @@ absl::StatusOr<GenerationRequest> TranslateGenerateRequest(const v1::GenerateReq
   request.max_tokens = message.has_max_tokens() ? message.max_tokens()
                                                 : std::max(kDefaultMaxTokens, request.min_tokens);
   if (request.max_tokens == 0) return InvalidField("max_tokens", "0 is less than 1");
+  if (const int32_t limit = model.max_completion_tokens; limit > 0 && request.max_tokens > limit) {
+    if (message.has_max_tokens() || request.min_tokens > limit) {
+      return InvalidField(
+          message.has_max_tokens() ? "max_tokens" : "min_tokens",
+          absl::StrCat(message.has_max_tokens() ? request.max_tokens : request.min_tokens,
+                       " is more than ", limit,
+                       ", which the server generates at most "
+                       "(--max-completion-tokens)"));
+    }
+    request.max_tokens = limit;
+  }
   US_RETURN_IF_ERROR(ValidateOptions(request, model.vocab_size));
 
-  US_ASSIGN_OR_RETURN(request.prompt_ids,
-                      TranslateInput(message, 1, model.max_context_tokens - 1, model, cancelled));
+  US_ASSIGN_OR_RETURN(
+      request.prompt_ids,
+      TranslateInput(message, 1, MaxPromptTokens(model.max_context_tokens - 1, model), model,
+                     cancelled));
   const int32_t tokens_left =
       model.max_context_tokens - static_cast<int32_t>(request.prompt_ids.size());
   request.max_tokens = std::min(request.max_tokens, tokens_left);
@@ -249,7 +282,8 @@ absl::StatusOr<ScoreRequest> TranslateScoreRequest(const v1::ScoreRequest& messa
   request.top_logprobs = message.top_logprobs();
   US_RETURN_IF_ERROR(ValidateScoreOptions(request));
   US_ASSIGN_OR_RETURN(request.token_ids,
-                      TranslateInput(message, 2, model.max_context_tokens, model, cancelled));
+                      TranslateInput(message, 2, MaxPromptTokens(model.max_context_tokens, model),
+                                     model, cancelled));
   return request;
 }
 

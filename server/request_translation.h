@@ -40,6 +40,9 @@ struct RequestModel {
   // Most tokens of prompt and completion together: the model's context, or the KV cache if smaller.
   int32_t max_context_tokens = 0;
   int32_t vocab_size = 0;
+  // Most tokens of a prompt, and of a completion, that the server takes; 0: what the context takes.
+  int32_t max_prompt_tokens = 0;
+  int32_t max_completion_tokens = 0;
   int32_t max_token_bytes = 0;  // of the longest token's text: bounds how long a prompt may be
   GenerationConfig generation_config;
   std::vector<int32_t> eos_token_ids;
@@ -76,6 +79,20 @@ absl::StatusOr<RenderedChat> RenderChat(const v1::ChatInput& input, const Reques
 absl::StatusOr<std::vector<int32_t>> TokenizeChat(const RenderedChat& chat,
                                                   const RequestModel& model,
                                                   const std::atomic<bool>* cancelled);
+
+// How many tokens the input of a request has: its ids, or about as many as its text will become.
+template <typename Message>
+int64_t EstimateTokens(const Message& message) {
+  constexpr int64_t kBytesPerToken = 4;
+  const auto num_bytes =
+      static_cast<int64_t>(message.text().size() + message.messages().ByteSizeLong());
+  return message.token_ids().ids_size() + num_bytes / kBytesPerToken;
+}
+
+// How many completions are asked for; may be out of range.
+inline int32_t CompletionsOf(const v1::GenerateRequest& message) {
+  return message.has_n() ? message.n() : 1;
+}
 
 // What is unset takes the value of the model's generation_config.json, or else the neutral one; an
 // unset seed is drawn. max_tokens and min_tokens are cut to what the context leaves.

@@ -19,12 +19,18 @@ std::shared_ptr<ScoreCall> ScoreCall::Create(const CallEnvironment& environment,
   return call;
 }
 
+absl::Status ScoreCall::Open() {
+  US_RETURN_IF_ERROR(call_.Open(request_->model()));
+  return call_.CheckRoom(1, EstimateTokens(*request_));
+}
+
 void ScoreCall::Begin() {
   if (const absl::Status status = Submit(); !status.ok()) Reject(status);
 }
 
 absl::Status ScoreCall::Submit() {
   US_RETURN_IF_ERROR(call_.CheckClientWaits());
+  US_RETURN_IF_ERROR(call_.CheckRoom(1, EstimateTokens(*request_)));
   const HostedModel& model = *call_.model();
   US_ASSIGN_OR_RETURN(max_response_bytes_, MaxResponseBytes(*request_));
   US_ASSIGN_OR_RETURN(

@@ -24,8 +24,8 @@ class ScoreCall final : public grpc::ServerUnaryReactor,
                                            const v1::ScoreRequest* request,
                                            v1::ScoreResponse* response);
 
-  // Finds the model. Before Begin.
-  absl::Status Open() { return call_.Open(request_->model()); }
+  // Finds the model, and whether there is room. Before Begin.
+  absl::Status Open();
   // Validates, tokenizes and submits. Takes as long as tokenizing does.
   void Begin();
   ModelCall& model_call() { return call_; }

@@ -72,7 +72,7 @@ struct Server::Impl final : ModelStateObserver {
         service_names(ServiceNames(options.reflection)),
         policy(std::make_shared<const AccessPolicy>(options.tokens, options.admin_rpcs)),
         request_log(options.request_log, policy),
-        generation(host, metrics, request_log, options.long_texts),
+        generation(host, metrics, request_log, options.long_texts, options.call_limits),
         models(host, request_log),
         reflection(service_names),
         reflection_v1alpha(service_names),
@@ -127,6 +127,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
     builder.RegisterService(&impl->reflection);
     builder.RegisterService(&impl->reflection_v1alpha);
   }
+  for (const std::string& name : impl->service_names) metrics.calls().AddService(name);
+  builder.experimental().SetInterceptorCreators(CallCountingInterceptors(metrics.calls()));
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr) return absl::InternalError("gRPC cannot start a server");
   std::unique_ptr<Server> server(new Server(std::move(impl)));

@@ -11,6 +11,7 @@
 #include "server/listen_address.h"
 #include "server/metrics.h"
 #include "server/model_host.h"
+#include "server/open_calls.h"
 #include "server/request_log.h"
 #include "server/token_file.h"
 #include "server/transport_credentials.h"
@@ -40,6 +41,7 @@ struct ServerOptions {
   RequestLogOptions request_log;
   // Texts too long for gRPC's event threads: who waits to be tokenized.
   WorkQueueOptions long_texts;
+  CallLimits call_limits;
   // Whether health says SERVING for the server from the start, or after SetReady.
   bool is_ready = true;
 };

@@ -21,9 +21,6 @@ constexpr absl::string_view kTypeUrlPrefix = "type.googleapis.com/google.rpc.";
 // Status message, details and their copy of the message share 8 KiB of headers, base64 included.
 constexpr size_t kMaxMessageBytes = 1024;
 
-// When a full queue has had time to move.
-constexpr absl::Duration kRetryDelay = absl::Seconds(1);
-
 constexpr char kPushbackKey[] = "grpc-retry-pushback-ms";
 
 template <typename Detail>
@@ -99,8 +96,8 @@ std::string ReasonOf(const absl::Status& status) {
   return info.has_value() ? info->reason() : "";
 }
 
-absl::Status TryAgainLater(absl::Status status, std::string_view reason) {
-  return WithReason(WithRetryDelay(std::move(status), kRetryDelay), reason);
+absl::Status TryAgainLater(absl::Status status, std::string_view reason, absl::Duration delay) {
+  return WithReason(WithRetryDelay(std::move(status), delay), reason);
 }
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {

@@ -37,10 +37,18 @@ std::string FieldOf(const absl::Status& status);
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
 
 // A refusal that a later try may escape, with the reason and with when to try again.
-absl::Status TryAgainLater(absl::Status status, std::string_view reason);
-inline constexpr std::string_view kQueueFullReason = "QUEUE_FULL";  // too many requests wait
-inline constexpr std::string_view kQueuedBytesFullReason =
-    "QUEUED_BYTES_FULL";  // too long texts wait
+absl::Status TryAgainLater(absl::Status status, std::string_view reason, absl::Duration delay);
+// Too many requests, or tokens, wait for the model.
+inline constexpr std::string_view kQueueFullReason = "QUEUE_FULL";
+// Too long texts wait.
+inline constexpr std::string_view kQueuedBytesFullReason = "QUEUED_BYTES_FULL";
+// Too many requests are open in the server, or of the client.
+inline constexpr std::string_view kServerFullReason = "SERVER_FULL";
+inline constexpr std::string_view kClientFullReason = "CLIENT_FULL";
+// Too much that was answered has not been read.
+inline constexpr std::string_view kUnreadAnswersReason = "UNREAD_ANSWERS";
+// The client has not read its stream for too long, or too little of it. No retry is asked for.
+inline constexpr std::string_view kSlowReaderReason = "SLOW_READER";
 
 // The one way from absl::Status to gRPC: same code and message (cut where it would exceed what
 // gRPC's headers can carry), with a google.rpc.Status of the same and all details: BadRequest for

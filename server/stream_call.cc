@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 #include "engine/base/status.h"
 #include "server/request_translation.h"
 #include "server/response_limit.h"
+#include "server/status.h"
 
 namespace ultrasketch {
 namespace {
@@ -23,6 +26,11 @@ std::shared_ptr<StreamCall> StreamCall::Create(const CallEnvironment& environmen
   return call;
 }
 
+absl::Status StreamCall::Open() {
+  US_RETURN_IF_ERROR(call_.Open(request_->model()));
+  return call_.CheckRoom(CompletionsOf(*request_), EstimateTokens(*request_));
+}
+
 void StreamCall::Begin() {
   if (const absl::Status status = Submit(); !status.ok()) Reject(status);
 }
@@ -35,6 +43,7 @@ void StreamCall::Reject(const absl::Status& status) {
 
 absl::Status StreamCall::Submit() {
   US_RETURN_IF_ERROR(call_.CheckClientWaits());
+  US_RETURN_IF_ERROR(call_.CheckRoom(CompletionsOf(*request_), EstimateTokens(*request_)));
   const HostedModel& model = *call_.model();
   US_ASSIGN_OR_RETURN(max_message_bytes_, MaxResponseBytes(*request_));
   US_ASSIGN_OR_RETURN(
@@ -57,7 +66,10 @@ void StreamCall::OnDelta(GenerationDelta delta) {
   absl::MutexLock lock(&mutex_);
   if (!client_reads_) return;
   Pending& pending = PendingDelta(delta.completion);
-  pending.num_bytes += translator_->AppendDelta(delta, *pending.message.mutable_delta());
+  const int64_t num_bytes = translator_->AppendDelta(delta, *pending.message.mutable_delta());
+  pending.num_bytes += num_bytes;
+  AddUnread(num_bytes);
+  CheckUnread(pending);
   Advance();
 }
 
@@ -67,7 +79,11 @@ void StreamCall::OnFinish(GenerationResult result) {
   --num_unfinished_;
   // A completion that failed ends the call with its status and needs no message.
   if (client_reads_ && result.status.ok()) {
-    *AddPending().message.mutable_final() = translator_->FinalOf(result);
+    Pending& pending = AddPending();
+    *pending.message.mutable_final() = translator_->FinalOf(result);
+    pending.num_bytes = static_cast<int64_t>(pending.message.ByteSizeLong());
+    AddUnread(pending.num_bytes);
+    CheckUnread(pending);
   }
   Advance();
 }
@@ -76,6 +92,8 @@ void StreamCall::OnWriteDone(bool ok) {
   if (!ok) call_.OnClientGone();
   absl::MutexLock lock(&mutex_);
   is_writing_ = false;
+  AddUnread(-std::exchange(current_bytes_, 0));
+  if (!is_finished_) call_.EndUnread();
   if (!ok) GiveUpWriting();
   Advance();
 }
@@ -85,6 +103,44 @@ void StreamCall::OnCancel() {
   absl::MutexLock lock(&mutex_);
   GiveUpWriting();
   Advance();
+}
+
+void StreamCall::OnDone() {
+  {
+    absl::MutexLock lock(&mutex_);
+    AddUnread(-num_unread_bytes_);
+  }
+  call_.OnDone();
+  self_.reset();
+}
+
+void StreamCall::GiveUpReader(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  EndSlowReader(status);
+  Advance();
+}
+
+void StreamCall::EndSlowReader(const absl::Status& status) {
+  if (is_slow_ || is_finished_) return;
+  is_slow_ = true;
+  status_ = status;
+  GiveUpWriting();
+  call_.CancelRequest();
+}
+
+void StreamCall::AddUnread(int64_t num_bytes) {
+  num_unread_bytes_ += num_bytes;
+  call_.open_calls().AddUnreadBytes(num_bytes);
+}
+
+void StreamCall::CheckUnread(const Pending& newest) {
+  const int64_t num_before = num_unread_bytes_ - newest.num_bytes;
+  if (!is_writing_ || num_before <= call_.limits().max_unread_bytes) return;
+  EndSlowReader(WithReason(
+      absl::ResourceExhaustedError(absl::StrCat("the client has not read ", num_before,
+                                                " bytes of its stream, more than ",
+                                                call_.limits().max_unread_bytes, " may wait")),
+      kSlowReaderReason));
 }
 
 StreamCall::Pending& StreamCall::PendingDelta(int32_t completion) {
@@ -109,21 +165,27 @@ StreamCall::Pending& StreamCall::AddPending() {
 void StreamCall::GiveUpWriting() {
   client_reads_ = false;
   pending_.clear();
+  AddUnread(current_bytes_ - num_unread_bytes_);
 }
 
 void StreamCall::Advance() {
-  if (is_writing_ || is_finished_) return;
+  // The status of a slow reader goes behind what it has not read.
+  if ((is_writing_ && !is_slow_) || is_finished_) return;
   if (!pending_.empty()) {
     current_ = std::move(pending_.front().message);
+    current_bytes_ = pending_.front().num_bytes;
     pending_.pop_front();
     const absl::Status fits =
         CheckResponseBytes(static_cast<int64_t>(current_.ByteSizeLong()), max_message_bytes_);
     if (fits.ok()) {
       is_writing_ = true;
+      if (call_.limits().before_write != nullptr) call_.limits().before_write();
+      call_.BeginUnread();
       StartWrite(&current_);
       return;
     }
     if (status_.ok()) status_ = fits;
+    current_bytes_ = 0;
     GiveUpWriting();
     call_.CancelRequest();
   }

@@ -20,8 +20,9 @@ namespace ultrasketch {
 
 // One message is with gRPC at a time. What the engine produces meanwhile is merged, to few large
 // deltas and one final message for each completion: a client that reads slowly, or not at all, gets
-// larger deltas, though none larger than it takes, holds up nobody, and costs no more memory than
-// the completions themselves.
+// larger deltas, though none larger than it takes, and holds up nobody. One that leaves more unread
+// than CallLimits allow, or for longer, gets SLOW_READER behind what it was sent so far, and its
+// request is cancelled.
 //
 // Finish comes only after the engine's last event, or when there never was one: until then gRPC
 // keeps the call. Lives until gRPC is done with it and the engine has released it.
@@ -34,8 +35,8 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
                                             grpc::CallbackServerContext* context,
                                             const v1::GenerateRequest* request);
 
-  // Finds the model. Before Begin.
-  absl::Status Open() { return call_.Open(request_->model()); }
+  // Finds the model, and whether there is room. Before Begin.
+  absl::Status Open();
   // Validates, tokenizes and submits. Takes as long as tokenizing does.
   void Begin();
   ModelCall& model_call() { return call_; }
@@ -48,21 +49,28 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
 
   void OnWriteDone(bool ok) override ABSL_LOCKS_EXCLUDED(mutex_);
   void OnCancel() override ABSL_LOCKS_EXCLUDED(mutex_);
-  void OnDone() override {
-    call_.OnDone();
-    self_.reset();
-  }
+  void OnDone() override ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   StreamCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
              const v1::GenerateRequest* request)
-      : call_(environment, "GenerateStream", context), request_(request) {}
+      : call_(environment, "GenerateStream", context,
+              [this](const absl::Status& status) { GiveUpReader(status); }),
+        request_(request) {}
 
   absl::Status Submit();
   struct Pending {
     v1::GenerateStreamResponse message;
     int64_t num_bytes = 0;  // of a delta: at least, and about
   };
+
+  // The client reads too slowly: the call ends with `status` as soon as it can.
+  void GiveUpReader(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
+  void EndSlowReader(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `num_bytes` more, or less, wait to be read.
+  void AddUnread(int64_t num_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Before Advance, when `newest` was added to: whether too much waits before it.
+  void CheckUnread(const Pending& newest) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Where more of the completion's text goes.
   Pending& PendingDelta(int32_t completion) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -84,7 +92,10 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
   std::optional<GenerationTranslator> translator_ ABSL_GUARDED_BY(mutex_);
   std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
   v1::GenerateStreamResponse current_;  // with gRPC while is_writing_
+  int64_t current_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t num_unread_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of pending_ and current_
   bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool is_slow_ ABSL_GUARDED_BY(mutex_) = false;         // what is being written is not waited for
   bool has_model_name_ ABSL_GUARDED_BY(mutex_) = false;  // a message carries it already
   bool client_reads_ ABSL_GUARDED_BY(mutex_) = true;
   bool is_finished_ ABSL_GUARDED_BY(mutex_) = false;

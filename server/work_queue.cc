@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
 #include "engine/base/check.h"
 #include "server/status.h"
@@ -32,20 +33,25 @@ absl::Status WorkQueue::Add(WorkClass work_class, const void* owner, size_t num_
       return TryAgainLater(
           absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", queue.items.size(),
                                                     " long texts wait for being tokenized")),
-          kQueueFullReason);
+          kQueueFullReason, NextRetryDelay(queue));
     }
     if (!queue.items.empty() && queue.num_bytes + num_bytes > options_.max_waiting_bytes) {
       return TryAgainLater(
           absl::ResourceExhaustedError(absl::StrCat(
               "the queue is full: texts of ", queue.num_bytes, " bytes wait for being tokenized; ",
               "with this one's ", num_bytes, " they are more than ", options_.max_waiting_bytes)),
-          kQueuedBytesFullReason);
+          kQueuedBytesFullReason, NextRetryDelay(queue));
     }
     queue.items.push_back({owner, num_bytes, std::move(work)});
     queue.num_bytes += num_bytes;
   }
   if (options_.after_add != nullptr) options_.after_add();
   return absl::OkStatus();
+}
+
+absl::Duration WorkQueue::NextRetryDelay(ClassQueue& queue) {
+  return SpreadRetryDelay(static_cast<int64_t>(queue.items.size()), queue.drain_rate.PerSecond(),
+                          queue.num_refused++);
 }
 
 std::function<void()> WorkQueue::Take(const void* owner) {
@@ -93,6 +99,7 @@ void WorkQueue::ThreadMain() {
       queue.items.pop_front();
       queue.num_bytes -= item.num_bytes;
       ++queue.num_running;
+      queue.drain_rate.Observe(absl::Now(), 1, static_cast<int64_t>(queue.items.size()));
     }
     if (options_.before_work != nullptr) options_.before_work();
     item.work();

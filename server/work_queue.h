@@ -14,6 +14,8 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 
+#include "engine/serving/engine_loop/drain_rate.h"
+
 namespace ultrasketch {
 
 // Texts up to this size need no queue: about a millisecond of tokenizing.
@@ -67,9 +69,12 @@ class WorkQueue {
     std::deque<Item> items;
     size_t num_bytes = 0;  // of the items
     int num_running = 0;
+    DrainRate drain_rate;
+    uint64_t num_refused = 0;
   };
 
   void ThreadMain();
+  static absl::Duration NextRetryDelay(ClassQueue& queue);
   // The class whose first item may begin now; -1: none.
   int NextClass() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   bool HasNews() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);

@@ -42,6 +42,9 @@ class DeviceBuffer {
   virtual int64_t num_bytes() const = 0;
   // Bytes that it takes now: on CPUs pages come with their first use. From any thread.
   virtual int64_t resident_bytes() const { return num_bytes(); }
+  // The contents are not needed any more: gives the memory back where it comes with use, and what
+  // is read before it is written again is undefined.
+  virtual void Discard() {}
 };
 
 // Weights on the device. Immutable; must not outlive their backend or the encoded weights that they

@@ -77,6 +77,13 @@ void PrefixCache::Release(absl::Span<const BlockId> blocks) {
   }
 }
 
+void PrefixCache::Forget() {
+  US_CHECK(pool_.num_used() == 0);
+  registered_.clear();
+  std::fill(nodes_.begin(), nodes_.end(), 0);
+  num_cached_ = 0;
+}
+
 BlockId PrefixCache::Register(BlockId parent, absl::Span<const int32_t> token_ids, BlockId block) {
   US_CHECK(static_cast<int64_t>(token_ids.size()) == block_size_);
   US_CHECK(pool_.reference_count(block) > 0 && NodeOf(block) == 0);

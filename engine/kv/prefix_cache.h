@@ -57,6 +57,9 @@ class PrefixCache {
   // reference moves there.
   BlockId Register(BlockId parent, absl::Span<const int32_t> token_ids, BlockId block);
 
+  // No block has contents any more. None may be in use.
+  void Forget();
+
   const BlockPool& pool() const { return pool_; }
   bool is_enabled() const { return is_enabled_; }
   int64_t num_cached() const { return num_cached_; }  // free blocks with contents

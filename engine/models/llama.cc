@@ -34,6 +34,7 @@ class Llama final : public Model {
   const ModelOptions& options() const override { return options_; }
   const KvCacheLayout& cache_layout() const override { return attention_.layout; }
   MemoryUsage memory_usage() const override;
+  void ForgetCache() override { attention_.cache->Discard(); }
 
   absl::Status Forward(absl::Span<const SequenceSlice> sequences) override;
   std::optional<StageDurations> stage_durations() const override {

@@ -59,6 +59,10 @@ class Model {
   // Also from other threads, while the model computes.
   virtual MemoryUsage memory_usage() const = 0;
 
+  // Between steps: no block of the cache holds anything any more. Its memory goes back to the
+  // system where it comes with use.
+  virtual void ForgetCache() {}
+
   // Computes one step and keeps its logits, rows in order of sequences, until the next Forward, of
   // this model or of one whose backend shares the device with this one's (BackendOptions::beside).
   // INVALID_ARGUMENT when the step exceeds the options' limits or the model's context, an id is

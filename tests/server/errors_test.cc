@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "server/work_queue.h"
 #include "tests/server/test_server.h"
 
 namespace ultrasketch {
@@ -80,6 +81,10 @@ std::vector<BadRequestCase> BadRequests() {
       {"NegativeLogprobs", "logprobs", [](M& m) { m.set_logprobs(-1); }},
       {"ManyPromptLogprobs", "prompt_logprobs", [](M& m) { m.set_prompt_logprobs(1000); }},
       {"BiasTooLarge", "logit_bias", [](M& m) { (*m.mutable_logit_bias())[5] = 1000; }},
+      {"ManyBiases", "logit_bias",
+       [](M& m) {
+         for (int id = 0; id < 100'000; ++id) (*m.mutable_logit_bias())[id] = 1;
+       }},
       {"BiasOutsideVocabulary", "logit_bias", [](M& m) { (*m.mutable_logit_bias())[300] = 1; }},
   };
 }
@@ -228,6 +233,101 @@ TEST_F(FullQueueTest, RetriesOfTheLibraryComeAsLateAsTheyWereAsked) {
   EXPECT_EQ(NumRejected(), 3);
   // Two waits of the delay, where the policy alone would have waited for 2 ms.
   EXPECT_GE(absl::Now() - start, 2 * DetailsOf(status).retry_delay.value());
+}
+
+TEST_F(FullQueueTest, IsSaidBeforeTheRequestIsLookedAt) {
+  // Neither would be answered so if the text were tokenized, or its thread waited for.
+  for (const size_t num_bytes : {size_t{300}, 2 * kShortTextBytes}) {
+    const grpc::Status status = Generate(*server_, Request(std::string(num_bytes, 'a')));
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_EQ(DetailsOf(status).reason, "QUEUE_FULL");
+  }
+}
+
+TEST(ErrorsTest, TooManyWaitingTokensAreResourceExhausted) {
+  Gate gate;
+  gate.Close();
+  TestModel model;
+  model.model.before_forward = gate.Hook();
+  model.engine_loop.max_queued_tokens = 100;
+  model.engine_loop.max_running_sequences = 1;
+  TestServer server({model});
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>>> readers;
+  const auto start = [&](size_t num_tokens) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    readers.push_back(server.generation().GenerateStream(contexts.back().get(),
+                                                         Request(std::string(num_tokens, 'a'))));
+  };
+  start(10);
+  gate.WaitForStep();
+  start(80);
+  const std::string waiting = R"(ultrasketch_tokens_waiting{model="small"})";
+  while (server.Metric(waiting) != 80) std::this_thread::yield();
+  const grpc::Status status = Generate(server, Request(std::string(30, 'b')));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailsOf(status).reason, "QUEUE_FULL");
+  EXPECT_THAT(status.error_message(), HasSubstr("80 tokens"));
+  start(20);
+  while (server.Metric(waiting) != 100) std::this_thread::yield();
+  gate.Open();
+  for (auto& reader : readers) EXPECT_TRUE(ReadAll(*reader).status.ok());
+  EXPECT_EQ(server.Metric(waiting), 0);
+}
+
+TEST(ErrorsTest, AClientHasSoManyRequestsOpenAndNoMore) {
+  Gate gate;
+  gate.Close();
+  TestModel model;
+  model.model.before_forward = gate.Hook();
+  ServerOptions options;
+  options.call_limits.max_requests_per_client = 2;
+  TestServer server({model}, options);
+  const auto prepare = [](grpc::ClientContext& context, const std::string& client) {
+    context.AddMetadata("client-id", client);
+  };
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>>> readers;
+  for (const char* client : {"busy", "busy", "other"}) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    prepare(*contexts.back(), client);
+    readers.push_back(server.generation().GenerateStream(contexts.back().get(), Request("x")));
+  }
+  const auto num_open = [&] {
+    const EngineLoopStats stats = server.engine_loop().stats();
+    return stats.num_running + stats.num_waiting;
+  };
+  while (num_open() < 3) std::this_thread::yield();
+  {
+    grpc::ClientContext context;
+    prepare(context, "busy");
+    v1::GenerateResponse response;
+    const grpc::Status status = server.generation().Generate(&context, Request("x"), &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_EQ(DetailsOf(status).reason, "CLIENT_FULL");
+    EXPECT_TRUE(DetailsOf(status).retry_delay.has_value());
+  }
+  EXPECT_EQ(server.Metric(R"(ultrasketch_rejected_requests_total{model="",reason="client_full"})"),
+            1);
+  gate.Open();
+  for (auto& reader : readers) EXPECT_TRUE(ReadAll(*reader).status.ok());
+  grpc::ClientContext context;
+  prepare(context, "busy");
+  v1::GenerateResponse response;
+  EXPECT_TRUE(server.generation().Generate(&context, Request("x"), &response).ok());
+}
+
+TEST(ErrorsTest, ADeadlineCenturiesAwayIsNone) {
+  TestServer server;
+  for (const int64_t years : {100, 400, 5000}) {
+    grpc::ClientContext context;
+    gpr_timespec deadline = gpr_now(GPR_CLOCK_REALTIME);
+    deadline.tv_sec += years * 365 * 24 * 3600;
+    context.set_deadline(deadline);
+    v1::GenerateResponse response;
+    const grpc::Status status = server.generation().Generate(&context, Request("x"), &response);
+    EXPECT_TRUE(status.ok()) << years << " years: " << status.error_message();
+  }
 }
 
 TEST(ErrorsTest, RefusalsThatARetryCannotMendAskForNone) {

@@ -127,6 +127,65 @@ TEST(LifecycleTest, AClientThatDoesNotReadHoldsUpNobody) {
   EXPECT_TRUE(late.finals.at(0).has_value());
 }
 
+// A stream of many bytes whose client has read one message and then stops.
+struct SlowStream {
+  SlowStream(TestServer& server, int num_tokens) {
+    v1::GenerateRequest request = Request("slow", num_tokens);
+    request.set_logprobs(3);
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // the window does not grow
+    stub = v1::GenerationService::NewStub(
+        grpc::CreateCustomChannel(server.address(), grpc::InsecureChannelCredentials(), arguments));
+    reader = stub->GenerateStream(&context, request);
+    v1::GenerateStreamResponse first;
+    EXPECT_TRUE(reader->Read(&first));
+  }
+
+  std::unique_ptr<v1::GenerationService::Stub> stub;
+  grpc::ClientContext context;
+  Reader reader;
+};
+
+TEST(LifecycleTest, AStreamThatLeavesTooMuchUnreadEndsAndSaysSo) {
+  ServerOptions options;
+  options.call_limits.max_unread_bytes = 100'000;
+  TestServer server({EndlessModel()}, options);
+  SlowStream slow(server, kEndless);
+  server.WaitUntilIdle();  // long before its million tokens
+  const StreamOutput other = GenerateStream(server, Request("quick", 20));
+  EXPECT_TRUE(other.status.ok());
+  // What had been sent comes, and then the reason.
+  const StreamOutput late = ReadAll(*slow.reader);
+  EXPECT_GT(late.num_deltas, 0);
+  EXPECT_EQ(late.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailsOf(late.status).reason, "SLOW_READER");
+  EXPECT_FALSE(DetailsOf(late.status).retry_delay.has_value());
+}
+
+TEST(LifecycleTest, AStreamThatIsNotReadForTooLongEndsAndSaysSo) {
+  ServerOptions options;
+  options.call_limits.max_unread_time = absl::Milliseconds(500);
+  options.call_limits.max_unread_bytes = int64_t{1} << 40;
+  TestServer server({EndlessModel()}, options);
+  SlowStream slow(server, kEndless);
+  server.WaitUntilIdle();
+  const StreamOutput late = ReadAll(*slow.reader);
+  // On a slow machine the second half of the patience may be over, too.
+  EXPECT_THAT(late.status.error_code(),
+              ::testing::AnyOf(grpc::StatusCode::RESOURCE_EXHAUSTED, grpc::StatusCode::CANCELLED));
+}
+
+TEST(LifecycleTest, AnAnswerThatIsNeverReadIsNotHeldForever) {
+  ServerOptions options;
+  options.call_limits.max_unread_time = absl::Milliseconds(100);
+  TestServer server({EndlessModel()}, options);
+  SlowStream slow(server, 30'000);
+  const std::string open =
+      R"(ultrasketch_open_calls{method="ultrasketch.v1.GenerationService/GenerateStream"})";
+  while (server.Metric(open) != 0) std::this_thread::yield();
+  EXPECT_EQ(server.Metric("ultrasketch_unread_bytes"), 0);
+}
+
 TEST(LifecycleTest, AClientThatNeverReadsCanVanish) {
   TestServer server({EndlessModel()});
   v1::GenerateRequest request = Request("slow", 20'000);

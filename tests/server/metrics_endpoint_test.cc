@@ -8,11 +8,14 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 #include "engine/base/strings.h"
+#include "tests/server/raw_grpc.h"
 #include "tests/server/test_server.h"
 
 namespace ultrasketch {
@@ -45,6 +48,60 @@ TEST(MetricsEndpointTest, CountsWhatHappened) {
   EXPECT_EQ(value(R"(ultrasketch_step_duration_seconds_count{model="small",phase="prefill"})"), 3);
   EXPECT_EQ(value(R"(ultrasketch_step_duration_seconds_count{model="small",phase="decode"})"),
             3 * 9);
+}
+
+TEST(MetricsEndpointTest, CountsTheCallsOfEveryMethod) {
+  TestServer server;
+  const auto calls = [&](const std::string& method, const std::string& code) {
+    return server
+        .Metric(
+            absl::StrCat("ultrasketch_calls_total{code=\"", code, "\",method=\"", method, "\"}"))
+        .value_or(-1);
+  };
+  const auto open = [&](const std::string& method) {
+    return server.Metric(absl::StrCat("ultrasketch_open_calls{method=\"", method, "\"}"))
+        .value_or(-1);
+  };
+  const std::string generation = "ultrasketch.v1.GenerationService/";
+  const std::string models = "ultrasketch.v1.ModelService/";
+  for (const std::string& method :
+       {generation + "Generate", generation + "GenerateStream", generation + "Score",
+        generation + "Tokenize", generation + "Detokenize", models + "ListModels",
+        models + "LoadModel", std::string("grpc.health.v1.Health/Check")}) {
+    EXPECT_EQ(calls(method, "OK"), 0) << method;
+    EXPECT_EQ(calls(method, "RESOURCE_EXHAUSTED"), 0) << method;
+    EXPECT_EQ(open(method), 0) << method;
+  }
+
+  ASSERT_TRUE(GenerateStream(server, Request("prompt", 10)).status.ok());
+  v1::TokenizeRequest tokenize;
+  tokenize.set_text("text");
+  v1::TokenizeResponse tokens;
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(server.generation().Tokenize(&context, tokenize, &tokens).ok());
+  }
+  tokenize.set_model("unknown");
+  {
+    grpc::ClientContext context;
+    ASSERT_FALSE(server.generation().Tokenize(&context, tokenize, &tokens).ok());
+  }
+  {
+    grpc::ClientContext context;
+    v1::ListModelsResponse listed;
+    ASSERT_TRUE(server.models().ListModels(&context, {}, &listed).ok());
+  }
+  const grpc::Status malformed =
+      CallRaw(server.NewChannel(), "/ultrasketch.v1.GenerationService/Tokenize", "\xff\xff").status;
+  ASSERT_FALSE(malformed.ok());
+  EXPECT_EQ(calls(generation + "GenerateStream", "OK"), 1);
+  EXPECT_EQ(calls(generation + "Tokenize", "OK"), 1);
+  EXPECT_EQ(calls(generation + "Tokenize", "NOT_FOUND"), 1);
+  EXPECT_EQ(calls(generation + "Tokenize",
+                  absl::StatusCodeToString(static_cast<absl::StatusCode>(malformed.error_code()))),
+            1);
+  EXPECT_EQ(calls(models + "ListModels", "OK"), 1);
+  while (open(generation + "Tokenize") != 0) std::this_thread::yield();
 }
 
 TEST(MetricsEndpointTest, ShowsTheStateOfTheModels) {

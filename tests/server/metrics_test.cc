@@ -189,6 +189,8 @@ TEST(MetricsTest, RejectionsAreCountedByReason) {
       {RejectionReason::kUnknownModel, "unknown_model"},
       {RejectionReason::kQueueFull, "queue_full"},
       {RejectionReason::kQueuedBytesFull, "queued_bytes_full"},
+      {RejectionReason::kServerFull, "server_full"},
+      {RejectionReason::kClientFull, "client_full"},
       {RejectionReason::kTooLarge, "too_large"},
       {RejectionReason::kResponseTooLarge, "response_too_large"},
       {RejectionReason::kDraining, "draining"},

@@ -250,6 +250,30 @@ TEST_F(RequestTranslationTest, ThePromptMayFillAllButOneTokenOfTheContext) {
   EXPECT_THAT(ErrorOf(message), StartsWith("text: 256 tokens; at most 255 fit"));
 }
 
+TEST_F(RequestTranslationTest, TheServersLimitsComeBeforeTheContext) {
+  model_->max_prompt_tokens = 10;
+  model_->max_completion_tokens = 20;
+  EXPECT_EQ(Translate(Hello())->max_tokens, 20);
+  v1::GenerateRequest message = Hello();
+  message.set_max_tokens(20);
+  EXPECT_EQ(Translate(message)->max_tokens, 20);
+  message.set_max_tokens(21);
+  EXPECT_THAT(ErrorOf(message), StartsWith("max_tokens: 21 is more than 20"));
+  message.clear_max_tokens();
+  message.set_min_tokens(21);
+  EXPECT_THAT(ErrorOf(message), StartsWith("min_tokens: 21 is more than 20"));
+  message = Hello();
+  message.set_text(std::string(10, 'a'));
+  EXPECT_TRUE(Translate(message).ok());
+  message.set_text(std::string(11, 'a'));
+  EXPECT_THAT(ErrorOf(message), AllOf(StartsWith("text: 11 tokens; at most 10 fit"),
+                                      HasSubstr("--max-prompt-tokens")));
+  v1::ScoreRequest score;
+  score.set_text(std::string(11, 'a'));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      TranslateScoreRequest(score, *model_, absl::InfiniteFuture()).status()));
+}
+
 TEST_F(RequestTranslationTest, TextsThatCannotFitAreNotTokenized) {
   v1::GenerateRequest message;
   message.set_text(std::string(10'000'000, 'a'));

@@ -46,6 +46,11 @@ int64_t CpuBuffer::resident_bytes() const {
   return std::min(bytes, num_bytes_);
 }
 
+void CpuBuffer::Discard() {
+  // It can only fail for pages that are locked, which then stay.
+  if (num_bytes_ > 0) madvise(data_, static_cast<size_t>(num_bytes_), MADV_DONTNEED);
+}
+
 CpuBuffer::~CpuBuffer() { munmap(data_, static_cast<size_t>(num_bytes_ == 0 ? 1 : num_bytes_)); }
 
 }  // namespace ultrasketch

@@ -30,6 +30,7 @@ class CpuBuffer final : public DeviceBuffer {
   const void* data() const override { return data_; }
   int64_t num_bytes() const override { return num_bytes_; }
   int64_t resident_bytes() const override;
+  void Discard() override;
 
  private:
   CpuBuffer(void* data, int64_t num_bytes) : data_(data), num_bytes_(num_bytes) {}

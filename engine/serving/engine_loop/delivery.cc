@@ -1,12 +1,43 @@
 #include "engine/serving/engine_loop/delivery.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <iterator>
 #include <utility>
 
-namespace ultrasketch {
+#include "absl/container/flat_hash_map.h"
+#include "absl/time/clock.h"
 
-Delivery::Delivery(std::function<void(const std::vector<RequestId>&)> on_finished)
-    : on_finished_(std::move(on_finished)), thread_([this] { Run(); }) {}
+namespace ultrasketch {
+namespace {
+
+template <typename T>
+void Append(std::vector<T>& target, std::vector<T> more) {
+  target.insert(target.end(), std::make_move_iterator(more.begin()),
+                std::make_move_iterator(more.end()));
+}
+
+// Deltas of a completion become its first one; those that went into it lose their sink.
+void MergeDeltas(std::vector<EngineEvent>& events) {
+  absl::flat_hash_map<std::pair<const GenerationSink*, int32_t>, GenerationDelta*> first;
+  for (EngineEvent& event : events) {
+    if (event.result != nullptr) continue;
+    const auto [found, is_new] =
+        first.try_emplace({event.sink.get(), event.delta.completion}, &event.delta);
+    if (is_new) continue;
+    GenerationDelta& target = *found->second;
+    target.text += event.delta.text;
+    Append(target.token_ids, std::move(event.delta.token_ids));
+    Append(target.logprobs, std::move(event.delta.logprobs));
+    event.sink.reset();
+  }
+}
+
+}  // namespace
+
+Delivery::Delivery(absl::Duration interval,
+                   std::function<void(const std::vector<RequestId>&)> on_finished)
+    : interval_(interval), on_finished_(std::move(on_finished)), thread_([this] { Run(); }) {}
 
 Delivery::~Delivery() {
   if (thread_.joinable()) Stop();
@@ -14,12 +45,15 @@ Delivery::~Delivery() {
 
 void Delivery::Push(std::vector<EngineEvent> events) {
   if (events.empty()) return;
+  const bool is_urgent = std::any_of(events.begin(), events.end(), [](const EngineEvent& event) {
+    return event.is_first || event.result != nullptr;
+  });
   MutexLock lock(mutex_);
+  is_urgent_ = is_urgent_ || is_urgent;
   if (events_.empty()) {
     events_ = std::move(events);
   } else {
-    events_.insert(events_.end(), std::make_move_iterator(events.begin()),
-                   std::make_move_iterator(events.end()));
+    Append(events_, std::move(events));
   }
 }
 
@@ -31,19 +65,29 @@ void Delivery::Stop() {
   thread_.join();
 }
 
+std::vector<EngineEvent> Delivery::TakeEvents(absl::Time next) {
+  MutexLock lock(mutex_);
+  if (absl::Now() < next) {
+    mutex_.AwaitUntil(
+        [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return is_urgent_ || stopping_; }, next);
+  }
+  mutex_.Await([this]()
+                   ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !events_.empty() || stopping_; });
+  is_urgent_ = false;
+  return std::exchange(events_, {});
+}
+
 void Delivery::Run() {
+  absl::Time next = absl::InfinitePast();
   while (true) {
-    std::vector<EngineEvent> events;
-    {
-      MutexLock lock(mutex_);
-      mutex_.Await(
-          [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !events_.empty() || stopping_; });
-      if (events_.empty()) return;
-      events.swap(events_);
-    }
     // Without the lock: sinks may call Submit and Cancel.
+    std::vector<EngineEvent> events = TakeEvents(next);
+    if (events.empty()) return;
+    if (interval_ > absl::ZeroDuration()) next = absl::Now() + interval_;
+    MergeDeltas(events);
     std::vector<RequestId> finished;
     for (EngineEvent& event : events) {
+      if (event.sink == nullptr) continue;
       if (event.result == nullptr) {
         event.sink->OnDelta(std::move(event.delta));
       } else {

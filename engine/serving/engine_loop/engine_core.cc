@@ -280,6 +280,7 @@ void EngineCore::AcceptToken(Sequence& sequence, SampledToken token, absl::Time 
   EngineEvent event;
   event.sink = request.sink;
   event.delta = std::move(delta);
+  event.is_first = sequence.completion.num_tokens() == 1;
   events_.push_back(std::move(event));
   if (ending.has_value()) {
     outputs_.push_back({.id = sequence.id, .token_ids = {}, .ended = true});
@@ -350,6 +351,12 @@ void EngineCore::ReportStep(absl::Time end) {
     stages[StepStage::kOther] = std::max(absl::ZeroDuration(), report.duration - stages.total());
   }
   observer_->OnStep(report);
+}
+
+void EngineCore::ForgetCache() {
+  US_CHECK(!has_requests());
+  scheduler_.ForgetCache();
+  model_->ForgetCache();
 }
 
 std::vector<EngineEvent> EngineCore::TakeEvents() { return std::exchange(events_, {}); }

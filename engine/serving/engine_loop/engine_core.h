@@ -33,6 +33,7 @@ struct EngineEvent {
   GenerationDelta delta;
   std::unique_ptr<GenerationResult> result;
   std::optional<RequestId> finished_request;  // set when this is the request's last event
+  bool is_first = false;                      // the completion's first delta
 };
 
 // The scheduler's options for a model: its limits, lowered to those of `options`.
@@ -61,6 +62,9 @@ class EngineCore {
   // that it concerns, with its status.
   void BeginStep();
   void FinishStep();
+
+  // Gives the memory of the KV cache back, and with it the prefix cache. Without requests only.
+  void ForgetCache();
 
   std::vector<EngineEvent> TakeEvents();
 

@@ -34,12 +34,14 @@ class EngineLoop::Impl {
        const EngineLoopOptions& options, std::shared_ptr<EngineObserver> observer)
       : limits_(MakeLimits(*model, options)),
         max_queued_tokens_(options.max_queued_tokens),
+        cache_idle_time_(options.cache_idle_time),
         turns_(options.turns != nullptr ? options.turns->Join(options.weight) : nullptr),
         model_(model.get()),
         core_(std::make_unique<EngineCore>(std::move(model), std::move(tokenizer), options,
                                            std::move(observer))),
         core_stats_(core_->stats()),
-        delivery_([this](const std::vector<RequestId>& finished) { OnDelivered(finished); }),
+        delivery_(options.delivery_interval,
+                  [this](const std::vector<RequestId>& finished) { OnDelivered(finished); }),
         thread_([this] { Run(); }) {}
 
   ~Impl() { Stop(); }
@@ -118,6 +120,7 @@ class EngineLoop::Impl {
     std::vector<QueuedRequest> arrivals;
     absl::flat_hash_set<RequestId> cancelled;
     bool stopping = false;
+    bool is_idle = false;  // nothing came for cache_idle_time_
   };
 
   void CheckNotOwnThread() const {
@@ -156,6 +159,10 @@ class EngineLoop::Impl {
         core_->EndAll(FinishReason::kCancelled, absl::CancelledError("the model is shutting down"));
       }
       core_->ExpireDeadlines(absl::Now());
+      if (news.is_idle) {
+        core_->ForgetCache();
+        has_cache_ = false;
+      }
       if (core_->has_requests()) Step();
       if (turns_ != nullptr && !core_->has_requests()) turns_->Release();
       // Before the sinks hear of it: whoever sees a request finish sees its blocks free.
@@ -169,6 +176,7 @@ class EngineLoop::Impl {
   void Step() {
     if (turns_ != nullptr) turns_->Acquire();
     const absl::Time begin = absl::Now();
+    has_cache_ = true;
     core_->BeginStep();
     PublishStats();  // a step can be long: who left the queue makes room in it now
     core_->FinishStep();
@@ -191,12 +199,16 @@ class EngineLoop::Impl {
   // Sleeps until there is something to do.
   News TakeNews() ABSL_LOCKS_EXCLUDED(mutex_) {
     MutexLock lock(mutex_);
-    if (!core_->has_requests()) {
-      mutex_.Await([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-        return !inbox_.empty() || !cancelled_.empty() || stopping_;
-      });
-    }
     News news;
+    if (!core_->has_requests()) {
+      const absl::Time idle_at =
+          has_cache_ ? absl::Now() + cache_idle_time_ : absl::InfiniteFuture();
+      news.is_idle = !mutex_.AwaitUntil(
+          [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+            return !inbox_.empty() || !cancelled_.empty() || stopping_;
+          },
+          idle_at);
+    }
     news.arrivals.swap(inbox_);
     news.cancelled.swap(cancelled_);
     news.stopping = stopping_;
@@ -225,11 +237,13 @@ class EngineLoop::Impl {
 
   const RequestLimits limits_;
   const int64_t max_queued_tokens_;
+  const absl::Duration cache_idle_time_;
   // The thread's alone, once it runs. Null: the device is this loop's alone.
   std::unique_ptr<DeviceTurns::Member> turns_;
   mutable Mutex model_mutex_;
   const Model* model_ ABSL_GUARDED_BY(model_mutex_);  // core_'s
   std::unique_ptr<EngineCore> core_;                  // the thread's alone, once it runs
+  bool has_cache_ = false;                            // the same: steps have used it
 
   mutable Mutex mutex_;
   RequestId next_id_ ABSL_GUARDED_BY(mutex_) = 1;

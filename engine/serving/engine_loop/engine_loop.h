@@ -124,6 +124,12 @@ struct EngineLoopOptions {
   int32_t max_running_sequences = 64;
   int32_t max_step_tokens = 512;  // token budget of a step: prefill comes in chunks of this
   bool prefix_cache = true;       // beginnings of prompts that were computed before are reused
+  // After so long without requests the KV cache's memory goes back to the system, and what the
+  // prefix cache has kept is lost.
+  absl::Duration cache_idle_time = absl::Minutes(1);
+  // Deltas come at least so long after those before: what is generated meanwhile comes as one.
+  // First tokens and ends do not wait.
+  absl::Duration delivery_interval = absl::ZeroDuration();
   // Shared by the loops whose models share a device; null: the device is the loop's alone.
   std::shared_ptr<DeviceTurns> turns;
   double weight = 1;  // the loop's share of the device, as DeviceTurns::Join takes it

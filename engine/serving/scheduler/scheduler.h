@@ -145,6 +145,9 @@ class Scheduler {
   // failed. Unknown ids are ignored.
   void Remove(SequenceId id);
 
+  // The blocks' contents are lost: no prefix is found any more. Without sequences only.
+  void ForgetCache() { cache_.Forget(); }
+
   const SchedulerOptions& options() const { return options_; }
   const PrefixCache& cache() const { return cache_; }
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }

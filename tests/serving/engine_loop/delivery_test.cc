@@ -93,6 +93,64 @@ TEST(DeliveryTest, StopDeliversWhatWasComputedAndReleasesTheSinks) {
   EXPECT_EQ(sink.use_count(), 1);
 }
 
+// A delta of one token, or the end, of a completion.
+EngineEvent Event(const std::shared_ptr<GenerationSink>& sink, int32_t token,
+                  bool is_first = false) {
+  EngineEvent event;
+  event.sink = sink;
+  event.delta.text = static_cast<char>(token);
+  event.delta.token_ids = {token};
+  event.is_first = is_first;
+  return event;
+}
+
+EngineEvent End(const std::shared_ptr<GenerationSink>& sink, RequestId id) {
+  EngineEvent event;
+  event.sink = sink;
+  event.result = std::make_unique<GenerationResult>();
+  event.finished_request = id;
+  return event;
+}
+
+std::vector<EngineEvent> Batch(EngineEvent event) {
+  std::vector<EngineEvent> events;
+  events.push_back(std::move(event));
+  return events;
+}
+
+TEST(DeliveryTest, DeltasWithinTheIntervalComeAsOneAndFirstOnesAndEndsAtOnce) {
+  std::vector<RequestId> finished;
+  // Far beyond the test: nothing here waits for it to pass.
+  Delivery delivery(absl::Hours(1), [&](const std::vector<RequestId>& ids) { finished = ids; });
+  const auto one = std::make_shared<RecordingSink>();
+  const auto two = std::make_shared<RecordingSink>();
+  delivery.Push(Batch(Event(one, 'a', /*is_first=*/true)));
+  one->WaitForTokens(1);
+  for (const char token : {'b', 'c', 'd'}) delivery.Push(Batch(Event(one, token)));
+  delivery.Push(Batch(Event(two, 'x', /*is_first=*/true)));
+  two->WaitForTokens(1);
+  one->WaitForTokens(4);
+  delivery.Push(Batch(Event(one, 'e')));
+  delivery.Push(Batch(End(one, 7)));
+  const RecordingSink::Record record = one->Wait();
+  EXPECT_EQ(record.text, "abcde");
+  EXPECT_EQ(record.token_ids, Bytes("abcde"));
+  EXPECT_EQ(record.num_deltas, 3) << "a, bcd, e";
+  delivery.Push(Batch(Event(two, 'y')));
+  delivery.Stop();  // delivers it
+  EXPECT_EQ(finished, std::vector<RequestId>{7});
+  two->WaitForTokens(2);
+}
+
+TEST(DeliveryTest, WhatWaitsIsDeliveredWhenTheIntervalIsOver) {
+  Delivery delivery(absl::Milliseconds(20), [](const std::vector<RequestId>&) {});
+  const auto sink = std::make_shared<RecordingSink>();
+  delivery.Push(Batch(Event(sink, 'a', /*is_first=*/true)));
+  sink->WaitForTokens(1);
+  delivery.Push(Batch(Event(sink, 'b')));
+  sink->WaitForTokens(2);
+}
+
 TEST(DeliveryTest, DrainReturnsAfterTheLastEventsWereDelivered) {
   Barrier barrier;
   const auto loop = StartLoop();

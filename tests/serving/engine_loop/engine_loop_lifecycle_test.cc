@@ -1,5 +1,6 @@
 // How requests end before their time, and how the loop does.
 
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -7,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -164,6 +166,18 @@ TEST_F(EngineLoopLifecycleTest, TheRetryDelayFollowsTheDrainRate) {
   EXPECT_LT(loop_->NextRetryDelay(), kMaxRetryDelay);
 }
 
+TEST_F(EngineLoopLifecycleTest, AnIdleLoopForgetsItsCacheAndGoesOnWithout) {
+  options_.cache_idle_time = absl::Milliseconds(20);
+  Start();
+  const GenerationRequest request = Request("the same prompt, four blocks long", 20);
+  const RecordingSink::Record first = Submit(request)->Wait();
+  while (loop_->stats().kv_blocks_cached > 0) std::this_thread::yield();
+  EXPECT_EQ(loop_->stats().kv_blocks_used, 0);
+  const RecordingSink::Record second = Submit(request)->Wait();
+  EXPECT_EQ(second.result->num_cached_prompt_tokens, 0);
+  EXPECT_EQ(second.token_ids, first.token_ids);
+}
+
 TEST_F(EngineLoopLifecycleTest, CancellationInMidStreamReturnsTheBlocks) {
   FakeModelOptions model;
   model.before_forward = [this](int64_t index) {
@@ -279,6 +293,25 @@ TEST_F(EngineLoopLifecycleTest, ADeadlineEndsAQueuedRequest) {
   EXPECT_THAT(std::string(record.result->status.message()), HasSubstr("queued"));
   EXPECT_EQ(record.result->timing.num_steps, 0);
   EXPECT_EQ(running->Wait().result->reason, FinishReason::kLength);
+}
+
+TEST_F(EngineLoopLifecycleTest, ADeadlineEndsAPromptThatIsBeingComputed) {
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(50);
+  std::atomic<int> num_steps = 0;
+  FakeModelOptions model;
+  model.before_forward = [&](int64_t) {
+    ++num_steps;
+    while (absl::Now() <= deadline) absl::SleepFor(absl::Milliseconds(5));
+    return absl::OkStatus();
+  };
+  Start(std::move(model));
+  GenerationRequest request = Request(std::string(200, 'a'), 10);  // four steps of 64 tokens
+  request.deadline = deadline;
+  const RecordingSink::Record record = Submit(request)->Wait();
+  EXPECT_EQ(record.result->status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(record.token_ids, SizeIs(0));
+  EXPECT_LE(num_steps, 1) << "what comes after the deadline is not computed";
+  EXPECT_EQ(loop_->stats().kv_blocks_used, 0);
 }
 
 TEST_F(EngineLoopLifecycleTest, ADeadlineEndsARunningRequestAndReturnsItsBlocks) {

@@ -329,7 +329,9 @@ TEST(EngineLoopTest, WaitingCallersGetTheirDeltasOnTheirOwnThread) {
     ++num_deltas;
   });
   ASSERT_TRUE(outputs.ok()) << outputs.status();
-  EXPECT_EQ(num_deltas, 8);
+  // Those that waited together came as one.
+  EXPECT_GE(num_deltas, 1);
+  EXPECT_LE(num_deltas, 8);
   EXPECT_EQ(text, outputs->front().text);
 }
 

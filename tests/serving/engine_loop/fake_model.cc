@@ -78,6 +78,11 @@ int32_t& FakeModel::Slot(const SequenceSlice& sequence, int64_t position) {
   return cache_[static_cast<size_t>(block * layout_.block_size + position % layout_.block_size)];
 }
 
+void FakeModel::ForgetCache() {
+  std::fill(cache_.begin(), cache_.end(), -1);
+  std::fill(positions_.begin(), positions_.end(), -1);
+}
+
 absl::Status FakeModel::Forward(absl::Span<const SequenceSlice> sequences) {
   logits_.clear();
   const int64_t index = num_forwards_++;

@@ -44,6 +44,7 @@ class FakeModel final : public Model {
   const ModelOptions& options() const override { return options_.model; }
   const KvCacheLayout& cache_layout() const override { return layout_; }
   MemoryUsage memory_usage() const override;
+  void ForgetCache() override;
 
   absl::Status Forward(absl::Span<const SequenceSlice> sequences) override;
   std::optional<StageDurations> stage_durations() const override {

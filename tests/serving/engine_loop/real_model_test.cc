@@ -215,5 +215,16 @@ TEST_F(RealModelTest, ScoringAgreesWithTheLogprobsOfGeneration) {
   }
 }
 
+TEST_F(RealModelTest, TheCacheOfAnIdleModelGoesBackToTheSystem) {
+  EngineLoopOptions options;
+  options.cache_idle_time = absl::Milliseconds(50);
+  const auto loop = Start(4096, options);
+  ASSERT_NE(loop, nullptr);
+  const std::string text = TextOf(*loop, Request("The old house stood", 1));
+  while (loop->memory_usage().kv_cache > 0) std::this_thread::yield();
+  EXPECT_EQ(TextOf(*loop, Request("The old house stood", 1)), text);
+  EXPECT_GT(text.size(), 0u);
+}
+
 }  // namespace
 }  // namespace ultrasketch
