@@ -26,7 +26,7 @@ constexpr int kHandshakeTimeoutMs = 10'000;
 constexpr int kKeepaliveTimeMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
 // Pings that come sooner after one another count against a client; the third such closes its
-// connection. README promises 5 s: what is between the two is for delays on the way.
+// connection. docs/service.md promises 5 s: what is between the two is for delays on the way.
 constexpr int kMinPingIntervalMs = 1'000;
 // For calls that are answered at once, and may just be about to be.
 constexpr absl::Duration kShortCallsGrace = absl::Milliseconds(100);
