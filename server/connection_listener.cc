@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -101,19 +102,19 @@ void ConnectionListener::AcceptAll(int listener) {
     }
     struct stat status = {};
     if (connections_.size() >= max_connections_ || fstat(descriptor, &status) != 0) {
-      close(descriptor);
       metrics_.refused_for_limit.Increment();
       LogRefusal("max_connections");
+      close(descriptor);
       continue;
     }
     const int yes = 1;
     setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
     connections_[descriptor] = status.st_ino;
+    metrics_.connections.Set(static_cast<double>(connections_.size()));
     Acceptor::NewConnectionParameters connection;
     connection.listener_fd = listener;
     connection.fd = descriptor;
     acceptor_->HandleNewConnection(&connection);
-    metrics_.connections.Set(static_cast<double>(connections_.size()));
   }
 }
 
