@@ -56,8 +56,12 @@ class FakeGeneration : public v1::GenerationService::Service {
 
 class FakeModels : public v1::ModelService::Service {
  public:
-  grpc::Status ListModels(grpc::ServerContext*, const v1::ListModelsRequest*,
+  grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest*,
                           v1::ListModelsResponse* response) override {
+    const auto sent = context->client_metadata().find("authorization");
+    last_authorization = sent == context->client_metadata().end()
+                             ? ""
+                             : std::string(sent->second.data(), sent->second.size());
     v1::Model* model = response->add_models();
     model->set_name("small");
     model->set_state(v1::MODEL_STATE_READY);
@@ -69,6 +73,8 @@ class FakeModels : public v1::ModelService::Service {
                            v1::UnloadModelResponse*) override {
     return {grpc::StatusCode::NOT_FOUND, absl::StrCat("no model ", request->name())};
   }
+
+  std::string last_authorization;
 };
 
 class ClientTest : public ::testing::Test {
@@ -82,13 +88,15 @@ class ClientTest : public ::testing::Test {
     builder.RegisterService(&models_);
     server_ = builder.BuildAndStart();
     ASSERT_NE(server_, nullptr);
-    client_ = *Client::Create(absl::StrCat("127.0.0.1:", port));
+    target_ = absl::StrCat("127.0.0.1:", port);
+    client_ = *Client::Create(target_);
   }
   void TearDown() override { server_->Shutdown(std::chrono::system_clock::now()); }
 
   FakeGeneration generation_;
   FakeModels models_;
   std::unique_ptr<grpc::Server> server_;
+  std::string target_;
   std::unique_ptr<Client> client_;
 };
 
@@ -280,6 +288,35 @@ TEST_F(ClientTest, TokenizesAndListsModels) {
   const absl::Status unloaded = client_->UnloadModel("big");
   EXPECT_TRUE(absl::IsNotFound(unloaded));
   EXPECT_EQ(unloaded.message(), "no model big");
+}
+
+TEST_F(ClientTest, SendsATokenWithItsCallsWhenItHasOne) {
+  ASSERT_TRUE(client_->ListModels().ok());
+  EXPECT_EQ(models_.last_authorization, "");
+  ChannelOptions options;
+  options.token = "a-token";
+  const auto client = Client::Create(target_, options);
+  ASSERT_TRUE(client.ok()) << client.status();
+  ASSERT_TRUE((*client)->ListModels().ok());
+  EXPECT_EQ(models_.last_authorization, "Bearer a-token");
+}
+
+TEST(ClientCreateTest, KeepsTokensOffForeignPlainText) {
+  ChannelOptions options;
+  options.token = "a-token";
+  const std::string foreign = "192.0.2.1:8001";
+  EXPECT_TRUE(absl::IsInvalidArgument(Client::Create(foreign, options).status()));
+  options.insecure_token = true;
+  EXPECT_TRUE(Client::Create(foreign, options).ok());
+  options.insecure_token = false;
+  options.tls.emplace();
+  EXPECT_TRUE(Client::Create(foreign, options).ok());
+}
+
+TEST(ClientCreateTest, RefusesACertificateWithoutItsKey) {
+  ChannelOptions options;
+  options.tls.emplace().certificate = "PEM";
+  EXPECT_TRUE(absl::IsInvalidArgument(Client::Create("localhost:1", options).status()));
 }
 
 TEST(ClientCreateTest, RefusesAnEmptyTarget) {
