@@ -233,7 +233,7 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
       ->type_name("BYTES")
       ->capture_default_str();
   app.add_option("--max-metadata-bytes", options.server.max_metadata_bytes,
-                 "Most metadata of one call; the connection of a client that sends more is closed")
+                 "Most metadata of one call; more ends it and its connection")
       ->check(CLI::Range(1 << 10, 1 << 20))
       ->type_name("BYTES")
       ->capture_default_str();

@@ -39,6 +39,7 @@ FOREIGN_MESSAGES = [
     "connections to all backends failing",
     "failed to connect to all addresses",
     "is disabled",
+    "received initial metadata size exceeds limit",  # gRPC
     "too_many_pings",
     "VersionError",  # protobuf
     "RuntimeError",  # grpcio
