@@ -75,8 +75,11 @@ absl::Status EngineBench::Run(const Environment& environment) {
 
   const std::vector<SchedulePlan> plans = flags_.Plans();
   for (const SchedulePlan& plan : plans) {
+    // None of what is to be in flight is refused.
     engine_.max_queued_requests =
-        std::max<int32_t>(engine_.max_queued_requests, static_cast<int32_t>(plan.concurrency));
+        std::max(engine_.max_queued_requests, static_cast<int32_t>(plan.concurrency));
+    engine_.max_queued_tokens = std::max<int64_t>(
+        engine_.max_queued_tokens, plan.concurrency * config.max_position_embeddings);
   }
   const auto loop = EngineLoop::Start(std::move(model), parts.opened.tokenizer, engine_);
   EngineLoadOptions options;

@@ -49,8 +49,8 @@ std::string DescribeRun(const LoadSummary& run) {
   std::vector<std::vector<std::string>> rows = {
       {"milliseconds", "mean", "p50", "p90", "p99", "max"}};
   AddRow("time to first token", run.time_to_first_token, rows);
-  AddRow("  queue (server)", run.queue, rows);
-  AddRow("  prefill (server)", run.prefill, rows);
+  AddRow("  of that, queue", run.queue, rows);
+  AddRow("  of that, prefill", run.prefill, rows);
   AddRow("between tokens", run.inter_token, rows);
   AddRow("  a request's average", run.time_per_output_token, rows);
   AddRow("  a request's longest", run.longest_gap, rows);
@@ -58,10 +58,14 @@ std::string DescribeRun(const LoadSummary& run) {
   AddRow("rejections", run.rejection, rows);
   AddRow("sent late by", run.lateness, rows);
   absl::StrAppend(&text, FormatTable(rows));
-  absl::StrAppendFormat(
-      &text, "load generator: %.2f cores, its busiest thread %.0f%% busy\n",
-      run.client.wall_seconds > 0 ? run.client.cpu_seconds / run.client.wall_seconds : 0,
-      100 * run.client.busiest_thread_share);
+  const double cores =
+      run.client.wall_seconds > 0 ? run.client.cpu_seconds / run.client.wall_seconds : 0;
+  if (run.client.includes_engine) {
+    absl::StrAppendFormat(&text, "engine and load generator: %.2f cores\n", cores);
+  } else {
+    absl::StrAppendFormat(&text, "load generator: %.2f cores, its busiest thread %.0f%% busy\n",
+                          cores, 100 * run.client.busiest_thread_share);
+  }
   if (const auto cpu = run.server_counters.find("process_cpu_seconds_total");
       cpu != run.server_counters.end() && run.client.wall_seconds > 0) {
     absl::StrAppendFormat(&text, "server: %.2f cores\n", cpu->second / run.client.wall_seconds);

@@ -138,6 +138,7 @@ absl::StatusOr<RunRecord> RunEngineLoad(EngineLoop& loop, const Workload& worklo
       return absl::CancelledError(absl::StrCat(run.requests.size(), " requests had ended"));
     }
   }
+  run.client.includes_engine = true;
   run.client.wall_seconds = ended->Now();
   run.client.cpu_seconds = ProcessCpuSeconds() - cpu_begin;
   return run;

@@ -59,6 +59,7 @@ struct RejectionRecord {
 
 // What the load generator itself took.
 struct ClientCost {
+  bool includes_engine = false;  // which ran in the same process
   double wall_seconds = 0;
   double cpu_seconds = 0;           // of the process
   double busiest_thread_share = 0;  // CPU time over wall time of its busiest thread

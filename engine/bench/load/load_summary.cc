@@ -11,7 +11,7 @@
 namespace ultrasketch {
 namespace {
 
-constexpr int kMostSlices = 120;
+constexpr int kMostSlices = 60;
 
 // Beyond these the load generator may be what is measured.
 constexpr double kBusyThreadShare = 0.8;
