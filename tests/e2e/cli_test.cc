@@ -26,10 +26,11 @@ using ::testing::StartsWith;
 
 const std::vector<std::vector<std::string>>& Commands() {
   static const auto* const commands = new std::vector<std::vector<std::string>>{
-      {"compress"},       {"inspect"},         {"eval"},
-      {"generate"},       {"tokenize"},        {"detokenize"},
-      {"models", "list"}, {"models", "load"},  {"models", "unload"},
-      {"import-gguf"},    {"bench", "quality"}};
+      {"compress"},       {"inspect"},          {"eval"},
+      {"generate"},       {"tokenize"},         {"detokenize"},
+      {"models", "list"}, {"models", "load"},   {"models", "unload"},
+      {"import-gguf"},    {"bench", "quality"}, {"bench", "serve"},
+      {"bench", "engine"}};
   return *commands;
 }
 
@@ -79,6 +80,20 @@ TEST(CliTest, UsageErrorsExitWithTwo) {
       {"detokenize", "--model", "a", "x"},
       {"import-gguf", "a"},
       {"import-gguf", "a", "b", "--dtype", "int8"},
+      {"bench"},
+      {"bench", "serve", "--concurrency", "1"},
+      {"bench", "serve", "--target", "localhost:1"},
+      {"bench", "serve", "--target", "localhost:1", "--concurrency", "0"},
+      {"bench", "serve", "--target", "localhost:1", "--concurrency", "1", "--rate", "1"},
+      {"bench", "serve", "--target", "localhost:1", "--rate", "-1"},
+      {"bench", "serve", "--target", "localhost:1", "--rate", "1", "--arrivals", "uniform"},
+      {"bench", "serve", "--target", "localhost:1", "--rate", "1", "--retry"},
+      {"bench", "serve", "--target", "localhost:1", "--rate", "1", "--prompt-tokens", "9:3"},
+      {"bench", "serve", "--target", "localhost:1", "--rate", "1", "--output-tokens", "many"},
+      {"bench", "serve", "--target", "localhost:1", "--rate", "1", "--duration", "0"},
+      {"bench", "serve", "--target", "localhost:1", "--rate", "1", "--slo-ttft", "fast"},
+      {"bench", "engine", "--model", "a"},
+      {"bench", "engine", "--model", "a", "--rate", "1"},
   };
   for (const auto& line : lines) {
     SCOPED_TRACE(absl::StrJoin(line, " "));
@@ -100,6 +115,9 @@ TEST(CliTest, FailuresExitWithOneAndNameTheCause) {
       {"tokenize", "--model", missing, "--text", "x"},
       {"detokenize", "--model", missing, "1"},
       {"import-gguf", missing, "/nonexistent/out"},
+      {"bench", "engine", "--model", missing, "--concurrency", "1"},
+      {"bench", "engine", "--model", SAMPLE_MODEL_DIR, "--concurrency", "1", "--prompt-tokens",
+       "file:" + missing},
   };
   for (std::vector<std::string> line : lines) {
     SCOPED_TRACE(absl::StrJoin(line, " "));
@@ -120,7 +138,8 @@ TEST(CliTest, FailuresExitWithOneAndNameTheCause) {
 TEST(CliTest, UnreachableServerIsAFailure) {
   for (const auto& line : std::vector<std::vector<std::string>>{
            {"generate", "--target", "unix:/nonexistent/socket", "--prompt", "x", "--json"},
-           {"models", "list", "--target", "unix:/nonexistent/socket", "--json"}}) {
+           {"models", "list", "--target", "unix:/nonexistent/socket", "--json"},
+           {"bench", "serve", "--target", "unix:/nonexistent/socket", "--rate", "1", "--json"}}) {
     const Completed run = RunTool(line);
     EXPECT_EQ(run.exit_code, 1);
     EXPECT_EQ(ParseOutput(run)["error"]["code"], "UNAVAILABLE");

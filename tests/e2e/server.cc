@@ -62,6 +62,10 @@ TestServer::TestServer(const std::vector<std::string>& models,
       << "the server did not come up: " << process_->err();
 }
 
+std::string TestServer::metrics_url() const {
+  return absl::StrCat("http://", metrics_address_, "/metrics");
+}
+
 int TestServer::port() const { return PortOf(address_); }
 
 std::unique_ptr<client::Client> TestServer::Connect() const {

@@ -21,6 +21,7 @@ class TestServer {
 
   const std::string& address() const { return address_; }  // HOST:PORT of the gRPC service
   int port() const;
+  std::string metrics_url() const;  // http://HOST:PORT/metrics
   Process& process() { return *process_; }
 
   // A client of its own connection.
