@@ -125,7 +125,18 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
   return std::unique_ptr<MappedFile>(new MappedFile(path, data, size));
 }
 
+absl::Status MappedFile::CheckIntact() const {
+  if (!guard_->is_damaged()) return absl::OkStatus();
+  std::error_code error;
+  const uintmax_t size = std::filesystem::file_size(path_, error);
+  const std::string found = error ? error.message() : absl::StrCat(size, " bytes");
+  return absl::DataLossError(absl::StrCat(path_, ": expected ", size_, " bytes, found ", found,
+                                          ": the file was cut short, or cannot be read any more, "
+                                          "while it was in use"));
+}
+
 MappedFile::~MappedFile() {
+  guard_.reset();
   if (data_ != nullptr) munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_));
 }
 

@@ -5,11 +5,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
+#include "engine/base/mapping_guard.h"
 
 namespace ultrasketch {
 
@@ -19,8 +23,8 @@ namespace ultrasketch {
 absl::Status CannotOpen(int error_number, const std::string& path);
 
 // A whole file mapped read-only. Immutable and thread-safe. Truncating the file
-// while it is mapped makes reads fault (SIGBUS), as with every mapping: replace
-// model files by rename.
+// while it is mapped makes reads fault (SIGBUS), as with every mapping, or find
+// zeros (GuardMappings): replace model files by rename.
 class MappedFile {
  public:
   // NOT_FOUND, PERMISSION_DENIED, INVALID_ARGUMENT (not a regular file) or
@@ -34,13 +38,18 @@ class MappedFile {
   const uint8_t* data() const { return data_; }  // page-aligned; null for an empty file
   int64_t size() const { return size_; }
 
+  // DATA_LOSS, naming the file and what is left of it, once a read has found zeros in place of what
+  // the file does not have any more.
+  absl::Status CheckIntact() const;
+
  private:
   MappedFile(std::string path, const uint8_t* data, int64_t size)
-      : path_(std::move(path)), data_(data), size_(size) {}
+      : path_(std::move(path)), data_(data), size_(size), guard_(std::in_place, data, size) {}
 
   std::string path_;
   const uint8_t* data_;
   int64_t size_;
+  std::optional<MappingGuard> guard_;  // goes before the mapping
 };
 
 // The contents of a regular file; RESOURCE_EXHAUSTED when larger than

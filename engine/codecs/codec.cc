@@ -4,6 +4,7 @@
 #include <string>
 
 #include "engine/base/check.h"
+#include "engine/base/resident_memory.h"
 #include "engine/base/status.h"
 
 namespace ultrasketch {
@@ -25,6 +26,14 @@ std::string_view SiteKindName(SiteKind kind) {
 int64_t EncodedLinear::stored_bytes() const {
   int64_t bytes = 0;
   for (const NamedTensor& tensor : StoredTensors()) bytes += tensor.view.num_bytes();
+  return bytes;
+}
+
+int64_t EncodedLinear::resident_bytes() const {
+  int64_t bytes = 0;
+  for (const NamedTensor& tensor : StoredTensors()) {
+    bytes += ResidentBytes(tensor.view.data, tensor.view.num_bytes());
+  }
   return bytes;
 }
 

@@ -44,6 +44,9 @@ class EncodedLinear {
   virtual std::unique_ptr<CpuLinear> PackForCpu() const = 0;
 
   int64_t stored_bytes() const;
+
+  // Of the stored bytes, those that are in this process's memory now.
+  int64_t resident_bytes() const;
 };
 
 class Codec {

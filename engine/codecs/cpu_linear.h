@@ -37,7 +37,8 @@ class CpuLinear {
   virtual void Multiply(const float* prepared, int64_t num_tokens, bool accumulate, float* y,
                         ThreadPool& pool) const = 0;
 
-  // Bytes of memory that the weights take, in mapped files or allocated here.
+  // Bytes of memory that the weights take now, in mapped files or allocated here: of a file the
+  // pages that this process has read.
   virtual int64_t resident_bytes() const = 0;
 };
 

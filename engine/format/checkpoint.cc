@@ -386,6 +386,11 @@ const std::vector<int32_t>& Checkpoint::eos_token_ids() const {
                                                       : config_.eos_token_ids;
 }
 
+absl::Status Checkpoint::CheckIntact() const {
+  for (const auto& file : files_) US_RETURN_IF_ERROR(file->CheckIntact());
+  return absl::OkStatus();
+}
+
 std::string Checkpoint::tokenizer_path() const { return Join(folder_, "tokenizer.json"); }
 
 }  // namespace ultrasketch

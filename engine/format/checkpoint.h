@@ -68,6 +68,10 @@ class Checkpoint : public TensorSource {
   // give equal checksums. Empty where a file has tensors without checksums.
   const std::string& weights_checksum() const { return weights_checksum_; }
 
+  // DATA_LOSS, naming file, expected and found, once weights have been read that a file does not
+  // have any more (MappedFile::CheckIntact). Cheap: ask after whatever reads them.
+  absl::Status CheckIntact() const;
+
   // Bytes of the model's files: weights, index, config, generation config, tokenizer.
   int64_t file_bytes() const { return file_bytes_; }
 

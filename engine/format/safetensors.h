@@ -66,6 +66,11 @@ class SafetensorsFile : public TensorSource {
   // expected and found, where one differs. OK for a file without checksums.
   absl::Status VerifyChecksums(ThreadPool& pool) const;
 
+  // MappedFile::CheckIntact's; OK when parsed from memory.
+  absl::Status CheckIntact() const {
+    return file_ != nullptr ? file_->CheckIntact() : absl::OkStatus();
+  }
+
   const std::string& path() const { return path_; }
   int64_t file_bytes() const { return file_bytes_; }
 

@@ -187,6 +187,7 @@ absl::Status Llama::Forward(absl::Span<const SequenceSlice> sequences) {
   backend.Logits(*buffers_.hidden, *final_norm_, shape_.epsilon,
                  untied_head_ != nullptr ? *untied_head_ : *embedding_, *logits_);
   US_RETURN_IF_ERROR(backend.EndStep());
+  US_RETURN_IF_ERROR(checkpoint_->CheckIntact());
   num_logits_ = static_cast<int64_t>(step_.input().logit_tokens.size());
   return absl::OkStatus();
 }

@@ -67,8 +67,9 @@ class Model {
   // this model or of one whose backend shares the device with this one's (BackendOptions::beside).
   // INVALID_ARGUMENT when the step exceeds the options' limits or the model's context, an id is
   // outside the vocabulary or a block list is too short; a device's failure as the backend reports
-  // it. A sequence's logits do not depend, to the bit, on the other sequences of the step or on how
-  // its tokens are spread over steps.
+  // it; DATA_LOSS once a file of weights that are read where they are mapped has been cut short. A
+  // sequence's logits do not depend, to the bit, on the other sequences of the step or on how its
+  // tokens are spread over steps.
   virtual absl::Status Forward(absl::Span<const SequenceSlice> sequences) = 0;
 
   // Where the last Forward's time went, when that was measured: see Backend::stage_durations.

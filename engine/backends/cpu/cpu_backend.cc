@@ -13,11 +13,11 @@
 #include "engine/backends/cpu/available_memory.h"
 #include "engine/backends/cpu/cpu_kernels.h"
 #include "engine/backends/cpu/cpu_memory.h"
+#include "engine/backends/cpu/cpu_workspace.h"
 #include "engine/backends/step_stages.h"
 #include "engine/base/check.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
-#include "engine/base/thread_pool.h"
 
 namespace ultrasketch {
 namespace {
@@ -78,10 +78,13 @@ class StageClock {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(const BackendOptions& options)
+  explicit CpuBackend(std::shared_ptr<CpuWorkspace> workspace)
       : kernels_(GetCpuKernels()),
-        pool_(options.num_threads),
-        scratch_(static_cast<size_t>(pool_.num_threads())) {}
+        workspace_(std::move(workspace)),
+        pool_(workspace_->pool()),
+        buffers_(workspace_->Join()) {}
+
+  const std::shared_ptr<CpuWorkspace>& workspace() const { return workspace_; }
 
   std::string_view name() const override { return "cpu"; }
 
@@ -98,6 +101,10 @@ class CpuBackend final : public Backend {
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) override {
     return CpuBuffer::Allocate(num_bytes);
+  }
+
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateWorkspace(int64_t num_bytes) override {
+    return buffers_->Allocate(num_bytes);
   }
 
   absl::StatusOr<std::unique_ptr<DeviceLinear>> LoadLinear(const EncodedLinear& encoded,
@@ -119,6 +126,7 @@ class CpuBackend final : public Backend {
   absl::Status BeginStep(const StepInput& step) override {
     step_ = step;
     rotations_ready_ = false;
+    buffers_->BeginStep();
     clock_.Begin();
     return absl::OkStatus();
   }
@@ -198,13 +206,6 @@ class CpuBackend final : public Backend {
     });
   }
 
-  // A thread's scratch of `size` floats.
-  float* Scratch(int thread, int64_t size) {
-    std::vector<float>& scratch = scratch_[static_cast<size_t>(thread)];
-    if (static_cast<int64_t>(scratch.size()) < size) scratch.resize(static_cast<size_t>(size));
-    return scratch.data();
-  }
-
   // For each token the consumer's sketch of what `body(token, row)` puts into row [size].
   template <typename Body>
   void Produce(int64_t size, const DeviceLinear& consumer, DeviceBuffer& prepared,
@@ -215,7 +216,7 @@ class CpuBackend final : public Backend {
     const int64_t width = linear.prepared_width();
     float* out = Floats(prepared);
     ForEachToken([&](int64_t token, int thread) {
-      float* row = Scratch(thread, size);
+      float* row = workspace_->Scratch(thread, size);
       body(token, row);
       linear.PrepareInput(row, out + token * width);
     });
@@ -238,24 +239,24 @@ class CpuBackend final : public Backend {
   void PrepareRotations(const DeviceVector& inverse_frequencies);
 
   const CpuKernels& kernels_;
-  ThreadPool pool_;
-  std::vector<std::vector<float>> scratch_;  // by thread
+  const std::shared_ptr<CpuWorkspace> workspace_;
+  ThreadPool& pool_;                                     // workspace_'s
+  const std::unique_ptr<WorkspaceArena::Part> buffers_;  // of workspace_
 
   StepInput step_;
   StageClock clock_;
   bool rotations_ready_ = false;
-  std::vector<float> rotations_;
-  std::vector<float> attended_;  // [num_tokens, query_width]
 };
 
 void CpuBackend::PrepareRotations(const DeviceVector& inverse_frequencies) {
   if (rotations_ready_) return;
   const int64_t half = inverse_frequencies.size();
   const float* frequencies = Unwrap(inverse_frequencies);
-  rotations_.resize(static_cast<size_t>(num_tokens() * 2 * half));
+  std::vector<float>& rotations = workspace_->rotations();
+  rotations.resize(static_cast<size_t>(num_tokens() * 2 * half));
   ForEachToken([&](int64_t token, int) {
     const auto position = static_cast<float>(step_.positions[static_cast<size_t>(token)]);
-    float* row = rotations_.data() + token * 2 * half;
+    float* row = rotations.data() + token * 2 * half;
     for (int64_t i = 0; i < half; ++i) {
       const float angle = position * frequencies[i];
       row[i] = std::cos(angle);
@@ -278,7 +279,7 @@ void CpuBackend::RotateAndStore(const AttentionShape& shape,
   float* values = keys + plane;
   const auto store = [&](int64_t token, const BlockId block, int64_t slot) {
     float* row = Floats(qkv) + token * shape.qkv_width();
-    const float* cosines = rotations_.data() + token * head_dim;
+    const float* cosines = workspace_->rotations().data() + token * head_dim;
     const float* sines = cosines + half;
     for (int64_t head = 0; head < shape.num_heads + shape.num_kv_heads; ++head) {
       float* low = row + head * head_dim;
@@ -322,7 +323,8 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
   const int64_t plane = layout.num_blocks * layout.num_kv_heads * layout.block_size * head_dim;
   const float* keys = Floats(cache) + 2 * layer * plane;
   const int64_t width = shape.query_width();
-  attended_.resize(static_cast<size_t>(num_tokens() * width));
+  std::vector<float>& attended = workspace_->attended();
+  attended.resize(static_cast<size_t>(num_tokens() * width));
 
   // A tile is the queries of one key head for a few neighbouring tokens: they share the keys.
   struct Tile {
@@ -359,7 +361,7 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
         const int64_t offset =
             (tile.kv_head * heads_per_group + tile.first_query + query) * head_dim;
         queries[num_queries] = Floats(qkv) + token * shape.qkv_width() + offset;
-        outputs[num_queries] = attended_.data() + token * width + offset;
+        outputs[num_queries] = attended.data() + token * width + offset;
         num_keys[num_queries] = tile.span->num_cached + tile.first + i + 1;
         ++num_queries;
       }
@@ -377,7 +379,8 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
     work.queries = queries;
     work.num_keys = num_keys;
     work.outputs = outputs;
-    kernels_.attend(work, Scratch(thread, AttentionTile::kMaxQueries * kAttentionChunk));
+    kernels_.attend(work,
+                    workspace_->Scratch(thread, AttentionTile::kMaxQueries * kAttentionChunk));
   };
   // Later tiles have more keys: threads take them in turn, so that each gets some of all lengths.
   const int64_t num_threads = pool_.num_threads();
@@ -396,7 +399,7 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
   US_CHECK(linear.cols() == width);
   float* out = Floats(prepared);
   ForEachToken([&](int64_t token, int) {
-    linear.PrepareInput(attended_.data() + token * width, out + token * linear.prepared_width());
+    linear.PrepareInput(attended.data() + token * width, out + token * linear.prepared_width());
   });
 }
 
@@ -409,12 +412,13 @@ void CpuBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_wei
   const int64_t size = norm_weight.size();
   const int64_t width = table.prepared_width();
   US_CHECK(table.cols() == size);
-  attended_.resize(std::max(attended_.size(), static_cast<size_t>(num_rows * width)));
-  float* prepared = attended_.data();
+  std::vector<float>& rows = workspace_->attended();
+  rows.resize(std::max(rows.size(), static_cast<size_t>(num_rows * width)));
+  float* prepared = rows.data();
   pool_.ParallelFor(num_rows, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t token = step_.logit_tokens[static_cast<size_t>(row)];
-      float* normed = Scratch(thread, size);
+      float* normed = workspace_->Scratch(thread, size);
       kernels_.rms_norm(Floats(hidden) + token * size, Unwrap(norm_weight), size, epsilon, normed);
       table.PrepareInput(normed, prepared + row * width);
     }
@@ -448,7 +452,10 @@ absl::Status CpuBackend::Sample(const DeviceBuffer& logits, int64_t vocab_size,
 }  // namespace
 
 std::shared_ptr<Backend> CreateCpuBackend(const BackendOptions& options) {
-  return std::make_shared<CpuBackend>(options);
+  auto workspace = options.beside != nullptr
+                       ? static_cast<const CpuBackend&>(*options.beside).workspace()
+                       : std::make_shared<CpuWorkspace>(options.num_threads);
+  return std::make_shared<CpuBackend>(std::move(workspace));
 }
 
 }  // namespace ultrasketch

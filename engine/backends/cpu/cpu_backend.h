@@ -8,7 +8,7 @@
 
 namespace ultrasketch {
 
-// Results do not depend on the number of threads.
+// Results do not depend on the number of threads. options.beside is a backend of the CPU or null.
 std::shared_ptr<Backend> CreateCpuBackend(const BackendOptions& options);
 
 }  // namespace ultrasketch

@@ -13,12 +13,13 @@
 #include "engine/backends/cuda/cuda_device.h"
 #include "engine/backends/cuda/cuda_sampler.h"
 #include "engine/backends/cuda/cuda_weights.h"
+#include "engine/backends/cuda/cuda_workspace.h"
 #include "engine/backends/cuda/kernels.h"
+#include "engine/backends/cuda/stage_timer.h"
 #include "engine/backends/cuda/step_input.h"
 #include "engine/backends/cuda/step_recorder.h"
 #include "engine/base/check.h"
 #include "engine/base/status.h"
-#include "engine/base/thread_pool.h"
 #include "engine/codecs/cuda/tile_layout.h"
 
 namespace ultrasketch {
@@ -26,11 +27,8 @@ namespace {
 
 using namespace cuda;  // NOLINT(google-build-using-namespace): the parts of this one class
 
-// Results of attention before they are sketched, and prepared inputs of the output head: a step
-// works through its tokens in as many slabs as that takes.
-constexpr int64_t kRowsBytes = int64_t{32} << 20;
-// Partial results of attention. While weights are loaded, rows that are to be packed.
-constexpr int64_t kPartialsBytes = int64_t{64} << 20;
+// One of so many steps is timed.
+constexpr int64_t kStepsBetweenTimed = 64;
 
 // Each block of a product merges all of them.
 constexpr int64_t kMostFusedChunks = 8;
@@ -73,17 +71,20 @@ CacheView LayerOf(const KvCacheLayout& layout, int layer, const DeviceBuffer& ca
 // input with the product that it is for and the rotation of queries and keys with attention.
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(std::unique_ptr<CudaDevice> device, CudaMemory rows, CudaMemory partials,
-              int num_threads)
+  CudaBackend(std::unique_ptr<CudaDevice> device, std::shared_ptr<CudaWorkspace> workspace)
       : device_(std::move(device)),
         fuses_products_(FusesProducts(*device_)),
-        rows_(std::move(rows)),
-        partials_(std::move(partials)),
-        pool_(num_threads),
-        loader_(*device_, partials_, pool_),
+        workspace_(std::move(workspace)),
+        rows_(workspace_->rows()),
+        partials_(workspace_->partials()),
+        buffers_(workspace_->Join()),
+        loader_(*device_, workspace_->pool()),
         step_(*device_),
         recorder_(*device_),
-        sampler_(*device_, partials_, pool_) {}
+        timer_(*device_),
+        sampler_(*device_, partials_, workspace_->pool()) {}
+
+  const std::shared_ptr<CudaWorkspace>& workspace() const { return workspace_; }
 
   std::string_view name() const override { return device_->name(); }
   std::string description() const override { return device_->description(); }
@@ -93,7 +94,8 @@ class CudaBackend final : public Backend {
   int cache_block_granularity() const override { return 16; }
 
   int64_t workspace_bytes() const override {
-    return rows_.num_bytes() + partials_.num_bytes() + step_.num_bytes() + sampler_.num_bytes();
+    return rows_.num_bytes() + partials_.num_bytes() + loader_.staging_bytes() + step_.num_bytes() +
+           sampler_.num_bytes();
   }
   int64_t available_bytes() const override { return device_->AvailableBytes().value_or(0); }
   int64_t used_bytes() const override { return device_->UsedBytes().value_or(0); }
@@ -101,6 +103,11 @@ class CudaBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t num_bytes) override {
     US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(*device_, num_bytes));
     return std::make_unique<CudaBuffer>(std::move(memory));
+  }
+
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateWorkspace(int64_t num_bytes) override {
+    US_ASSIGN_OR_RETURN(std::unique_ptr<DeviceBuffer> part, buffers_->Allocate(num_bytes));
+    return std::make_unique<CudaBuffer>(std::move(part));
   }
 
   absl::StatusOr<std::unique_ptr<DeviceLinear>> LoadLinear(const EncodedLinear& encoded,
@@ -122,8 +129,12 @@ class CudaBackend final : public Backend {
     device_->Activate();
     deferred_.reset();
     rotation_.reset();
+    loader_.FreeStaging();
+    buffers_->BeginStep();
     US_RETURN_IF_ERROR(step_.Begin(step));
     recorder_.Begin();
+    timer_.Begin(/*is_wanted=*/++num_steps_ % kStepsBetweenTimed == 0);
+    stage_durations_.reset();
     return absl::OkStatus();
   }
 
@@ -132,16 +143,20 @@ class CudaBackend final : public Backend {
     // Larger steps keep the device busy for longer than launching them takes, and hardly repeat.
     constexpr int64_t kMostGraphTokens = 256;
     device_->Activate();
-    recorder_.Run(/*repeats=*/step_.num_tokens() <= kMostGraphTokens);
-    return device_->Finish("step");
+    recorder_.Run(/*repeats=*/step_.num_tokens() <= kMostGraphTokens, timer_);
+    US_RETURN_IF_ERROR(device_->Finish("step"));
+    stage_durations_ = timer_.Read();
+    return absl::OkStatus();
   }
+
+  std::optional<StageDurations> stage_durations() const override { return stage_durations_; }
 
   void Embed(const DeviceEmbedding& embedding, DeviceBuffer& hidden) override {
     FinishDeferred();
     const auto& table = static_cast<const CudaEmbedding&>(embedding);
     const int64_t num_tokens = step_.num_tokens();
     recorder_.Add(
-        "Embed", {kEmbed, &table, hidden.data(), num_tokens},
+        "Embed", StepStage::kOther, {kEmbed, &table, hidden.data(), num_tokens},
         [&table, tokens = step_.tokens(), num_tokens, out = Floats(hidden)](cudaStream_t stream) {
           return table.launch_embed()(table.table().matrix(), table.hidden_size(), tokens,
                                       num_tokens, out, stream);
@@ -185,7 +200,8 @@ class CudaBackend final : public Backend {
     }
     FinishDeferred();
     const int64_t num_tokens = step_.num_tokens();
-    recorder_.Add("SwiGlu", {kSwiGlu, gate_up.data(), &consumer, prepared.data(), num_tokens},
+    recorder_.Add("SwiGlu", Unwrap(consumer).stage(),
+                  {kSwiGlu, gate_up.data(), &consumer, prepared.data(), num_tokens},
                   [this, in = Floats(gate_up), &sketch, num_tokens,
                    out = prepared.data()](cudaStream_t stream) {
                     return LaunchSwiGlu(in, num_tokens, sketch, device_->num_multiprocessors(), out,
@@ -296,7 +312,8 @@ class CudaBackend final : public Backend {
                  const CudaLinear& consumer, void* prepared) {
     const InputSketch& sketch = SketchOf(consumer, weight.size());
     recorder_.Add(
-        call, {kNormalize, hidden.data(), rows, num_rows, &weight, epsilon, &consumer, prepared},
+        call, consumer.stage(),
+        {kNormalize, hidden.data(), rows, num_rows, &weight, epsilon, &consumer, prepared},
         [this, in = Floats(hidden), rows, num_rows, weights = Unwrap(weight).data(), epsilon,
          &sketch, prepared](cudaStream_t stream) {
           return LaunchRmsNorm(in, rows, num_rows, weights, epsilon, sketch,
@@ -319,7 +336,7 @@ class CudaBackend final : public Backend {
 
   void Multiply(const char* call, const CudaLinear& linear, const ProductArguments& arguments) {
     recorder_.Add(
-        call,
+        call, linear.stage(),
         {kMultiply, &linear, arguments.prepared, arguments.num_tokens,
          static_cast<int>(arguments.accumulate), static_cast<int>(arguments.is_gated), arguments.y},
         [&linear, arguments](cudaStream_t stream) { return linear.launch()(arguments, stream); });
@@ -400,7 +417,7 @@ class CudaBackend final : public Backend {
     const FusedInput& input = deferred.input;
     const int64_t num_tokens = step_.num_tokens();
     recorder_.Add(
-        deferred.call,
+        deferred.call, deferred.consumer->stage(),
         {kSketch, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
          input.attention_tokens, deferred.consumer, input.prepared, num_tokens,
          HeadsOf(input.attention.geometry), SizesOf(input.attention.geometry)},
@@ -434,7 +451,7 @@ class CudaBackend final : public Backend {
       return;
     }
     recorder_.Add(
-        deferred.call,
+        deferred.call, deferred.linear->stage(),
         {kFused, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
          input.attention_tokens, deferred.linear, arguments.num_tokens,
          static_cast<int>(arguments.accumulate), arguments.y, static_cast<int>(is_gated),
@@ -448,7 +465,7 @@ class CudaBackend final : public Backend {
     if (!rotation_.has_value()) return;
     const Rotation rotation = *std::exchange(rotation_, std::nullopt);
     const int64_t num_tokens = step_.num_tokens();
-    recorder_.Add("RotateAndStore",
+    recorder_.Add("RotateAndStore", StepStage::kAttention,
                   {kRotateAndStore, rotation.frequencies, rotation.cache.keys,
                    rotation.cache.values, rotation.qkv, step_.block_table(), num_tokens,
                    HeadsOf(rotation.geometry), SizesOf(rotation.geometry)},
@@ -461,12 +478,16 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<CudaDevice> device_;  // outlives what is on it
   const bool fuses_products_;
-  CudaMemory rows_;
-  CudaMemory partials_;
-  ThreadPool pool_;
+  const std::shared_ptr<CudaWorkspace> workspace_;
+  const CudaMemory& rows_;                               // workspace_'s
+  const CudaMemory& partials_;                           // workspace_'s
+  const std::unique_ptr<WorkspaceArena::Part> buffers_;  // of workspace_
   WeightLoader loader_;
   DeviceStep step_;
   StepRecorder recorder_;
+  StageTimer timer_;
+  int64_t num_steps_ = 0;
+  std::optional<StageDurations> stage_durations_;  // of the last step
   CudaSampler sampler_;
   std::optional<Deferred> deferred_;
   std::optional<Rotation> rotation_;
@@ -490,7 +511,7 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
       rows_.num_bytes() / (shape.query_width() * kFloatBytes)};
   if (step_.IsUsedForOther(key)) {
     FinishDeferred();
-    recorder_.Run(/*repeats=*/false);
+    recorder_.Run(/*repeats=*/false, timer_);
   }
   const AttentionPlan& plan = step_.PlanFor(key);
   const bool rotates = rotation_.has_value() && rotation_->qkv == arguments.qkv &&
@@ -510,7 +531,7 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
     arguments.prompt_items = arguments.items + slab.num_items;
     arguments.num_prompt_items = slab.num_prompt_items;
     arguments.first_token = slab.first_token;
-    recorder_.Add("Attention",
+    recorder_.Add("Attention", StepStage::kAttention,
                   {kAttention, arguments.qkv, arguments.cache.keys, arguments.cache.values,
                    arguments.block_table, arguments.items, arguments.num_items,
                    arguments.num_prompt_items, arguments.first_token, arguments.frequencies,
@@ -527,7 +548,7 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
       if (Defer("Attention", input, consumer, shape.query_width(), prepared)) return;
     }
     recorder_.Add(
-        "Attention",
+        "Attention", Unwrap(consumer).stage(),
         {kFinishAttention, step_.attention_tokens(), slab.num_tokens, &consumer, prepared.data()},
         [this, arguments, tokens = step_.attention_tokens(), count = slab.num_tokens, &sketch,
          out = prepared.data()](cudaStream_t stream) {
@@ -557,10 +578,13 @@ void CudaBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_we
 absl::StatusOr<std::shared_ptr<Backend>> CreateCudaBackend(int ordinal,
                                                            const BackendOptions& options) {
   US_ASSIGN_OR_RETURN(std::unique_ptr<CudaDevice> device, CudaDevice::Open(ordinal));
-  US_ASSIGN_OR_RETURN(CudaMemory rows, CudaMemory::Allocate(*device, kRowsBytes));
-  US_ASSIGN_OR_RETURN(CudaMemory partials, CudaMemory::Allocate(*device, kPartialsBytes));
-  return std::make_shared<CudaBackend>(std::move(device), std::move(rows), std::move(partials),
-                                       options.num_threads);
+  std::shared_ptr<CudaWorkspace> workspace;
+  if (options.beside != nullptr) {
+    workspace = static_cast<const CudaBackend&>(*options.beside).workspace();
+  } else {
+    US_ASSIGN_OR_RETURN(workspace, CudaWorkspace::Create(ordinal, options.num_threads));
+  }
+  return std::make_shared<CudaBackend>(std::move(device), std::move(workspace));
 }
 
 }  // namespace ultrasketch

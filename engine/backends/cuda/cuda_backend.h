@@ -22,8 +22,9 @@
 
 namespace ultrasketch {
 
-// Holds a stream and 96 MiB of workspace. UNAVAILABLE when there is no such device or it cannot be
-// used, RESOURCE_EXHAUSTED when the workspace does not fit.
+// Holds a stream and 96 MiB of workspace, which it shares with options.beside, a backend of the
+// same device or null. UNAVAILABLE when there is no such device or it cannot be used,
+// RESOURCE_EXHAUSTED when the workspace does not fit.
 absl::StatusOr<std::shared_ptr<Backend>> CreateCudaBackend(int ordinal,
                                                            const BackendOptions& options);
 

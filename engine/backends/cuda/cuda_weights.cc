@@ -23,6 +23,9 @@ namespace {
 
 constexpr int64_t kAlignment = 256;
 
+// Holds 16 rows of floats of as many columns as a block can hold, several times.
+constexpr int64_t kStagingBytes = int64_t{16} << 20;
+
 // Parts of one allocation, each aligned.
 class MemoryPlan {
  public:
@@ -54,7 +57,14 @@ absl::Status WeightLoader::CheckColumns(int64_t cols) const {
       absl::StrCat("expected at most ", most, " columns on ", device_.name(), ", found ", cols));
 }
 
-absl::StatusOr<int64_t> WeightLoader::StagedRows(int64_t row_bytes) const {
+void WeightLoader::FreeStaging() {
+  if (staging_.num_bytes() > 0) staging_ = CudaMemory();
+}
+
+absl::StatusOr<int64_t> WeightLoader::StagedRows(int64_t row_bytes) {
+  if (staging_.num_bytes() == 0) {
+    US_ASSIGN_OR_RETURN(staging_, CudaMemory::Allocate(device_, kStagingBytes));
+  }
   const int64_t rows = staging_.num_bytes() / row_bytes / kTileRows * kTileRows;
   if (rows > 0) return rows;
   return absl::UnimplementedError(absl::StrCat(
@@ -81,6 +91,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadLinear(const Encod
         absl::StrCat("codec ", Quoted(encoded.codec_name()), " has no CUDA kernels"));
   }
   if (!linear.ok()) return Annotate(linear.status(), site.name);
+  (*linear)->set_stage(ProductStage(encoded));
   return linear;
 }
 

@@ -12,6 +12,7 @@
 #include "engine/backends/backend.h"
 #include "engine/backends/cuda/cuda_device.h"
 #include "engine/backends/cuda/kernels.h"
+#include "engine/backends/step_stages.h"
 #include "engine/base/thread_pool.h"
 #include "engine/codecs/cuda/product.h"
 #include "engine/codecs/cuda/sketch.h"
@@ -22,9 +23,16 @@ namespace ultrasketch::cuda {
 class CudaBuffer final : public DeviceBuffer {
  public:
   explicit CudaBuffer(CudaMemory memory) : memory_(std::move(memory)) {}
-  void* data() override { return memory_.data(); }
-  const void* data() const override { return memory_.data(); }
-  int64_t num_bytes() const override { return memory_.num_bytes(); }
+  // A part of the workspace.
+  explicit CudaBuffer(std::unique_ptr<DeviceBuffer> part) : part_(std::move(part)) {}
+  void* data() override { return part_ != nullptr ? part_->data() : memory_.data(); }
+  const void* data() const override { return part_ != nullptr ? part_->data() : memory_.data(); }
+  int64_t num_bytes() const override {
+    return part_ != nullptr ? part_->num_bytes() : memory_.num_bytes();
+  }
+  int64_t resident_bytes() const override {
+    return part_ != nullptr ? part_->resident_bytes() : memory_.num_bytes();
+  }
 
   // Of a prepared input: a product has made it for itself, and it was not written.
   bool is_spent() const { return is_spent_; }
@@ -32,7 +40,8 @@ class CudaBuffer final : public DeviceBuffer {
 
  private:
   CudaMemory memory_;
-  mutable bool is_spent_ = false;  // products read prepared inputs
+  std::unique_ptr<DeviceBuffer> part_;  // null: memory_
+  mutable bool is_spent_ = false;       // products read prepared inputs
 };
 
 class CudaVector final : public DeviceVector {
@@ -54,6 +63,10 @@ class CudaLinear final : public DeviceLinear {
              LaunchProduct launch_product)
       : memory_(std::move(memory)), matrix_(matrix), sketch_(sketch), launch_(launch_product) {}
 
+  // What products with it count as.
+  StepStage stage() const { return stage_; }
+  void set_stage(StepStage stage) { stage_ = stage; }
+
   int64_t rows() const override { return matrix_.rows; }
   // In units of activation_bytes(), rounded up.
   int64_t prepared_width() const override;
@@ -68,6 +81,7 @@ class CudaLinear final : public DeviceLinear {
   PackedMatrix matrix_;
   InputSketch sketch_;
   LaunchProduct launch_;
+  StepStage stage_ = StepStage::kHead;  // of a table
 };
 
 // A table, packed as weights: it serves as an output head too.
@@ -90,9 +104,11 @@ class CudaEmbedding final : public DeviceEmbedding {
 // Loads weights: reads them on the host, packs them on the device. Waits until they are there.
 class WeightLoader {
  public:
-  // `staging` is device memory that is free while weights are loaded: at least 16 rows of floats.
-  WeightLoader(CudaDevice& device, const CudaMemory& staging, ThreadPool& pool)
-      : device_(device), staging_(staging), pool_(pool) {}
+  WeightLoader(CudaDevice& device, ThreadPool& pool) : device_(device), pool_(pool) {}
+
+  // Frees what it has taken to load weights with, until more are loaded.
+  void FreeStaging();
+  int64_t staging_bytes() const { return staging_.num_bytes(); }
 
   // UNIMPLEMENTED for a codec without CUDA kernels or more columns than a block can hold.
   absl::StatusOr<std::unique_ptr<CudaLinear>> LoadLinear(const EncodedLinear& encoded,
@@ -112,10 +128,10 @@ class WeightLoader {
   absl::StatusOr<std::unique_ptr<CudaLinear>> LoadGrouped(const GroupedTable& table);
   absl::Status CheckColumns(int64_t cols) const;
   // Rows of `row_bytes` that the staging memory holds: whole tiles.
-  absl::StatusOr<int64_t> StagedRows(int64_t row_bytes) const;
+  absl::StatusOr<int64_t> StagedRows(int64_t row_bytes);
 
   CudaDevice& device_;
-  const CudaMemory& staging_;
+  CudaMemory staging_;  // empty when nothing is being loaded
   ThreadPool& pool_;
 };
 

@@ -9,6 +9,10 @@ namespace {
 // Shapes of steps that are remembered. A graph of a model with 32 layers takes about a megabyte.
 constexpr size_t kMostKnown = 128;
 
+// To make a graph takes the host about a millisecond: where shapes of steps change often, most of
+// the samples are given up.
+constexpr int64_t kStepsBetweenTimedGraphs = 1024;
+
 }  // namespace
 
 void StepRecorder::Begin() {
@@ -30,18 +34,20 @@ bool StepRecorder::IsKnown(std::initializer_list<LaunchPart> parts) {
   return true;
 }
 
-void StepRecorder::AddNew(const char* call, std::initializer_list<LaunchPart> parts,
+void StepRecorder::AddNew(const char* call, StepStage stage,
+                          std::initializer_list<LaunchPart> parts,
                           std::function<cudaError_t(cudaStream_t)> launch) {
   last_ = nullptr;
   launches_.resize(num_launches_);
   signature_.resize(num_parts_);
   for (const LaunchPart& part : parts) signature_.push_back(part.value());
-  launches_.push_back({call, std::move(launch), parts.size()});
+  launches_.push_back({call, stage, std::move(launch), parts.size()});
   num_launches_ = launches_.size();
   num_parts_ = signature_.size();
 }
 
-void StepRecorder::Run(bool repeats) {
+void StepRecorder::Run(bool repeats, StageTimer& timer) {
+  ++num_runs_;
   // Allocations since the step began are this step's own.
   if (generation_ != device_.generation()) ForgetGraphs();
   if (num_launches_ < launches_.size()) {
@@ -51,13 +57,17 @@ void StepRecorder::Run(bool repeats) {
   }
   if (repeats && !launches_.empty()) {
     Known& known = Find();
-    if (known.graph != nullptr) {
-      device_.Check(cudaGraphLaunch(known.graph, device_.stream()), "cudaGraphLaunch");
+    if (known.graph == nullptr) {
+      RunLaunches(timer);
+    } else if (timer.is_wanted() && PrepareTimedGraph(known, timer)) {
+      timer.SetMarks(known.marks);
+      device_.Check(cudaGraphLaunch(known.timed_graph, device_.stream()), "cudaGraphLaunch");
     } else {
-      RunLaunches();
+      timer.Abandon();
+      device_.Check(cudaGraphLaunch(known.graph, device_.stream()), "cudaGraphLaunch");
     }
   } else {
-    RunLaunches();
+    RunLaunches(timer);
   }
   num_launches_ = 0;
   num_parts_ = 0;
@@ -71,27 +81,57 @@ StepRecorder::Known& StepRecorder::Find() {
     if (is_new) return *last_;
   }
   if (!last_->tried) {
-    last_->graph = Capture();
+    last_->graph = Capture(/*timer=*/nullptr);
     last_->tried = true;
   }
   return *last_;
 }
 
-void StepRecorder::RunLaunches() {
-  for (const Launch& launch : launches_) {
-    device_.Check(launch.launch(device_.stream()), launch.call);
+bool StepRecorder::PrepareTimedGraph(Known& known, StageTimer& timer) {
+  if (timer.has_marks()) return false;  // of a part of the step that ran before
+  if (known.timed_graph != nullptr) return true;
+  if (num_runs_ < next_timed_graph_) return false;
+  next_timed_graph_ = num_runs_ + kStepsBetweenTimedGraphs;
+  timer.Reserve(launches_.size() + 1);
+  if (!timer.is_wanted()) return false;
+  cudaGraphExec_t graph = Capture(&timer);
+  if (graph != nullptr && !timer.is_wanted()) {  // without some of its marks
+    static_cast<void>(cudaGraphExecDestroy(graph));
+    graph = nullptr;
   }
+  known.timed_graph = graph;
+  known.marks = timer.marks();
+  return graph != nullptr;
 }
 
-cudaGraphExec_t StepRecorder::Capture() {
+void StepRecorder::RunLaunches(StageTimer& timer) {
+  if (timer.is_wanted()) timer.Reserve(launches_.size() + 1);
+  StepStage stage = StepStage::kOther;
+  for (const Launch& launch : launches_) {
+    if (timer.is_wanted() && launch.stage != stage) {
+      stage = launch.stage;
+      timer.Mark(stage, /*is_captured=*/false);
+    }
+    device_.Check(launch.launch(device_.stream()), launch.call);
+  }
+  if (timer.is_wanted()) timer.Mark(StepStage::kOther, /*is_captured=*/false);
+}
+
+cudaGraphExec_t StepRecorder::Capture(StageTimer* timer) {
   if (cudaStreamBeginCapture(device_.stream(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
     return nullptr;
   }
   bool complete = true;
+  StepStage stage = StepStage::kOther;
   for (const Launch& launch : launches_) {
+    if (timer != nullptr && launch.stage != stage) {
+      stage = launch.stage;
+      timer->Mark(stage, /*is_captured=*/true);
+    }
     complete = complete && launch.launch(device_.stream()) == cudaSuccess;
   }
+  if (timer != nullptr) timer->Mark(StepStage::kOther, /*is_captured=*/true);
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;
   // Ends the capture in any case.
@@ -114,7 +154,9 @@ void StepRecorder::Forget() {
 void StepRecorder::ForgetGraphs() {
   device_.Activate();
   for (const auto& [signature, known] : known_) {
-    if (known.graph != nullptr) static_cast<void>(cudaGraphExecDestroy(known.graph));
+    for (const cudaGraphExec_t graph : {known.graph, known.timed_graph}) {
+      if (graph != nullptr) static_cast<void>(cudaGraphExecDestroy(graph));
+    }
   }
   known_.clear();
   last_ = nullptr;

@@ -15,6 +15,8 @@
 #include "absl/container/node_hash_map.h"
 
 #include "engine/backends/cuda/cuda_device.h"
+#include "engine/backends/cuda/stage_timer.h"
+#include "engine/backends/step_stages.h"
 
 namespace ultrasketch::cuda {
 
@@ -55,19 +57,24 @@ class StepRecorder {
   void Begin();
 
   // `launch(stream)` is a pure function of `parts`, in which the first tells operations apart;
-  // `call`, of static storage, names it in errors. A copy of `launch` is kept unless it is known.
+  // `call`, of static storage, names it in errors; `stage`, a function of `parts` too, is what its
+  // time counts as. A copy of `launch` is kept unless it is known.
   template <typename Function>
-  void Add(const char* call, std::initializer_list<LaunchPart> parts, const Function& launch) {
-    if (!IsKnown(parts)) AddNew(call, parts, launch);
+  void Add(const char* call, StepStage stage, std::initializer_list<LaunchPart> parts,
+           const Function& launch) {
+    if (!IsKnown(parts)) AddNew(call, stage, parts, launch);
   }
 
   // Launches what was recorded, and begins anew. A step that `repeats` becomes a graph when it
-  // comes the second time. Errors are the device's to report.
-  void Run(bool repeats);
+  // comes the second time; where `timer` wants to know its stages, another one that has events
+  // between them: every now and then one is made (kStepsBetweenTimedGraphs), else the timer gets
+  // nothing. Errors are the device's to report.
+  void Run(bool repeats, StageTimer& timer);
 
  private:
   struct Launch {
     const char* call;
+    StepStage stage;
     std::function<cudaError_t(cudaStream_t)> launch;
     size_t num_parts;
   };
@@ -75,15 +82,19 @@ class StepRecorder {
   struct Known {
     cudaGraphExec_t graph = nullptr;
     bool tried = false;
+    cudaGraphExec_t timed_graph = nullptr;
+    std::vector<StepStage> marks;  // of timed_graph: see StageTimer
   };
 
   // Whether the next launch of the step before is the same, which is then this step's, too.
   bool IsKnown(std::initializer_list<LaunchPart> parts);
-  void AddNew(const char* call, std::initializer_list<LaunchPart> parts,
+  void AddNew(const char* call, StepStage stage, std::initializer_list<LaunchPart> parts,
               std::function<cudaError_t(cudaStream_t)> launch);
-  void RunLaunches();
-  // Null when it cannot be captured.
-  cudaGraphExec_t Capture();
+  void RunLaunches(StageTimer& timer);
+  // Null when it cannot be captured. With marks when `timer` is not null.
+  cudaGraphExec_t Capture(StageTimer* timer);
+  // Whether the step's timed graph is there, or could be made.
+  bool PrepareTimedGraph(Known& known, StageTimer& timer);
   // Of the recorded step, with its graph when this is the second time.
   Known& Find();
   void Forget();
@@ -99,6 +110,8 @@ class StepRecorder {
   absl::node_hash_map<std::vector<uint64_t>, Known> known_;
   Known* last_ = nullptr;  // what launches_ are in known_; null: not looked up
   int64_t generation_ = 0;
+  int64_t num_runs_ = 0;
+  int64_t next_timed_graph_ = 0;  // the run from which on another one may be made
 };
 
 }  // namespace ultrasketch::cuda

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/base/check.h"
+#include "engine/base/resident_memory.h"
 #include "engine/codecs/dense/dense_kernels.h"
 
 namespace ultrasketch {
@@ -32,7 +33,6 @@ class DenseCpuLinear final : public CpuLinear {
       const int64_t row_bytes = cols_ * ElementBytes(member.view.dtype);
       parts_.push_back(
           {member.view.data, member.view.shape[0], row_bytes, KernelFor(member.view.dtype)});
-      bytes_ += member.view.num_bytes();
     }
   }
 
@@ -62,7 +62,11 @@ class DenseCpuLinear final : public CpuLinear {
     });
   }
 
-  int64_t resident_bytes() const override { return bytes_; }
+  int64_t resident_bytes() const override {
+    int64_t bytes = 0;
+    for (const Part& part : parts_) bytes += ResidentBytes(part.data, part.rows * part.row_bytes);
+    return bytes;
+  }
 
  private:
   struct Part {
@@ -75,7 +79,6 @@ class DenseCpuLinear final : public CpuLinear {
   int64_t rows_;
   int64_t cols_;
   std::vector<Part> parts_;
-  int64_t bytes_ = 0;
 };
 
 }  // namespace

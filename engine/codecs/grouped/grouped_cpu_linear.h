@@ -24,7 +24,7 @@ class GroupedCpuLinear final : public CpuLinear {
   void PrepareInput(const float* x, float* prepared) const override;
   void Multiply(const float* prepared, int64_t num_tokens, bool accumulate, float* y,
                 ThreadPool& pool) const override;
-  int64_t resident_bytes() const override { return table_.stored_bytes(); }
+  int64_t resident_bytes() const override { return table_.resident_bytes(); }
 
  private:
   const GroupedTable& table_;

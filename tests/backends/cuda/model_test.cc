@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 
@@ -129,6 +131,65 @@ void WriteFoldedModel(const std::string& folder) {
 }
 
 using CudaModelTest = CudaTest;
+
+TEST_F(CudaModelTest, OneOfManyStepsTellsWhereItsTimeWent) {
+  const TemporaryFolder folder;
+  WriteFoldedModel(folder.path());
+  const auto model = Load(folder.path(), CudaBackendOrNull());
+  ASSERT_NE(model, nullptr);
+  const std::vector<int32_t> ids = RandomTokens(200, 1000, 5);
+  const std::vector<BlockId> blocks = Blocks(0, 20);
+  ASSERT_TRUE(model->Forward({{ids, 0, blocks, 1}}).ok());
+  std::vector<float> logits;
+  int num_measured = 0;
+  for (int i = 0; i < 200; ++i) {
+    const absl::Time begin = absl::Now();
+    // The same step, which is a graph from the second time on.
+    ASSERT_TRUE(model->Forward({{absl::MakeConstSpan(ids).first(1), 200, blocks, 1}}).ok());
+    const absl::Duration duration = absl::Now() - begin;
+    const std::vector<float> row = LogitsRow(*model, 0);
+    if (logits.empty()) logits = row;
+    ASSERT_EQ(row, logits);
+    const std::optional<StageDurations> stages = model->stage_durations();
+    if (!stages.has_value()) continue;
+    ++num_measured;
+    EXPECT_LE(stages->total(), duration);
+    for (const StepStage stage : {StepStage::kSketch, StepStage::kAttention, StepStage::kHead}) {
+      EXPECT_GT((*stages)[stage], absl::ZeroDuration()) << static_cast<int>(stage);
+    }
+    EXPECT_EQ((*stages)[StepStage::kGemm], absl::ZeroDuration());
+    EXPECT_EQ((*stages)[StepStage::kOther], absl::ZeroDuration());
+  }
+  EXPECT_GE(num_measured, 2);
+  EXPECT_LE(num_measured, 4);
+}
+
+TEST_F(CudaModelTest, ModelsThatShareTheDeviceComputeWhatEachComputesAlone) {
+  const TemporaryFolder folder;
+  WriteFoldedModel(folder.path());
+  const std::vector<int32_t> ids = RandomTokens(200, 1000, 5);
+  const std::vector<int32_t> sample_ids = ReadPrompts()[0].ids;
+  const auto new_backend = [](std::shared_ptr<Backend> beside) {
+    return *CreateBackend("cuda:0", {.beside = std::move(beside)});
+  };
+  const auto alone = AllLogits(*Load(folder.path(), new_backend(nullptr)), ids);
+  const auto sample_alone = AllLogits(*Load(SampleModelFolder(), new_backend(nullptr)), sample_ids);
+
+  const std::shared_ptr<Backend> first = new_backend(nullptr);
+  const auto model = Load(folder.path(), first);
+  const int64_t before = AvailableBytes(*first);
+  const std::shared_ptr<Backend> second = new_backend(first);
+  // A stream, but no workspace of its own.
+  EXPECT_LT(before - AvailableBytes(*first), int64_t{16} << 20);
+  ModelOptions large;
+  large.max_step_logits = 512;
+  const auto sample = Load(SampleModelFolder(), second, large);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(AllLogits(*model, ids), alone);
+    EXPECT_EQ(AllLogits(*sample, sample_ids), sample_alone);
+  }
+  EXPECT_EQ(first->workspace_bytes() >> 20, second->workspace_bytes() >> 20);
+}
 
 TEST_F(CudaModelTest, LogLikelihoodsOfTheSampleModelAreTheCpus) {
   const auto cpu = Load(SampleModelFolder(), CpuBackend());

@@ -1,0 +1,50 @@
+// What the backends of a CUDA device that share it have in common.
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_CUDA_WORKSPACE_H_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_CUDA_WORKSPACE_H_
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+
+#include "engine/backends/cuda/cuda_device.h"
+#include "engine/backends/workspace_arena.h"
+#include "engine/base/thread_pool.h"
+
+namespace ultrasketch::cuda {
+
+// Threads, and memory for the step that is in progress: whose step that is, uses it alone. Steps
+// end with their backend's stream, so that the next one's stream need not wait.
+class CudaWorkspace final : public WorkspaceArena {
+ public:
+  // Errors are those of CudaDevice::Open and CudaMemory::Allocate.
+  static absl::StatusOr<std::shared_ptr<CudaWorkspace>> Create(int ordinal, int num_threads);
+
+  // Results of attention before they are sketched, and prepared inputs of the output head: a step
+  // works through its tokens in as many slabs as that takes.
+  const CudaMemory& rows() const { return rows_; }
+  // Partial results of attention, and what sampling needs.
+  const CudaMemory& partials() const { return partials_; }
+  ThreadPool& pool() { return pool_; }
+
+ protected:
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateBlock(int64_t num_bytes) override;
+
+ private:
+  CudaWorkspace(std::shared_ptr<CudaDevice> device, CudaMemory rows, CudaMemory partials,
+                int num_threads)
+      : device_(std::move(device)),
+        rows_(std::move(rows)),
+        partials_(std::move(partials)),
+        pool_(num_threads) {}
+
+  const std::shared_ptr<CudaDevice> device_;  // for memory alone; the blocks' too
+  const CudaMemory rows_;
+  const CudaMemory partials_;
+  ThreadPool pool_;
+};
+
+}  // namespace ultrasketch::cuda
+
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_CUDA_WORKSPACE_H_
