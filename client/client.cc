@@ -192,4 +192,15 @@ absl::Status Client::UnloadModel(const std::string& name, const CallOptions& opt
   return FromGrpcStatus(impl_->models->UnloadModel(call.context(), request, &message));
 }
 
+absl::StatusOr<SketchOverhead> Client::MeasureOverhead(const std::string& name,
+                                                       const CallOptions& options) {
+  v1::MeasureOverheadRequest request;
+  request.set_name(name);
+  Call call(options);
+  v1::SketchOverhead message;
+  const grpc::Status status = impl_->models->MeasureOverhead(call.context(), request, &message);
+  if (!status.ok()) return FromGrpcStatus(status);
+  return SketchOverhead{message.prefill_ratio(), message.decode_ratio()};
+}
+
 }  // namespace ultrasketch::client

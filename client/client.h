@@ -159,6 +159,12 @@ struct Tokens {
   std::vector<std::string> spellings;  // as in the vocabulary, parallel to ids
 };
 
+// Times of steps of a compressed model over those of the same steps with uncompressed layers.
+struct SketchOverhead {
+  double prefill = 0;
+  double decode = 0;
+};
+
 struct ModelInfo {
   std::string name;
   std::string state;  // "loading", "ready", "draining", "failed"
@@ -175,6 +181,7 @@ struct ModelInfo {
   int64_t embedding_bytes = 0;
   int64_t kv_cache_bytes = 0;
   int64_t workspace_bytes = 0;
+  std::optional<SketchOverhead> sketch_overhead;  // as last measured
 };
 
 // Thread-safe. Calls block the calling thread, and take answers of any size. The connection is made
@@ -217,6 +224,10 @@ class Client {
 
   // Returns when requests in flight have finished and the memory is free.
   absl::Status UnloadModel(const std::string& name, const CallOptions& options = {});
+
+  // Measures a compressed model's overhead anew.
+  absl::StatusOr<SketchOverhead> MeasureOverhead(const std::string& name,
+                                                 const CallOptions& options = {});
 
  private:
   struct Impl;

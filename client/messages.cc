@@ -214,6 +214,10 @@ ModelInfo FromMessage(const v1::Model& message) {
   info.embedding_bytes = message.memory().embedding_bytes();
   info.kv_cache_bytes = message.memory().kv_cache_bytes();
   info.workspace_bytes = message.memory().workspace_bytes();
+  if (message.has_sketch_overhead()) {
+    info.sketch_overhead = {message.sketch_overhead().prefill_ratio(),
+                            message.sketch_overhead().decode_ratio()};
+  }
   return info;
 }
 

@@ -17,6 +17,7 @@ constexpr absl::string_view kHealthPrefix = "/grpc.health.v1.Health/";
 bool IsAdminMethod(std::string_view method) {
   for (const std::string_view admin_method :
        {"/ultrasketch.v1.ModelService/LoadModel", "/ultrasketch.v1.ModelService/UnloadModel",
+        "/ultrasketch.v1.ModelService/MeasureOverhead",
         "/inference.GRPCInferenceService/RepositoryModelLoad",
         "/inference.GRPCInferenceService/RepositoryModelUnload"}) {
     if (method == admin_method) return true;

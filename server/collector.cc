@@ -1,6 +1,9 @@
 #include "server/collector.h"
 
 #include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -67,6 +70,54 @@ void CollectProcess(const ProcessStats& stats, std::vector<MetricFamily>& famili
       static_cast<double>(stats.num_threads));
 }
 
+// What the models of a device hold.
+struct DeviceMemory {
+  std::map<std::string, MemoryUsage> models;  // by name; the workspace is left out
+  int64_t workspace = 0;                      // of all of them
+  int64_t used = 0;                           // of the device
+};
+
+// Also models that were unloaded or replaced and still finish requests.
+std::map<std::string, DeviceMemory> MeasureDevices(const ModelHost& host) {
+  std::map<std::string, DeviceMemory> devices;
+  devices["cpu"];  // the process, whether or not a model is on it
+  for (const std::shared_ptr<const HostedModel>& model : host.HeldModels()) {
+    DeviceMemory& device = devices[model->device];
+    const MemoryUsage usage = model->engine_loop->memory_usage();
+    MemoryUsage& sum = device.models[model->name];
+    sum.weights += usage.weights;
+    sum.embedding += usage.embedding;
+    sum.kv_cache += usage.kv_cache;
+    device.workspace = std::max(device.workspace, usage.workspace);
+    if (const auto backend = model->backend.lock()) device.used = backend->used_bytes();
+  }
+  return devices;
+}
+
+// Returns what it has read of the process: after the models' memory, so that none of it is missing.
+ProcessStats CollectMemory(const ModelHost& host, MetricFamily& memory) {
+  std::map<std::string, DeviceMemory> devices = MeasureDevices(host);
+  const ProcessStats process = ReadProcessStats();
+  devices["cpu"].used = process.resident_bytes;
+  for (const auto& [name, device] : devices) {
+    int64_t known = device.workspace;
+    const auto add = [&memory, device_name = name](const std::string& model, const char* kind,
+                                                   int64_t bytes) {
+      AddValue(memory, {{"model", model}, {"device", device_name}, {"kind", kind}},
+               static_cast<double>(bytes));
+    };
+    for (const auto& [model, usage] : device.models) {
+      add(model, "weights", usage.weights);
+      add(model, "embedding", usage.embedding);
+      add(model, "kv_cache", usage.kv_cache);
+      known += usage.total();
+    }
+    add("", "workspace", device.workspace);
+    add("", "other", std::max<int64_t>(device.used - known, 0));
+  }
+  return process;
+}
+
 }  // namespace
 
 std::vector<MetricFamily> StateCollector::Collect() const {
@@ -93,6 +144,10 @@ std::vector<MetricFamily> StateCollector::Collect() const {
                 "Bytes over number of weights: of the linear layers in the file, of all files, and "
                 "of all weights in memory. Times 8: bits per weight.");
 
+  MetricFamily overhead =
+      NewFamily(MetricType::Gauge, "ultrasketch_sketch_overhead_ratio",
+                "Time of a step of the compressed model over that of the same step with "
+                "uncompressed layers, as last measured; below 1 it is faster.");
   MetricFamily states = NewFamily(MetricType::Gauge, "ultrasketch_model_state",
                                   "1 for the state that a model is in, 0 for the others.");
   MetricFamily loads = NewFamily(MetricType::Counter, "ultrasketch_model_loads_total",
@@ -101,9 +156,7 @@ std::vector<MetricFamily> StateCollector::Collect() const {
   AddValue(loads, {{"result", "ok"}}, static_cast<double>(counts.num_ok));
   AddValue(loads, {{"result", "failed"}}, static_cast<double>(counts.num_failed));
 
-  const ProcessStats process = ReadProcessStats();
   std::set<std::string> devices;
-  int64_t other_bytes = process.resident_bytes;
   for (const ModelHost::Listing& listing : host_.List()) {
     for (const ModelState state :
          {ModelState::kLoading, ModelState::kReady, ModelState::kDraining, ModelState::kFailed}) {
@@ -131,23 +184,20 @@ std::vector<MetricFamily> StateCollector::Collect() const {
     AddValue(prefix_cache, labels({{"result", "miss"}}),
              static_cast<double>(stats.prefix_cache_miss_tokens));
 
-    const MemoryUsage usage = model.engine_loop->memory_usage();
-    AddValue(memory, labels({{"kind", "weights"}}), static_cast<double>(usage.weights));
-    AddValue(memory, labels({{"kind", "embedding"}}), static_cast<double>(usage.embedding));
-    AddValue(memory, labels({{"kind", "kv_cache"}}), static_cast<double>(usage.kv_cache));
-    AddValue(memory, labels({{"kind", "workspace"}}), static_cast<double>(usage.workspace));
-    if (model.device == "cpu") other_bytes -= usage.total();
-
+    if (const std::optional<SketchOverhead> measured = model.overhead.Get()) {
+      AddValue(overhead, labels({{"phase", "prefill"}}), measured->prefill);
+      AddValue(overhead, labels({{"phase", "decode"}}), measured->decode);
+    }
     AddValue(bytes_per_weight, labels({{"scope", "linear"}}), model.bits_per_weight_linear / 8);
     AddValue(bytes_per_weight, labels({{"scope", "file"}}), model.bits_per_weight_file / 8);
     if (model.num_parameters > 0) {
+      const MemoryUsage usage = model.engine_loop->memory_usage();
       const double resident_bytes = static_cast<double>(usage.weights + usage.embedding);
       AddValue(bytes_per_weight, labels({{"scope", "resident"}}),
                resident_bytes / static_cast<double>(model.num_parameters));
     }
   }
-  AddValue(memory, {{"model", ""}, {"kind", "other"}},
-           static_cast<double>(std::max<int64_t>(other_bytes, 0)));
+  const ProcessStats process = CollectMemory(host_, memory);
 
   MetricFamily build_info = NewFamily(MetricType::Gauge, "ultrasketch_build_info",
                                       "Always 1: the labels say what runs, and on what.");
@@ -160,6 +210,7 @@ std::vector<MetricFamily> StateCollector::Collect() const {
   std::vector<MetricFamily> families = {build_info,       running,     waiting,      waiting_tokens,
                                         kv_blocks,        preemptions, prefix_cache, memory,
                                         bytes_per_weight, states,      loads};
+  if (!overhead.metric.empty()) families.push_back(std::move(overhead));
   CollectProcess(process, families);
   return families;
 }

@@ -11,10 +11,10 @@
 
 namespace ultrasketch {
 
-// Queues, cache, memory and size of each model, and the process. Of `ultrasketch_memory_bytes`, the
-// kinds of all models on the CPU and `other` add up to the process's resident memory, unless
-// weights that are mapped but were never read make the models larger than the process: then `other`
-// is 0.
+// Queues, cache, memory and size of each model, and the process. `ultrasketch_memory_bytes` counts
+// what is there now: of mapped weights and of buffers the pages that were used. For each device,
+// what the models hold, the workspace that they share and `other` add up to what is in use: on the
+// CPU the process's resident memory, on a GPU what all processes have of it.
 class StateCollector final : public prometheus::Collectable {
  public:
   // `host` must outlive this.

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,9 +19,11 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 
+#include "engine/base/mapping_guard.h"
 #include "engine/base/status.h"
 #include "server/collector.h"
 #include "server/connection_listener.h"
+#include "server/damage_watcher.h"
 #include "server/listen_address.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -47,6 +50,11 @@ class Daemon {
       : options_(std::move(options)),
         loader_(options_.load, metrics_),
         host_({.loader = [this](const ModelSource& source) { return Load(source); },
+               .overhead_meter =
+                   [this](const HostedModel& model, const std::function<bool()>& is_cancelled) {
+                     return loader_.MeasureOverhead(model, host_.HeldModels(), is_cancelled);
+                   },
+               .measures_loaded_models = options_.measures_overhead,
                .repository = options_.model_repository,
                .drain_patience = options_.drain_patience}),
         signals_([this](int count, int signal) { OnSignal(count, signal); }) {}
@@ -215,13 +223,17 @@ class Daemon {
   size_t num_loading_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<bool> stop_at_once_ = false;
-  ModelLoader loader_;       // the host's loading thread's
-  ModelHost host_;           // its threads use what stands above
+  ModelLoader loader_;  // the host's loading thread's
+  ModelHost host_;      // its threads use what stands above
+  DamageWatcher damage_watcher_{host_};
   ShutdownSignals signals_;  // last: it uses the rest
 };
 
 }  // namespace
 
-absl::Status RunDaemon(DaemonOptions options) { return Daemon(std::move(options)).Run(); }
+absl::Status RunDaemon(DaemonOptions options) {
+  GuardMappings();
+  return Daemon(std::move(options)).Run();
+}
 
 }  // namespace ultrasketch

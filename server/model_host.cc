@@ -9,6 +9,7 @@
 
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
+#include "server/log.h"
 #include "server/status.h"
 
 namespace ultrasketch {
@@ -23,8 +24,18 @@ absl::Status ShuttingDown() {
   return WithReason(absl::UnavailableError("the server is shutting down"), "DRAINING");
 }
 
-void CallAll(std::vector<ModelHost::Done> callbacks, const absl::Status& status) {
-  for (ModelHost::Done& done : callbacks) done(status);
+template <typename Callback>
+void CallAll(std::vector<Callback> callbacks, const absl::Status& status) {
+  for (Callback& done : callbacks) done(status);
+}
+
+absl::Status NotReady(const std::string& name, ModelState state) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("model ", name, " is ", A(ModelStateName(state)), ": expected READY"));
+}
+
+absl::Status Unloaded(const std::string& name) {
+  return absl::FailedPreconditionError(absl::StrCat("model ", name, " was unloaded or replaced"));
 }
 
 }  // namespace
@@ -140,22 +151,34 @@ void ModelHost::Load(const std::string& name, Done done) {
 
 void ModelHost::LoadingThread() {
   while (true) {
-    std::string name;
+    std::optional<std::string> name;
     {
       absl::MutexLock lock(&mutex_);
       mutex_.Await(absl::Condition(this, &ModelHost::HasWork));
       if (is_draining_) break;
-      name = std::move(queue_.front());
-      queue_.pop_front();
+      if (!queue_.empty()) {
+        name = std::move(queue_.front());
+        queue_.pop_front();
+      }
     }
-    LoadOne(name);
+    if (name.has_value()) {
+      LoadOne(*name);
+    } else {
+      MeasureOne();
+    }
     JoinRetired();
   }
   // Whoever still waits learns why nothing came of it.
   std::vector<Done> waiting;
+  std::vector<MeasureDone> measuring;
   {
     absl::MutexLock lock(&mutex_);
     queue_.clear();
+    for (Measurement& measurement : to_measure_) {
+      std::move(measurement.waiting.begin(), measurement.waiting.end(),
+                std::back_inserter(measuring));
+    }
+    to_measure_.clear();
     for (auto& [name, entry] : entries_) {
       entry.waits_for_loading = false;
       std::move(entry.waiting.begin(), entry.waiting.end(), std::back_inserter(waiting));
@@ -167,6 +190,92 @@ void ModelHost::LoadingThread() {
     }
   }
   CallAll(std::move(waiting), ShuttingDown());
+  CallAll(std::move(measuring), ShuttingDown());
+}
+
+void ModelHost::MeasureOverhead(const std::string& name, MeasureDone done) {
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = entries_.find(name);
+    if (options_.overhead_meter == nullptr) {
+      status = absl::UnimplementedError("this server measures no models");
+    } else if (is_draining_) {
+      status = ShuttingDown();
+    } else if (found == entries_.end()) {
+      status = NotFound(name);
+    } else if (found->second.state != ModelState::kReady) {
+      status = NotReady(name, found->second.state);
+    } else {
+      std::vector<MeasureDone> waiting;
+      waiting.push_back(std::move(done));
+      QueueMeasurement(found->second.model, std::move(waiting));
+      return;
+    }
+  }
+  done(status);
+}
+
+void ModelHost::QueueMeasurement(std::shared_ptr<HostedModel> model,
+                                 std::vector<MeasureDone> waiting) {
+  for (Measurement& measurement : to_measure_) {
+    if (measurement.model != model) continue;
+    std::move(waiting.begin(), waiting.end(), std::back_inserter(measurement.waiting));
+    return;
+  }
+  to_measure_.push_back({std::move(model), std::move(waiting)});
+}
+
+std::vector<ModelHost::MeasureDone> ModelHost::StopMeasuring(const HostedModel& model) {
+  if (measured_ != nullptr && measured_->model.get() == &model) measured_->is_stopped = true;
+  std::vector<MeasureDone> waiting;
+  for (Measurement& measurement : to_measure_) {
+    if (measurement.model.get() == &model) waiting = std::move(measurement.waiting);
+  }
+  std::erase_if(to_measure_, [&model](const Measurement& measurement) {
+    return measurement.model.get() == &model;
+  });
+  return waiting;
+}
+
+void ModelHost::AwaitNotMeasured(const HostedModel& model) {
+  absl::MutexLock lock(&mutex_);
+  const auto is_free = [this, &model]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return measured_ == nullptr || measured_->model.get() != &model;
+  };
+  mutex_.Await(absl::Condition(&is_free));
+}
+
+bool ModelHost::MustStopMeasuring() const {
+  absl::MutexLock lock(&mutex_);
+  return is_draining_ || !queue_.empty() || (measured_ != nullptr && measured_->is_stopped);
+}
+
+void ModelHost::MeasureOne() {
+  Measurement measurement;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (to_measure_.empty()) return;  // the model has gone meanwhile
+    measurement = std::move(to_measure_.front());
+    to_measure_.pop_front();
+    measured_ = &measurement;
+  }
+  absl::StatusOr<SketchOverhead> overhead =
+      options_.overhead_meter(*measurement.model, [this] { return MustStopMeasuring(); });
+  {
+    absl::MutexLock lock(&mutex_);
+    measured_ = nullptr;
+    if (measurement.is_stopped) {
+      overhead = Unloaded(measurement.model->name);
+    } else if (is_draining_) {
+      overhead = ShuttingDown();
+    } else if (absl::IsCancelled(overhead.status())) {
+      to_measure_.push_front(std::move(measurement));  // when what is in the queue has been loaded
+      return;
+    }
+  }
+  if (overhead.ok()) measurement.model->overhead.Set(*overhead);
+  for (MeasureDone& done : measurement.waiting) done(overhead);
 }
 
 void ModelHost::LoadOne(const std::string& name) {
@@ -192,6 +301,9 @@ void ModelHost::LoadOne(const std::string& name) {
     if (status.ok()) {
       std::shared_ptr<HostedModel> old = std::exchange(entry.model, *std::move(loaded));
       SetState(name, entry, ModelState::kReady);
+      if (options_.measures_loaded_models && entry.model->codec != "dense") {
+        QueueMeasurement(entry.model, {});
+      }
       if (old != nullptr) Retire(std::move(old), /*is_replaced=*/true, [](const absl::Status&) {});
     } else if (entry.state != ModelState::kReady && !is_draining_) {
       SetState(name, entry, ModelState::kFailed);
@@ -235,6 +347,7 @@ void ModelHost::Retire(std::shared_ptr<HostedModel> model, bool is_replaced, Don
   retired_.push_back(std::make_unique<Retired>());
   Retired& retired = *retired_.back();
   retired.model = model;
+  std::vector<MeasureDone> measuring = StopMeasuring(*model);
   // A replaced model takes the time that its requests take: nobody has asked them to end.
   const absl::Time deadline =
       is_replaced ? absl::InfiniteFuture()
@@ -248,7 +361,9 @@ void ModelHost::Retire(std::shared_ptr<HostedModel> model, bool is_replaced, Don
     }
   }
   retired.thread = std::thread([this, &retired, model = std::move(model), older = std::move(older),
-                                is_replaced, deadline, done = std::move(done)]() mutable {
+                                measuring = std::move(measuring), is_replaced, deadline,
+                                done = std::move(done)]() mutable {
+    CallAll(std::move(measuring), Unloaded(model->name));
     // A call that found the old model just before it was replaced may be about to submit its
     // request. Nobody can find it any more, so that its holders only grow fewer.
     while (is_replaced && model.use_count() > 2 && absl::Now() < deadline && !IsDraining()) {
@@ -263,6 +378,7 @@ void ModelHost::Retire(std::shared_ptr<HostedModel> model, bool is_replaced, Don
     // Calls whose clients have yet to read their answers may hold the model for long: what is
     // large goes now.
     model->engine_loop->Stop();
+    AwaitNotMeasured(*model);
     {
       absl::MutexLock lock(&mutex_);
       const auto found = entries_.find(model->name);
@@ -302,6 +418,23 @@ void ModelHost::JoinRetired() {
 void ModelHost::SetState(const std::string& name, Entry& entry, ModelState state) {
   entry.state = state;
   if (observer_ != nullptr) observer_->OnModelState(name, state, state == ModelState::kReady);
+}
+
+void ModelHost::FailDamagedModels() {
+  absl::MutexLock lock(&mutex_);
+  if (is_draining_) return;
+  for (auto& [name, entry] : entries_) {
+    if (entry.state != ModelState::kReady) continue;
+    const auto checkpoint = entry.model->checkpoint.lock();
+    if (checkpoint == nullptr) continue;
+    const absl::Status status = checkpoint->CheckIntact();
+    if (status.ok()) continue;
+    LogEvent(LogLevel::kError, "model_failed", {{"model", name}, {"error", status.ToString()}});
+    entry.error = status;
+    SetState(name, entry, entry.waits_for_loading ? ModelState::kLoading : ModelState::kFailed);
+    // Its steps fail, and so its requests end by themselves.
+    Retire(std::exchange(entry.model, nullptr), /*is_replaced=*/true, [](const absl::Status&) {});
+  }
 }
 
 ModelHost::LoadCounts ModelHost::load_counts() const {

@@ -25,6 +25,9 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
+#include "engine/backends/backend.h"
+#include "engine/bench/sketch_overhead.h"
+#include "engine/format/checkpoint.h"
 #include "engine/serving/engine_loop/engine_loop.h"
 #include "server/metrics.h"
 #include "server/model_repository.h"
@@ -44,6 +47,28 @@ struct HostedModel : RequestModel {
   std::string weights_checksum;  // over all tensors, hexadecimal; empty: the files have none
   MemoryUsage planned_memory;    // what it holds when its KV cache is full
   int64_t kv_cache_tokens = 0;   // capacity of the KV cache
+
+  // Of the model, as long as it is in memory.
+  std::weak_ptr<Backend> backend;
+  std::weak_ptr<const Checkpoint> checkpoint;
+
+  // What its compression does to the time of its steps, once it has been measured.
+  class Overhead {
+   public:
+    std::optional<SketchOverhead> Get() const {
+      absl::MutexLock lock(&mutex_);
+      return latest_;
+    }
+    void Set(const SketchOverhead& overhead) {
+      absl::MutexLock lock(&mutex_);
+      latest_ = overhead;
+    }
+
+   private:
+    mutable absl::Mutex mutex_;
+    std::optional<SketchOverhead> latest_ ABSL_GUARDED_BY(mutex_);
+  };
+  Overhead overhead;
 
   std::shared_ptr<ModelMetrics> metrics;
   std::unique_ptr<EngineLoop> engine_loop;  // last: its destruction ends what uses the rest
@@ -71,6 +96,13 @@ absl::Status CheckModelName(std::string_view name);
 struct ModelHostOptions {
   // Loads a model: on the host's thread, one at a time. None: Load is UNIMPLEMENTED.
   std::function<absl::StatusOr<std::shared_ptr<HostedModel>>(const ModelSource&)> loader;
+  // Measures a model's overhead: on the host's thread, when nothing is to be loaded. CANCELLED soon
+  // after is_cancelled() has become true. None: MeasureOverhead is UNIMPLEMENTED.
+  std::function<absl::StatusOr<SketchOverhead>(const HostedModel&,
+                                               const std::function<bool()>& is_cancelled)>
+      overhead_meter = nullptr;
+  // Whether models are measured after they have been loaded.
+  bool measures_loaded_models = false;
   // Where Load looks for names that it does not know; empty: nowhere.
   std::string repository;
   // How long requests of a model that is unloaded may go on.
@@ -109,6 +141,12 @@ class ModelHost {
   // `done` as for Load. NOT_FOUND, or FAILED_PRECONDITION while the name has no model yet.
   void Unload(const std::string& name, Done done);
 
+  using MeasureDone = absl::AnyInvocable<void(const absl::StatusOr<SketchOverhead>&)>;
+  // Measures a READY model's overhead; `done` is called once, here or on the host's thread. Loading
+  // comes first, and interrupts it. Errors are the meter's, NOT_FOUND, FAILED_PRECONDITION when the
+  // model is not READY (any more), UNAVAILABLE when draining.
+  void MeasureOverhead(const std::string& name, MeasureDone done);
+
   struct LoadCounts {
     int64_t num_ok = 0;
     int64_t num_failed = 0;
@@ -139,6 +177,11 @@ class ModelHost {
   // requests.
   std::vector<std::shared_ptr<const HostedModel>> HeldModels() const;
 
+  // Makes models FAILED whose files were cut short or cannot be read any more (Checkpoint::
+  // CheckIntact), with what is wrong with them: they take no more requests, and those in flight
+  // end.
+  void FailDamagedModels();
+
   // Where a name is or would be loaded from, if it is known.
   std::optional<std::string> FolderOf(std::string_view name) const;
 
@@ -161,11 +204,19 @@ class ModelHost {
 
   void LoadingThread();
   bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-    return is_draining_ || !queue_.empty();
+    return is_draining_ || !queue_.empty() || !to_measure_.empty();
   }
   // The source of a name; looks into the repository for unknown ones.
   absl::StatusOr<ModelSource> FindSource(const std::string& name) const ABSL_LOCKS_EXCLUDED(mutex_);
   void LoadOne(const std::string& name);
+  void MeasureOne();
+  void QueueMeasurement(std::shared_ptr<HostedModel> model, std::vector<MeasureDone> waiting)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Nothing of the model is measured after that and AwaitNotMeasured. Returns who waited for it.
+  std::vector<MeasureDone> StopMeasuring(const HostedModel& model)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AwaitNotMeasured(const HostedModel& model) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool MustStopMeasuring() const ABSL_LOCKS_EXCLUDED(mutex_);
   void SetState(const std::string& name, Entry& entry, ModelState state)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Lets the model's requests finish on a thread of its own, frees its memory, then calls `done`.
@@ -184,6 +235,14 @@ class ModelHost {
   std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::string, std::less<>> folders_ ABSL_GUARDED_BY(mutex_);  // by name
   std::deque<std::string> queue_ ABSL_GUARDED_BY(mutex_);  // names to load
+  // Models to measure, and who waits for it.
+  struct Measurement {
+    std::shared_ptr<HostedModel> model;
+    std::vector<MeasureDone> waiting;
+    bool is_stopped = false;  // the model is on its way out
+  };
+  std::deque<Measurement> to_measure_ ABSL_GUARDED_BY(mutex_);
+  Measurement* measured_ ABSL_GUARDED_BY(mutex_) = nullptr;  // in progress
   LoadCounts load_counts_ ABSL_GUARDED_BY(mutex_);
   bool is_draining_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time drain_deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();

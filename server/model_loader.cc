@@ -18,27 +18,40 @@
 namespace ultrasketch {
 namespace {
 
-// What is left for one more model on the backend's device.
+// What is left on the backend's device for one more model that needs `workspace_bytes` of
+// workspace, of which it shares what the others have.
 int64_t AvailableBytes(const Backend& backend, int64_t memory_limit_bytes,
-                       const std::vector<std::shared_ptr<const HostedModel>>& held) {
+                       const std::vector<std::shared_ptr<const HostedModel>>& held,
+                       int64_t workspace_bytes) {
+  const auto without_workspace = [](const MemoryUsage& usage) {
+    return usage.total() - usage.workspace;
+  };
   int64_t planned = 0;
   int64_t resident = 0;
+  int64_t planned_workspace = 0;
+  int64_t resident_workspace = 0;
   for (const std::shared_ptr<const HostedModel>& model : held) {
     if (model->device != backend.name()) continue;
-    const int64_t bytes = model->engine_loop->memory_usage().total();
-    resident += bytes;
-    planned += std::max(bytes, model->planned_memory.total());
+    const MemoryUsage usage = model->engine_loop->memory_usage();
+    resident += without_workspace(usage);
+    planned += std::max(without_workspace(usage), without_workspace(model->planned_memory));
+    resident_workspace = std::max(resident_workspace, usage.workspace);
+    planned_workspace =
+        std::max({planned_workspace, usage.workspace, model->planned_memory.workspace});
   }
+  planned += planned_workspace;
+  resident += resident_workspace;
   int64_t available = backend.available_bytes() - (planned - resident);
   if (memory_limit_bytes > 0) available = std::min(available, memory_limit_bytes - planned);
-  return std::max<int64_t>(available, 0);
+  return std::max<int64_t>(available + std::min(planned_workspace, workspace_bytes), 0);
 }
 
 // Sets options.kv_cache_tokens where it is for us to choose, and checks that all of it fits.
 absl::Status PlanMemory(const Checkpoint& checkpoint, const ModelLoadOptions& load,
                         const std::vector<std::shared_ptr<const HostedModel>>& held,
                         const Backend& backend, ModelOptions& options) {
-  const int64_t available = AvailableBytes(backend, load.memory_limit_bytes, held);
+  const int64_t available = AvailableBytes(backend, load.memory_limit_bytes, held,
+                                           EstimateMemory(checkpoint, options, backend).workspace);
   if (!load.kv_cache_tokens.has_value()) {
     US_ASSIGN_OR_RETURN(options.kv_cache_tokens,
                         PlanKvCacheTokens(checkpoint, options, backend,
@@ -47,6 +60,14 @@ absl::Status PlanMemory(const Checkpoint& checkpoint, const ModelLoadOptions& lo
   }
   options.kv_cache_tokens = *load.kv_cache_tokens;
   return CheckFits(EstimateMemory(checkpoint, options, backend), available);
+}
+
+// Of a model that is in memory; null when there is none.
+std::shared_ptr<Backend> FindBackend(const std::vector<std::shared_ptr<const HostedModel>>& held) {
+  for (const std::shared_ptr<const HostedModel>& model : held) {
+    if (auto backend = model->backend.lock()) return backend;
+  }
+  return nullptr;
 }
 
 void LogLoaded(const HostedModel& model, absl::Duration duration) {
@@ -76,10 +97,11 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
     LogEvent(LogLevel::kWarning, "model_warning", {{"model", source.name}, {"message", warning}});
   }
   const std::shared_ptr<const Checkpoint>& checkpoint = opened.checkpoint;
-  // A backend serves one thread at a time, and each model has its own; its threads sleep while
-  // other models have their turn.
+  // A backend serves one thread at a time, and each model has its own; those of a device share
+  // threads and workspace, and their models take turns.
   US_ASSIGN_OR_RETURN(std::shared_ptr<Backend> backend,
-                      CreateBackend(options_.device, {.num_threads = options_.num_threads}));
+                      CreateBackend(options_.device, {.num_threads = options_.num_threads,
+                                                      .beside = FindBackend(others)}));
   ModelOptions model_options;
   model_options.max_step_tokens = options_.engine_loop.max_step_tokens;
   US_RETURN_IF_ERROR(PlanMemory(*checkpoint, options_, others, *backend, model_options));
@@ -91,6 +113,8 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
   hosted->architecture = config.model_type;
   US_ASSIGN_OR_RETURN(hosted->codec, CheckpointCodec(*checkpoint));
   hosted->device = std::string(backend->name());
+  hosted->backend = backend;
+  hosted->checkpoint = checkpoint;
   hosted->num_parameters = size.parameters;
   hosted->bits_per_weight_linear = size.bits_per_weight_linear;
   hosted->bits_per_weight_file = size.bits_per_weight_file;
@@ -121,6 +145,56 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
   hosted->engine_loop =
       EngineLoop::Start(std::move(model), hosted->tokenizer, loop_options, hosted->metrics);
   return hosted;
+}
+
+absl::StatusOr<SketchOverhead> ModelLoader::TryMeasureOverhead(
+    const HostedModel& model, const std::vector<std::shared_ptr<const HostedModel>>& held,
+    const std::function<bool()>& is_cancelled) {
+  constexpr double kWeight = 0.1;  // of the device, beside the models' 1
+  const std::shared_ptr<const Checkpoint> checkpoint = model.checkpoint.lock();
+  if (checkpoint == nullptr) return absl::FailedPreconditionError("the model is not in memory");
+  US_ASSIGN_OR_RETURN(const std::shared_ptr<Backend> backend,
+                      CreateBackend(model.device, {.beside = model.backend.lock()}));
+  const std::unique_ptr<DeviceTurns::Member> turn = turns_.at(model.device)->Join(kWeight);
+  SketchOverheadOptions options;
+  options.prompt_tokens =
+      std::min<int64_t>(options.prompt_tokens, options_.engine_loop.max_step_tokens);
+  options.is_cancelled = is_cancelled;
+  options.run = [&turn](absl::FunctionRef<absl::Status()> step) {
+    turn->Acquire();
+    const absl::Time begin = absl::Now();
+    absl::Status status = step();
+    turn->EndStep(absl::Now() - begin);
+    turn->Release();
+    return status;
+  };
+  const int64_t needed = SketchOverheadBytes(*checkpoint, *backend, options);
+  const int64_t available =
+      AvailableBytes(*backend, options_.memory_limit_bytes, held, /*workspace_bytes=*/0);
+  if (needed > available) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("uncompressed layers to compare with: ", needed, " bytes needed, ", available,
+                     " bytes available"));
+  }
+  return MeasureSketchOverhead(*checkpoint, *backend, options);
+}
+
+absl::StatusOr<SketchOverhead> ModelLoader::MeasureOverhead(
+    const HostedModel& model, const std::vector<std::shared_ptr<const HostedModel>>& held,
+    const std::function<bool()>& is_cancelled) {
+  const absl::Time start = absl::Now();
+  auto overhead = TryMeasureOverhead(model, held, is_cancelled);
+  if (overhead.ok()) {
+    LogEvent(LogLevel::kInfo, "overhead_measured",
+             {{"model", model.name},
+              {"prefill", absl::StrFormat("%.3f", overhead->prefill)},
+              {"decode", absl::StrFormat("%.3f", overhead->decode)},
+              {"seconds", absl::StrFormat("%.3f", absl::ToDoubleSeconds(absl::Now() - start))}});
+  } else if (!absl::IsCancelled(overhead.status())) {
+    LogEvent(LogLevel::kWarning, "overhead_not_measured",
+             {{"model", model.name}, {"message", overhead.status().ToString()}});
+  }
+  return overhead;
 }
 
 absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::Load(

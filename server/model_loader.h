@@ -3,6 +3,7 @@
 #define ULTRASKETCH_SERVER_MODEL_LOADER_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -12,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 
+#include "engine/bench/sketch_overhead.h"
 #include "engine/models/model.h"
 #include "engine/serving/engine_loop/device_turns.h"
 #include "engine/serving/engine_loop/engine_loop.h"
@@ -23,7 +25,7 @@ namespace ultrasketch {
 
 struct ModelLoadOptions {
   std::string device = "auto";  // as CreateBackend takes it
-  int num_threads = 0;          // CPU threads of each model; 0: all that the process may use
+  int num_threads = 0;          // CPU threads of the models; 0: all that the process may use
   // Unset: as much of what is free as PlanKvCacheTokens says.
   std::optional<int64_t> kv_cache_tokens;
   // Most bytes that all models of a device may hold together, KV caches in full; 0: what there is.
@@ -50,7 +52,19 @@ class ModelLoader {
   absl::StatusOr<std::shared_ptr<HostedModel>> Load(
       const ModelSource& source, const std::vector<std::shared_ptr<const HostedModel>>& held);
 
+  // Measures what a model's compression does to the time of its steps, on its device, where the
+  // measurement's steps take turns with those of the models, in a tenth of a model's share. `held`
+  // as for Load: RESOURCE_EXHAUSTED when memory is not left for it. FAILED_PRECONDITION for a model
+  // that is not compressed, CANCELLED soon after `is_cancelled` has become true. What came of it is
+  // logged, as overhead_measured or overhead_not_measured.
+  absl::StatusOr<SketchOverhead> MeasureOverhead(
+      const HostedModel& model, const std::vector<std::shared_ptr<const HostedModel>>& held,
+      const std::function<bool()>& is_cancelled);
+
  private:
+  absl::StatusOr<SketchOverhead> TryMeasureOverhead(
+      const HostedModel& model, const std::vector<std::shared_ptr<const HostedModel>>& held,
+      const std::function<bool()>& is_cancelled);
   absl::StatusOr<std::shared_ptr<HostedModel>> TryLoad(
       const ModelSource& source, const std::vector<std::shared_ptr<const HostedModel>>& held);
 

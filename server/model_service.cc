@@ -1,6 +1,7 @@
 #include "server/model_service.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,6 +27,11 @@ v1::ModelState ToMessage(ModelState state) {
   return v1::MODEL_STATE_UNSPECIFIED;
 }
 
+void FillOverhead(const SketchOverhead& overhead, v1::SketchOverhead& message) {
+  message.set_prefill_ratio(overhead.prefill);
+  message.set_decode_ratio(overhead.decode);
+}
+
 void FillModel(const ModelHost::Listing& listing, v1::Model& message) {
   message.set_name(listing.name);
   message.set_state(ToMessage(listing.state));
@@ -42,6 +48,9 @@ void FillModel(const ModelHost::Listing& listing, v1::Model& message) {
   message.set_vocab_size(model.vocab_size);
   if (!model.weights_checksum.empty()) message.set_weights_checksum(model.weights_checksum);
   message.set_chat(model.chat_template.ok());
+  if (const std::optional<SketchOverhead> overhead = model.overhead.Get()) {
+    FillOverhead(*overhead, *message.mutable_sketch_overhead());
+  }
   const MemoryUsage usage = model.engine_loop->memory_usage();
   v1::MemoryUsage& memory = *message.mutable_memory();
   memory.set_weights_bytes(usage.weights);
@@ -124,6 +133,21 @@ grpc::ServerUnaryReactor* ModelService::UnloadModel(grpc::CallbackServerContext*
   grpc::ServerUnaryReactor* const reactor = answering->reactor();
   host_.Unload(request->name(),
                [answering](const absl::Status& status) { answering->Finish(status); });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* ModelService::MeasureOverhead(grpc::CallbackServerContext* context,
+                                                        const v1::MeasureOverheadRequest* request,
+                                                        v1::SketchOverhead* response) {
+  const auto answering =
+      std::make_shared<Answering>(log_, "MeasureOverhead", context, request->name());
+  if (request->name().empty()) return answering->Finish(InvalidField("name", "required"));
+  grpc::ServerUnaryReactor* const reactor = answering->reactor();
+  host_.MeasureOverhead(request->name(),
+                        [answering, response](const absl::StatusOr<SketchOverhead>& overhead) {
+                          if (overhead.ok()) FillOverhead(*overhead, *response);
+                          answering->Finish(overhead.status());
+                        });
   return reactor;
 }
 

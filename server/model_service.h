@@ -8,7 +8,7 @@
 
 namespace ultrasketch {
 
-// Lists the models, loads and unloads them. Thread-safe.
+// Lists the models, loads, unloads and measures them. Thread-safe.
 class ModelService final : public v1::ModelService::CallbackService {
  public:
   // `host` and `log` must outlive the service.
@@ -26,6 +26,9 @@ class ModelService final : public v1::ModelService::CallbackService {
   grpc::ServerUnaryReactor* UnloadModel(grpc::CallbackServerContext* context,
                                         const v1::UnloadModelRequest* request,
                                         v1::UnloadModelResponse* response) override;
+  grpc::ServerUnaryReactor* MeasureOverhead(grpc::CallbackServerContext* context,
+                                            const v1::MeasureOverheadRequest* request,
+                                            v1::SketchOverhead* response) override;
 
  private:
   ModelHost& host_;

@@ -92,7 +92,7 @@ void DeclareSecurity(CLI::App& app, Flags& flags) {
   app.add_flag("--insecure", flags.insecure,
                "Listen in plain text where other machines reach it: something else protects it");
   app.add_option("--admin-rpcs", flags.admin_rpcs,
-                 "LoadModel and UnloadModel: on, off, or auto: on where only this machine reaches "
+                 "LoadModel, UnloadModel and MeasureOverhead: on, off, or auto: on where only this machine reaches "
                  "the server, or with tokens (then for the role admin)")
       ->check(CLI::IsMember({"auto", "on", "off"}))
       ->type_name("MODE")
@@ -128,7 +128,7 @@ void DeclareEngine(CLI::App& app, Flags& flags) {
       ->type_name("DEVICE")
       ->capture_default_str();
   app.add_option("--threads", load.num_threads,
-                 "CPU threads of each model; 0: all that the process may use")
+                 "CPU threads, which the models share; 0: all that the process may use")
       ->check(CLI::Range(0, 4096))
       ->type_name("N")
       ->capture_default_str();
@@ -148,6 +148,12 @@ void DeclareEngine(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(0.0, 10000.0))
       ->type_name("MS")
       ->capture_default_str();
+  app.add_option("--measure-overhead", flags.options.measures_overhead,
+                 "Measure, after a compressed model has been loaded, what its compression does to "
+                 "the time of its steps (ultrasketch_sketch_overhead_ratio): on or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->type_name("MODE")
+      ->default_str("on");
   app.add_option("--prefix-cache", load.engine_loop.prefix_cache,
                  "Reuse beginnings of prompts that were computed before: on or off")
       ->check(CLI::IsMember({"on", "off"}))

@@ -35,7 +35,7 @@ struct ServerOptions {
   std::shared_ptr<TlsCertificates> certificates;
   // Who may call; null: whoever reaches the server.
   std::shared_ptr<TokenFile> tokens;
-  // Whether LoadModel and UnloadModel can be called.
+  // Whether LoadModel, UnloadModel and MeasureOverhead can be called.
   bool admin_rpcs = true;
   bool reflection = true;
   RequestLogOptions request_log;

@@ -14,6 +14,10 @@
 namespace ultrasketch::cli {
 namespace {
 
+nlohmann::ordered_json ToJson(const client::SketchOverhead& overhead) {
+  return {{"prefill", overhead.prefill}, {"decode", overhead.decode}};
+}
+
 nlohmann::ordered_json ToJson(const client::ModelInfo& model) {
   nlohmann::ordered_json json = {
       {"name", model.name},
@@ -32,6 +36,7 @@ nlohmann::ordered_json ToJson(const client::ModelInfo& model) {
         {"kv_cache", model.kv_cache_bytes},
         {"workspace", model.workspace_bytes}}},
   };
+  if (model.sketch_overhead.has_value()) json["sketch_overhead"] = ToJson(*model.sketch_overhead);
   if (!model.error.empty()) json["error"] = model.error;
   return json;
 }
@@ -57,7 +62,9 @@ std::string ToTable(const std::vector<client::ModelInfo>& models) {
 class ModelsCommand : public Command {
  public:
   const char* name() const override { return "models"; }
-  const char* summary() const override { return "List, load and unload a server's models"; }
+  const char* summary() const override {
+    return "List, load, unload and measure a server's models";
+  }
 
   void Declare(CLI::App& app) override {
     app.require_subcommand(1);
@@ -65,13 +72,16 @@ class ModelsCommand : public Command {
     list_ = app.add_subcommand("list", "List the models that a server hosts");
     load_ = app.add_subcommand("load", "Load a model of the server's repository");
     unload_ = app.add_subcommand("unload", "Let a model's requests finish and free its memory");
-    for (CLI::App* action : {list_, load_, unload_}) {
+    measure_ = app.add_subcommand("measure",
+                                  "Measure what a model's compression does to the time of its "
+                                  "steps, against uncompressed layers on the same device");
+    for (CLI::App* action : {list_, load_, unload_, measure_}) {
       connection_.Declare(*action, "The server's address")->required();
       DeclareTimeout(*action, timeout_seconds_);
       action->footer(absl::StrCat("Example:\n  ultrasketch models ", action->get_name(),
                                   action == list_ ? "" : " NAME", " --target localhost:8001"));
     }
-    for (CLI::App* action : {load_, unload_}) {
+    for (CLI::App* action : {load_, unload_, measure_}) {
       action->add_option("name", model_, "The model's name")->required()->type_name("NAME");
     }
   }
@@ -95,6 +105,13 @@ class ModelsCommand : public Command {
       US_ASSIGN_OR_RETURN(const auto model, client->LoadModel(model_, options));
       return environment.json ? WriteJson(ToJson(model)) : WriteOutput(ToTable({model}));
     }
+    if (measure_->parsed()) {
+      US_ASSIGN_OR_RETURN(const auto overhead, client->MeasureOverhead(model_, options));
+      if (environment.json) return WriteJson(ToJson(overhead));
+      return WriteOutput(
+          absl::StrFormat("a prompt takes %.3f of the time of an uncompressed step, a token %.3f\n",
+                          overhead.prefill, overhead.decode));
+    }
     US_RETURN_IF_ERROR(client->UnloadModel(model_, options));
     return environment.json ? WriteJson({{"name", model_}, {"unloaded", true}})
                             : WriteOutput(absl::StrCat("unloaded ", model_, "\n"));
@@ -104,6 +121,7 @@ class ModelsCommand : public Command {
   CLI::App* list_ = nullptr;
   CLI::App* load_ = nullptr;
   CLI::App* unload_ = nullptr;
+  CLI::App* measure_ = nullptr;
   Connection connection_;
   std::string model_;
   double timeout_seconds_ = std::numeric_limits<double>::infinity();

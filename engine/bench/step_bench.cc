@@ -11,10 +11,10 @@
 
 #include "engine/backends/backend.h"
 #include "engine/backends/cuda/cuda_plugin.h"
-#include "engine/base/random.h"
 #include "engine/base/status.h"
 #include "engine/bench/kernel_bench.h"
 #include "engine/bench/model_presets.h"
+#include "engine/bench/step_parts.h"
 #include "engine/codecs/absmaxmin/absmaxmin_linear.h"
 #include "engine/codecs/dense/dense_linear.h"
 #include "engine/codecs/fold/fold_linear.h"
@@ -30,41 +30,12 @@ namespace {
 constexpr int64_t kHashRows = 3;
 constexpr int64_t kBucketBits = 2;
 
-std::vector<uint64_t> RandomWords(int64_t num_bytes, uint64_t state) {
-  std::vector<uint64_t> words(static_cast<size_t>((num_bytes + 7) / 8));
-  for (uint64_t& word : words) {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    word = state;
-  }
-  return words;
-}
-
 template <typename T>
 std::vector<T> RandomNumbers(int64_t count) {
   const int64_t num_bytes = count * static_cast<int64_t>(sizeof(T));
   const std::vector<uint64_t> words = RandomWords(num_bytes, 88172645463325252u);
   const auto* values = reinterpret_cast<const T*>(words.data());
   return std::vector<T>(values, values + count);
-}
-
-// BF16 numbers of both signs, of magnitude near `scale`, a power of two.
-std::vector<uint16_t> RandomBf16(int64_t count, float scale) {
-  std::vector<uint16_t> values = RandomNumbers<uint16_t>(count);
-  const uint16_t exponent = FloatToBf16(scale);
-  for (uint16_t& value : values) value = static_cast<uint16_t>(exponent | (value & 0x807fu));
-  return values;
-}
-
-TensorView Bf16View(const uint16_t* values, std::vector<int64_t> shape) {
-  return {DType::kBF16, std::move(shape), reinterpret_cast<const uint8_t*>(values)};
-}
-
-TensorView FloatView(const std::vector<float>& values) {
-  return {DType::kF32,
-          {static_cast<int64_t>(values.size())},
-          reinterpret_cast<const uint8_t*>(values.data())};
 }
 
 // A site's random weights.
@@ -90,14 +61,7 @@ class RandomSite {
       linear_ = AbsMaxMinLinear::FromParts(site, std::move(layout), levels, scales);
     } else {
       values_ = RandomBf16(site.num_weights(), 0x1p-6f);
-      std::vector<NamedTensor> members;
-      int64_t first_row = 0;
-      for (const SiteMember& member : site.members) {
-        members.push_back({member.name + ".weight", Bf16View(values_.data() + first_row * site.cols,
-                                                             {member.rows, site.cols})});
-        first_row += member.rows;
-      }
-      linear_ = std::make_unique<DenseLinear>(site, std::move(members));
+      linear_ = DenseSite(site, values_.data());
     }
   }
   const EncodedLinear& linear() const { return *linear_; }
@@ -131,37 +95,6 @@ class RandomTable {
   std::shared_ptr<const EncodedLinear> table_;
 };
 
-// A step's input with its storage.
-class Step {
- public:
-  Step(const StepShape& shape, int64_t block_size, int64_t vocab_size) {
-    const int64_t blocks_each = (shape.num_cached + shape.num_new + block_size - 1) / block_size;
-    blocks_.resize(static_cast<size_t>(shape.batch));
-    for (int64_t i = 0; i < shape.batch; ++i) {
-      std::vector<BlockId>& blocks = blocks_[static_cast<size_t>(i)];
-      for (int64_t block = 0; block < blocks_each; ++block) {
-        blocks.push_back(static_cast<BlockId>(block * shape.batch + i));
-      }
-      spans_.push_back(
-          {static_cast<int64_t>(ids_.size()), shape.num_new, shape.num_cached, blocks});
-      for (int64_t token = 0; token < shape.num_new; ++token) {
-        ids_.push_back(static_cast<int32_t>(RandomWord(1, 2, ids_.size()) %
-                                            static_cast<uint64_t>(vocab_size)));
-        positions_.push_back(static_cast<int32_t>(shape.num_cached + token));
-      }
-      logit_tokens_.push_back(static_cast<int32_t>(ids_.size()) - 1);
-    }
-  }
-  StepInput input() const { return {ids_, positions_, spans_, logit_tokens_}; }
-
- private:
-  std::vector<std::vector<BlockId>> blocks_;
-  std::vector<int32_t> ids_;
-  std::vector<int32_t> positions_;
-  std::vector<int32_t> logit_tokens_;
-  std::vector<AttentionSpan> spans_;
-};
-
 // A model whose layers have the same random weights, each in device memory of its own.
 class SyntheticModel {
  public:
@@ -183,7 +116,8 @@ class SyntheticModel {
   // Median seconds of a step.
   absl::StatusOr<double> Time(const StepShape& shape, double least_seconds,
                               Part part = Part::kWhole) {
-    const Step step(shape, attention_.layout.block_size, config_.vocab_size);
+    const RandomStep step(shape.batch, shape.num_cached, shape.num_new,
+                          attention_.layout.block_size, config_.vocab_size);
     constexpr int kWarmUps = 3;
     for (int i = 0; i < kWarmUps; ++i) US_RETURN_IF_ERROR(Run(step.input(), part));
     std::vector<double> seconds;

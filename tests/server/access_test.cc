@@ -113,6 +113,7 @@ TEST_F(AccessPolicyTest, TokensAndRolesDecide) {
   }
   for (const char* method :
        {"/ultrasketch.v1.ModelService/LoadModel", "/ultrasketch.v1.ModelService/UnloadModel",
+        "/ultrasketch.v1.ModelService/MeasureOverhead",
         "/inference.GRPCInferenceService/RepositoryModelLoad",
         "/inference.GRPCInferenceService/RepositoryModelUnload"}) {
     EXPECT_EQ(Code(policy, method, std::nullopt), kUnauthenticated) << method;

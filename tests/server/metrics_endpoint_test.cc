@@ -114,12 +114,17 @@ TEST(MetricsEndpointTest, ShowsTheStateOfTheModels) {
   EXPECT_EQ(value(R"(ultrasketch_kv_blocks{model="small",state="used"})"), 0);
   EXPECT_EQ(value(R"(ultrasketch_prefix_cache_tokens_total{model="small",result="hit"})"), 0);
   EXPECT_EQ(value(R"(ultrasketch_prefix_cache_tokens_total{model="small",result="miss"})"), 0);
-  EXPECT_EQ(value(R"(ultrasketch_memory_bytes{model="small",kind="weights"})"), 1000);
-  EXPECT_EQ(value(R"(ultrasketch_memory_bytes{model="small",kind="embedding"})"), 200);
+  const auto memory = [&](const std::string& model, const std::string& kind) {
+    return value(R"(ultrasketch_memory_bytes{model=")" + model + R"(",device="cpu",kind=")" + kind +
+                 R"("})");
+  };
+  EXPECT_EQ(memory("small", "weights"), 1000);
+  EXPECT_EQ(memory("small", "embedding"), 200);
+  EXPECT_EQ(memory("", "workspace"), 30);
   EXPECT_EQ(value(R"(ultrasketch_bytes_per_weight{model="small",scope="linear"})"), 16 / 8.0);
   EXPECT_EQ(value(R"(ultrasketch_bytes_per_weight{model="small",scope="file"})"), 17.5 / 8);
   EXPECT_EQ(value(R"(ultrasketch_bytes_per_weight{model="small",scope="resident"})"), 1.2);
-  EXPECT_GT(value(R"(ultrasketch_memory_bytes{model="",kind="other"})"), 1 << 20);
+  EXPECT_GT(memory("", "other"), 1 << 20);
   EXPECT_GT(value("process_resident_memory_bytes"), 1 << 20);
   EXPECT_GT(value("process_open_fds"), 0);
   EXPECT_THAT(server.Scrape(), HasSubstr(R"(backend="cpu"} 1)"));
@@ -154,6 +159,25 @@ TEST(MetricsEndpointTest, ClientsNamesNeverBecomeLabels) {
   EXPECT_EQ(scrape.find("name0"), std::string::npos);
   EXPECT_EQ(
       server.Metric(R"(ultrasketch_rejected_requests_total{model="",reason="unknown_model"})"), 5);
+}
+
+TEST(MetricsEndpointTest, BoundsOfBucketsPrintAsTheyWereMeant) {
+  TestServer server;
+  std::istringstream lines(server.Scrape());
+  std::set<std::string> bounds;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t begin = line.find("le=\"");
+    if (begin == std::string::npos) continue;
+    bounds.insert(line.substr(begin + 4, line.find('"', begin + 4) - begin - 4));
+  }
+  EXPECT_EQ(bounds,
+            (std::set<std::string>{
+                "2e-05",  "3e-05",   "5e-05", "7.2e-05", "0.0001", "0.00015", "0.0002", "0.0003",
+                "0.0005", "0.00075", "0.001", "0.0015",  "0.002",  "0.003",   "0.005",  "0.0075",
+                "0.01",   "0.015",   "0.02",  "0.03",    "0.05",   "0.075",   "0.1",    "0.15",
+                "0.2",    "0.3",     "0.5",   "0.75",    "1",      "1.5",     "2",      "3",
+                "5",      "7.5",     "10",    "15",      "20",     "30",      "45",     "60",
+                "90",     "120",     "180",   "300",     "450",    "600",     "+Inf"}));
 }
 
 // The body of an HTTP answer.
