@@ -70,7 +70,7 @@ std::shared_ptr<Backend> FindBackend(const std::vector<std::shared_ptr<const Hos
   return nullptr;
 }
 
-void LogLoaded(const HostedModel& model, absl::Duration duration) {
+void LogLoaded(const HostedModel& model, KvCacheType kv_cache_type, absl::Duration duration) {
   const MemoryUsage memory = model.engine_loop->memory_usage();
   LogEvent(
       LogLevel::kInfo, "model_loaded",
@@ -83,6 +83,7 @@ void LogLoaded(const HostedModel& model, absl::Duration duration) {
        {"bits_per_weight_file", LogNumber(absl::StrFormat("%.3f", model.bits_per_weight_file))},
        {"memory", HumanBytes(static_cast<double>(memory.total()))},
        {"kv_cache_tokens", LogNumber(model.kv_cache_tokens)},
+       {"kv_cache_type", kv_cache_type == KvCacheType::kInt8 ? "int8" : "float"},
        {"kv_cache_limit", HumanBytes(static_cast<double>(model.planned_memory.kv_cache))},
        {"context_tokens", LogNumber(model.max_context_tokens)},
        {"load_seconds", LogNumber(absl::StrFormat("%.3f", absl::ToDoubleSeconds(duration)))}});
@@ -104,6 +105,7 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
                                                       .beside = FindBackend(others)}));
   ModelOptions model_options;
   model_options.max_step_tokens = options_.engine_loop.max_step_tokens;
+  model_options.kv_cache_type = options_.kv_cache_type;
   US_RETURN_IF_ERROR(PlanMemory(*checkpoint, options_, others, *backend, model_options));
   US_ASSIGN_OR_RETURN(const ModelSize size, MeasureModel(*checkpoint));
 
@@ -202,7 +204,7 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::Load(
   const absl::Time start = absl::Now();
   auto model = TryLoad(source, held);
   if (model.ok()) {
-    LogLoaded(**model, absl::Now() - start);
+    LogLoaded(**model, options_.kv_cache_type, absl::Now() - start);
   } else {
     LogEvent(
         LogLevel::kError, "model_failed",

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 
 #include "engine/bench/sketch_overhead.h"
+#include "engine/kv/cache_layout.h"
 #include "engine/models/model.h"
 #include "engine/serving/engine_loop/device_turns.h"
 #include "engine/serving/engine_loop/engine_loop.h"
@@ -28,6 +29,7 @@ struct ModelLoadOptions {
   int num_threads = 0;          // CPU threads of the models; 0: all that the process may use
   // Unset: as much of what is free as PlanKvCacheTokens says.
   std::optional<int64_t> kv_cache_tokens;
+  KvCacheType kv_cache_type = KvCacheType::kFloat;
   // Most bytes that all models of a device may hold together, KV caches in full; 0: what there is.
   int64_t memory_limit_bytes = 0;
   // Of one prompt, and of one completion; 0: as many as the context takes.

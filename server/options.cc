@@ -173,6 +173,16 @@ void DeclareEngine(CLI::App& app, Flags& flags) {
       ->check(CLI::IsMember({"auto"}) | CLI::Range(int64_t{16}, int64_t{1} << 31))
       ->type_name("N")
       ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--kv-cache-type",
+         [&load](const std::string& type) {
+           load.kv_cache_type = type == "int8" ? KvCacheType::kInt8 : KvCacheType::kFloat;
+         },
+         "How keys and values are kept: float (of 32 bits on CPUs, of 16 on GPUs), or int8, with a "
+         "scale for each token and head")
+      ->check(CLI::IsMember({"float", "int8"}))
+      ->default_str("float")
+      ->type_name("TYPE");
   app.add_option(
          "--memory-limit", flags.memory_limit,
          "Most bytes that the models of a device may hold together, KV caches in full (1GiB, "

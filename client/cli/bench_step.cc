@@ -40,6 +40,7 @@ void StepBench::Declare(CLI::App& app) {
          "or dense (bfloat16, as in the uncompressed one)")
       ->capture_default_str()
       ->type_name("FORM");
+  DeclareKvCacheType(app, options_.kv_cache_type);
   app.add_option("--batch", batches_, "Sequences of a decoding step, with commas between")
       ->delimiter(',')
       ->check(CLI::Range(int64_t{1}, kMostTokens))
@@ -72,9 +73,11 @@ absl::Status StepBench::Run(const Environment& environment) {
   const StopFlag stop(environment.stop);
   options_.cancelled = stop.flag();
   options_.shapes = StepShapes(batches_, context_, prompt_);
-  nlohmann::ordered_json json = {{"codec", options_.codec},
-                                 {"bits_per_weight", options_.bits_per_weight},
-                                 {"table", options_.table}};
+  nlohmann::ordered_json json = {
+      {"codec", options_.codec},
+      {"bits_per_weight", options_.bits_per_weight},
+      {"table", options_.table},
+      {"kv_cache_type", options_.kv_cache_type == KvCacheType::kInt8 ? "int8" : "float"}};
   nlohmann::ordered_json models = nlohmann::ordered_json::array();
   std::vector<std::vector<std::string>> rows = {{"preset", "layers", "step", "dense ms",
                                                  "with cublasLt", options_.codec + " ms", "x dense",

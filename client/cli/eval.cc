@@ -33,6 +33,7 @@ class EvalCommand : public Command {
     app.add_flag("--no-special-tokens,--no-add-special-tokens", no_special_tokens_,
                  "Do not add the tokens that the model expects around a text");
     DeclareDeviceOptions(app, local_);
+    DeclareKvCacheType(app, local_.kv_cache_type);
     app.footer(
         "The text is tokenized at once, as the text of a request is (most models' beginning\n"
         "token in front, once), and cut into windows of context + 1 tokens at stride context.\n"
@@ -43,10 +44,11 @@ class EvalCommand : public Command {
   absl::Status Run(const Environment& environment) override {
     US_ASSIGN_OR_RETURN(LocalModelParts parts, OpenLocalModelParts(local_));
     US_ASSIGN_OR_RETURN(const std::string text, ReadFile(text_file_));
-    US_ASSIGN_OR_RETURN(
-        const auto model,
-        LoadModel(parts.opened.checkpoint, parts.backend,
-                  EvaluationModelOptions(parts.opened.checkpoint->config(), options_.context)));
+    ModelOptions model_options =
+        EvaluationModelOptions(parts.opened.checkpoint->config(), options_.context);
+    model_options.kv_cache_type = local_.kv_cache_type;
+    US_ASSIGN_OR_RETURN(const auto model,
+                        LoadModel(parts.opened.checkpoint, parts.backend, model_options));
     const StopFlag stop(environment.stop);
     options_.cancelled = stop.flag();
     options_.num_threads = local_.num_threads;

@@ -92,6 +92,7 @@ absl::StatusOr<std::unique_ptr<LocalGeneration>> LocalGeneration::Prepare(
   model_options.kv_cache_tokens =
       num_completions * blocks_per_completion * model_options.block_size;
   model_options.max_step_tokens = loop_options.max_step_tokens;
+  model_options.kv_cache_type = model.kv_cache_type;
 
   US_ASSIGN_OR_RETURN(auto loaded,
                       LoadModel(parts.opened.checkpoint, parts.backend, model_options));

@@ -1,6 +1,7 @@
 #include "client/cli/local_model.h"
 
 #include <iostream>
+#include <string>
 
 #include "client/cli/command.h"
 #include "engine/base/status.h"
@@ -12,6 +13,19 @@ void DeclareDeviceOptions(CLI::App& app, LocalModelOptions& options) {
   app.add_option("--threads", options.num_threads, "CPU threads; 0: all that there are")
       ->check(AtLeast(0))
       ->type_name("N");
+}
+
+void DeclareKvCacheType(CLI::App& app, KvCacheType& type) {
+  app.add_option_function<std::string>(
+         "--kv-cache-type",
+         [&type](const std::string& name) {
+           type = name == "int8" ? KvCacheType::kInt8 : KvCacheType::kFloat;
+         },
+         "How keys and values are kept: float (of 32 bits on CPUs, of 16 on GPUs), or int8, with a "
+         "scale for each token and head")
+      ->check(CLI::IsMember({"float", "int8"}))
+      ->default_str("float")
+      ->type_name("TYPE");
 }
 
 absl::StatusOr<OpenedModel> OpenLocalModel(const std::string& folder,

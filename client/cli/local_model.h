@@ -12,6 +12,7 @@
 #include <CLI/CLI.hpp>
 
 #include "engine/backends/backend.h"
+#include "engine/kv/cache_layout.h"
 #include "engine/models/open_model.h"
 
 namespace ultrasketch::cli {
@@ -20,10 +21,14 @@ struct LocalModelOptions {
   std::string folder;
   std::string device = "auto";
   int num_threads = 0;  // 0: all that the process may use
+  KvCacheType kv_cache_type = KvCacheType::kFloat;
 };
 
 // --device and --threads.
 void DeclareDeviceOptions(CLI::App& app, LocalModelOptions& options);
+
+// --kv-cache-type.
+void DeclareKvCacheType(CLI::App& app, KvCacheType& type);
 
 // OpenModel, its warnings written to standard error: "warning: <sentence>", a line each.
 absl::StatusOr<OpenedModel> OpenLocalModel(const std::string& folder,

@@ -106,8 +106,9 @@ class Backend {
   virtual std::string description() const = 0;
   // Bytes of one activation.
   virtual int activation_bytes() const = 0;
-  // Bytes of one key or value in the cache.
-  virtual int cache_element_bytes() const = 0;
+  // Bytes that a token's key and value of one head take in a cache (KvCacheLayout::token_bytes); 0
+  // when the backend has no such cache for heads of that size.
+  virtual int64_t cache_token_bytes(KvCacheType type, int head_dim) const = 0;
   // Block sizes of the cache are a multiple of this many tokens.
   virtual int cache_block_granularity() const = 0;
 

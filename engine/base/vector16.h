@@ -234,6 +234,24 @@ inline Float16 LoadWidened(const uint8_t* data, Convert convert) {
   return ForParts(load, PartPointers(data, sizeof(ShortPart)));
 }
 
+// Sixteen signed bytes.
+[[maybe_unused]] inline Float16 LoadBytes(const int8_t* data) {
+  typedef int8_t BytePart __attribute__((vector_size(kPartLanes)));
+  const auto load = [](const uint8_t* part) {
+    BytePart stored;
+    __builtin_memcpy(&stored, part, sizeof(stored));
+#if defined(__AVX512F__)
+    return BitCast<FloatPart>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(BitCast<__m128i>(stored))));
+#elif defined(__AVX2__)
+    return BitCast<FloatPart>(
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(BitCast<int64_t>(stored)))));
+#else
+    return __builtin_convertvector(__builtin_convertvector(stored, IntPart), FloatPart);
+#endif
+  };
+  return ForParts(load, PartPointers(data, kPartLanes));
+}
+
 // Stored elements to floats. F16 is exact for all finite values.
 struct F32Elements {
   static constexpr int64_t kBytes = 4;

@@ -179,7 +179,9 @@ class SyntheticModel {
     attention_.layout.num_kv_heads = config_.num_kv_heads;
     attention_.layout.head_dim = config_.head_dim;
     attention_.layout.num_blocks = max_blocks;
-    attention_.layout.element_bytes = backend_.cache_element_bytes();
+    attention_.layout.type = options.kv_cache_type;
+    attention_.layout.token_bytes =
+        backend_.cache_token_bytes(options.kv_cache_type, config_.head_dim);
     US_ASSIGN_OR_RETURN(attention_.cache, backend_.Allocate(attention_.layout.total_bytes()));
     const std::vector<float> frequencies = RopeInverseFrequencies(config_);
     US_ASSIGN_OR_RETURN(attention_.inverse_frequencies,

@@ -6,19 +6,27 @@
 
 namespace ultrasketch {
 
-// For each layer keys and then values, each [num_blocks][num_kv_heads][block_size * head_dim]: the
-// order within a block and head is the backend's.
+enum class KvCacheType : uint8_t {
+  kFloat,  // floating-point numbers of the backend's width
+  kInt8,   // bytes, with a scale for each token's key and value of a head (int8_row.h)
+};
+
+// For each layer the keys and values of [num_blocks][num_kv_heads][block_size] tokens: in which
+// order they lie within a layer is the backend's.
 struct KvCacheLayout {
   int num_layers = 0;
   int num_kv_heads = 0;
   int head_dim = 0;
   int block_size = 16;  // tokens in a block
   int64_t num_blocks = 0;
-  int element_bytes = 4;
+  KvCacheType type = KvCacheType::kFloat;
+  int64_t token_bytes = 0;  // of a token's key and value of one head: Backend::cache_token_bytes
 
+  // Bytes of all blocks in one layer.
+  int64_t layer_bytes() const { return num_blocks * num_kv_heads * block_size * token_bytes; }
   // Bytes of one block over all layers, keys and values.
   int64_t block_bytes() const {
-    return int64_t{2} * num_layers * num_kv_heads * block_size * head_dim * element_bytes;
+    return int64_t{num_layers} * num_kv_heads * block_size * token_bytes;
   }
   int64_t total_bytes() const { return block_bytes() * num_blocks; }
 

@@ -110,7 +110,13 @@ absl::Status Llama::PlanCache() {
   layout.num_kv_heads = config().num_kv_heads;
   layout.head_dim = config().head_dim;
   layout.block_size = options_.block_size;
-  layout.element_bytes = backend_->cache_element_bytes();
+  layout.type = options_.kv_cache_type;
+  layout.token_bytes = backend_->cache_token_bytes(layout.type, layout.head_dim);
+  if (layout.token_bytes == 0) {
+    return absl::UnimplementedError(
+        absl::StrCat("KV cache of type int8: ", std::string(backend_->name()),
+                     " has none for heads of ", layout.head_dim));
+  }
   layout.num_blocks = layout.BlocksForTokens(options_.kv_cache_tokens);
   if (layout.num_blocks > std::numeric_limits<int64_t>::max() / layout.block_bytes()) {
     return absl::ResourceExhaustedError(

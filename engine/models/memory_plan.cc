@@ -16,9 +16,12 @@ bool IsTable(const std::string& name) {
   return name.rfind("model.embed_tokens.", 0) == 0 || name.rfind("lm_head.", 0) == 0;
 }
 
-int64_t BytesPerToken(const ModelConfig& config, const Backend& backend) {
-  return int64_t{2} * config.num_layers * config.num_kv_heads * config.head_dim *
-         backend.cache_element_bytes();
+int64_t BytesPerToken(const ModelConfig& config, const ModelOptions& options,
+                      const Backend& backend) {
+  // 1 where there is no such cache, which loading the model says.
+  return std::max<int64_t>(1,
+                           int64_t{config.num_layers} * config.num_kv_heads *
+                               backend.cache_token_bytes(options.kv_cache_type, config.head_dim));
 }
 
 int64_t SaturatingProduct(int64_t a, int64_t b) {
@@ -43,7 +46,8 @@ MemoryUsage EstimateMemory(const Checkpoint& checkpoint, const ModelOptions& opt
   usage.workspace = options.max_step_tokens * activations * backend.activation_bytes() +
                     options.max_step_logits * config.vocab_size * int64_t{sizeof(float)} +
                     backend.workspace_bytes();
-  usage.kv_cache = SaturatingProduct(options.kv_cache_tokens, BytesPerToken(config, backend));
+  usage.kv_cache =
+      SaturatingProduct(options.kv_cache_tokens, BytesPerToken(config, options, backend));
   return usage;
 }
 
@@ -65,7 +69,8 @@ absl::StatusOr<int64_t> PlanKvCacheTokens(const Checkpoint& checkpoint, const Mo
   const int64_t fixed = usage.total() - usage.kv_cache;
   US_RETURN_IF_ERROR(CheckFits(usage, budget.available_bytes));
   const ModelConfig& config = checkpoint.config();
-  const int64_t fitting = (budget.available_bytes - fixed) / 2 / BytesPerToken(config, backend);
+  const int64_t fitting =
+      (budget.available_bytes - fixed) / 2 / BytesPerToken(config, options, backend);
   const int64_t wanted = SaturatingProduct(budget.max_sequences, config.max_position_embeddings);
   return std::max<int64_t>(std::min(fitting, wanted), options.block_size);
 }

@@ -36,6 +36,9 @@ struct ModelOptions {
   // multiple of the backend's cache_block_granularity(), at most 4096.
   int64_t kv_cache_tokens = 16384;
   int block_size = 16;
+
+  // How keys and values are kept.
+  KvCacheType kv_cache_type = KvCacheType::kFloat;
 };
 
 // Bytes held, by what for. They add up to what the model holds on its device.

@@ -22,8 +22,9 @@ TEST(KvCacheLayoutTest, CountsKeysAndValuesOfAllLayers) {
   layout.head_dim = 10;
   layout.block_size = 32;
   layout.num_blocks = 7;
-  layout.element_bytes = 4;
-  EXPECT_EQ(layout.block_bytes(), 2 * 3 * 2 * 10 * 32 * 4);
+  layout.token_bytes = 80;
+  EXPECT_EQ(layout.layer_bytes(), 7 * 2 * 32 * 80);
+  EXPECT_EQ(layout.block_bytes(), 3 * 2 * 32 * 80);
   EXPECT_EQ(layout.total_bytes(), 7 * layout.block_bytes());
 }
 
@@ -34,6 +35,7 @@ TEST(KvCacheLayoutTest, CountsMoreThan32BitsOfBytes) {
   layout.head_dim = 256;
   layout.block_size = 64;
   layout.num_blocks = 1 << 20;
+  layout.token_bytes = 2 * 256 * 4;
   EXPECT_EQ(layout.block_bytes(), int64_t{1} << 31);
   EXPECT_EQ(layout.total_bytes(), int64_t{1} << 51);
 }

@@ -214,6 +214,20 @@ TEST_F(LoadModelTest, RoundsTheCacheUpToWholeBlocks) {
   EXPECT_EQ((*model)->num_logits(), 0);
 }
 
+TEST_F(LoadModelTest, ACacheOfBytesTakesAByteAndItsScales) {
+  ModelOptions options = SmallOptions();
+  options.kv_cache_type = KvCacheType::kInt8;
+  const auto model = Load(options);
+  ASSERT_TRUE(model.ok()) << model.status();
+  // Key and value, two layers, two key heads of 10 dimensions and a scale of two bytes.
+  constexpr int64_t kTokenBytes = 2 * 2 * 2 * (10 + 2);
+  EXPECT_EQ((*model)->cache_layout().total_bytes(), 2048 * kTokenBytes);
+  const auto checkpoint = Checkpoint::Open(folder_.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto backend = CreateBackend("cpu", {.num_threads = 1});
+  EXPECT_EQ(EstimateMemory(**checkpoint, options, **backend).kv_cache, 2048 * kTokenBytes);
+}
+
 TEST_F(LoadModelTest, AccountsForItsMemory) {
   const auto model = Load();
   ASSERT_TRUE(model.ok()) << model.status();

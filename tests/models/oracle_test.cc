@@ -38,12 +38,12 @@ std::vector<OracleCase> ReadOracle() {
   return cases;
 }
 
-std::unique_ptr<Model> LoadSample(int num_threads) {
+std::unique_ptr<Model> LoadSample(int num_threads, KvCacheType type = KvCacheType::kFloat) {
   auto checkpoint = Checkpoint::Open(SAMPLE_MODEL_DIR);
   EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
   auto backend = CreateBackend("cpu", {num_threads});
   EXPECT_TRUE(backend.ok()) << backend.status();
-  auto model = LoadModel(*checkpoint, *backend, {});
+  auto model = LoadModel(*checkpoint, *backend, {.kv_cache_type = type});
   EXPECT_TRUE(model.ok()) << model.status();
   return *std::move(model);
 }
@@ -116,7 +116,7 @@ TEST(OracleTest, GreedyTokensMatchWhenAllPromptsAreDecodedTogether) {
 
 // Every way of spreading a prompt over steps, beside whatever else, gives the same bits. The prompt
 // is longer than what attention takes at once.
-TEST(OracleTest, LogitsDoNotDependOnChunksBatchOrThreads) {
+void ExpectLogitsOfNoBatch(KvCacheType type) {
   constexpr size_t kNumTokens = 262;
   std::vector<int32_t> ids;
   for (const OracleCase& oracle : ReadOracle()) {
@@ -125,7 +125,7 @@ TEST(OracleTest, LogitsDoNotDependOnChunksBatchOrThreads) {
   ASSERT_FALSE(ids.empty());
   for (size_t i = 0; ids.size() < kNumTokens; ++i) ids.push_back(ids[i]);
   ids.resize(kNumTokens);
-  const auto alone = LoadSample(1);
+  const auto alone = LoadSample(1, type);
   const std::vector<BlockId> blocks = Blocks(0, 17);
   ASSERT_TRUE(alone->Forward({{ids, 0, blocks, 1}}).ok());
   const std::vector<float> expected = Row(*alone, 0);
@@ -137,7 +137,7 @@ TEST(OracleTest, LogitsDoNotDependOnChunksBatchOrThreads) {
     std::vector<size_t> chunks;
   };
   for (const Plan& plan : {Plan{1, {7, 257}}, Plan{2, {1}}, Plan{3, {2, 64}}}) {
-    const auto model = LoadSample(plan.num_threads);
+    const auto model = LoadSample(plan.num_threads, type);
     for (const size_t chunk : plan.chunks) {
       const std::vector<BlockId> own = Blocks(static_cast<int64_t>(chunk % 50), 17);
       for (size_t first = 0; first < ids.size(); first += chunk) {
@@ -150,6 +150,31 @@ TEST(OracleTest, LogitsDoNotDependOnChunksBatchOrThreads) {
       }
       EXPECT_EQ(Row(*model, 2), expected) << plan.num_threads << " threads, chunks of " << chunk;
     }
+  }
+}
+
+TEST(OracleTest, LogitsDoNotDependOnChunksBatchOrThreads) {
+  ExpectLogitsOfNoBatch(KvCacheType::kFloat);
+}
+
+TEST(OracleTest, LogitsOverACacheOfBytesDoNotDependOnChunksBatchOrThreads) {
+  ExpectLogitsOfNoBatch(KvCacheType::kInt8);
+}
+
+TEST(OracleTest, ACacheOfBytesHardlyChangesLogLikelihoods) {
+  const auto model = LoadSample(2, KvCacheType::kInt8);
+  for (const OracleCase& oracle : ReadOracle()) {
+    const auto count = static_cast<int64_t>(oracle.ids.size());
+    if (count < 2) continue;
+    const std::vector<BlockId> blocks = Blocks(3, (count + 15) / 16);
+    ASSERT_TRUE(model->Forward({{oracle.ids, 0, blocks, count}}).ok());
+    double sum_nll = 0;
+    for (int64_t i = 0; i + 1 < count; ++i) {
+      sum_nll -= LogProbability(Row(*model, i), oracle.ids[static_cast<size_t>(i + 1)]);
+    }
+    EXPECT_NEAR(sum_nll / static_cast<double>(count - 1),
+                oracle.sum_nll / static_cast<double>(count - 1), 1e-2)
+        << oracle.prompt;
   }
 }
 

@@ -18,6 +18,7 @@
 #include "engine/base/check.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
+#include "engine/kv/int8_row.h"
 
 namespace ultrasketch {
 namespace {
@@ -94,7 +95,9 @@ class CpuBackend final : public Backend {
   }
 
   int activation_bytes() const override { return sizeof(float); }
-  int cache_element_bytes() const override { return sizeof(float); }
+  int64_t cache_token_bytes(KvCacheType type, int head_dim) const override {
+    return type == KvCacheType::kInt8 ? Int8TokenBytes(head_dim) : FloatTokenBytes(head_dim);
+  }
   int cache_block_granularity() const override { return kAttentionLanes; }
   int64_t available_bytes() const override { return AvailableMemoryBytes(); }
   int64_t used_bytes() const override { return ResidentMemoryBytes(); }
@@ -274,9 +277,22 @@ void CpuBackend::RotateAndStore(const AttentionShape& shape,
   PrepareRotations(inverse_frequencies);
   const int64_t head_dim = shape.head_dim;
   const int64_t half = head_dim / 2;
-  const int64_t plane = layout.num_blocks * layout.num_kv_heads * layout.block_size * head_dim;
-  float* keys = Floats(cache) + 2 * layer * plane;
-  float* values = keys + plane;
+  const int64_t block_size = layout.block_size;
+  uint8_t* const of_layer = static_cast<uint8_t*>(cache.data()) + layer * layout.layer_bytes();
+  const auto store_floats = [&](const float* k, const float* v, uint8_t* start, int64_t slot) {
+    auto* const keys = reinterpret_cast<float*>(start);
+    for (int64_t i = 0; i < head_dim; ++i) keys[i * block_size + slot] = k[i];
+    std::copy_n(v, head_dim, keys + (block_size + slot) * head_dim);
+  };
+  const auto store_int8 = [&](const float* k, const float* v, uint8_t* start, int64_t slot) {
+    auto* const keys = reinterpret_cast<int8_t*>(start);
+    auto* const scales = reinterpret_cast<uint16_t*>(keys + 2 * block_size * head_dim);
+    int8_t* const value = keys + (block_size + slot) * head_dim;
+    // By way of the value's place, which is not written yet.
+    scales[slot] = RoundToInt8({k, static_cast<size_t>(head_dim)}, value);
+    for (int64_t i = 0; i < head_dim; ++i) keys[i * block_size + slot] = value[i];
+    scales[block_size + slot] = RoundToInt8({v, static_cast<size_t>(head_dim)}, value);
+  };
   const auto store = [&](int64_t token, const BlockId block, int64_t slot) {
     float* row = Floats(qkv) + token * shape.qkv_width();
     const float* cosines = workspace_->rotations().data() + token * head_dim;
@@ -294,12 +310,13 @@ void CpuBackend::RotateAndStore(const AttentionShape& shape,
     const float* k = row + shape.query_width();
     const float* v = k + shape.key_width();
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
-      const int64_t start =
-          (int64_t{block} * layout.num_kv_heads + head) * layout.block_size * head_dim;
-      for (int64_t i = 0; i < head_dim; ++i) {
-        keys[start + i * layout.block_size + slot] = k[head * head_dim + i];
+      uint8_t* const start = of_layer + (int64_t{block} * layout.num_kv_heads + head) * block_size *
+                                            layout.token_bytes;
+      if (layout.type == KvCacheType::kInt8) {
+        store_int8(k + head * head_dim, v + head * head_dim, start, slot);
+      } else {
+        store_floats(k + head * head_dim, v + head * head_dim, start, slot);
       }
-      std::copy_n(v + head * head_dim, head_dim, values + start + slot * head_dim);
     }
   };
   ForEachToken([&](int64_t token, int) {
@@ -320,8 +337,9 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
   clock_.Enter(StepStage::kAttention);
   const int64_t head_dim = shape.head_dim;
   const int64_t heads_per_group = shape.num_heads / shape.num_kv_heads;
-  const int64_t plane = layout.num_blocks * layout.num_kv_heads * layout.block_size * head_dim;
-  const float* keys = Floats(cache) + 2 * layer * plane;
+  const auto* const of_layer =
+      static_cast<const uint8_t*>(cache.data()) + layer * layout.layer_bytes();
+  const bool is_int8 = layout.type == KvCacheType::kInt8;
   const int64_t width = shape.query_width();
   std::vector<float>& attended = workspace_->attended();
   attended.resize(static_cast<size_t>(num_tokens() * width));
@@ -367,8 +385,7 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
       }
     }
     AttentionTile work;
-    work.keys = keys;
-    work.values = keys + plane;
+    work.cache = of_layer;
     work.blocks = tile.span->blocks.data();
     work.num_kv_heads = layout.num_kv_heads;
     work.kv_head = tile.kv_head;
@@ -379,8 +396,8 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
     work.queries = queries;
     work.num_keys = num_keys;
     work.outputs = outputs;
-    kernels_.attend(work,
-                    workspace_->Scratch(thread, AttentionTile::kMaxQueries * kAttentionChunk));
+    float* const scores = workspace_->Scratch(thread, AttentionTile::kMaxQueries * kAttentionChunk);
+    (is_int8 ? kernels_.attend_int8 : kernels_.attend)(work, scores);
   };
   // Later tiles have more keys: threads take them in turn, so that each gets some of all lengths.
   const int64_t num_threads = pool_.num_threads();

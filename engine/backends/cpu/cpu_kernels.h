@@ -16,12 +16,14 @@ inline constexpr int kAttentionLanes = 16;
 
 // Some queries that attend to the same head of the same sequence.
 //
-// Keys of a block and head are stored transposed, [head_dim][block_size], so that the scores of 16
-// keys are one vector; values as [block_size][head_dim]. `keys` and `values` are the layer's first
-// element; block b and head h begin at (b * num_kv_heads + h) * block_size * head_dim.
+// `cache` is the layer's first byte; block b and head h begin at (b * num_kv_heads + h) *
+// block_size * token_bytes, with their keys, transposed, so that the scores of 16 keys are one
+// vector, and their values after them:
+//
+//   float   keys [head_dim][block_size], values [block_size][head_dim]
+//   int8    the same in bytes; then the scales of keys and of values, each [block_size] bfloat16
 struct AttentionTile {
-  const float* keys;
-  const float* values;
+  const uint8_t* cache;
   const int32_t* blocks;  // of the sequence
   int64_t num_kv_heads;
   int64_t kv_head;
@@ -36,6 +38,9 @@ struct AttentionTile {
 
   static constexpr int64_t kMaxQueries = 16;
 };
+
+inline constexpr int64_t FloatTokenBytes(int64_t head_dim) { return 2 * 4 * head_dim; }
+inline constexpr int64_t Int8TokenBytes(int64_t head_dim) { return 2 * head_dim + 2 * 2; }
 
 struct CpuKernels {
   const char* name;
@@ -52,6 +57,8 @@ struct CpuKernels {
   // outputs = softmax(scale * q . k) v, by an online softmax over chunks of keys. `scores` is
   // scratch of kMaxQueries * kAttentionChunk floats.
   void (*attend)(const AttentionTile& tile, float* scores);
+  // The same of a cache of bytes.
+  void (*attend_int8)(const AttentionTile& tile, float* scores);
 };
 
 // The fastest that this processor can run.

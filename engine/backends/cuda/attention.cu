@@ -378,6 +378,7 @@ __global__ void __launch_bounds__(kThreads)
             i == head_dim ? shared.chunk_maximum[row] : shared.chunk_sum[row];
       }
     }
+    MergeChunksIfLast<kThreads>(tile, arguments);
     return;
   }
   for (int index = thread; index < kAttentionRows * head_dim; index += kThreads) {
@@ -403,7 +404,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   AwaitTables();
   WaitForKernelBefore();
   const AttentionToken token = tokens[arguments.first_token + blockIdx.x];
-  const RowRange row = LoadAttention<kBlockThreads>(
+  const RowRange row = LoadAttention<kBlockThreads, /*kChunks=*/4>(
       arguments, PartialLayout(arguments.geometry), token,
       arguments.attended + int64_t{blockIdx.x} * sketch.cols, SketchedRow(x, sketch));
   WritePrepared<kBlockThreads>(
@@ -428,6 +429,7 @@ cudaError_t LaunchAttend(const AttentionArguments& arguments, cudaStream_t strea
 }  // namespace
 
 cudaError_t LaunchAttention(const AttentionArguments& arguments, cudaStream_t stream) {
+  if (arguments.geometry.is_int8) return LaunchInt8Attention(arguments, stream);
   if (arguments.num_items > 0) {
     const cudaError_t error =
         !arguments.geometry.is_staged()     ? LaunchAttend<0>(arguments, stream)

@@ -7,8 +7,6 @@
 namespace ultrasketch::cuda {
 namespace {
 
-int64_t NumChunks(int64_t num_keys) { return (num_keys + kAttentionChunk - 1) / kAttentionChunk; }
-
 // `count` rounded up to one of four numbers between two powers of two.
 int64_t RoundUpItems(int64_t count) {
   int64_t step = 1;
@@ -26,6 +24,13 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
   plan.slabs.clear();
   plan.most_chunks = 0;
   plan.has_long_items = false;
+  const int64_t tile_tokens = geometry.tokens_per_tile();
+  int64_t num_chunk_items = 0;
+  for (const PlannedSpan& span : spans) {
+    if (span.num_tokens > tile_tokens) continue;
+    num_chunk_items += NumAttentionChunks(span.num_cached + span.num_tokens);
+  }
+  plan.merges_chunks = num_chunk_items <= kMostMergedItems;
   AttentionSlab slab;
   std::vector<AttentionItem> prompt_items;  // of the slab
   int64_t slots = 0;
@@ -42,14 +47,13 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
     prompt_items.clear();
     slots = 0;
   };
-  const int64_t tile_tokens = geometry.tokens_per_tile();
   for (const PlannedSpan& span : spans) {
     const bool is_prompt = geometry.is_staged() && span.num_tokens > tile_tokens;
     const int64_t item_tokens =
         is_prompt ? std::min(tile_tokens * kPromptTiles, max_attended_tokens) : tile_tokens;
     for (int64_t first = 0; first < span.num_tokens; first += item_tokens) {
       const int64_t count = std::min(item_tokens, span.num_tokens - first);
-      const int64_t num_chunks = NumChunks(span.num_cached + first + count);
+      const int64_t num_chunks = NumAttentionChunks(span.num_cached + first + count);
       const bool side_by_side =
           span.num_tokens <= tile_tokens && num_chunks > 1 && num_chunks <= max_slots;
       if (slab.num_tokens + count > max_attended_tokens ||
@@ -66,8 +70,10 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
       item.slot = 0;
       AttentionToken token = {static_cast<int32_t>(slots), 0, 0};
       if (side_by_side) {
-        token.num_chunks = static_cast<int32_t>(num_chunks);
-        plan.most_chunks = std::max(plan.most_chunks, num_chunks);
+        if (!plan.merges_chunks || num_chunks <= kMostUnmergedChunks) {
+          token.num_chunks = static_cast<int32_t>(num_chunks);
+          plan.most_chunks = std::max(plan.most_chunks, num_chunks);
+        }
         for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
           item.chunk = static_cast<int32_t>(chunk);
           item.slot = static_cast<int32_t>(slots++);
@@ -93,7 +99,7 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
 int64_t MostAttentionItems(absl::Span<const PlannedSpan> spans) {
   int64_t most = 0;
   for (const PlannedSpan& span : spans) {
-    most += span.num_tokens + NumChunks(span.num_cached + span.num_tokens);
+    most += span.num_tokens + NumAttentionChunks(span.num_cached + span.num_tokens);
   }
   // Both lists of a slab are filled up by less than a quarter.
   return most + most / 4 + 2;

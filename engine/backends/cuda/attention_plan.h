@@ -32,7 +32,8 @@ struct AttentionPlan {
   std::vector<AttentionItem> items;
   std::vector<AttentionToken> tokens;  // [num_tokens]
   std::vector<AttentionSlab> slabs;    // cover items and tokens in order
-  int64_t most_chunks = 0;             // of a token, that are to be merged
+  int64_t most_chunks = 0;             // of a token, that are not merged by attention
+  bool merges_chunks = false;          // AttentionArguments::merges_chunks
   bool has_long_items = false;         // of several chunks
 };
 

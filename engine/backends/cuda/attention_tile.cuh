@@ -188,6 +188,74 @@ __device__ inline int64_t RunBase(const Tile& tile, const int32_t* block_table, 
   return (block * geometry.num_kv_heads + tile.kv_head) * geometry.block_size * geometry.head_dim;
 }
 
+// Of shared memory that MergeChunksIfLast takes besides what a launch asks for.
+inline constexpr int64_t kMergeSharedBytes = 128;
+
+// Ends a block that has written a chunk's partial results, one of more than kMostUnmergedChunks:
+// the last such block of the tile merges them to `attended`.
+template <int kThreads>
+__device__ inline void MergeChunksIfLast(const Tile& tile, const AttentionArguments& arguments) {
+  const auto num_chunks = static_cast<int>(NumAttentionChunks(tile.MostKeys()));
+  if (!arguments.merges_chunks || num_chunks <= kMostUnmergedChunks) return;
+  __shared__ bool is_last;
+  const int first_slot = tile.item.slot - tile.item.chunk;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    int32_t* const finished = arguments.finished + int64_t{first_slot} * gridDim.y + blockIdx.y;
+    is_last = atomicAdd(finished, 1) == num_chunks - 1;
+    if (is_last) *finished = 0;
+  }
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
+
+  const AttentionGeometry& geometry = arguments.geometry;
+  const PartialLayout layout(geometry);
+  const float* const partials = arguments.partials + int64_t{first_slot} * layout.chunk_floats;
+  const int num_pairs = geometry.head_dim / 2;
+  constexpr int kAtOnce = 16;  // chunks whose loads are in flight together
+#pragma unroll 1
+  for (int index = static_cast<int>(threadIdx.x); index < geometry.tile_rows() * num_pairs;
+       index += kThreads) {
+    const int row = index / num_pairs;
+    const int dim = index % num_pairs * 2;
+    if (!tile.IsRow(row)) continue;
+    const int head = tile.first_head + tile.HeadOf(row);
+    const int place = tile.TokenOf(row) * geometry.num_heads + head;
+    float maximum = -INFINITY;
+    float sum = 0.0f;
+    float2 merged = {};
+#pragma unroll 1
+    for (int first = 0; first < num_chunks; first += kAtOnce) {
+      float2 ranges[kAtOnce];
+      float2 added[kAtOnce];
+#pragma unroll
+      for (int c = 0; c < kAtOnce; ++c) {
+        // Without branches; those that are not there are merged as nothing.
+        const float* const chunk =
+            partials + int64_t{min(first + c, num_chunks - 1)} * layout.chunk_floats;
+        // From the second-level cache: other multiprocessors have written them.
+        ranges[c] = __ldcg(reinterpret_cast<const float2*>(chunk + layout.RangeOffset(place)));
+        added[c] = __ldcg(reinterpret_cast<const float2*>(chunk + place * geometry.head_dim + dim));
+      }
+#pragma unroll
+      for (int c = 0; c < kAtOnce; ++c) {
+        if (first + c >= num_chunks) ranges[c].x = -INFINITY;
+        const MergeWeights merge = WeighMerge(maximum, ranges[c].x);
+        maximum = merge.maximum;
+        sum = Merge(sum, ranges[c].y, merge);
+        merged = {Merge(merged.x, added[c].x, merge), Merge(merged.y, added[c].y, merge)};
+      }
+    }
+    const float inverse = InverseSum(sum);
+    const int64_t token = tile.item.first_token + tile.TokenOf(row) - arguments.first_token;
+    *reinterpret_cast<float2*>(arguments.attended + token * geometry.query_width() +
+                               head * geometry.head_dim +
+                               dim) = {__fmul_rn(merged.x, inverse), __fmul_rn(merged.y, inverse)};
+  }
+}
+
 }  // namespace ultrasketch::cuda
 
 #endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_TILE_CUH_

@@ -385,6 +385,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
                                    __fmul_rn(values[part].y, factor)};
     }
   }
+  if (is_partial) MergeChunksIfLast<kThreads>(tile, arguments);
 }
 
 // Of few blocks and of many; and whether very few are quicker where no block of the products before
@@ -437,21 +438,24 @@ cudaError_t Launch(const AttentionArguments& arguments, cudaStream_t stream) {
   }
   const bool is_alone =
       TokenShapes<kDims>::kPrefersToBeAlone && num_blocks <= arguments.num_multiprocessors / 4;
-  return LaunchShape<Few>(arguments, is_alone ? arguments.max_shared_bytes : few_bytes, stream);
+  return LaunchShape<Few>(
+      arguments, is_alone ? arguments.max_shared_bytes - kMergeSharedBytes : few_bytes, stream);
 }
 
 }  // namespace
 
 bool HasTokenAttention(const AttentionGeometry& geometry, int64_t max_shared_bytes) {
   const auto fits = [&]<typename Shapes>(Shapes /*shapes*/) {
-    return SharedBytes<typename Shapes::Many>(geometry) <= max_shared_bytes;
+    return SharedBytes<typename Shapes::Many>(geometry) + kMergeSharedBytes <= max_shared_bytes;
   };
+  if (geometry.is_int8) return true;
   return geometry.tiles_per_group() == 1 &&
          ((geometry.head_dim == 64 && fits(TokenShapes<64>())) ||
           (geometry.head_dim == 128 && fits(TokenShapes<128>())));
 }
 
 cudaError_t LaunchTokenAttention(const AttentionArguments& arguments, cudaStream_t stream) {
+  if (arguments.geometry.is_int8) return LaunchInt8TokenAttention(arguments, stream);
   return arguments.geometry.head_dim == 64 ? Launch<64>(arguments, stream)
                                            : Launch<128>(arguments, stream);
 }

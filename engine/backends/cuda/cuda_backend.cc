@@ -30,9 +30,6 @@ using namespace cuda;  // NOLINT(google-build-using-namespace): the parts of thi
 // One of so many steps is timed.
 constexpr int64_t kStepsBetweenTimed = 64;
 
-// Each block of a product merges all of them.
-constexpr int64_t kMostFusedChunks = 8;
-
 float* Floats(DeviceBuffer& buffer) { return static_cast<float*>(buffer.data()); }
 const float* Floats(const DeviceBuffer& buffer) { return static_cast<const float*>(buffer.data()); }
 const CudaBuffer& Unwrap(const DeviceBuffer& buffer) {
@@ -56,14 +53,15 @@ bool FusesProducts(const CudaDevice& device) {
 }
 
 AttentionGeometry GeometryOf(const AttentionShape& shape, const KvCacheLayout& layout) {
-  return {shape.num_heads, shape.num_kv_heads, shape.head_dim, layout.block_size};
+  return {shape.num_heads, shape.num_kv_heads, shape.head_dim, layout.block_size,
+          layout.type == KvCacheType::kInt8};
 }
 
 CacheView LayerOf(const KvCacheLayout& layout, int layer, const DeviceBuffer& cache) {
-  const int64_t plane = layout.num_blocks * layout.num_kv_heads * layout.block_size *
-                        layout.head_dim * layout.element_bytes;
-  auto* keys = static_cast<uint8_t*>(const_cast<void*>(cache.data())) + 2 * layer * plane;
-  return {keys, keys + plane};
+  auto* keys =
+      static_cast<uint8_t*>(const_cast<void*>(cache.data())) + layer * layout.layer_bytes();
+  if (layout.type == KvCacheType::kInt8) return {keys, nullptr};
+  return {keys, keys + layout.layer_bytes() / 2};
 }
 
 // Operations are recorded and launched at the step's end. Some wait until the next one is known,
@@ -77,6 +75,7 @@ class CudaBackend final : public Backend {
         workspace_(std::move(workspace)),
         rows_(workspace_->rows()),
         partials_(workspace_->partials()),
+        finished_(workspace_->finished()),
         buffers_(workspace_->Join()),
         loader_(*device_, workspace_->pool()),
         step_(*device_),
@@ -89,13 +88,17 @@ class CudaBackend final : public Backend {
   std::string_view name() const override { return device_->name(); }
   std::string description() const override { return device_->description(); }
   int activation_bytes() const override { return sizeof(float); }
-  int cache_element_bytes() const override { return sizeof(uint16_t); }
+  int64_t cache_token_bytes(KvCacheType type, int head_dim) const override {
+    if (type == KvCacheType::kFloat) return 2 * int64_t{sizeof(uint16_t)} * head_dim;
+    const int padded = Int8HeadDim(head_dim);
+    return padded == 0 ? 0 : Int8TokenBytes(padded);
+  }
   // Attention reads keys and values in runs of sixteen of a block.
   int cache_block_granularity() const override { return 16; }
 
   int64_t workspace_bytes() const override {
-    return rows_.num_bytes() + partials_.num_bytes() + loader_.staging_bytes() + step_.num_bytes() +
-           sampler_.num_bytes();
+    return rows_.num_bytes() + partials_.num_bytes() + finished_.num_bytes() +
+           loader_.staging_bytes() + step_.num_bytes() + sampler_.num_bytes();
   }
   int64_t available_bytes() const override { return device_->AvailableBytes().value_or(0); }
   int64_t used_bytes() const override { return device_->UsedBytes().value_or(0); }
@@ -298,7 +301,7 @@ class CudaBackend final : public Backend {
     return int64_t{geometry.num_heads} << 32 | geometry.num_kv_heads;
   }
   static int64_t SizesOf(const AttentionGeometry& geometry) {
-    return int64_t{geometry.head_dim} << 32 | geometry.block_size;
+    return int64_t{geometry.head_dim} << 33 | int64_t{geometry.is_int8} << 32 | geometry.block_size;
   }
 
   static const InputSketch& SketchOf(const DeviceLinear& consumer, int64_t input_size) {
@@ -481,6 +484,7 @@ class CudaBackend final : public Backend {
   const std::shared_ptr<CudaWorkspace> workspace_;
   const CudaMemory& rows_;                               // workspace_'s
   const CudaMemory& partials_;                           // workspace_'s
+  const CudaMemory& finished_;                           // workspace_'s
   const std::unique_ptr<WorkspaceArena::Part> buffers_;  // of workspace_
   WeightLoader loader_;
   DeviceStep step_;
@@ -505,9 +509,12 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
   arguments.qkv = Floats(qkv);
   arguments.cache = LayerOf(layout, layer, cache);
   constexpr int64_t kFloatBytes = sizeof(float);
+  const int64_t finished_of_slot =
+      int64_t{arguments.geometry.num_kv_heads} * arguments.geometry.tiles_per_group();
   const AttentionPlanKey key = {
       arguments.geometry,
-      partials_.num_bytes() / (arguments.geometry.partial_floats() * kFloatBytes),
+      std::min(partials_.num_bytes() / (arguments.geometry.partial_floats() * kFloatBytes),
+               finished_.num_bytes() / (finished_of_slot * int64_t{sizeof(int32_t)})),
       rows_.num_bytes() / (shape.query_width() * kFloatBytes)};
   if (step_.IsUsedForOther(key)) {
     FinishDeferred();
@@ -525,6 +532,8 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
   arguments.block_table = step_.block_table();
   arguments.partials = static_cast<float*>(partials_.data());
   arguments.attended = static_cast<float*>(rows_.data());
+  arguments.finished = static_cast<int32_t*>(finished_.data());
+  arguments.merges_chunks = plan.merges_chunks;
   for (const AttentionSlab& slab : plan.slabs) {
     arguments.items = step_.attention_items() + slab.first_item;
     arguments.num_items = slab.num_items;
@@ -535,12 +544,13 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
                   {kAttention, arguments.qkv, arguments.cache.keys, arguments.cache.values,
                    arguments.block_table, arguments.items, arguments.num_items,
                    arguments.num_prompt_items, arguments.first_token, arguments.frequencies,
-                   arguments.tokens, HeadsOf(arguments.geometry), SizesOf(arguments.geometry)},
+                   arguments.tokens, HeadsOf(arguments.geometry), SizesOf(arguments.geometry),
+                   static_cast<int>(arguments.merges_chunks)},
                   [arguments, rotates](cudaStream_t stream) {
                     return rotates ? LaunchTokenAttention(arguments, stream)
                                    : LaunchAttention(arguments, stream);
                   });
-    if (slab.num_tokens == step_.num_tokens() && plan.most_chunks <= kMostFusedChunks) {
+    if (slab.num_tokens == step_.num_tokens() && plan.most_chunks <= kMostUnmergedChunks) {
       FusedInput input;
       input.kind = FusedInput::Kind::kAttended;
       input.attention = arguments;

@@ -7,6 +7,7 @@ namespace {
 
 constexpr int64_t kRowsBytes = int64_t{32} << 20;
 constexpr int64_t kPartialsBytes = int64_t{64} << 20;
+constexpr int64_t kFinishedBytes = int64_t{1} << 20;
 
 class Block final : public DeviceBuffer {
  public:
@@ -27,8 +28,13 @@ absl::StatusOr<std::shared_ptr<CudaWorkspace>> CudaWorkspace::Create(int ordinal
   US_ASSIGN_OR_RETURN(std::shared_ptr<CudaDevice> device, CudaDevice::Open(ordinal));
   US_ASSIGN_OR_RETURN(CudaMemory rows, CudaMemory::Allocate(*device, kRowsBytes));
   US_ASSIGN_OR_RETURN(CudaMemory partials, CudaMemory::Allocate(*device, kPartialsBytes));
-  return std::shared_ptr<CudaWorkspace>(
-      new CudaWorkspace(std::move(device), std::move(rows), std::move(partials), num_threads));
+  US_ASSIGN_OR_RETURN(CudaMemory finished, CudaMemory::Allocate(*device, kFinishedBytes));
+  // Steps begin on streams of their own.
+  device->Check(cudaMemsetAsync(finished.data(), 0, kFinishedBytes, device->stream()),
+                "clearing counters");
+  device->Check(cudaStreamSynchronize(device->stream()), "clearing counters");
+  return std::shared_ptr<CudaWorkspace>(new CudaWorkspace(
+      std::move(device), std::move(rows), std::move(partials), std::move(finished), num_threads));
 }
 
 absl::StatusOr<std::unique_ptr<DeviceBuffer>> CudaWorkspace::AllocateBlock(int64_t num_bytes) {

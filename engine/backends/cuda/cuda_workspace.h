@@ -26,6 +26,8 @@ class CudaWorkspace final : public WorkspaceArena {
   const CudaMemory& rows() const { return rows_; }
   // Partial results of attention, and what sampling needs.
   const CudaMemory& partials() const { return partials_; }
+  // Counters of attention's chunks: all zeros between steps.
+  const CudaMemory& finished() const { return finished_; }
   ThreadPool& pool() { return pool_; }
 
  protected:
@@ -33,15 +35,17 @@ class CudaWorkspace final : public WorkspaceArena {
 
  private:
   CudaWorkspace(std::shared_ptr<CudaDevice> device, CudaMemory rows, CudaMemory partials,
-                int num_threads)
+                CudaMemory finished, int num_threads)
       : device_(std::move(device)),
         rows_(std::move(rows)),
         partials_(std::move(partials)),
+        finished_(std::move(finished)),
         pool_(num_threads) {}
 
   const std::shared_ptr<CudaDevice> device_;  // for memory alone; the blocks' too
   const CudaMemory rows_;
   const CudaMemory partials_;
+  const CudaMemory finished_;
   ThreadPool pool_;
 };
 

@@ -116,7 +116,7 @@ struct Attended {
     if (of_token.num_chunks == 0) {
       return LoadRow<kThreads>(arguments.attended + token * cols, cols, row);
     }
-    return MergeChunks<kThreads, float4>(arguments, layout, of_token, columns, row);
+    return MergeChunks<kThreads, /*kChunks=*/2, float4>(arguments, layout, of_token, columns, row);
   }
 };
 

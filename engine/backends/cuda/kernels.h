@@ -54,9 +54,10 @@ cudaError_t LaunchSketch(const float* rows, bool is_in_entries, int64_t num_toke
 
 // --- Attention ---
 //
-// Keys lie in the cache as [block][kv head][slot][head_dim], values as [block][kv head][head_dim]
-// [slot], both binary16 (larger values saturate): so a lane reads runs of either as the tensor
-// cores take them.
+// In a cache of floats keys lie as [block][kv head][slot][head_dim], values as [block][kv head]
+// [head_dim][slot], both binary16 (larger values saturate): so a lane reads runs of either as the
+// tensor cores take them. A cache of bytes is [block][kv head][run of 16 slots] of what
+// int8_attention.cuh describes.
 
 // Positions are attended to in chunks of this many, counted from 0, and a chunk in pieces. A
 // query's result is the merge of its chunks in ascending order, and theirs of their pieces, whoever
@@ -64,26 +65,53 @@ cudaError_t LaunchSketch(const float* rows, bool is_in_entries, int64_t num_toke
 inline constexpr int kAttentionPiece = 64;
 inline constexpr int kAttentionWarps = 4;
 inline constexpr int kAttentionChunk = kAttentionPiece * kAttentionWarps;
+US_HOST_DEVICE constexpr int64_t NumAttentionChunks(int64_t num_keys) {
+  return (num_keys + kAttentionChunk - 1) / kAttentionChunk;
+}
 
-// Queries of a tile: rows of one instruction. A block of a prompt has eight tiles of tokens.
+// Up to so many chunks of a token are merged by whoever reads its result, each block of a product
+// all of them. In a step of no more than kMostMergedItems, more of them are merged by the block
+// that is the last to finish one: of many blocks, each would wait for what it wrote while others
+// want its place.
+inline constexpr int64_t kMostUnmergedChunks = 8;
+inline constexpr int64_t kMostMergedItems = 96;
+
+// Queries of a tile: rows of one instruction; over a cache of bytes half as many, each in two
+// rows. A block of a prompt has eight tiles of tokens.
 inline constexpr int kAttentionRows = 16;
+inline constexpr int kInt8Rows = kAttentionRows / 2;
 inline constexpr int kPromptTiles = 8;
+
+// Dimensions of a head in a cache of bytes, filled up to those that there are kernels for; 0 of
+// larger heads.
+US_HOST_DEVICE constexpr int Int8HeadDim(int head_dim) {
+  if (head_dim <= 128) return (head_dim + 31) / 32 * 32;
+  return head_dim <= 256 ? 256 : 0;
+}
+// Of a token's key and value: bytes and scales.
+US_HOST_DEVICE constexpr int Int8TokenBytes(int padded_head_dim) {
+  return 2 * padded_head_dim + 2 * 2;
+}
 
 struct AttentionGeometry {
   int num_heads = 0;
   int num_kv_heads = 0;
   int head_dim = 0;
   int block_size = 0;
+  bool is_int8 = false;  // the cache is of bytes
 
   US_HOST_DEVICE int heads_per_group() const { return num_heads / num_kv_heads; }
   // Whether keys and values are staged in shared memory: there are kernels for it, prompts have one
   // of their own.
-  US_HOST_DEVICE bool is_staged() const { return head_dim % 8 == 0 && head_dim <= 128; }
+  US_HOST_DEVICE bool is_staged() const {
+    return is_int8 || (head_dim % 8 == 0 && head_dim <= 128);
+  }
+  US_HOST_DEVICE int tile_rows() const { return is_int8 ? kInt8Rows : kAttentionRows; }
   // Query heads of a tile, tokens of a tile, and tiles for all query heads of a key head.
   US_HOST_DEVICE int heads_per_tile() const {
-    return heads_per_group() < kAttentionRows ? heads_per_group() : kAttentionRows;
+    return heads_per_group() < tile_rows() ? heads_per_group() : tile_rows();
   }
-  US_HOST_DEVICE int tokens_per_tile() const { return kAttentionRows / heads_per_tile(); }
+  US_HOST_DEVICE int tokens_per_tile() const { return tile_rows() / heads_per_tile(); }
   US_HOST_DEVICE int tiles_per_group() const {
     return (heads_per_group() + heads_per_tile() - 1) / heads_per_tile();
   }
@@ -114,7 +142,7 @@ struct PartialLayout {
   US_HOST_DEVICE int RangeOffset(int row) const { return first_range + 2 * row; }
 };
 
-// A layer's part of the cache.
+// A layer's part of the cache; of one of bytes, keys and values are both in `keys`.
 struct CacheView {
   void* keys = nullptr;
   void* values = nullptr;
@@ -125,6 +153,10 @@ cudaError_t LaunchRotateAndStore(const AttentionGeometry& geometry, const float*
                                  const TokenInput* tokens, int64_t num_tokens,
                                  const int32_t* block_table, CacheView cache, float* qkv,
                                  cudaStream_t stream);
+cudaError_t LaunchRotateAndStoreInt8(const AttentionGeometry& geometry, const float* frequencies,
+                                     const TokenInput* tokens, int64_t num_tokens,
+                                     const int32_t* block_table, CacheView cache, float* qkv,
+                                     cudaStream_t stream);
 
 // Some neighbouring tokens of a sequence, against all of their keys or against one chunk of them.
 // Those of a tile at most; of a prompt's item, of kPromptTiles.
@@ -137,8 +169,8 @@ struct AttentionItem {
   int32_t slot;         // where a chunk's partial result goes
 };
 
-// How a token's result comes about: its tile's chunks are in `num_chunks` slots from first_slot on,
-// as token `tile_token` of them; with num_chunks 0 it is in `attended`.
+// Where a token's result is: its tile's chunks are in `num_chunks` slots from first_slot on, as
+// token `tile_token` of them; with num_chunks 0 it is in `attended`.
 struct AttentionToken {
   int32_t first_slot;
   int32_t num_chunks;
@@ -156,6 +188,11 @@ struct AttentionArguments {
   int64_t num_prompt_items = 0;
   float* partials = nullptr;  // [slot][geometry.partial_floats()]
   float* attended = nullptr;  // [token - first_token][query_width]
+  // Whether tokens of more than kMostUnmergedChunks have theirs merged to `attended`, and how many
+  // of them are there: [slot of the first chunk][key heads * tiles of their query heads], zeros
+  // before a kernel and after it.
+  bool merges_chunks = false;
+  int32_t* finished = nullptr;
   int64_t first_token = 0;
   int num_multiprocessors = 1;
   int64_t max_shared_bytes = 0;  // that a block may have
@@ -167,11 +204,13 @@ struct AttentionArguments {
 // Both kinds of items, as far as there are any. Prompts' need a geometry that is staged.
 cudaError_t LaunchAttention(const AttentionArguments& arguments, cudaStream_t stream);
 cudaError_t LaunchPromptAttention(const AttentionArguments& arguments, cudaStream_t stream);
+cudaError_t LaunchInt8Attention(const AttentionArguments& arguments, cudaStream_t stream);
 
 // RotateAndStore and attention in one, of steps with no more than one token of each sequence whose
 // items have a chunk each, or all of no more than one.
 bool HasTokenAttention(const AttentionGeometry& geometry, int64_t max_shared_bytes);
 cudaError_t LaunchTokenAttention(const AttentionArguments& arguments, cudaStream_t stream);
+cudaError_t LaunchInt8TokenAttention(const AttentionArguments& arguments, cudaStream_t stream);
 
 // prepared[t] = sketch(attention of token t) for tokens [first_token, first_token + num_tokens) of
 // the step; `tokens` and `prepared` are those of the whole step.

@@ -236,15 +236,14 @@ struct ChunkColumns {
 };
 
 // row = a token's chunks merged, `Vector` (float2 or float4) columns of a head at a time. Loads of
-// several vectors and of two chunks are in flight together. `columns` are those of the thread's
+// several vectors and of kChunks chunks are in flight together. `columns` are those of the thread's
 // first vectors.
-template <int kThreads, typename Vector, typename Row>
+template <int kThreads, int kChunks, typename Vector, typename Row>
 __device__ inline RowRange MergeChunks(
     const AttentionArguments& arguments, const PartialLayout& layout, const AttentionToken& token,
     ChunkColumns<kThreads, sizeof(Vector) / sizeof(float)> columns, const Row& row) {
   constexpr int kWidth = sizeof(Vector) / sizeof(float);
   constexpr int kBatch = decltype(columns)::kBatch;
-  constexpr int kChunks = 2;
   const int width = static_cast<int>(arguments.geometry.query_width());
   const float* const partials =
       arguments.partials + int64_t{token.first_slot} * layout.chunk_floats;
@@ -263,14 +262,13 @@ __device__ inline RowRange MergeChunks(
 #pragma unroll 1
     for (int chunk = 0; chunk < token.num_chunks; chunk += kChunks) {
       const float* const of_chunk = partials + int64_t{chunk} * layout.chunk_floats;
-      const bool has_second = chunk + 1 < token.num_chunks;
       float2 range[kChunks][kBatch];
       Vector added[kChunks][kBatch];
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
-          if (c > 0 && !has_second) continue;
+          if (c > 0 && chunk + c >= token.num_chunks) continue;
           range[c][b] = *reinterpret_cast<const float2*>(of_chunk + c * layout.chunk_floats +
                                                          columns.ranges[b]);
           added[c][b] = *reinterpret_cast<const Vector*>(of_chunk + c * layout.chunk_floats +
@@ -281,7 +279,7 @@ __device__ inline RowRange MergeChunks(
       for (int c = 0; c < kChunks; ++c) {
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
-          if (c > 0 && !has_second) continue;
+          if (c > 0 && chunk + c >= token.num_chunks) continue;
           const MergeWeights merge = WeighMerge(maximum[b], range[c][b].x);
           maximum[b] = merge.maximum;
           sum[b] = Merge(sum[b], range[c][b].y, merge);
@@ -304,7 +302,7 @@ __device__ inline RowRange MergeChunks(
 }
 
 // row = a token's attention: its chunks merged, or what is in `attended` [query_width].
-template <int kThreads, typename Row>
+template <int kThreads, int kChunks = 2, typename Row>
 __device__ inline RowRange LoadAttention(const AttentionArguments& arguments,
                                          const PartialLayout& layout, const AttentionToken& token,
                                          const float* attended, const Row& row) {
@@ -317,7 +315,7 @@ __device__ inline RowRange LoadAttention(const AttentionArguments& arguments,
     constexpr int kWidth = sizeof(Vector) / sizeof(float);
     const ChunkColumns<kThreads, kWidth> columns(geometry, layout, token.tile_token,
                                                  static_cast<int>(threadIdx.x) * kWidth);
-    return MergeChunks<kThreads, Vector>(arguments, layout, token, columns, row);
+    return MergeChunks<kThreads, kChunks, Vector>(arguments, layout, token, columns, row);
   };
   return geometry.head_dim % 4 == 0 ? merge.template operator()<float4>()
                                     : merge.template operator()<float2>();

@@ -56,6 +56,10 @@ cudaError_t LaunchRotateAndStore(const AttentionGeometry& geometry, const float*
                                  const TokenInput* tokens, int64_t num_tokens,
                                  const int32_t* block_table, CacheView cache, float* qkv,
                                  cudaStream_t stream) {
+  if (geometry.is_int8) {
+    return LaunchRotateAndStoreInt8(geometry, frequencies, tokens, num_tokens, block_table, cache,
+                                    qkv, stream);
+  }
   constexpr int64_t kFewTokens = 32;
   const dim3 grid(static_cast<unsigned>(num_tokens), num_tokens <= kFewTokens ? 4 : 1);
   return LaunchKernel(RotateAndStore, grid, kProducerThreads, /*shared_bytes=*/0, stream, geometry,

@@ -1,7 +1,8 @@
-// The attention of every instruction set against a softmax in double precision, over a cache whose
-// unused slots are NaN.
+// The attention of every instruction set against a softmax in double precision, over caches of
+// floats and of bytes whose unused slots are NaN.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <string>
@@ -12,6 +13,8 @@
 
 #include "engine/backends/cpu/cpu_kernels.h"
 #include "engine/base/random.h"
+#include "engine/kv/cache_layout.h"
+#include "engine/kv/int8_row.h"
 #include "tests/base/guarded_buffer.h"
 
 namespace ultrasketch {
@@ -30,12 +33,14 @@ struct Setting {
   int64_t queries_per_token = 1;
   double query_deviation = 1;
   double key_offset = 0;
+  KvCacheType cache_type = KvCacheType::kFloat;
 };
 
 std::string Describe(const Setting& s) {
   return "head_dim " + std::to_string(s.head_dim) + ", block_size " + std::to_string(s.block_size) +
          ", " + std::to_string(s.num_cached) + " cached, " + std::to_string(s.num_tokens) +
-         " tokens of " + std::to_string(s.queries_per_token) + " queries";
+         " tokens of " + std::to_string(s.queries_per_token) + " queries, " +
+         (s.cache_type == KvCacheType::kInt8 ? "int8" : "float");
 }
 
 class Sequence {
@@ -44,11 +49,10 @@ class Sequence {
       : setting_(setting),
         num_keys_(setting.num_cached + setting.num_tokens),
         num_blocks_((num_keys_ + setting.block_size - 1) / setting.block_size + 2),
-        keys_(num_blocks_ * BlockFloats()),
-        values_(num_blocks_ * BlockFloats()),
+        cache_(num_blocks_ * setting.num_kv_heads * HeadBytes() / 4),
         blocks_(num_blocks_ - 2) {
-    std::fill(keys_.begin(), keys_.end(), kNaN);
-    std::fill(values_.begin(), values_.end(), kNaN);
+    // NaN as a float and as a bfloat16.
+    std::memset(cache_.data(), 0xff, static_cast<size_t>(cache_.size()) * sizeof(float));
     // The last block is in use, so that what is read beyond it is beyond the cache.
     for (int64_t i = 0; i < blocks_.size(); ++i) {
       blocks_[i] = static_cast<int32_t>(num_blocks_ - 1 - i);
@@ -62,11 +66,8 @@ class Sequence {
         const int64_t index = position * head_dim + d;
         k_.push_back(static_cast<float>(normal(1, index) + setting.key_offset));
         v_.push_back(static_cast<float>(normal(2, index)));
-        const int64_t start = HeadStart(position);
-        const int64_t slot = position % setting.block_size;
-        keys_[start + d * setting.block_size + slot] = k_.back();
-        values_[start + slot * head_dim + d] = v_.back();
       }
+      Store(position);
     }
     for (int64_t i = 0; i < NumQueries() * head_dim; ++i) {
       q_.push_back(static_cast<float>(setting.query_deviation * normal(3, i)));
@@ -96,8 +97,7 @@ class Sequence {
       num_keys.push_back(NumKeys(first + i));
     }
     AttentionTile tile;
-    tile.keys = keys_.data();
-    tile.values = values_.data();
+    tile.cache = reinterpret_cast<const uint8_t*>(cache_.data());
     tile.blocks = blocks_.data();
     tile.num_kv_heads = setting_.num_kv_heads;
     tile.kv_head = setting_.kv_head;
@@ -108,7 +108,7 @@ class Sequence {
     tile.queries = query_pointers.data();
     tile.num_keys = num_keys.data();
     tile.outputs = outputs.data();
-    kernels.attend(tile, scores.data());
+    (IsInt8() ? kernels.attend_int8 : kernels.attend)(tile, scores.data());
     return std::vector<float>(output.begin(), output.end());
   }
 
@@ -139,19 +139,51 @@ class Sequence {
   }
 
  private:
-  int64_t BlockFloats() const {
-    return setting_.num_kv_heads * setting_.block_size * setting_.head_dim;
+  bool IsInt8() const { return setting_.cache_type == KvCacheType::kInt8; }
+  // Of a block and head.
+  int64_t HeadBytes() const {
+    return setting_.block_size *
+           (IsInt8() ? Int8TokenBytes(setting_.head_dim) : FloatTokenBytes(setting_.head_dim));
   }
-  int64_t HeadStart(int64_t position) const {
-    const int64_t block = blocks_.data()[position / setting_.block_size];
-    return block * BlockFloats() + setting_.kv_head * setting_.block_size * setting_.head_dim;
+
+  // The newest of k_ and v_, as position `position`. What is rounded on the way is what the
+  // reference sees.
+  void Store(int64_t position) {
+    const int64_t head_dim = setting_.head_dim;
+    const int64_t block_size = setting_.block_size;
+    const int64_t slot = position % block_size;
+    const int64_t block = blocks_.data()[position / block_size];
+    auto* const start = reinterpret_cast<uint8_t*>(cache_.data()) +
+                        (block * setting_.num_kv_heads + setting_.kv_head) * HeadBytes();
+    float* const k = k_.data() + position * head_dim;
+    float* const v = v_.data() + position * head_dim;
+    if (!IsInt8()) {
+      auto* const keys = reinterpret_cast<float*>(start);
+      for (int64_t d = 0; d < head_dim; ++d) {
+        keys[d * block_size + slot] = k[d];
+        keys[(block_size + slot) * head_dim + d] = v[d];
+      }
+      return;
+    }
+    auto* const keys = reinterpret_cast<int8_t*>(start);
+    auto* const scales = reinterpret_cast<uint16_t*>(keys + 2 * block_size * head_dim);
+    std::vector<int8_t> row(static_cast<size_t>(head_dim));
+    for (const bool is_key : {true, false}) {
+      float* const values = is_key ? k : v;
+      uint16_t& scale = scales[(is_key ? 0 : block_size) + slot];
+      scale = RoundToInt8({values, row.size()}, row.data());
+      for (int64_t d = 0; d < head_dim; ++d) {
+        const int8_t stored = row[static_cast<size_t>(d)];
+        keys[is_key ? d * block_size + slot : (block_size + slot) * head_dim + d] = stored;
+        values[d] = stored * ScaleOf(scale);
+      }
+    }
   }
 
   Setting setting_;
   int64_t num_keys_;
   int64_t num_blocks_;
-  GuardedBuffer<float> keys_;
-  GuardedBuffer<float> values_;
+  GuardedBuffer<float> cache_;
   GuardedBuffer<int32_t> blocks_;
   std::vector<float> q_;
   std::vector<float> k_;
@@ -166,6 +198,15 @@ class AttentionKernelTest : public ::testing::TestWithParam<const char*> {
   }
 
   void ExpectMatches(const Setting& setting, double tolerance = 4e-6) {
+    for (const KvCacheType type : {KvCacheType::kFloat, KvCacheType::kInt8}) {
+      Setting of_type = setting;
+      of_type.cache_type = type;
+      ExpectMatchesOfType(of_type, tolerance);
+      if (HasFatalFailure()) return;
+    }
+  }
+
+  void ExpectMatchesOfType(const Setting& setting, double tolerance) {
     const Sequence sequence(setting);
     const int64_t count = sequence.NumQueries();
     const std::vector<float> output = sequence.Attend(*kernels_, 0, count);

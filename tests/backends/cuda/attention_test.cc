@@ -1,12 +1,15 @@
 // Rotary embedding, cache and attention on the device against the CPU.
 #include <cmath>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/random.h"
+#include "engine/kv/cache_layout.h"
 #include "tests/backends/cuda/device_test.h"
 
 namespace ultrasketch {
@@ -16,7 +19,7 @@ constexpr double kTolerance = 4e-3;
 constexpr int64_t kRows = 96;  // of the site that reads what attention produces
 
 struct Example {
-  const char* name;
+  std::string name;
   AttentionShape shape;
   int block_size;
   std::vector<TestStep::Sequence> sequences;
@@ -29,8 +32,30 @@ std::vector<TestStep::Sequence> ManyDecodes(int count, int least) {
   return sequences;
 }
 
+// Decoding sequences of up to 8,193 tokens, some of them beside a few more tokens, with heads and
+// blocks of all sizes.
+Example RandomExample(int index) {
+  uint64_t drawn = 0;
+  const auto draw = [&](uint64_t count) {
+    return static_cast<int>(RandomWord(11, static_cast<uint64_t>(index), drawn++) % count);
+  };
+  constexpr int kHeadDims[] = {64, 128, 64, 128, 32, 96, 80, 40, 10, 2, 160, 256};
+  Example example;
+  example.name = absl::StrCat("random_", index);
+  example.shape.head_dim = kHeadDims[index % 12];
+  example.shape.num_kv_heads = 1 + draw(3);
+  example.shape.num_heads = example.shape.num_kv_heads * (1 + draw(index % 3 == 0 ? 16 : 8));
+  example.block_size = 16 * (1 + draw(4));
+  const int num_sequences = 1 + draw(3);
+  for (int i = 0; i < num_sequences; ++i) {
+    const int64_t num_cached = draw(uint64_t{1} << (1 + draw(13))) + draw(2);
+    example.sequences.push_back({num_cached, index % 4 == 3 ? 1 + draw(40) : 1});
+  }
+  return example;
+}
+
 std::vector<Example> Examples() {
-  return {
+  std::vector<Example> examples = {
       {"one_token", {4, 2, 64}, 16, {{0, 1}}},
       {"short_prompt", {4, 2, 64}, 16, {{0, 5}}},
       {"long_prompt", {8, 2, 64}, 16, {{0, 700}}},
@@ -55,7 +80,15 @@ std::vector<Example> Examples() {
       {"heads_of_96", {6, 2, 96}, 16, {{70, 2}, {0, 20}, {600, 1}}},
       {"heads_of_256", {4, 2, 256}, 64, {{70, 2}, {0, 20}, {600, 1}}},
       {"heads_of_254", {2, 1, 254}, 16, {{70, 2}, {0, 20}, {300, 1}}},
+      // More chunks than are merged by attention, and more blocks than find room.
+      {"many_long_decodes_of_64", {16, 8, 64}, 16, ManyDecodes(40, 700)},
+      {"many_long_decodes_of_128", {8, 8, 128}, 32, ManyDecodes(40, 700)},
+      {"many_long_decodes_of_40", {24, 8, 40}, 16, ManyDecodes(40, 700)},
+      {"many_long_decodes_of_groups_of_twelve", {36, 3, 64}, 16, ManyDecodes(50, 600)},
+      {"decode_8193", {8, 2, 64}, 16, {{8192, 1}, {0, 1}, {5000, 1}}},
   };
+  for (int i = 0; i < 24; ++i) examples.push_back(RandomExample(i));
+  return examples;
 }
 
 // Runs attention over a cache that earlier steps have filled, and multiplies what comes out.
@@ -63,7 +96,8 @@ std::vector<Example> Examples() {
 // so that a result does not depend on how tokens are spread over steps.
 class AttentionRun {
  public:
-  AttentionRun(Backend& backend, const Example& example, const EncodedLinear& site)
+  AttentionRun(Backend& backend, const Example& example, KvCacheType type,
+               const EncodedLinear& site)
       : backend_(backend), example_(example), step_(example.sequences, example.block_size) {
     auto linear = backend.LoadLinear(site, {});
     EXPECT_TRUE(linear.ok()) << linear.status();
@@ -79,7 +113,9 @@ class AttentionRun {
     layout_.head_dim = example.shape.head_dim;
     layout_.block_size = example.block_size;
     layout_.num_blocks = step_.num_blocks();
-    layout_.element_bytes = backend.cache_element_bytes();
+    layout_.type = type;
+    layout_.token_bytes = backend.cache_token_bytes(type, layout_.head_dim);
+    EXPECT_GT(layout_.token_bytes, 0);
     auto cache = backend.Allocate(layout_.total_bytes());
     EXPECT_TRUE(cache.ok()) << cache.status();
     cache_ = *std::move(cache);
@@ -136,14 +172,14 @@ class AttentionRun {
   std::unique_ptr<DeviceBuffer> cache_;
 };
 
-class AttentionTest : public CudaTestWithParam<Example> {};
+class AttentionTest : public CudaTestWithParam<std::tuple<Example, KvCacheType>> {};
 
 TEST_P(AttentionTest, AgreesWithTheCpu) {
-  const Example& example = GetParam();
+  const auto& [example, type] = GetParam();
   const DenseExample site(kRows, example.shape.query_width(), 4);
   std::vector<std::vector<float>> outputs;
   for (Backend* backend : {CpuBackend().get(), CudaBackendOrNull().get()}) {
-    AttentionRun run(*backend, example, *site.linear);
+    AttentionRun run(*backend, example, type, *site.linear);
     run.FillCache();
     outputs.push_back(run.Step(example.sequences));
   }
@@ -157,10 +193,10 @@ TEST_P(AttentionTest, AgreesWithTheCpu) {
 
 // Every sequence on its own, one new token a step or all at once: the same bits.
 TEST_P(AttentionTest, DoesNotDependOnTheBatchOrOnTheSteps) {
-  const Example& example = GetParam();
+  const auto& [example, type] = GetParam();
   const DenseExample site(kRows, example.shape.query_width(), 4);
   Backend& backend = *CudaBackendOrNull();
-  AttentionRun run(backend, example, *site.linear);
+  AttentionRun run(backend, example, type, *site.linear);
   run.FillCache();
   const std::vector<float> together = run.Step(example.sequences);
   size_t first_token = 0;
@@ -181,8 +217,14 @@ TEST_P(AttentionTest, DoesNotDependOnTheBatchOrOnTheSteps) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest, ::testing::ValuesIn(Examples()),
-                         [](const auto& test) { return std::string(test.param.name); });
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
+                         ::testing::Combine(::testing::ValuesIn(Examples()),
+                                            ::testing::Values(KvCacheType::kFloat,
+                                                              KvCacheType::kInt8)),
+                         [](const auto& test) {
+                           return std::get<0>(test.param).name +
+                                  (std::get<1>(test.param) == KvCacheType::kInt8 ? "_int8" : "");
+                         });
 
 }  // namespace
 }  // namespace ultrasketch

@@ -293,16 +293,21 @@ void CheckPlan(const AttentionGeometry& geometry, const std::vector<PlannedSpan>
         chunks_of_token[work.first_token + t].push_back(work.chunk);
         const AttentionToken& planned = plan.tokens[static_cast<size_t>(work.first_token + t)];
         EXPECT_EQ(planned.tile_token, t);
-        EXPECT_EQ(planned.num_chunks == 0, work.chunk < 0);
         if (work.chunk >= 0) {
           EXPECT_EQ(planned.first_slot + work.chunk, work.slot);
+        } else {
+          EXPECT_EQ(planned.num_chunks, 0);
         }
       }
     }
     EXPECT_EQ(static_cast<int64_t>(chunks_of_token.size()), slab.num_tokens);
     for (const auto& [id, chunks] : chunks_of_token) {
       const AttentionToken& planned = plan.tokens[static_cast<size_t>(id)];
-      EXPECT_EQ(chunks.size(), static_cast<size_t>(std::max(1, planned.num_chunks)));
+      // More than so many are merged by attention itself.
+      const bool are_merged =
+          chunks.front() < 0 ||
+          (plan.merges_chunks && chunks.size() > static_cast<size_t>(kMostUnmergedChunks));
+      EXPECT_EQ(planned.num_chunks, are_merged ? 0 : static_cast<int32_t>(chunks.size()));
     }
     item += slab.num_items + slab.num_prompt_items;
     token += slab.num_tokens;
@@ -319,7 +324,8 @@ TEST(AttentionPlanTest, CoversEveryTokenWithinTheWorkspace) {
   for (const AttentionGeometry& geometry :
        {AttentionGeometry{32, 8, 128, 16}, AttentionGeometry{4, 4, 64, 16},
         AttentionGeometry{24, 1, 64, 16}, AttentionGeometry{14, 2, 64, 32},
-        AttentionGeometry{4, 2, 10, 16}, AttentionGeometry{4, 2, 256, 16}}) {
+        AttentionGeometry{4, 2, 10, 16}, AttentionGeometry{4, 2, 256, 16},
+        AttentionGeometry{32, 8, 64, 16, true}, AttentionGeometry{24, 1, 256, 16, true}}) {
     for (const int64_t max_slots : {1, 3, 20, 1000}) {
       for (const int64_t max_tokens : {16, 50, 1000}) {
         CheckPlan(geometry, spans, max_slots, max_tokens);
@@ -344,6 +350,29 @@ TEST(AttentionPlanTest, SpreadsTheKeysOfADecodingToken) {
   PlanAttention({32, 8, 128, 16}, spans, 100, 100, plan);
   EXPECT_EQ(plan.items.size(), 4u);
   EXPECT_EQ(plan.tokens[0].num_chunks, 4);
+}
+
+TEST(AttentionPlanTest, LeavesManyChunksToAttention) {
+  AttentionPlan plan;
+  const std::vector<PlannedSpan> spans = {{0, 1, 9 * 256 - 1, 0}};
+  PlanAttention({32, 8, 128, 16}, spans, 100, 100, plan);
+  EXPECT_EQ(plan.tokens[0].num_chunks, 0);
+  ASSERT_GE(plan.items.size(), 9u);
+  EXPECT_EQ(plan.items[8].chunk, 8);
+
+  // Not in a step of many sequences.
+  std::vector<PlannedSpan> many;
+  for (int64_t i = 0; i <= kMostMergedItems / 9; ++i) many.push_back({i, 1, 9 * 256 - 1, 9 * i});
+  PlanAttention({32, 8, 128, 16}, many, 10000, 10000, plan);
+  EXPECT_EQ(plan.tokens[0].num_chunks, 9);
+}
+
+TEST(AttentionPlanTest, TilesOverACacheOfBytesHaveHalfAsManyRows) {
+  AttentionPlan plan;
+  const std::vector<PlannedSpan> spans = {{0, 100, 0, 1}};
+  PlanAttention({32, 8, 64, 16, /*is_int8=*/true}, spans, 100, 200, plan);
+  ASSERT_EQ(plan.slabs.size(), 1u);
+  EXPECT_EQ(plan.items[0].num_tokens, 16);
 }
 
 }  // namespace

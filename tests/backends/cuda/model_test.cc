@@ -231,16 +231,20 @@ TEST_F(CudaModelTest, RandomModelsOfEveryFamilyAgreeWithTheReference) {
 TEST_F(CudaModelTest, AFoldedModelAgreesWithTheCpu) {
   const TemporaryFolder folder;
   WriteFoldedModel(folder.path());
-  const auto cpu = Load(folder.path(), CpuBackend());
-  const auto cuda = Load(folder.path(), CudaBackendOrNull());
-  ASSERT_TRUE(cpu != nullptr && cuda != nullptr);
-  for (const int64_t count : {1, 3, 20, 200}) {
-    const std::vector<int32_t> ids = RandomTokens(count, 1000, static_cast<uint64_t>(count));
-    const auto expected = AllLogits(*cpu, ids);
-    const auto found = AllLogits(*cuda, ids);
-    for (size_t row = 0; row < expected.size(); ++row) {
-      EXPECT_LT(RelativeError(found[row], expected[row]), 1e-2)
-          << "position " << row << " of " << count;
+  for (const KvCacheType type : {KvCacheType::kFloat, KvCacheType::kInt8}) {
+    const ModelOptions options = {.kv_cache_type = type};
+    const auto cpu = Load(folder.path(), CpuBackend(), options);
+    const auto cuda = Load(folder.path(), CudaBackendOrNull(), options);
+    ASSERT_TRUE(cpu != nullptr && cuda != nullptr);
+    for (const int64_t count : {1, 3, 20, 200}) {
+      const std::vector<int32_t> ids = RandomTokens(count, 1000, static_cast<uint64_t>(count));
+      const auto expected = AllLogits(*cpu, ids);
+      const auto found = AllLogits(*cuda, ids);
+      for (size_t row = 0; row < expected.size(); ++row) {
+        EXPECT_LT(RelativeError(found[row], expected[row]), 1e-2)
+            << "position " << row << " of " << count
+            << (type == KvCacheType::kInt8 ? ", int8" : "");
+      }
     }
   }
 }
@@ -278,9 +282,11 @@ TEST_F(CudaModelTest, LogitsOfADenseModelDoNotDependOnChunksOrBatch) {
 TEST_F(CudaModelTest, LogitsOfAFoldedModelDoNotDependOnChunksOrBatch) {
   const TemporaryFolder folder;
   WriteFoldedModel(folder.path());
-  const auto model = Load(folder.path(), CudaBackendOrNull());
-  ASSERT_TRUE(model != nullptr);
-  ExpectLogitsOfNoBatch(*model);
+  for (const KvCacheType type : {KvCacheType::kFloat, KvCacheType::kInt8}) {
+    const auto model = Load(folder.path(), CudaBackendOrNull(), {.kv_cache_type = type});
+    ASSERT_TRUE(model != nullptr);
+    ExpectLogitsOfNoBatch(*model);
+  }
 }
 
 TEST_F(CudaTest, LoadedAndUnloadedModelsGiveEveryByteBack) {

@@ -2,11 +2,11 @@
 # Tests and times what pack_for_device.sh packed, on a machine with a GPU. Prints a short report at
 # its end, and leaves it in LOG_DIR with the measurements as JSON and all logs in one archive.
 # usage: run_on_device.sh REPOSITORY LOG_DIR [STAGE]...
-# stages: tests models kernels steps memcheck racecheck; all of them unless some are named.
+# stages: tests models server kernels steps memcheck racecheck; all of them unless some are named.
 set -uo pipefail
 
 (($# >= 2)) || {
-  printf 'usage: %s REPOSITORY LOG_DIR [tests|models|kernels|steps|memcheck|racecheck]...\n' "$0" >&2
+  printf 'usage: %s REPOSITORY LOG_DIR [tests|models|server|kernels|steps|memcheck|racecheck]...\n' "$0" >&2
   exit 2
 }
 repository=$(cd "$1" && pwd)
@@ -14,7 +14,7 @@ mkdir -p "$2"
 out=$(cd "$2" && pwd)
 shift 2
 stages=("$@")
-((${#stages[@]})) || stages=(tests models kernels steps memcheck racecheck)
+((${#stages[@]})) || stages=(tests models server kernels steps memcheck racecheck)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 work=${TMPDIR:-/tmp}/ultrasketch-device
 if [[ ! -e $work/bin || $here/bundle.tar.xz -nt $work/bin ]]; then
@@ -59,6 +59,8 @@ if wanted tests; then
   grep -E '^\[  (PASSED|FAILED|SKIPPED)' "$logs/tests.log" | sort -u | tail -n 40
   # The first lines of each failure.
   grep -E -A 4 'Failure$' "$logs/tests.log" | head -n 80
+  stage tests-real-model 120 "$bin/real_model_test" --gtest_filter='*OnAGpu*'
+  grep -E '^\[  (PASSED|FAILED|SKIPPED)|Failure$' -A 4 "$logs/tests-real-model.log" | head -n 40
   # Products of one or two tokens as on devices that have no instructions to count bits.
   ULTRASKETCH_CUDA_FUSED_PRODUCTS=off stage tests-not-fused 120 "$bin/cuda_backend_test" \
     --gtest_brief=1 --gtest_filter='*fold*tokens1:*fold*tokens2:*Gated*tokens1:*Gated*tokens2:*Model*'
@@ -76,7 +78,7 @@ fi
 json() { python3 -c 'import json, sys; print(json.load(open(sys.argv[2]))[sys.argv[1]])' "$1" "$2" 2>/dev/null; }
 
 if wanted models; then
-  for model in "$repository/deploy/models/classics-6m" "$work"/models/*; do
+  for model in "$repository"/deploy/models/* "$work"/models/*; do
     [[ -e $model/config.json ]] || continue
     name=$(basename "$model")
     for device in cpu cuda:0; do
@@ -84,6 +86,11 @@ if wanted models; then
         >"$logs/eval-$name-$device.json" 2>"$logs/eval-$name-$device.log"
       note "$name on $device: perplexity $(json perplexity "$logs/eval-$name-$device.json")," \
         "$(json tokens_per_second "$logs/eval-$name-$device.json") tokens/s"
+      timeout 60 "$bin/ultrasketch" eval --json --model "$model" --text "$TEXT" --device "$device" \
+        --kv-cache-type int8 >"$logs/eval-int8-$name-$device.json" \
+        2>"$logs/eval-int8-$name-$device.log"
+      note "$name on $device, int8 keys and values: perplexity" \
+        "$(json perplexity "$logs/eval-int8-$name-$device.json")"
       timeout 60 "$bin/ultrasketch" generate --json --model "$model" --device "$device" \
         --prompt "$PROMPT" --max-tokens 64 --temperature 0 \
         >"$logs/text-$name-$device.json" 2>"$logs/text-$name-$device.log"
@@ -106,6 +113,52 @@ if wanted models; then
     done
     tail -n 3 "$logs"/eval-"$name"-cuda:0.log
   done
+fi
+
+# The daemon with its defaults, both sample models on one device, asked by several clients at a time.
+if wanted server; then
+  "$bin/ultrasketchd" --model-repository "$repository/deploy/models" --listen 127.0.0.1:18001 \
+    --metrics-listen 127.0.0.1:18002 >"$logs/server.log" 2>&1 &
+  daemon=$!
+  for ((i = 0; i < 100; ++i)); do
+    "$bin/ultrasketch" health --target 127.0.0.1:18001 >/dev/null 2>&1 && break
+    sleep 0.2
+  done
+  clients=()
+  for model in classics-6m classics-20m-sketch; do
+    for seed in 1 2 3 4; do
+      for temperature in 0 0.8; do
+        timeout 60 "$bin/ultrasketch" generate --json --target 127.0.0.1:18001 --model "$model" \
+          --prompt "$PROMPT" --max-tokens 64 --temperature "$temperature" --seed "$seed" \
+          >"$logs/served-$model-$temperature-$seed.json" \
+          2>"$logs/served-$model-$temperature-$seed.log" &
+        clients+=($!)
+      done
+    done
+  done
+  wait "${clients[@]}"
+  curl -sS http://127.0.0.1:18002/metrics >"$logs/metrics.txt" ||
+    python3 -c 'import sys, urllib.request as u; sys.stdout.write(u.urlopen(sys.argv[1]).read().decode())' \
+      http://127.0.0.1:18002/metrics >"$logs/metrics.txt"
+  kill "$daemon"
+  wait "$daemon"
+  note "server: exit $?"
+  for model in classics-6m classics-20m-sketch; do
+    # What a client gets alone, on the same device.
+    timeout 60 "$bin/ultrasketch" generate --json --model "$repository/deploy/models/$model" \
+      --device cuda --prompt "$PROMPT" --max-tokens 64 --temperature 0.8 --seed 3 \
+      >"$logs/alone-$model.json" 2>"$logs/alone-$model.log"
+    for seed in 2 3 4; do
+      note "$model, seed $seed: greedy as seed 1: $(cmp -s \
+        <(json text "$logs/served-$model-0-1.json") <(json text "$logs/served-$model-0-$seed.json") &&
+        [[ -n $(json text "$logs/served-$model-0-$seed.json") ]] && printf yes || printf no)"
+    done
+    note "$model, sampled as alone: $(cmp -s <(json text "$logs/served-$model-0.8-3.json") \
+      <(json text "$logs/alone-$model.json") && [[ -s $logs/alone-$model.json ]] && printf yes || printf no)"
+  done
+  grep -E 'model_loaded|error|warning' "$logs/server.log"
+  grep -E '^ultrasketch_(memory_bytes|requests_total.*"OK"|generated_tokens_total|model_state)' \
+    "$logs/metrics.txt" | grep -v ' 0$'
 fi
 
 # bench NAME SECONDS ARGUMENT...: `ultrasketch bench` on the device, its JSON in NAME.json.
@@ -131,6 +184,10 @@ if wanted steps; then
     bench "steps-8b-$table" 120 step --preset llama-3.1-8b --table "$table"
   done
   bench steps-1b-absmaxmin 60 step --preset llama-3.2-1b --codec absmaxmin
+  for type in float int8; do
+    bench "steps-1b-long-$type" 90 step --preset llama-3.2-1b --batch 1,4,16,64 --context 8192 \
+      --prompt 8192 --kv-cache-type "$type"
+  done
   ULTRASKETCH_CUDA_DEPENDENT_LAUNCH=off bench steps-1b-plain 60 step --preset llama-3.2-1b
 fi
 
@@ -148,6 +205,9 @@ readonly CHECKED=(
   '*AgreesWithTheCpu/decode_groups_of_twelve:*AgreesWithTheCpu/decode_groups_of_sixteen'
   '*AgreesWithTheCpu/many_decodes_of_64'
   '*AgreesWithTheCpu/many_decodes_of_128'
+  '*AgreesWithTheCpu/decode_int8:*AgreesWithTheCpu/mixed_int8:*AgreesWithTheCpu/heads_of_10_int8'
+  '*AgreesWithTheCpu/many_long_decodes_of_64_int8'
+  '*AgreesWithTheCpu/decode_over_many_chunks*:*AgreesWithTheCpu/heads_of_256_int8'
   '*ManyRows*tokens1:*AFoldedModelAgreesWithTheCpu'
   '*CudaTest.Samples*:*CudaTest.Ties*:*ClassesAndPlanes*'
 )
