@@ -42,8 +42,20 @@ struct CallOptions {
   std::stop_token stop;
 };
 
-// Text is tokenized by the server; token ids are taken as they are.
-using Prompt = std::variant<std::string, std::vector<int32_t>>;
+struct ChatMessage {
+  std::string role;  // usually "system", "user" or "assistant": the model's template decides
+  std::string content;
+};
+
+// A conversation. Only for models with `chat` (ModelInfo).
+struct Chat {
+  std::vector<ChatMessage> messages;
+  std::optional<bool> add_generation_prompt;  // the prompt ends with the beginning of an answer
+};
+
+// Text is tokenized by the server, token ids are taken as they are, and a conversation becomes what
+// the model's own chat template makes of it.
+using Prompt = std::variant<std::string, std::vector<int32_t>, Chat>;
 
 // What is left unset takes the model's generation_config.json or the neutral value: ranges and
 // defaults are in proto/ultrasketch/v1/generation.proto.
@@ -85,6 +97,7 @@ struct ScoreRequest {
 struct TokenizeRequest {
   std::string model;  // empty: the server's only model
   std::string text;
+  std::optional<Chat> chat;  // in place of the text
   std::optional<bool> add_special_tokens;
   std::optional<bool> split_special_tokens;
 };
@@ -176,6 +189,7 @@ struct ModelInfo {
   double bits_per_weight_linear = 0;
   double bits_per_weight_file = 0;
   int32_t max_context_tokens = 0;
+  bool chat = false;  // takes conversations
   int32_t vocab_size = 0;
   int64_t weights_bytes = 0;
   int64_t embedding_bytes = 0;

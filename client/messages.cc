@@ -69,11 +69,22 @@ std::string_view StateName(v1::ModelState state) {
   }
 }
 
+void SetChat(const Chat& chat, v1::ChatInput& message) {
+  for (const ChatMessage& entry : chat.messages) {
+    v1::ChatMessage& target = *message.add_messages();
+    target.set_role(entry.role);
+    target.set_content(entry.content);
+  }
+  if (chat.add_generation_prompt) message.set_add_generation_prompt(*chat.add_generation_prompt);
+}
+
 // `Message` has the oneof `input`.
 template <typename Message>
 void SetInput(const Prompt& prompt, Message& message) {
   if (const auto* text = std::get_if<std::string>(&prompt)) {
     message.set_text(*text);
+  } else if (const auto* chat = std::get_if<Chat>(&prompt)) {
+    SetChat(*chat, *message.mutable_messages());
   } else {
     const auto& ids = std::get<std::vector<int32_t>>(prompt);
     message.mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
@@ -155,7 +166,11 @@ v1::ScoreRequest ToMessage(const ScoreRequest& request) {
 v1::TokenizeRequest ToMessage(const TokenizeRequest& request) {
   v1::TokenizeRequest message;
   if (!request.model.empty()) message.set_model(request.model);
-  message.set_text(request.text);
+  if (request.chat) {
+    SetChat(*request.chat, *message.mutable_messages());
+  } else {
+    message.set_text(request.text);
+  }
   SetTokenizing(request, message);
   return message;
 }
@@ -209,6 +224,7 @@ ModelInfo FromMessage(const v1::Model& message) {
   info.bits_per_weight_linear = message.bits_per_weight_linear();
   info.bits_per_weight_file = message.bits_per_weight_file();
   info.max_context_tokens = message.max_context_tokens();
+  info.chat = message.chat();
   info.vocab_size = message.vocab_size();
   info.weights_bytes = message.memory().weights_bytes();
   info.embedding_bytes = message.memory().embedding_bytes();

@@ -12,13 +12,26 @@ std::shared_ptr<GenerateCall> GenerateCall::Create(const CallEnvironment& enviro
                                                    grpc::CallbackServerContext* context,
                                                    const v1::GenerateRequest* request,
                                                    v1::GenerateResponse* response) {
-  std::shared_ptr<GenerateCall> call(new GenerateCall(environment, context, request, response));
+  std::shared_ptr<GenerateCall> call(
+      new GenerateCall(environment, "Generate", context, request, response));
+  call->self_ = call;
+  return call;
+}
+
+std::shared_ptr<GenerateCall> GenerateCall::Create(const CallEnvironment& environment,
+                                                   std::string_view method,
+                                                   grpc::CallbackServerContext* context,
+                                                   std::unique_ptr<GenerateExchange> exchange) {
+  std::shared_ptr<GenerateCall> call(
+      new GenerateCall(environment, method, context, &exchange->request, &exchange->response));
+  call->exchange_ = std::move(exchange);
   call->self_ = call;
   return call;
 }
 
 absl::Status GenerateCall::Open() {
   US_RETURN_IF_ERROR(call_.Open(request_->model()));
+  if (exchange_ != nullptr) US_RETURN_IF_ERROR(exchange_->invalid);
   return call_.CheckRoom(CompletionsOf(*request_), EstimateTokens(*request_));
 }
 
@@ -62,7 +75,7 @@ void GenerateCall::OnFinish(GenerationResult result) {
     status_ =
         CheckResponseBytes(static_cast<int64_t>(response_->ByteSizeLong()), max_response_bytes_);
   }
-  Finish(call_.Close(status_));
+  Finish(call_.Close(Answered(status_)));
 }
 
 v1::Completion& GenerateCall::CompletionAt(int32_t index) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include <grpcpp/support/server_callback.h>
@@ -14,6 +15,21 @@
 #include "ultrasketch/v1/generation.pb.h"
 
 namespace ultrasketch {
+
+// A Generate that came, and is answered, in another protocol's messages.
+class GenerateExchange {
+ public:
+  virtual ~GenerateExchange() = default;
+
+  v1::GenerateRequest request;
+  v1::GenerateResponse response;
+  // Why there is no such request.
+  absl::Status invalid;
+
+  // Turns the outcome into the other protocol's: the response when it is OK, which another error
+  // may come of, else the error. Once, before the call ends; on any thread.
+  virtual absl::Status Answer(const absl::Status& outcome) = 0;
+};
 
 // Lives until gRPC is done with it and the engine has released it, whichever comes later.
 class GenerateCall final : public grpc::ServerUnaryReactor,
@@ -25,6 +41,11 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
                                               grpc::CallbackServerContext* context,
                                               const v1::GenerateRequest* request,
                                               v1::GenerateResponse* response);
+  // `method` as ModelCall takes it.
+  static std::shared_ptr<GenerateCall> Create(const CallEnvironment& environment,
+                                              std::string_view method,
+                                              grpc::CallbackServerContext* context,
+                                              std::unique_ptr<GenerateExchange> exchange);
 
   // Finds the model, and whether there is room. Before Begin.
   absl::Status Open();
@@ -33,7 +54,7 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
   ModelCall& model_call() { return call_; }
 
   // Ends the call before it has begun.
-  void Reject(const absl::Status& status) { Finish(call_.Reject(status)); }
+  void Reject(const absl::Status& status) { Finish(call_.Reject(Answered(status))); }
 
   void OnDelta(GenerationDelta delta) override;
   void OnFinish(GenerationResult result) override;
@@ -45,16 +66,22 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
   }
 
  private:
-  GenerateCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
-               const v1::GenerateRequest* request, v1::GenerateResponse* response)
-      : call_(environment, "Generate", context), request_(request), response_(response) {}
+  GenerateCall(const CallEnvironment& environment, std::string_view method,
+               grpc::CallbackServerContext* context, const v1::GenerateRequest* request,
+               v1::GenerateResponse* response)
+      : call_(environment, method, context), request_(request), response_(response) {}
 
   absl::Status Submit();
+  // The outcome, in the protocol of the call.
+  absl::Status Answered(const absl::Status& outcome) {
+    return exchange_ == nullptr ? outcome : exchange_->Answer(outcome);
+  }
   v1::Completion& CompletionAt(int32_t index);
   void AddResult(const GenerationResult& result);
 
   ModelCall call_;
-  std::shared_ptr<GenerateCall> self_;  // until OnDone
+  std::shared_ptr<GenerateCall> self_;          // until OnDone
+  std::unique_ptr<GenerateExchange> exchange_;  // null: request and response are the call's own
   const v1::GenerateRequest* const request_;
   v1::GenerateResponse* const response_;
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/status.h"
+#include "server/begin_call.h"
 #include "server/generate_call.h"
 #include "server/request_translation.h"
 #include "server/response_limit.h"
@@ -33,14 +34,6 @@ size_t BiasBytes(const v1::GenerateRequest& request) {
 }
 
 absl::Status ClientGone() { return absl::CancelledError("the client has gone"); }
-
-// Of the oneof `input`.
-template <typename Message>
-size_t InputBytes(const Message& message) {
-  return message.text().size() +
-         static_cast<size_t>(message.token_ids().ids_size()) * sizeof(int32_t) +
-         message.messages().ByteSizeLong();
-}
 
 // The ids of the request's text or conversation, unless the answer would be above `limit`.
 absl::StatusOr<std::vector<int32_t>> EncodeInput(const v1::TokenizeRequest& request,
@@ -118,26 +111,12 @@ GenerationService::GenerationService(const ModelHost& host, Metrics& metrics,
       environment_{host, metrics, long_texts_, request_log,
                    std::make_shared<OpenCalls>(limits, metrics.calls().unread_bytes())} {}
 
-template <typename Call>
-void GenerationService::Begin(Call call, size_t input_bytes) {
-  absl::Status status = call->Open();
-  if (status.ok() && input_bytes <= kShortTextBytes) {
-    call->Begin();
-    return;
-  }
-  if (status.ok()) {
-    status = long_texts_.Add(WorkClass::kGeneration, &call->model_call(), input_bytes,
-                             [call] { call->Begin(); });
-  }
-  if (!status.ok()) call->Reject(status);
-}
-
 grpc::ServerUnaryReactor* GenerationService::Generate(grpc::CallbackServerContext* context,
                                                       const v1::GenerateRequest* request,
                                                       v1::GenerateResponse* response) {
   const auto call = GenerateCall::Create(environment_, context, request, response);
   KeepPrompt(*request, call->model_call().record());
-  Begin(call, InputBytes(*request) + BiasBytes(*request));
+  BeginCall(environment_, call, InputBytes(*request) + BiasBytes(*request));
   return call.get();
 }
 
@@ -145,7 +124,7 @@ grpc::ServerWriteReactor<v1::GenerateStreamResponse>* GenerationService::Generat
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const auto call = StreamCall::Create(environment_, context, request);
   KeepPrompt(*request, call->model_call().record());
-  Begin(call, InputBytes(*request) + BiasBytes(*request));
+  BeginCall(environment_, call, InputBytes(*request) + BiasBytes(*request));
   return call.get();
 }
 
@@ -154,7 +133,7 @@ grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* 
                                                    v1::ScoreResponse* response) {
   const auto call = ScoreCall::Create(environment_, context, request, response);
   KeepPrompt(*request, call->model_call().record());
-  Begin(call, InputBytes(*request));
+  BeginCall(environment_, call, InputBytes(*request));
   return call.get();
 }
 

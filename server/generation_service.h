@@ -2,8 +2,6 @@
 #ifndef ULTRASKETCH_SERVER_GENERATION_SERVICE_H_
 #define ULTRASKETCH_SERVER_GENERATION_SERVICE_H_
 
-#include <cstddef>
-
 #include "server/metrics.h"
 #include "server/model_call.h"
 #include "server/model_host.h"
@@ -19,6 +17,9 @@ class GenerationService final : public v1::GenerationService::CallbackService {
   // `host`, `metrics` and `request_log` must outlive the service.
   GenerationService(const ModelHost& host, Metrics& metrics, const RequestLog& request_log,
                     const WorkQueueOptions& long_texts, const CallLimits& limits);
+
+  // What other services' calls that generate need.
+  const CallEnvironment& environment() const { return environment_; }
 
   // Waits until no generation or scoring call is open. False when the deadline came first.
   bool AwaitNoCalls(absl::Time deadline) { return environment_.open_calls->AwaitNone(deadline); }
@@ -39,11 +40,6 @@ class GenerationService final : public v1::GenerationService::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
-  // Begins the call here, or on the queue's threads when the input is so long that event threads
-  // should not wait for it.
-  template <typename Call>
-  void Begin(Call call, size_t input_bytes);
-
   WorkQueue long_texts_;
   const CallEnvironment environment_;
 };

@@ -134,18 +134,28 @@ void ModelCall::CountDelta(const GenerationDelta& delta, int64_t num_prompt_toke
   model_->metrics->OnGeneratedTokens(static_cast<int64_t>(delta.token_ids.size()));
 }
 
-grpc::Status ModelCall::Close(absl::Status status) {
+absl::Status ModelCall::End(absl::Status status) {
   status = ForClient(std::move(status));
   BeginUnread();
   requests().OnAnswer(status.code());
   if (model_ != nullptr) model_->metrics->OnRequestDuration(absl::Now() - arrival_);
   record_.Finish(status, model_ != nullptr ? model_->name : "", finished_);
+  return status;
+}
+
+grpc::Status ModelCall::Close(absl::Status status) {
+  status = End(std::move(status));
+  BeginUnread();
   return ToGrpcStatus(status, *context_);
 }
 
-grpc::Status ModelCall::Reject(absl::Status status) {
+absl::Status ModelCall::EndRejected(absl::Status status) {
   requests().OnRejected(RejectionReasonOf(status));
-  return Close(std::move(status));
+  return End(std::move(status));
+}
+
+grpc::Status ModelCall::Reject(absl::Status status) {
+  return ToGrpcStatus(EndRejected(std::move(status)), *context_);
 }
 
 void ModelCall::CheckReader(absl::Time now) {

@@ -91,11 +91,14 @@ class ModelCall final : public OpenCall {
   // thread.
   void CountDelta(const GenerationDelta& delta, int64_t num_prompt_tokens);
 
-  // Ends the books with the call's outcome and gives what to answer. Once. A cancellation that the
-  // client did not ask for is the server's: UNAVAILABLE.
+  // Ends the books with the call's outcome and gives what the client is told. Once. A cancellation
+  // that the client did not ask for is the server's: UNAVAILABLE.
+  absl::Status End(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The same, for the gRPC call to finish with.
   grpc::Status Close(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Close for a call that never reached the engine.
+  // End and Close for a call that never reached the engine.
+  absl::Status EndRejected(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
   grpc::Status Reject(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // From now on the client has something to read, until it has read it.

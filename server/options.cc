@@ -74,6 +74,14 @@ void DeclareAddresses(CLI::App& app, Flags& flags) {
       ->capture_default_str();
 }
 
+void DeclareServices(CLI::App& app, Flags& flags) {
+  app.add_option("--kserve", flags.options.server.kserve,
+                 "Serve KServe's Open Inference Protocol, too: on or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->type_name("MODE")
+      ->default_str("on");
+}
+
 // What protects the gRPC address.
 void DeclareSecurity(CLI::App& app, Flags& flags) {
   app.add_option("--tls-cert", flags.tls.certificate,
@@ -292,6 +300,7 @@ void Declare(CLI::App& app, Flags& flags) {
       ->configurable(false);
   DeclareModels(app, flags);
   DeclareAddresses(app, flags);
+  DeclareServices(app, flags);
   DeclareSecurity(app, flags);
   DeclareEngine(app, flags);
   DeclareLimits(app, flags);

@@ -113,7 +113,7 @@ void RequestRecord::SetPrompt(std::string_view text) {
 
 void RequestRecord::Finish(const absl::Status& status, std::string_view model,
                            const FinishedRequest& request) {
-  context_.AddTrailingMetadata(kRequestIdKey, identity_.id);
+  if (!is_part_of_call_) context_.AddTrailingMetadata(kRequestIdKey, identity_.id);
   const bool is_server_fault = IsServerFault(status);
   const LoggedRequests logged = log_.options().requests;
   if (!is_server_fault && logged != LoggedRequests::kAll &&

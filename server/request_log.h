@@ -80,6 +80,9 @@ class RequestRecord {
   bool wants_prompt() const { return log_.options().prompts; }
   void SetPrompt(std::string_view text);
 
+  // The record is of one request among several of a call, whose trailing metadata are not its own.
+  void set_is_part_of_call() { is_part_of_call_ = true; }
+
   // Writes the line, if the call gets one, and gives the client the request's id as trailing
   // metadata `x-request-id`. Once, before gRPC's Finish. `model` is "" when none was found.
   void Finish(const absl::Status& status, std::string_view model,
@@ -92,6 +95,7 @@ class RequestRecord {
   const absl::Time arrival_;
   const RequestIdentity identity_;
   std::string prompt_;
+  bool is_part_of_call_ = false;
 };
 
 }  // namespace ultrasketch

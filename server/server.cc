@@ -14,6 +14,7 @@
 #include "server/access_policy.h"
 #include "server/connection_listener.h"
 #include "server/generation_service.h"
+#include "server/kserve_service.h"
 #include "server/model_service.h"
 #include "server/reflection_service.h"
 
@@ -54,13 +55,14 @@ void Configure(const ServerOptions& options, grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
 }
 
-std::vector<std::string> ServiceNames(bool reflection) {
+std::vector<std::string> ServiceNames(const ServerOptions& options) {
   std::vector<std::string> names = {v1::GenerationService::service_full_name(),
                                     v1::ModelService::service_full_name(), "grpc.health.v1.Health"};
-  if (reflection) {
+  if (options.reflection) {
     names.emplace_back(grpc::reflection::v1::ServerReflection::service_full_name());
     names.emplace_back(grpc::reflection::v1alpha::ServerReflection::service_full_name());
   }
+  if (options.kserve) names.emplace_back(inference::GRPCInferenceService::service_full_name());
   return names;
 }
 
@@ -69,11 +71,12 @@ std::vector<std::string> ServiceNames(bool reflection) {
 struct Server::Impl final : ModelStateObserver {
   Impl(const ServerOptions& options, ModelHost& model_host, Metrics& metrics)
       : host(model_host),
-        service_names(ServiceNames(options.reflection)),
+        service_names(ServiceNames(options)),
         policy(std::make_shared<const AccessPolicy>(options.tokens, options.admin_rpcs)),
         request_log(options.request_log, policy),
         generation(host, metrics, request_log, options.long_texts, options.call_limits),
         models(host, request_log),
+        kserve(host, generation),
         reflection(service_names),
         reflection_v1alpha(service_names),
         credentials(MakeServerCredentials(
@@ -96,6 +99,7 @@ struct Server::Impl final : ModelStateObserver {
   const RequestLog request_log;
   GenerationService generation;
   ModelService models;
+  KserveService kserve;
   ReflectionV1 reflection;
   ReflectionV1Alpha reflection_v1alpha;
   const std::shared_ptr<grpc::ServerCredentials> credentials;
@@ -123,6 +127,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, impl->credentials);
   builder.RegisterService(&impl->generation);
   builder.RegisterService(&impl->models);
+  if (options.kserve) builder.RegisterService(&impl->kserve);
   if (options.reflection) {
     builder.RegisterService(&impl->reflection);
     builder.RegisterService(&impl->reflection_v1alpha);
@@ -144,9 +149,13 @@ void Server::SetReady(bool is_ready) {
   grpc::HealthCheckServiceInterface& health = *impl_->server->GetHealthCheckService();
   health.SetServingStatus("", is_ready);
   for (const std::string& name : impl_->service_names) health.SetServingStatus(name, is_ready);
+  impl_->kserve.SetReady(is_ready);
 }
 
-void Server::SetNotServing() { impl_->server->GetHealthCheckService()->Shutdown(); }
+void Server::SetNotServing() {
+  impl_->server->GetHealthCheckService()->Shutdown();
+  impl_->kserve.SetReady(false);
+}
 
 void Server::Shutdown(absl::Time deadline) {
   const bool all_done = impl_->generation.AwaitNoCalls(deadline);

@@ -1,4 +1,4 @@
-// The gRPC server: generation and model services, health and reflection.
+// The gRPC server: generation and model services, KServe's protocol, health and reflection.
 #ifndef ULTRASKETCH_SERVER_SERVER_H_
 #define ULTRASKETCH_SERVER_SERVER_H_
 
@@ -42,6 +42,8 @@ struct ServerOptions {
   // Texts too long for gRPC's event threads: who waits to be tokenized.
   WorkQueueOptions long_texts;
   CallLimits call_limits;
+  // Whether KServe's Open Inference Protocol is served: docs/kserve.md.
+  bool kserve = true;
   // Whether health says SERVING for the server from the start, or after SetReady.
   bool is_ready = true;
 };

@@ -14,12 +14,16 @@
 #include "absl/strings/str_cat.h"
 #include <CLI/CLI.hpp>
 
+#include "client/cli/interrupt.h"
+
 namespace ultrasketch::cli {
 
 // What a command runs in.
 struct Environment {
   bool json = false;     // one JSON object on standard output, nothing else
   std::stop_token stop;  // requested by Ctrl-C and SIGTERM: finish soon, leave nothing half done
+  // Where `stop` comes from; outlives the command.
+  InterruptGuard* interrupt = nullptr;
 };
 
 // Lives as long as the process's one command line.
@@ -61,6 +65,7 @@ std::unique_ptr<Command> MakeCompressCommand();
 std::unique_ptr<Command> MakeInspectCommand();
 std::unique_ptr<Command> MakeEvalCommand();
 std::unique_ptr<Command> MakeGenerateCommand();
+std::unique_ptr<Command> MakeChatCommand();
 std::unique_ptr<Command> MakeTokenizeCommand();
 std::unique_ptr<Command> MakeDetokenizeCommand();
 std::unique_ptr<Command> MakeModelsCommand();

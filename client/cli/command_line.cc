@@ -30,6 +30,7 @@ std::vector<std::unique_ptr<Command>> MakeCommands() {
   commands.push_back(MakeInspectCommand());
   commands.push_back(MakeEvalCommand());
   commands.push_back(MakeGenerateCommand());
+  commands.push_back(MakeChatCommand());
   commands.push_back(MakeTokenizeCommand());
   commands.push_back(MakeDetokenizeCommand());
   commands.push_back(MakeModelsCommand());
@@ -147,6 +148,7 @@ int RunCommandLine(int argc, const char* const* argv) {
     }
     InterruptGuard interrupt;
     environment.stop = interrupt.stop();
+    environment.interrupt = &interrupt;
     absl::Status status;
     try {
       status = command->Run(environment);

@@ -5,17 +5,16 @@
 #include <limits>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 
+#include "client/cli/chat_messages.h"
 #include "client/cli/command.h"
 #include "client/cli/connection.h"
+#include "client/cli/generation_flags.h"
 #include "client/cli/local_generation.h"
 #include "client/cli/local_model.h"
 #include "client/cli/output.h"
@@ -26,20 +25,6 @@
 
 namespace ultrasketch::cli {
 namespace {
-
-// Generated text could hold escape sequences: a terminal gets none of them.
-std::string ForTerminal(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7F) {
-      result += "\uFFFD";
-    } else {
-      result += c;
-    }
-  }
-  return result;
-}
 
 nlohmann::ordered_json ToJson(const std::vector<client::TokenLogprobs>& logprobs) {
   const auto entry = [](const client::TokenLogprob& token) {
@@ -78,18 +63,6 @@ double TokensPerSecond(const client::GenerateResponse& response) {
   return seconds > 0 && later_tokens > 0 ? later_tokens / seconds : 0;
 }
 
-// "ID=BIAS".
-std::optional<std::pair<int32_t, float>> ParseBias(std::string_view text) {
-  const size_t equals = text.find('=');
-  if (equals == std::string_view::npos) return std::nullopt;
-  std::pair<int32_t, float> bias;
-  if (!absl::SimpleAtoi(A(text.substr(0, equals)), &bias.first) ||
-      !absl::SimpleAtof(A(text.substr(equals + 1)), &bias.second)) {
-    return std::nullopt;
-  }
-  return bias;
-}
-
 class GenerateCommand : public Command {
  public:
   const char* name() const override { return "generate"; }
@@ -103,64 +76,20 @@ class GenerateCommand : public Command {
         ->type_name("TEXT");
     app.add_option("--prompt-file", prompt_file_, "The text to continue, from a file")
         ->type_name("FILE");
+    app.add_option("--messages", messages_,
+                   "The conversation to continue, from a file; - for standard input: a JSON array "
+                   "of objects with role and content")
+        ->type_name("FILE");
 
-    const char* length = "Length";
-    app.add_option("--max-tokens", request_.max_tokens, "Most tokens to generate (default 256)")
-        ->group(length);
-    app.add_option("--min-tokens", request_.min_tokens, "No end before this many")->group(length);
-    // One value each, however many arguments follow.
-    app.add_option("--stop", request_.stop,
-                   "End before this text, a special token's spelling too; may be repeated")
-        ->allow_extra_args(false)
-        ->group(length);
-    app.add_option("--stop-token-id", request_.stop_token_ids, "End at this token; may be repeated")
-        ->allow_extra_args(false)
-        ->type_name("ID")
-        ->group(length);
-    app.add_flag("--ignore-eos", ignore_eos_, "Go on after the model's end token")->group(length);
-    app.add_flag("--include-stop", include_stop_,
-                 "Show the stop string, or the end token if special tokens are shown")
-        ->group(length);
-
-    const char* special = "Special tokens";
-    app.add_flag("--no-skip-special-tokens", no_skip_special_tokens_,
-                 "Show those that are generated")
-        ->group(special);
+    generation_.Declare(app);
+    const char* special = kSpecialTokensGroup;
     app.add_flag("--split-special-tokens", split_special_tokens_,
                  "Take spellings of special tokens in the prompt for ordinary text")
         ->group(special);
     app.add_flag("--no-add-special-tokens,--no-special-tokens", no_add_special_tokens_,
                  "Do not add the tokens that the model expects around a text")
         ->group(special);
-
-    const char* sampling = "Sampling (defaults: the model's generation_config.json)";
-    app.add_option("--temperature", request_.temperature, "0: always the most likely token")
-        ->group(sampling);
-    app.add_option("--top-p", request_.top_p, "Keep the most likely tokens up to this mass")
-        ->group(sampling);
-    app.add_option("--top-k", request_.top_k, "Keep this many most likely tokens; 0: all")
-        ->group(sampling);
-    app.add_option("--min-p", request_.min_p, "Drop tokens below this share of the most likely")
-        ->group(sampling);
-    app.add_option("--repetition-penalty", request_.repetition_penalty, "1: none")->group(sampling);
-    app.add_option("--presence-penalty", request_.presence_penalty, "0: none")->group(sampling);
-    app.add_option("--frequency-penalty", request_.frequency_penalty, "0: none")->group(sampling);
-    app.add_option("--seed", request_.seed, "Same seed and request, same text; drawn when left out")
-        ->check(AtLeast<uint64_t>(0))
-        ->group(sampling);
-    app.add_option("--logit-bias", logit_bias_,
-                   "Add a number to a token's logit: 100 all but forces it, -100 all but bans it; "
-                   "may be repeated")
-        ->allow_extra_args(false)
-        ->check(CLI::Validator(
-            [](const std::string& text) {
-              return ParseBias(text).has_value()
-                         ? ""
-                         : absl::StrCat("'", text, "' is not a token id, '=' and a number");
-            },
-            ""))
-        ->type_name("ID=BIAS")
-        ->group(sampling);
+    const char* sampling = kSamplingGroup;
     app.add_option("--n", request_.num_completions, "Completions of the prompt")->group(sampling);
     app.add_option("--logprobs", request_.logprobs,
                    "Log-probabilities of the tokens and of this many alternatives (with --json)")
@@ -172,6 +101,8 @@ class GenerateCommand : public Command {
         "Examples:\n"
         "  ultrasketch generate --model models/classics-6m --prompt 'It was' --max-tokens 40\n"
         "  ultrasketch generate --target localhost:8001 --prompt 'It was' --seed 7 --json\n"
+        "  echo '[{\"role\": \"user\", \"content\": \"Hello\"}]' |\n"
+        "    ultrasketch generate --target localhost:8001 --messages -\n"
         "\n"
         "Without --json the text comes as it is generated, and a summary on standard error.");
   }
@@ -180,18 +111,19 @@ class GenerateCommand : public Command {
     if (connection_.target().empty() && model_.empty()) {
       return "--model DIR or --target HOST:PORT is required";
     }
-    if (prompt_.has_value() == prompt_file_.has_value()) {
-      return "one of --prompt and --prompt-file is required";
+    if (prompt_.has_value() + prompt_file_.has_value() + messages_.has_value() != 1) {
+      return "one of --prompt, --prompt-file and --messages is required";
+    }
+    if (messages_.has_value() && (split_special_tokens_ || no_add_special_tokens_)) {
+      return "--split-special-tokens and --no-add-special-tokens are about a text, not --messages: "
+             "the model's template adds all there is to add";
     }
     return connection_.UsageError();
   }
 
   absl::Status Run(const Environment& environment) override {
     US_ASSIGN_OR_RETURN(request_.prompt, ReadPrompt(environment));
-    for (const std::string& bias : logit_bias_) request_.logit_bias.push_back(*ParseBias(bias));
-    if (ignore_eos_) request_.ignore_eos = true;
-    if (include_stop_) request_.include_stop_in_output = true;
-    if (no_skip_special_tokens_) request_.skip_special_tokens = false;
+    generation_.Apply(request_);
     if (split_special_tokens_) request_.split_special_tokens = true;
     if (no_add_special_tokens_) request_.add_special_tokens = false;
     const bool stream_text = !environment.json && request_.num_completions.value_or(1) == 1;
@@ -247,10 +179,13 @@ class GenerateCommand : public Command {
   }
 
  private:
-  absl::StatusOr<std::string> ReadPrompt(const Environment& environment) const {
-    if (prompt_file_.has_value()) return ReadFile(*prompt_file_);
-    if (*prompt_ == "-") return ReadStandardInput(environment.stop);
-    return *prompt_;
+  absl::StatusOr<client::Prompt> ReadPrompt(const Environment& environment) const {
+    if (messages_.has_value()) return ReadMessages(*messages_, environment.stop);
+    if (prompt_.has_value() && *prompt_ != "-") return *prompt_;
+    US_ASSIGN_OR_RETURN(std::string text, prompt_file_.has_value()
+                                              ? ReadFile(*prompt_file_)
+                                              : ReadStandardInput(environment.stop));
+    return text;
   }
 
   static nlohmann::ordered_json ToJson(const client::GenerateResponse& response,
@@ -291,10 +226,8 @@ class GenerateCommand : public Command {
   Connection connection_;
   std::optional<std::string> prompt_;
   std::optional<std::string> prompt_file_;
-  std::vector<std::string> logit_bias_;
-  bool ignore_eos_ = false;
-  bool include_stop_ = false;
-  bool no_skip_special_tokens_ = false;
+  std::optional<std::string> messages_;
+  GenerationFlags generation_;
   bool split_special_tokens_ = false;
   bool no_add_special_tokens_ = false;
   double timeout_seconds_ = std::numeric_limits<double>::infinity();

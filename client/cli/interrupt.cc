@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <utility>
 
 #include <sys/eventfd.h>
 
@@ -20,10 +21,13 @@ constexpr int kWatchedSignals[] = {SIGINT, SIGTERM};
 // threads of their own from before main, whose signal masks are not ours to set.
 std::atomic<int> interrupted_event = -1;
 std::atomic<int> last_signal = 0;
+std::atomic<int> num_interrupts = 0;    // SIGINT, not yet acted on
+std::atomic<int> num_terminations = 0;  // SIGTERM
 
 void OnSignal(int signal) {
   const int saved_errno = errno;
   last_signal.store(signal);
+  ++(signal == SIGINT ? num_interrupts : num_terminations);
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = write(interrupted_event.load(), &one, sizeof(one));
   errno = saved_errno;
@@ -48,6 +52,8 @@ InterruptGuard::InterruptGuard() {
   finished_ = eventfd(0, EFD_CLOEXEC);
   US_CHECK(interrupted_ >= 0 && finished_ >= 0);
   US_CHECK(interrupted_event.exchange(interrupted_) == -1);
+  num_interrupts = 0;
+  num_terminations = 0;
   SetHandler(OnSignal);
   watcher_ = std::thread([this] { Watch(); });
 }
@@ -69,9 +75,25 @@ void InterruptGuard::Watch() {
     if (descriptors[1].revents != 0) return;
     uint64_t count = 0;
     if (read(interrupted_, &count, sizeof(count)) != sizeof(count)) continue;
+    int stops = num_terminations.exchange(0);
+    {
+      MutexLock lock(mutex_);
+      for (int interrupts = num_interrupts.exchange(0); interrupts > 0; --interrupts) {
+        if (handler_ != nullptr) {
+          handler_();
+        } else {
+          ++stops;
+        }
+      }
+    }
     // The second one does not wait.
-    if (!source_.request_stop() || count > 1) _exit(128 + last_signal.load());
+    if (stops > 0 && (!source_.request_stop() || stops > 1)) _exit(128 + last_signal.load());
   }
+}
+
+void InterruptGuard::HandleInterrupts(std::function<void()> handler) {
+  MutexLock lock(mutex_);
+  handler_ = std::move(handler);
 }
 
 }  // namespace ultrasketch::cli

@@ -29,24 +29,7 @@ class EngineGeneration final : public LocalGeneration {
   absl::StatusOr<client::GenerateResponse> Run(
       const std::function<void(const client::GenerateDelta&)>& on_delta,
       const client::CallOptions& options) override {
-    client::GenerateResponse response;
-    GenerationTranslator translator(request_, tokenizer_);
-    request_.deadline = absl::Now() + options.timeout;
-    const std::stop_callback on_stop(options.stop, [this] { loop_->Drain(absl::Now()); });
-    US_ASSIGN_OR_RETURN(
-        const std::vector<GenerationOutput> outputs,
-        GenerateAndWait(*loop_, std::move(request_), [&](const GenerationDelta& delta) {
-          v1::GenerateDelta message;
-          message.set_index(delta.completion);
-          translator.AppendDelta(delta, message);
-          const client::GenerateDelta translated = client::FromMessage(message);
-          client::AddDelta(translated, &response);
-          on_delta(translated);
-        }));
-    for (const GenerationOutput& output : outputs) {
-      client::AddFinal(translator.FinalOf(output.result), &response);
-    }
-    return response;
+    return GenerateLocally(*loop_, tokenizer_, std::move(request_), on_delta, options);
   }
 
  private:
@@ -57,23 +40,53 @@ class EngineGeneration final : public LocalGeneration {
 
 }  // namespace
 
+RequestModel LocalRequestModel(const OpenedModel& opened) {
+  const ModelConfig& config = opened.checkpoint->config();
+  RequestModel model;
+  model.max_context_tokens = static_cast<int32_t>(
+      std::min<int64_t>(config.max_position_embeddings, std::numeric_limits<int32_t>::max()));
+  model.vocab_size = config.vocab_size;
+  model.max_token_bytes = LongestTokenBytes(*opened.tokenizer);
+  model.generation_config = opened.checkpoint->generation_config();
+  model.eos_token_ids = opened.eos_token_ids;
+  model.tokenizer = opened.tokenizer;
+  model.chat_template = opened.chat_template;
+  model.doubled_beginning = std::make_shared<OneTimeWarning>(
+      [](const std::string& warning) { std::cerr << "warning: " << warning << "\n"; });
+  return model;
+}
+
+absl::StatusOr<client::GenerateResponse> GenerateLocally(
+    EngineLoop& loop, std::shared_ptr<const Tokenizer> tokenizer, GenerationRequest request,
+    const std::function<void(const client::GenerateDelta&)>& on_delta,
+    const client::CallOptions& options) {
+  client::GenerateResponse response;
+  GenerationTranslator translator(request, std::move(tokenizer));
+  request.deadline = absl::Now() + options.timeout;
+  US_ASSIGN_OR_RETURN(const std::vector<GenerationOutput> outputs,
+                      GenerateAndWait(
+                          loop, std::move(request),
+                          [&](const GenerationDelta& delta) {
+                            v1::GenerateDelta message;
+                            message.set_index(delta.completion);
+                            translator.AppendDelta(delta, message);
+                            const client::GenerateDelta translated = client::FromMessage(message);
+                            client::AddDelta(translated, &response);
+                            on_delta(translated);
+                          },
+                          options.stop));
+  for (const GenerationOutput& output : outputs) {
+    client::AddFinal(translator.FinalOf(output.result), &response);
+  }
+  return response;
+}
+
 absl::StatusOr<std::unique_ptr<LocalGeneration>> LocalGeneration::Prepare(
     const LocalModelOptions& model, const client::GenerateRequest& request) {
   US_ASSIGN_OR_RETURN(LocalModelParts parts, OpenLocalModelParts(model));
   const ModelConfig& config = parts.opened.checkpoint->config();
 
-  // Translated as the server does it, so that defaults and errors are the same.
-  RequestModel hosted;
-  hosted.max_context_tokens = static_cast<int32_t>(
-      std::min<int64_t>(config.max_position_embeddings, std::numeric_limits<int32_t>::max()));
-  hosted.vocab_size = config.vocab_size;
-  hosted.max_token_bytes = LongestTokenBytes(*parts.opened.tokenizer);
-  hosted.generation_config = parts.opened.checkpoint->generation_config();
-  hosted.eos_token_ids = parts.opened.eos_token_ids;
-  hosted.tokenizer = parts.opened.tokenizer;
-  hosted.chat_template = parts.opened.chat_template;
-  hosted.doubled_beginning = std::make_shared<OneTimeWarning>(
-      [](const std::string& warning) { std::cerr << "warning: " << warning << "\n"; });
+  const RequestModel hosted = LocalRequestModel(parts.opened);
   US_ASSIGN_OR_RETURN(
       GenerationRequest engine_request,
       TranslateGenerateRequest(client::ToMessage(request), hosted, absl::InfiniteFuture()));

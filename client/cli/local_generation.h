@@ -9,8 +9,20 @@
 
 #include "client/cli/local_model.h"
 #include "client/client.h"
+#include "engine/serving/engine_loop/engine_loop.h"
+#include "server/request_translation.h"
 
 namespace ultrasketch::cli {
+
+// What requests to the model are translated by, as the server does it: same defaults, same errors.
+// The most tokens are the model's own; a warning goes to standard error.
+RequestModel LocalRequestModel(const OpenedModel& opened);
+
+// What Client::GenerateStream gives. `on_delta` is called on this thread.
+absl::StatusOr<client::GenerateResponse> GenerateLocally(
+    EngineLoop& loop, std::shared_ptr<const Tokenizer> tokenizer, GenerationRequest request,
+    const std::function<void(const client::GenerateDelta&)>& on_delta,
+    const client::CallOptions& options);
 
 // One request to a model that is loaded for it. Used by one thread.
 class LocalGeneration {

@@ -29,6 +29,7 @@ nlohmann::ordered_json ToJson(const client::ModelInfo& model) {
       {"bits_per_weight_linear", model.bits_per_weight_linear},
       {"bits_per_weight_file", model.bits_per_weight_file},
       {"max_context_tokens", model.max_context_tokens},
+      {"chat", model.chat},
       {"vocab_size", model.vocab_size},
       {"memory_bytes",
        {{"weights", model.weights_bytes},

@@ -43,6 +43,19 @@ absl::Status WriteOutput(std::string_view text) {
   return absl::OkStatus();
 }
 
+std::string ForTerminal(std::string_view text) {
+  std::string result;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7F) {
+      result += "\uFFFD";
+    } else {
+      result += c;
+    }
+  }
+  return result;
+}
+
 bool IsBrokenPipe(const absl::Status& status) {
   return status.GetPayload(kBrokenPipePayload).has_value();
 }

@@ -18,6 +18,10 @@ namespace ultrasketch::cli {
 absl::Status WriteOutput(std::string_view text);
 bool IsBrokenPipe(const absl::Status& status);
 
+// `text` without the control characters that could move a terminal's cursor or worse: generated
+// text could hold them.
+std::string ForTerminal(std::string_view text);
+
 // A JSON object, a member on a line, and so the elements of an array of objects. Text that is not
 // UTF-8 gets U+FFFD in its place.
 std::string FormatJson(const nlohmann::ordered_json& object);

@@ -3,12 +3,15 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "client/cli/interrupt.h"
+#include "client/cli/line_reader.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
 
@@ -123,6 +126,76 @@ TEST(InterruptGuardDeathTest, SecondSignalEndsTheProcess) {
         pause();
       },
       ::testing::ExitedWithCode(128 + SIGTERM), "");
+}
+
+TEST(InterruptGuardTest, InterruptsCanBeTheCommandsOwnAffair) {
+  InterruptGuard guard;
+  absl::Mutex mutex;
+  int num_interrupts = 0;
+  guard.HandleInterrupts([&] {
+    absl::MutexLock lock(&mutex);
+    ++num_interrupts;
+  });
+  for (int i = 1; i <= 3; ++i) {
+    kill(getpid(), SIGINT);
+    const auto has_come = [&] { return num_interrupts == i; };
+    absl::MutexLock lock(&mutex);
+    mutex.Await(absl::Condition(&has_come));
+  }
+  EXPECT_FALSE(guard.stop().stop_requested());
+  guard.HandleInterrupts(nullptr);
+  absl::Notification stopped;
+  const std::stop_callback on_stop(guard.stop(), [&] { stopped.Notify(); });
+  kill(getpid(), SIGINT);
+  stopped.WaitForNotification();
+}
+
+class LineReaderTest : public ::testing::Test {
+ protected:
+  LineReaderTest() { EXPECT_EQ(pipe(pipe_), 0); }
+  ~LineReaderTest() override {
+    close(pipe_[0]);
+    CloseInput();
+  }
+  void Write(std::string_view text) {
+    EXPECT_EQ(write(pipe_[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  }
+  void CloseInput() {
+    if (pipe_[1] >= 0) close(pipe_[1]);
+    pipe_[1] = -1;
+  }
+  // A line in brackets, or the event.
+  std::string Next(LineReader& reader) {
+    std::string line;
+    const auto event = reader.Next(&line);
+    EXPECT_TRUE(event.ok()) << event.status();
+    if (!event.ok()) return "";
+    return *event == LineReader::Event::kLine  ? "[" + line + "]"
+           : *event == LineReader::Event::kEnd ? "end"
+                                               : "woken";
+  }
+  int pipe_[2] = {-1, -1};
+};
+
+TEST_F(LineReaderTest, GivesLinesWithoutTheirEnds) {
+  LineReader reader(pipe_[0]);
+  Write("one\n\ntwo\r\nthree");
+  CloseInput();
+  EXPECT_EQ(Next(reader), "[one]");
+  EXPECT_EQ(Next(reader), "[]");
+  EXPECT_EQ(Next(reader), "[two]");
+  EXPECT_EQ(Next(reader), "[three]");
+  EXPECT_EQ(Next(reader), "end");
+  EXPECT_EQ(Next(reader), "end");
+}
+
+TEST_F(LineReaderTest, WakingKeepsWhatWasRead) {
+  LineReader reader(pipe_[0]);
+  Write("be");
+  reader.Wake();
+  EXPECT_EQ(Next(reader), "woken");
+  Write("gun\n");
+  EXPECT_EQ(Next(reader), "[begun]");
 }
 
 }  // namespace

@@ -265,6 +265,28 @@ TEST_F(ClientTest, IgnoresCompletionIndicesOutOfReason) {
   EXPECT_EQ(response->completions.size(), 1u);
 }
 
+TEST_F(ClientTest, ConversationsAreSentAsMessages) {
+  Chat chat;
+  chat.messages = {{"system", "Be brief."}, {"user", "Who?"}};
+  GenerateRequest request;
+  request.prompt = chat;
+  ASSERT_TRUE(client_->Generate(request).ok());
+  const v1::ChatInput& sent = generation_.last_request.messages();
+  ASSERT_EQ(sent.messages_size(), 2);
+  EXPECT_EQ(sent.messages(0).role(), "system");
+  EXPECT_EQ(sent.messages(1).content(), "Who?");
+  EXPECT_FALSE(sent.has_add_generation_prompt());
+
+  chat.add_generation_prompt = false;
+  TokenizeRequest tokenize;
+  tokenize.chat = chat;
+  ASSERT_TRUE(client_->Tokenize(tokenize).ok());
+  ASSERT_TRUE(generation_.last_tokenize_request.has_messages());
+  EXPECT_EQ(generation_.last_tokenize_request.messages().messages_size(), 2);
+  EXPECT_TRUE(generation_.last_tokenize_request.messages().has_add_generation_prompt());
+  EXPECT_FALSE(generation_.last_tokenize_request.messages().add_generation_prompt());
+}
+
 TEST_F(ClientTest, TokenizesAndListsModels) {
   TokenizeRequest request;
   request.text = "ab";

@@ -28,7 +28,8 @@ const std::vector<std::vector<std::string>>& Commands() {
   static const auto* const commands = new std::vector<std::vector<std::string>>{
       {"compress"},       {"inspect"},          {"eval"},
       {"generate"},       {"tokenize"},         {"detokenize"},
-      {"models", "list"}, {"models", "load"},   {"models", "unload"},
+      {"chat"},           {"health"},           {"models", "list"},
+      {"models", "load"}, {"models", "unload"}, {"models", "measure"},
       {"import-gguf"},    {"bench", "quality"}, {"bench", "serve"},
       {"bench", "engine"}};
   return *commands;
@@ -71,6 +72,10 @@ TEST(CliTest, UsageErrorsExitWithTwo) {
       {"generate", "--model", "a"},
       {"generate", "--prompt", "a"},
       {"generate", "--model", "a", "--prompt", "b", "--prompt-file", "c"},
+      {"generate", "--model", "a", "--prompt", "b", "--messages", "c"},
+      {"generate", "--model", "a", "--messages", "c", "--no-add-special-tokens"},
+      {"chat"},
+      {"chat", "--model", "a", "--temperature", "x"},
       {"generate", "--model", "a", "--prompt", "b", "--seed", "18446744073709551616"},
       {"generate", "--model", "a", "--prompt", "b", "--max-tokens", "99999999999"},
       {"generate", "--model", "a", "--prompt", "b", "--timeout", "0"},

@@ -48,9 +48,12 @@ TEST(ServerTest, HealthKnowsTheServerAndItsModels) {
   EXPECT_EQ(CheckHealth(channel, "small"), "NOT_SERVING");
 }
 
-constexpr const char* kServices[] = {
-    "ultrasketch.v1.GenerationService", "ultrasketch.v1.ModelService", "grpc.health.v1.Health",
-    "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"};
+constexpr const char* kServices[] = {"ultrasketch.v1.GenerationService",
+                                     "ultrasketch.v1.ModelService",
+                                     "grpc.health.v1.Health",
+                                     "grpc.reflection.v1.ServerReflection",
+                                     "grpc.reflection.v1alpha.ServerReflection",
+                                     "inference.GRPCInferenceService"};
 
 TEST(ServerTest, HealthKnowsTheServicesAndTheyFollowTheServer) {
   TestServer server;

@@ -45,10 +45,11 @@ class QueueSink final : public GenerationSink {
 
 absl::StatusOr<std::vector<GenerationOutput>> GenerateAndWait(
     EngineLoop& loop, GenerationRequest request,
-    const std::function<void(const GenerationDelta&)>& on_delta) {
+    const std::function<void(const GenerationDelta&)>& on_delta, const std::stop_token& stop) {
   const int32_t num_completions = request.num_completions;
   const auto sink = std::make_shared<QueueSink>();
-  US_RETURN_IF_ERROR(loop.Submit(std::move(request), sink).status());
+  US_ASSIGN_OR_RETURN(const RequestId id, loop.Submit(std::move(request), sink));
+  const std::stop_callback on_stop(stop, [&loop, id] { loop.Cancel(id); });
 
   std::vector<GenerationOutput> outputs(static_cast<size_t>(num_completions));
   for (int32_t num_finished = 0; num_finished < num_completions;) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -24,11 +25,12 @@ struct GenerationOutput {
 
 // Submits the request and waits until all its completions have finished; in order of their index.
 // `on_delta`, unless null, is called on the calling thread for each delta as it arrives, and may
-// block. Submit's errors, or the status of the first completion that was cancelled or failed. Not
-// for the loop's own threads.
+// block. Requesting a stop cancels the request. Submit's errors, or the status of the first
+// completion that was cancelled or failed. Not for the loop's own threads.
 absl::StatusOr<std::vector<GenerationOutput>> GenerateAndWait(
     EngineLoop& loop, GenerationRequest request,
-    const std::function<void(const GenerationDelta&)>& on_delta = nullptr);
+    const std::function<void(const GenerationDelta&)>& on_delta = nullptr,
+    const std::stop_token& stop = {});
 
 // SubmitScore, and waits for the result.
 absl::StatusOr<ScoreResult> ScoreAndWait(EngineLoop& loop, ScoreRequest request);
