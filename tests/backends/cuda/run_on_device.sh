@@ -55,7 +55,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm 
 
 if wanted tests; then
   stage host_test 30 "$bin/cuda_host_test" --gtest_brief=1
-  stage tests 240 "$bin/cuda_backend_test"
+  stage tests 400 "$bin/cuda_backend_test"
   grep -E '^\[  (PASSED|FAILED|SKIPPED)' "$logs/tests.log" | sort -u | tail -n 40
   # The first lines of each failure.
   grep -E -A 4 'Failure$' "$logs/tests.log" | head -n 80
