@@ -241,8 +241,8 @@ TEST(ServerTest, PingsOfAnIdleConnectionAreAnswered) {
   ASSERT_TRUE(connection.Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + Frame(kSettings, "")));
   std::string received;
   for (int i = 0; i < kNumPings; ++i) {
-    // A third of what docs/service.md promises: much closer together they would count against the client,
-    // and three of those are enough to end the connection.
+    // A third of what docs/service.md promises: much closer together they would count against the
+    // client, and three of those are enough to end the connection.
     absl::SleepFor(absl::Milliseconds(1600));
     ASSERT_TRUE(connection.Send(Frame(kPing, "12345678")));
     while (CountOf(kPing, received) <= i) {
