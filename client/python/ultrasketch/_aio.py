@@ -25,6 +25,7 @@ from ._types import (
     ModelOptions,
     Score,
     ScoreOptions,
+    SketchOverhead,
     Tokens,
 )
 from ._waiting import Polling
@@ -279,6 +280,14 @@ class AsyncClient:
         """Returns when requests in flight have finished and the memory is free."""
         request = model_pb2.UnloadModelRequest(name=name)
         await self._call(_methods.UNLOAD_MODEL, request, options, may_retry=False)
+
+    async def measure_overhead(self, name: str, **options: Unpack[CallOptions]) -> SketchOverhead:
+        """Measures anew what a READY model's compression does to the time of its steps: a few
+        seconds at most. FailedPrecondition for a model that is not compressed."""
+        request = model_pb2.MeasureOverheadRequest(name=name)
+        return _messages.sketch_overhead(
+            await self._call(_methods.MEASURE_OVERHEAD, request, options)
+        )
 
     async def health(self, service: str = "", **options: Unpack[CallOptions]) -> str:
         """What the server says of itself (""), of a model or of a service: "SERVING",

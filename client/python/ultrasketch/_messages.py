@@ -21,6 +21,7 @@ from ._types import (
     ModelState,
     Score,
     ScoreOptions,
+    SketchOverhead,
     Timing,
     TokenLogprob,
     TokenLogprobs,
@@ -321,4 +322,13 @@ def model(message: model_pb2.Model) -> Model:
         ),
         weights_checksum=message.weights_checksum,
         chat=message.chat,
+        sketch_overhead=(
+            sketch_overhead(message.sketch_overhead)
+            if message.HasField("sketch_overhead")
+            else None
+        ),
     )
+
+
+def sketch_overhead(message: model_pb2.SketchOverhead) -> SketchOverhead:
+    return SketchOverhead(message.prefill_ratio, message.decode_ratio)

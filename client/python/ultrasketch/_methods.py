@@ -56,6 +56,9 @@ LOAD_MODEL = Method(_models("LoadModel"), model_pb2.LoadModelRequest, model_pb2.
 UNLOAD_MODEL = Method(
     _models("UnloadModel"), model_pb2.UnloadModelRequest, model_pb2.UnloadModelResponse
 )
+MEASURE_OVERHEAD = Method(
+    _models("MeasureOverhead"), model_pb2.MeasureOverheadRequest, model_pb2.SketchOverhead
+)
 HEALTH_CHECK = Method(
     "/grpc.health.v1.Health/Check",
     health_pb2.HealthCheckRequest,

@@ -173,6 +173,15 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class SketchOverhead:
+    """The time of a step over that of the same step with uncompressed layers: below 1 the
+    compressed model is faster."""
+
+    prefill_ratio: float  # a prompt of up to 256 tokens
+    decode_ratio: float  # the next token of one sequence
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     name: str
     state: ModelState
@@ -188,6 +197,7 @@ class Model:
     memory: Memory = field(default_factory=Memory)
     weights_checksum: str = ""
     chat: bool = False  # takes `messages`
+    sketch_overhead: SketchOverhead | None = None  # None: not measured yet, or not compressed
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,12 @@ def test_models_are_listed_loaded_and_unloaded(client: Client) -> None:
     assert (model.codec, model.num_parameters) == ("fold", 20356992)
     assert model.bits_per_weight_linear <= 0.5
     assert model.memory.weights > 0
+    overhead = client.measure_overhead("spare")
+    assert overhead.prefill_ratio > 0
+    assert overhead.decode_ratio > 0
+    measured = client.get_model("spare").sketch_overhead
+    assert measured is not None
+    assert measured.decode_ratio > 0
 
 
 def test_waits_until_ready(live: LiveServer, client: Client) -> None:
@@ -227,6 +233,7 @@ def test_asyncio_generates_and_streams(live: LiveServer) -> None:
         }
         await client.unload_model("spare")
         await client.load_model("spare")
+        assert (await client.measure_overhead("spare")).decode_ratio > 0
         assert (await client.get_model("spare")).error == ""
         assert await client.health() == "SERVING"
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 import ultrasketch
-from conftest import FakeServer
+from conftest import MODELS, FakeServer, LiveServer
 from ultrasketch import AsyncClient, Client, Tls
 
 
@@ -163,3 +163,37 @@ def test_tls_checks_the_server_and_shows_the_client(certificates: Certificates) 
             Tls(certificate=certificates.path("client.pem"))
     finally:
         fake.stop()
+
+
+def test_the_server_takes_certificates_and_tokens(
+    certificates: Certificates, tmp_path: pathlib.Path
+) -> None:
+    user, admin = "user-token-0123456789", "admin-token-0123456789"
+    (tmp_path / "tokens").write_text(f"ci:user:{user}\noperator:admin:{admin}\n")
+    server = LiveServer(
+        tmp_path / "log",
+        *("--model", f"sketch={MODELS / 'classics-20m-sketch'}"),
+        *("--tls-cert", certificates.path("server.pem")),
+        *("--tls-key", certificates.path("server.key")),
+        *("--tls-client-ca", certificates.path("ca.pem")),
+        *("--token-file", str(tmp_path / "tokens")),
+    )
+    mutual = Tls(
+        ca=certificates.path("ca.pem"),
+        certificate=certificates.path("client.pem"),
+        key=certificates.path("client.key"),
+        server_name="sketch.test",
+    )
+    try:
+        with Client(server.target, tls=mutual) as client:
+            client.wait_ready()
+            with pytest.raises(ultrasketch.Unauthenticated):
+                client.generate("a", max_tokens=1)
+        with Client(server.target, tls=mutual, token=user) as client:
+            assert client.stream("a", max_tokens=1).read().usage.completion_tokens == 1
+            with pytest.raises(ultrasketch.PermissionDenied):
+                client.unload_model("sketch")
+        with Client(server.target, tls=mutual, token=admin) as client:
+            client.unload_model("sketch")
+    finally:
+        server.stop()
