@@ -149,8 +149,10 @@ struct CertificateFetcher {
     auto current = fetcher.certificates->Current();
     if (current == fetcher.given) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const grpc_ssl_pem_key_cert_pair pair = {current->key.c_str(), current->certificate.c_str()};
-    *config = grpc_ssl_server_certificate_config_create(
-        current->client_ca.empty() ? nullptr : current->client_ca.c_str(), &pair, 1);
+    // gRPC aborts without roots, also where it asks for no client's certificate and uses none.
+    const std::string& roots =
+        current->client_ca.empty() ? current->certificate : current->client_ca;
+    *config = grpc_ssl_server_certificate_config_create(roots.c_str(), &pair, 1);
     fetcher.given = std::move(current);
     return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
   }
