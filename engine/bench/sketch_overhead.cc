@@ -47,7 +47,7 @@ KvCacheLayout CacheLayout(const ModelConfig& config, const Backend& backend,
   layout.num_kv_heads = config.num_kv_heads;
   layout.head_dim = config.head_dim;
   layout.block_size = backend.cache_block_granularity();
-  layout.element_bytes = backend.cache_element_bytes();
+  layout.token_bytes = backend.cache_token_bytes(layout.type, layout.head_dim);
   layout.num_blocks = layout.BlocksForTokens(PromptTokens(config, options) + 1);
   return layout;
 }
