@@ -249,7 +249,7 @@ def draw(prometheus, start, end, folder):
 def draw_of_a_server(binaries, seconds, folder):
     models = {name: live_prometheus.ROOT / "deploy/models" / model for name, model in MODELS.items()}
     with live_prometheus.serve(binaries / "ultrasketchd", models,
-                               server_options=["--max-running-sequences", "6"]) as (address, prometheus):
+                               server_options=["--max-running-sequences", "3"]) as (address, prometheus):
         loads = [live_prometheus.Load(binaries / "ultrasketch", address, model) for model in MODELS]
         with loads[0].waves(WARM_UP_SECONDS + seconds), loads[1].waves(WARM_UP_SECONDS + seconds):
             time.sleep(WARM_UP_SECONDS)

@@ -108,6 +108,7 @@ FAILURES = 'code=~"UNKNOWN|INTERNAL|UNAVAILABLE|DATA_LOSS|DEADLINE_EXCEEDED"'
 KV_USED = (f'sum by ({{by}}) (ultrasketch_kv_blocks{{{{{MODEL}, state="used"}}}})'
            f' / sum by ({{by}}) (ultrasketch_kv_blocks{{{{{MODEL}}}}})')
 GENERATING = 'phase=~"decode|mixed"'
+NOT_OK = 'code!="OK"'
 HIT = 'result="hit"'
 DECODING, PREFILLING, SKETCH_STAGE = 'phase="decode"', 'phase="prefill"', 'stage="sketch"'
 TTFT = "ultrasketch_time_to_first_token_seconds"
@@ -221,6 +222,16 @@ def serving():
             lines("Unread answers", "Bytes of answers that clients have not read: slow readers, or ones that went "
                   "away.", "bytes",
                   [target(f"sum by (instance) (ultrasketch_unread_bytes{{{PROCESS}}})", "{{instance}}")]),
+            lines("Calls that failed", "By gRPC status code, of all methods.", "reqps",
+                  [target(f"sum by (code) ({rate('ultrasketch_calls_total', NOT_OK, PROCESS)}) > 0", "{{code}}")],
+                  stacked=True),
+            lines("Connections", "Open connections, by replica.", "short",
+                  [target(f"sum by (instance) (ultrasketch_connections{{{PROCESS}}})", "{{instance}}")]),
+            lines("Turned away", "Calls without the right token, and connections beyond --max-connections.", "ops",
+                  [target(f"sum by (code) ({rate('ultrasketch_refused_calls_total', selectors=PROCESS)})",
+                          "call, {{code}}"),
+                   target(f"sum by (reason) ({rate('ultrasketch_refused_connections_total', selectors=PROCESS)})",
+                          "connection, {{reason}}")]),
         ]),
         ("Models and processes", [
             table("Models", "The state that each replica's models are in. FAILED: ListModels says why.", "none",
@@ -257,7 +268,7 @@ def overhead():
     return [
         ("Now", [
             stat("Time against dense", "Time of a step of the compressed model over one of the dense model of the "
-                 "same shape, measured on this device when the model was loaded. Below 1 the sketch is faster.",
+                 "same shape, measured on this device after the model was loaded. Below 1 the sketch is faster.",
                  "none", [target(ratio, "{{model}} {{phase}}")],
                  (GREEN, (0.9, YELLOW), (1, RED)), 6, decimals=2, graph=False),
             stat("Bits per weight, linear", "All bytes that stand in for the linear layers' weights, times "
@@ -273,13 +284,15 @@ def overhead():
         ("Time", [
             lines("Time against dense", "Over 1 the compressed model is slower than the dense one would be: see "
                   "docs/observing.md.", "none", [target(ratio, "{{model}} {{phase}}")], limit=1),
-            lines("Sketch's share of a step", "Time of the stage that folds inputs into sketches, over the time "
-                  "of all stages.", "percentunit",
+            lines("Sketch's share of a step", "Share of the steps' time in products of compressed layers, making their "
+                  "inputs included.", "percentunit",
                   [target(f"sum by (model, phase) ({rate(STAGE + '_sum', SKETCH_STAGE)})"
-                          f" / sum by (model, phase) ({rate(STAGE + '_sum')})", "{{model}} {{phase}}")]),
-            lines("Time by stage", "Seconds per second that the engines spend in each stage: sketch folds the "
-                  "inputs, gemm multiplies, head and sampling end a step.", "s",
-                  [target(f"sum by (stage) ({rate(STAGE + '_sum')})", "{{stage}}")], stacked=True),
+                          f" / sum by (model, phase) ({rate(STAGE + '_sum')})", "{{model}} {{phase}}")], most=1),
+            lines("Share of time by stage", "sketch: products of compressed layers; gemm: of uncompressed ones; head: "
+                  "the product with the output head; other: planning, embedding, waiting for the device.",
+                  "percentunit",
+                  [target(f"sum by (stage) ({rate(STAGE + '_sum')})"
+                          f" / on () group_left () sum({rate(STAGE + '_sum')})", "{{stage}}")], stacked=True, most=1),
             lines("Stages of a decoding step", "Mean time of each stage in steps that only generate.", "s",
                   [target(f"sum by (stage) ({rate(STAGE + '_sum', DECODING)})"
                           f" / sum by (stage) ({rate(STAGE + '_count', DECODING)})", "{{stage}}")],
@@ -312,17 +325,16 @@ def overhead():
                   [target(held.format(by=both), "{{instance}} {{model}} held"),
                    target(dense.format(by=both), "{{instance}} {{model}} dense")]),
             lines("KV cache and workspace", "On CPUs pages of the KV cache come with use; on GPUs it is "
-                  "allocated at once.", "bytes",
-                  [target("sum by (instance, model, kind) "
-                          f'(ultrasketch_memory_bytes{{{MODEL}, kind=~"kv_cache|workspace"}})',
-                          "{{instance}} {{model}} {{kind}}")]),
-            lines("Models per replica", "Models that are READY, by replica and its device.", "short",
-                  [target("sum by (job, instance) (ultrasketch_model_state{" + MODEL + ', state="READY"})'
-                          " * on (job, instance) group_left (backend) ultrasketch_build_info",
-                          "{{instance}} {{backend}}")]),
+                  "allocated at once. Models of a device share its workspace.", "bytes",
+                  [target("sum by (instance, device, kind) (ultrasketch_memory_bytes{"
+                          'model=~"$model|", instance=~"$instance", kind=~"kv_cache|workspace"})',
+                          "{{instance}} {{device}} {{kind}}")]),
+            lines("Models per device", "Models that hold weights there.", "short",
+                  [target("count by (instance, device) "
+                          f'(ultrasketch_memory_bytes{{{MODEL}, kind="weights"}})', "{{instance}} {{device}}")]),
             lines("Not accounted for", "Memory that no kind explains. It should not grow.", "bytes",
-                  [target("sum by (instance) (ultrasketch_memory_bytes{" + PROCESS + ', kind="other"})',
-                          "{{instance}}")]),
+                  [target("sum by (instance, device) (ultrasketch_memory_bytes{" + PROCESS + ', kind="other"})',
+                          "{{instance}} {{device}}")]),
         ]),
     ]
 

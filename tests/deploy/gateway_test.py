@@ -99,7 +99,7 @@ class GatewayTest(unittest.TestCase):
             [ultrasketchd, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
              "--model", f"sketch={ROOT}/deploy/models/classics-20m-sketch"], cls.folder / "server.log")
         cls.addClassCleanup(cls.server.stop)
-        cls.upstream_port = cls.server.wait_for(r"event=serving listen=\S+:(\d+)")[1]
+        cls.upstream_port = cls.server.wait_for(r"event=serving listen=\S+:(\d+)\s")[1]
         cls.gateway = Gateway(cls.folder / "gateway", cls.upstream_port)
         cls.addClassCleanup(cls.gateway.process.stop)
 
@@ -150,10 +150,19 @@ class GatewayTest(unittest.TestCase):
                      GENERATE + "X", "/ultrasketch.v1.GenerationService/..%2fModelService/LoadModel"):
             self.assertIn(self.gateway.post(path, {})[0], (400, 404), path)
         with self.gateway.channel() as channel:
-            load = channel.unary_unary("/ultrasketch.v1.ModelService/LoadModel")
-            with self.assertRaises(grpc.RpcError) as raised:
-                load(b"", timeout=120)
-            self.assertEqual(raised.exception.code(), grpc.StatusCode.UNIMPLEMENTED)
+            for path in ("/ultrasketch.v1.ModelService/LoadModel", "/inference.GRPCInferenceService/RepositoryModelLoad",
+                         "/inference.GRPCInferenceService/RepositoryModelUnload"):
+                with self.assertRaises(grpc.RpcError) as raised:
+                    channel.unary_unary(path)(b"", timeout=120)
+                self.assertEqual(raised.exception.code(), grpc.StatusCode.UNIMPLEMENTED, path)
+                # Envoy's answer, not a server's.
+                self.assertNotIn("x-envoy-upstream-service-time", dict(raised.exception.initial_metadata()))
+
+    def test_kserves_protocol_passes(self):
+        with self.gateway.channel() as channel:
+            # {ready: true}
+            self.assertEqual(channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=120),
+                             b"\x08\x01")
 
     def test_more_calls_than_the_limit_are_refused(self):
         limited = Gateway(self.folder / "limited", self.upstream_port, [

@@ -139,7 +139,7 @@ class Load:
         return good.count(0)
 
     @contextlib.contextmanager
-    def waves(self, seconds):
+    def waves(self, seconds, clients=4):
         """Load that rises and falls, beside the block, at most for so long."""
         stop = threading.Event()
         end = time.monotonic() + seconds
@@ -153,9 +153,9 @@ class Load:
                     continue
                 self.generate(number, model="no-such-model" if number % 41 == 40 else None,
                               max_tokens=10**6 if number % 29 == 28 else 16 + 8 * (number % 12))
-                number += 12
+                number += clients
 
-        threads = [threading.Thread(target=client, args=(index,)) for index in range(12)]
+        threads = [threading.Thread(target=client, args=(index,)) for index in range(clients)]
         for thread in threads:
             thread.start()
         try:
@@ -177,7 +177,7 @@ def serve(ultrasketchd, models, scrape_seconds=1, server_options=()):
             arguments += ["--model", f"{name}={model}"]
         server = Process(arguments, folder / "server.log")
         stack.callback(server.stop)
-        serving = server.wait_for(r"event=serving listen=(\S+) metrics=(\S+)")
+        serving = server.wait_for(r"event=serving listen=(\S+) metrics=(\S+)\s")
 
         # The repository's configuration, but for where, how often, and the rules' absolute path.
         configuration = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
@@ -192,7 +192,7 @@ def serve(ultrasketchd, models, scrape_seconds=1, server_options=()):
                               f"--storage.tsdb.path={folder}/data", "--web.listen-address=127.0.0.1:0"],
                              folder / "prometheus.log")
         stack.callback(prometheus.stop)
-        address = prometheus.wait_for(r'msg="Listening on" address=(\S+)')[1]
+        address = prometheus.wait_for(r'msg="Listening on" address=(\S+)\n')[1]
         prometheus.wait_for("Server is ready to receive web requests")
         api = Prometheus(address)
         wait_until(lambda: api.query("up == 1"), "the server's first scrape")
