@@ -1,10 +1,13 @@
 // ultrasketchd: serves models over gRPC.
 
+#include <atomic>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <variant>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 
@@ -16,9 +19,15 @@
 namespace ultrasketch {
 namespace {
 
-// gRPC's own log, in our format.
+// gRPC's own log, in our format. Clients cause some of its lines, as by handshakes that fail: not
+// more than ten a second.
 void LogFromGrpc(gpr_log_func_args* args) {
   if (args->severity != GPR_LOG_SEVERITY_ERROR) return;
+  constexpr int64_t kIntervalNanoseconds = 100'000'000;
+  static std::atomic<int64_t> next_line = 0;
+  const int64_t now = absl::GetCurrentTimeNanos();
+  int64_t next = next_line;
+  if (now < next || !next_line.compare_exchange_strong(next, now + kIntervalNanoseconds)) return;
   LogEvent(LogLevel::kWarning, "grpc", {{"message", args->message}});
 }
 

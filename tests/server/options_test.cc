@@ -116,7 +116,7 @@ TEST_F(ConfigFileTest, PrintedOnesReadBackToTheSame) {
   EXPECT_EQ(std::get<ExitCode>(first.result), kExitOk) << first.err;
   EXPECT_THAT(first.out,
               AllOf(HasSubstr("memory-limit = 1073741824\n"), HasSubstr("insecure = true\n"),
-                    HasSubstr("kv-cache-tokens = 4096\n"), HasSubstr("admin-rpcs = \"auto\"\n")));
+                    HasSubstr("kv-cache-tokens = 4096\n"), HasSubstr("admin-rpcs = 'auto'\n")));
   const std::string config = Write(first.out);
   EXPECT_EQ(Parse({"--print-config", "--config", config}).out, first.out);
   const Parsed read = Parse({"--config", config});
@@ -129,7 +129,7 @@ TEST_F(ConfigFileTest, PrintedOnesReadBackToTheSame) {
 TEST_F(ConfigFileTest, PrintedDefaultsAreTheDefaults) {
   const Parsed printed = Parse({"--print-config"});
   EXPECT_EQ(std::get<ExitCode>(printed.result), kExitOk);
-  EXPECT_THAT(printed.out, HasSubstr("listen = \"127.0.0.1:8001\"\n"));
+  EXPECT_THAT(printed.out, HasSubstr("listen = '127.0.0.1:8001'\n"));
   const Parsed with = Parse({"--model", "a=/a", "--config", Write(printed.out)});
   const Parsed without = Parse({"--model", "a=/a"});
   ASSERT_TRUE(with.ok() && without.ok()) << with.err;
