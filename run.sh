@@ -14,7 +14,7 @@ readonly PACKAGES=(
 )
 # Of the tests alone: installing Prometheus starts one where there is an init system.
 readonly TEST_PACKAGES=(prometheus python3-yaml)
-readonly LINT_PACKAGES=(clang clang-format clang-tidy)
+readonly GATE_PACKAGES=(clang clang-format clang-tidy shellcheck pyflakes3 python3)
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 die() {
@@ -30,7 +30,8 @@ usage: ./run.sh COMMAND
   test    build everything and run all tests
   build   install what is missing and build the release into build/bin
   setup   install the Debian packages that are missing (needs root or sudo)
-  lint    clang-format, clang-tidy and clang's thread-safety analysis
+  gate    style, clang's analyses, sanitizers, fuzzing: `./run.sh gate asan fuzz` for some of them,
+          `./run.sh gate --all` for the whole of each
   clean   remove the build folders
 
 Arguments after `test` go to ctest: ./run.sh test -R Tokenizer
@@ -121,18 +122,10 @@ run_tests() {
   ctest --test-dir build --output-on-failure --no-tests=error -j "$(nproc)" "$@"
 }
 
-lint() {
+gate() {
   setup
-  install_packages "${LINT_PACKAGES[@]}"
-  say "clang-format"
-  git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
-  say "clang: warnings and thread-safety analysis"
-  # Clang 14 does not compile LibTorch 1.13's headers as C++20.
-  cmake --preset dev -B build-clang -DCMAKE_CXX_COMPILER=clang++ -DULTRASKETCH_FINETUNE=OFF >/dev/null
-  cmake --build build-clang -j "$(jobs_that_fit)" >&2
-  say "clang-tidy"
-  git ls-files '*.cc' | grep -Ev '^(tests|engine/finetune|client/finetune)/' |
-    xargs -P "$(nproc)" -n 4 clang-tidy -p build-clang --quiet
+  install_packages "${GATE_PACKAGES[@]}"
+  tests/gate/gate.sh "$@"
 }
 
 main() {
@@ -146,7 +139,7 @@ main() {
       build ultrasketch ultrasketchd
       exec deploy/demo/demo.sh build/bin "$@"
       ;;
-    lint) lint ;;
+    gate) gate "$@" ;;
     clean) rm -rf build build-* ;;
     help | -h | --help) usage ;;
     *)
