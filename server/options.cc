@@ -100,7 +100,8 @@ void DeclareSecurity(CLI::App& app, Flags& flags) {
   app.add_flag("--insecure", flags.insecure,
                "Listen in plain text where other machines reach it: something else protects it");
   app.add_option("--admin-rpcs", flags.admin_rpcs,
-                 "LoadModel, UnloadModel and MeasureOverhead: on, off, or auto: on where only this machine reaches "
+                 "LoadModel, UnloadModel and MeasureOverhead: on, off, or auto: on where only this "
+                 "machine reaches "
                  "the server, or with tokens (then for the role admin)")
       ->check(CLI::IsMember({"auto", "on", "off"}))
       ->type_name("MODE")

@@ -26,7 +26,7 @@ struct DaemonOptions {
   std::string model_repository;             // empty: none
   absl::Duration repository_poll_interval;  // zero: never
   ModelLoadOptions load;
-  bool measures_overhead = true;            // of compressed models, when they have been loaded
+  bool measures_overhead = true;                // of compressed models, when they have been loaded
   ServerOptions server;                         // but for what the files below hold
   std::optional<TlsFiles> tls;                  // unset: plain text
   std::string token_file;                       // empty: no tokens
