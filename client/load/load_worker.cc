@@ -121,7 +121,7 @@ struct LoadWorker::Stream {
 
   v1::GenerateRequest request;
   int64_t index = 0;
-  RequestRecord record;
+  LoadRecord record;
 
   // Of the attempt at hand.
   std::unique_ptr<grpc::ClientContext> context;
@@ -235,7 +235,7 @@ void LoadWorker::Handle(Stream* stream, bool ok) {
 }
 
 void LoadWorker::TakeMessage(Stream& stream) {
-  RequestRecord& record = stream.record;
+  LoadRecord& record = stream.record;
   if (stream.response.has_delta()) {
     const int num_tokens = stream.response.delta().token_ids_size();
     if (num_tokens > 0) record.AddTokens(run_.Now(), num_tokens);
@@ -252,7 +252,7 @@ void LoadWorker::TakeMessage(Stream& stream) {
 void LoadWorker::EndAttempt(Stream* stream) {
   const double now = run_.Now();
   const grpc::Status& status = stream->status;
-  RequestRecord& record = stream->record;
+  LoadRecord& record = stream->record;
   const bool is_rejected =
       status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && record.messages.empty();
   if (is_rejected) {
@@ -269,7 +269,7 @@ void LoadWorker::EndAttempt(Stream* stream) {
 }
 
 void LoadWorker::EndRequest(Stream* stream, double now, const grpc::Status& status) {
-  RequestRecord& record = stream->record;
+  LoadRecord& record = stream->record;
   record.end_seconds = now;
   record.code = static_cast<absl::StatusCode>(status.error_code());
   if (!status.ok()) {

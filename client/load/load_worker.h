@@ -113,7 +113,7 @@ class LoadWorker {
 
   // Of the worker's thread alone, until Finish.
   std::multimap<double, Stream*> retries_;  // by when they are due
-  std::vector<RequestRecord> requests_;
+  std::vector<LoadRecord> requests_;
   std::vector<RejectionRecord> rejections_;
   double busy_share_ = 0;
 

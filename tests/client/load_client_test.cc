@@ -107,10 +107,10 @@ TEST(LoadClientTest, AnOpenLoopSendsWhileTheServerStandsStill) {
   ASSERT_TRUE(run.ok()) << run.status();
   ASSERT_EQ(run->requests.size(), 20u);
   double last_sent = 0;
-  for (const RequestRecord& request : run->requests) {
+  for (const LoadRecord& request : run->requests) {
     last_sent = std::max(last_sent, request.sent_seconds);
   }
-  for (const RequestRecord& request : run->requests) {
+  for (const LoadRecord& request : run->requests) {
     EXPECT_EQ(request.code, absl::StatusCode::kOk) << request.message;
     EXPECT_GE(request.sent_seconds, request.intended_seconds);
     ASSERT_FALSE(request.messages.empty());
@@ -216,7 +216,7 @@ TEST(LoadClientTest, RetriesComeAfterTheDelayThatTheServerAsksFor) {
     EXPECT_EQ(summary.rejection.count, 6);
     EXPECT_EQ(summary.num_short, 0);
     if (is_final) continue;
-    for (const RequestRecord& request : run->requests) {
+    for (const LoadRecord& request : run->requests) {
       EXPECT_GE(request.end_seconds - request.sent_seconds, 0.15);
     }
   }
@@ -237,7 +237,7 @@ TEST(LoadClientTest, DeadlinesEndRequests) {
   const auto run = load->Run(SmallWorkload(), plan, options);
   gate.Open();
   ASSERT_TRUE(run.ok()) << run.status();
-  for (const RequestRecord& request : run->requests) {
+  for (const LoadRecord& request : run->requests) {
     EXPECT_EQ(request.code, absl::StatusCode::kDeadlineExceeded);
   }
 }

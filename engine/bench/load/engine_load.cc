@@ -27,13 +27,13 @@ class EndedRequests {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   }
 
-  void Push(RequestRecord record) {
+  void Push(LoadRecord record) {
     MutexLock lock(mutex_);
     records_.push_back(std::move(record));
   }
 
   // Those that have ended since the last call; waits a tick at most for one.
-  std::vector<RequestRecord> Take() {
+  std::vector<LoadRecord> Take() {
     MutexLock lock(mutex_);
     mutex_.AwaitUntil([this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !records_.empty(); },
                       absl::Now() + kTick);
@@ -43,12 +43,12 @@ class EndedRequests {
  private:
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   Mutex mutex_;
-  std::vector<RequestRecord> records_ ABSL_GUARDED_BY(mutex_);
+  std::vector<LoadRecord> records_ ABSL_GUARDED_BY(mutex_);
 };
 
 class RecordingSink final : public GenerationSink {
  public:
-  RecordingSink(RequestRecord record, std::shared_ptr<EndedRequests> ended)
+  RecordingSink(LoadRecord record, std::shared_ptr<EndedRequests> ended)
       : record_(std::move(record)), ended_(std::move(ended)) {}
 
   void OnDelta(GenerationDelta delta) override {
@@ -69,7 +69,7 @@ class RecordingSink final : public GenerationSink {
   }
 
  private:
-  RequestRecord record_;
+  LoadRecord record_;
   const std::shared_ptr<EndedRequests> ended_;
 };
 
@@ -104,7 +104,7 @@ absl::StatusOr<RunRecord> RunEngineLoad(EngineLoop& loop, const Workload& worklo
   const auto send = [&] {
     const std::optional<ScheduledRequest> scheduled = schedule.Next(ended->Now());
     if (!scheduled.has_value()) return false;
-    RequestRecord record;
+    LoadRecord record;
     record.is_measured = scheduled->is_measured;
     record.intended_seconds = scheduled->intended_seconds;
     record.wanted_tokens = next->max_tokens;
@@ -124,9 +124,9 @@ absl::StatusOr<RunRecord> RunEngineLoad(EngineLoop& loop, const Workload& worklo
   for (int64_t i = 0; i < plan.concurrency && send(); ++i) {
   }
   while (num_running > 0) {
-    std::vector<RequestRecord> records = ended->Take();
+    std::vector<LoadRecord> records = ended->Take();
     num_running -= static_cast<int64_t>(records.size());
-    for (RequestRecord& record : records) {
+    for (LoadRecord& record : records) {
       run.requests.push_back(std::move(record));
       send();
     }

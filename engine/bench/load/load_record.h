@@ -20,7 +20,7 @@ struct TokenMessage {
 
 // One request, from when it was due to its end. With retries it is one request still: it ends with
 // its last attempt.
-struct RequestRecord {
+struct LoadRecord {
   bool is_measured = true;
   double intended_seconds = 0;
   double sent_seconds = 0;  // its first attempt
@@ -67,7 +67,7 @@ struct ClientCost {
 
 struct RunRecord {
   SchedulePlan plan;
-  std::vector<RequestRecord> requests;
+  std::vector<LoadRecord> requests;
   std::vector<RejectionRecord> rejections;
   ClientCost client;
 };

@@ -36,7 +36,7 @@ int64_t PlannedRequests(const SchedulePlan& plan) {
 Window WindowOf(const RunRecord& run) {
   Window window = {std::numeric_limits<double>::infinity(), 0};
   int64_t num_measured = 0;
-  for (const RequestRecord& request : run.requests) {
+  for (const LoadRecord& request : run.requests) {
     if (request.is_measured) {
       ++num_measured;
       window.begin = std::min(window.begin, request.intended_seconds);
@@ -51,7 +51,7 @@ Window WindowOf(const RunRecord& run) {
   return window;
 }
 
-double TimePerOutputToken(const RequestRecord& request) {
+double TimePerOutputToken(const LoadRecord& request) {
   double seconds = 0;
   int64_t tokens = 0;
   for (size_t i = 1; i < request.messages.size(); ++i) {
@@ -63,13 +63,13 @@ double TimePerOutputToken(const RequestRecord& request) {
   return tokens > 0 ? seconds / static_cast<double>(tokens) : 0;
 }
 
-int64_t NumTokens(const RequestRecord& request) {
+int64_t NumTokens(const LoadRecord& request) {
   int64_t tokens = 0;
   for (const TokenMessage& message : request.messages) tokens += message.num_tokens;
   return tokens;
 }
 
-bool IsGood(const RequestRecord& request, const ServiceObjective& objective) {
+bool IsGood(const LoadRecord& request, const ServiceObjective& objective) {
   return request.code == absl::StatusCode::kOk && !request.messages.empty() &&
          request.messages.front().gap_seconds <= objective.time_to_first_token &&
          TimePerOutputToken(request) <= objective.time_per_output_token &&
@@ -78,7 +78,7 @@ bool IsGood(const RequestRecord& request, const ServiceObjective& objective) {
 
 // Calls `visit(seconds, num_tokens)` for each message.
 template <typename Visit>
-void VisitMessages(const RequestRecord& request, const Visit& visit) {
+void VisitMessages(const LoadRecord& request, const Visit& visit) {
   double seconds = request.intended_seconds;
   for (const TokenMessage& message : request.messages) {
     seconds += message.gap_seconds;
@@ -97,7 +97,7 @@ struct Samples {
   DistributionSamples prefill;
   DistributionSamples lateness;
 
-  void Add(const RequestRecord& request) {
+  void Add(const LoadRecord& request) {
     lateness.Add(request.sent_seconds - request.intended_seconds);
     if (!request.messages.empty()) {
       time_to_first_token.Add(request.messages.front().gap_seconds);
@@ -133,7 +133,7 @@ void CountRequests(const RunRecord& run, LoadSummary& summary) {
   Samples samples;
   double batch_sizes = 0;
   std::map<std::pair<absl::StatusCode, std::string>, ErrorCount> errors;
-  for (const RequestRecord& request : run.requests) {
+  for (const LoadRecord& request : run.requests) {
     if (!request.is_measured) {
       ++summary.num_warm_up;
       continue;
@@ -176,7 +176,7 @@ void ReckonRates(const RunRecord& run, LoadSummary& summary) {
   int64_t good = 0;
   int64_t prompt_tokens = 0;
   int64_t output_tokens = 0;
-  for (const RequestRecord& request : run.requests) {
+  for (const LoadRecord& request : run.requests) {
     if (request.code == absl::StatusCode::kOk && window.Has(request.end_seconds)) {
       ++ended;
       if (IsGood(request, summary.objective)) ++good;
@@ -209,7 +209,7 @@ double SliceSeconds(double seconds) {
 
 LoadTimeline TimelineOf(const RunRecord& run) {
   double end = 0;
-  for (const RequestRecord& request : run.requests) end = std::max(end, request.end_seconds);
+  for (const LoadRecord& request : run.requests) end = std::max(end, request.end_seconds);
   LoadTimeline timeline;
   if (end <= 0) return timeline;
   const double slice = SliceSeconds(end);
@@ -221,7 +221,7 @@ LoadTimeline TimelineOf(const RunRecord& run) {
   const auto index_at = [&](double seconds) {
     return std::min(static_cast<size_t>(std::max(0.0, seconds / slice)), num_slices - 1);
   };
-  for (const RequestRecord& request : run.requests) {
+  for (const LoadRecord& request : run.requests) {
     VisitMessages(request, [&](double seconds, int32_t num_tokens) {
       timeline.output_tokens_per_second[index_at(seconds)] += num_tokens / slice;
     });

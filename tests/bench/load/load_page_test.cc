@@ -18,7 +18,7 @@ LoadSummary SummaryOf(int64_t concurrency, bool with_error = false) {
   RunRecord record;
   record.plan.concurrency = concurrency;
   for (int i = 0; i < 10; ++i) {
-    RequestRecord request;
+    LoadRecord request;
     request.intended_seconds = request.sent_seconds = 0.1 * i;
     request.AddTokens(0.1 * i + 0.05, 1);
     request.AddTokens(0.1 * i + 0.09, 2);

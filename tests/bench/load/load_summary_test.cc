@@ -18,8 +18,8 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 // A request that is due at `intended` and has a token after each of `gaps`, ended by the last.
-RequestRecord Request(double intended, const std::vector<TokenMessage>& messages) {
-  RequestRecord record;
+LoadRecord Request(double intended, const std::vector<TokenMessage>& messages) {
+  LoadRecord record;
   record.intended_seconds = intended;
   record.sent_seconds = intended;
   record.messages = messages;
@@ -32,8 +32,8 @@ RequestRecord Request(double intended, const std::vector<TokenMessage>& messages
   return record;
 }
 
-RequestRecord Failed(double intended, double end, absl::StatusCode code, std::string reason) {
-  RequestRecord record = Request(intended, {});
+LoadRecord Failed(double intended, double end, absl::StatusCode code, std::string reason) {
+  LoadRecord record = Request(intended, {});
   record.end_seconds = end;
   record.code = code;
   record.reason = std::move(reason);
@@ -98,7 +98,7 @@ TEST(LoadSummaryTest, MessagesAreNotTokens) {
 TEST(LoadSummaryTest, LatenciesCountFromWhenARequestWasDue) {
   RunRecord run;
   run.plan.loop = LoadLoop::kOpen;
-  RequestRecord late = Request(1, {{2.0, 1}});
+  LoadRecord late = Request(1, {{2.0, 1}});
   late.sent_seconds = 2.5;  // the client was held up for 1.5 s
   run.requests = {late};
   const LoadSummary summary = SummarizeRun(run, {});
@@ -111,7 +111,7 @@ TEST(LoadSummaryTest, LatenciesCountFromWhenARequestWasDue) {
 
 TEST(LoadSummaryTest, WarmUpIsInTheRatesAlone) {
   RunRecord run;
-  RequestRecord warm_up = Request(0, {{5.0, 1}, {6.0, 1}});  // tokens at 5 s and 11 s
+  LoadRecord warm_up = Request(0, {{5.0, 1}, {6.0, 1}});  // tokens at 5 s and 11 s
   warm_up.is_measured = false;
   run.requests = {warm_up, Request(10, {{1.0, 1}, {1.0, 1}})};
   const LoadSummary summary = SummarizeRun(run, {});
