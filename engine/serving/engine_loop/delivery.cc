@@ -11,24 +11,32 @@
 namespace ultrasketch {
 namespace {
 
+// A delta of so many tokens takes no more: what a message may hold is for the sinks to decide, and
+// they cannot take a delta apart.
+constexpr size_t kMaxMergedTokens = 16;
+
 template <typename T>
 void Append(std::vector<T>& target, std::vector<T> more) {
   target.insert(target.end(), std::make_move_iterator(more.begin()),
                 std::make_move_iterator(more.end()));
 }
 
-// Deltas of a completion become its first one; those that went into it lose their sink.
+// Deltas of a completion go into those before, and lose their sink. Those with log-probabilities,
+// whose messages can be large, stay what they are.
 void MergeDeltas(std::vector<EngineEvent>& events) {
-  absl::flat_hash_map<std::pair<const GenerationSink*, int32_t>, GenerationDelta*> first;
+  absl::flat_hash_map<std::pair<const GenerationSink*, int32_t>, GenerationDelta*> last;
   for (EngineEvent& event : events) {
-    if (event.result != nullptr) continue;
+    if (event.result != nullptr || !event.delta.logprobs.empty()) continue;
     const auto [found, is_new] =
-        first.try_emplace({event.sink.get(), event.delta.completion}, &event.delta);
+        last.try_emplace({event.sink.get(), event.delta.completion}, &event.delta);
     if (is_new) continue;
     GenerationDelta& target = *found->second;
+    if (target.token_ids.size() >= kMaxMergedTokens) {
+      found->second = &event.delta;
+      continue;
+    }
     target.text += event.delta.text;
     Append(target.token_ids, std::move(event.delta.token_ids));
-    Append(target.logprobs, std::move(event.delta.logprobs));
     event.sink.reset();
   }
 }

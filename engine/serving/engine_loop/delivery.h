@@ -17,7 +17,7 @@
 namespace ultrasketch {
 
 // Events wait in memory until their sinks have taken them: no more than the completions themselves.
-// Deltas of a completion that wait together become one. Thread-safe. Destruction stops.
+// Small deltas of a completion that wait together become one. Thread-safe. Destruction stops.
 class Delivery {
  public:
   // Deltas other than a completion's first are delivered at least `interval` after those before.

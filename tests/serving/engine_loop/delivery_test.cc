@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <thread>
 #include <vector>
@@ -140,6 +141,27 @@ TEST(DeliveryTest, DeltasWithinTheIntervalComeAsOneAndFirstOnesAndEndsAtOnce) {
   delivery.Stop();  // delivers it
   EXPECT_EQ(finished, std::vector<RequestId>{7});
   two->WaitForTokens(2);
+}
+
+TEST(DeliveryTest, LargeDeltasAreNotMerged) {
+  Delivery delivery(absl::Hours(1), [](const std::vector<RequestId>&) {});
+  const auto with_logprobs = std::make_shared<RecordingSink>();
+  const auto many = std::make_shared<RecordingSink>();
+  delivery.Push(Batch(Event(many, 'a', /*is_first=*/true)));
+  many->WaitForTokens(1);
+  for (int i = 0; i < 3; ++i) {
+    EngineEvent event = Event(with_logprobs, 'x');
+    event.delta.logprobs.resize(1);
+    delivery.Push(Batch(std::move(event)));
+  }
+  for (int i = 0; i < 40; ++i) delivery.Push(Batch(Event(many, 'b')));
+  delivery.Push(Batch(End(many, 1)));
+  delivery.Push(Batch(End(with_logprobs, 2)));
+  EXPECT_EQ(with_logprobs->Wait().num_deltas, 3);
+  EXPECT_EQ(with_logprobs->Wait().logprobs.size(), 3u);
+  const RecordingSink::Record record = many->Wait();
+  EXPECT_EQ(record.text, "a" + std::string(40, 'b'));
+  EXPECT_EQ(record.num_deltas, 4) << "a, and 16, 16 and 8 more";
 }
 
 TEST(DeliveryTest, WhatWaitsIsDeliveredWhenTheIntervalIsOver) {
