@@ -166,9 +166,11 @@ TEST(MetricsEndpointTest, BoundsOfBucketsPrintAsTheyWereMeant) {
   std::istringstream lines(server.Scrape());
   std::set<std::string> bounds;
   for (std::string line; std::getline(lines, line);) {
-    const size_t begin = line.find("le=\"");
+    // prometheus-cpp writes it last; a summary's `quantile` ends the same.
+    size_t begin = line.find(",le=\"");
     if (begin == std::string::npos) continue;
-    bounds.insert(line.substr(begin + 4, line.find('"', begin + 4) - begin - 4));
+    begin += 5;
+    bounds.insert(line.substr(begin, line.find('"', begin) - begin));
   }
   EXPECT_EQ(bounds,
             (std::set<std::string>{
