@@ -19,6 +19,9 @@ install(EXPORT ultrasketchTargets NAMESPACE ultrasketch:: DESTINATION ${package_
 
 install(FILES client/client.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/ultrasketch
   COMPONENT development)
+# Where client.h, which includes it as "client/channel.h", finds it beside itself.
+install(FILES client/channel.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/ultrasketch/client
+  COMPONENT development)
 # Not those of google.rpc and grpc.health: other packages install files of these names.
 install(DIRECTORY ${PROJECT_BINARY_DIR}/proto_generated/ultrasketch
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development FILES_MATCHING PATTERN "*.h")

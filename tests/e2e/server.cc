@@ -83,9 +83,8 @@ std::string TestServer::Metrics() const {
   return body == std::string::npos ? "" : answer.substr(body + 4);
 }
 
-std::optional<double> TestServer::Metric(const std::string& name,
-                                         const std::vector<std::string>& labels) const {
-  const std::string page = Metrics();
+std::optional<double> TestServer::MetricOf(const std::string& page, const std::string& name,
+                                           const std::vector<std::string>& labels) {
   for (const absl::string_view line : absl::StrSplit(page, '\n')) {
     if (!absl::StartsWith(line, absl::StrCat(name, "{")) &&
         !absl::StartsWith(line, absl::StrCat(name, " "))) {

@@ -30,9 +30,14 @@ class TestServer {
   // The page that Prometheus scrapes; "" when there is no answer.
   std::string Metrics() const;
 
-  // The value of the sample whose line starts with `name` and contains all of `labels`.
+  // The value of the sample whose line starts with `name` and contains all of `labels`: now, or on
+  // a page.
   std::optional<double> Metric(const std::string& name,
-                               const std::vector<std::string>& labels) const;
+                               const std::vector<std::string>& labels) const {
+    return MetricOf(Metrics(), name, labels);
+  }
+  static std::optional<double> MetricOf(const std::string& page, const std::string& name,
+                                        const std::vector<std::string>& labels);
 
   // Waits until the model holds no cache blocks; false when it still does after some seconds.
   bool WaitUntilIdle(const std::string& model) const;
