@@ -2,11 +2,12 @@
 # Tests and times what pack_for_device.sh packed, on a machine with a GPU. Prints a short report at
 # its end, and leaves it in LOG_DIR with the measurements as JSON and all logs in one archive.
 # usage: run_on_device.sh REPOSITORY LOG_DIR [STAGE]...
-# stages: tests models server kernels steps memcheck racecheck; all of them unless some are named.
+# stages: tests models server cycles kernels steps memcheck racecheck; all of them unless some are
+# named.
 set -uo pipefail
 
 (($# >= 2)) || {
-  printf 'usage: %s REPOSITORY LOG_DIR [tests|models|server|kernels|steps|memcheck|racecheck]...\n' "$0" >&2
+  printf 'usage: %s REPOSITORY LOG_DIR [tests|models|server|cycles|kernels|steps|memcheck|racecheck]...\n' "$0" >&2
   exit 2
 }
 repository=$(cd "$1" && pwd)
@@ -14,7 +15,7 @@ mkdir -p "$2"
 out=$(cd "$2" && pwd)
 shift 2
 stages=("$@")
-((${#stages[@]})) || stages=(tests models server kernels steps memcheck racecheck)
+((${#stages[@]})) || stages=(tests models server cycles kernels steps memcheck racecheck)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 work=${TMPDIR:-/tmp}/ultrasketch-device
 if [[ ! -e $work/bin || $here/bundle.tar.xz -nt $work/bin ]]; then
@@ -159,6 +160,52 @@ if wanted server; then
   grep -E 'model_loaded|error|warning' "$logs/server.log"
   grep -E '^ultrasketch_(memory_bytes|requests_total.*"OK"|generated_tokens_total|model_state)' \
     "$logs/metrics.txt" | grep -v ' 0$'
+fi
+
+# 100 times a model comes and goes while another one answers, both with int8 keys and values: the
+# device's memory and the process's stay where they were.
+if wanted cycles; then
+  "$bin/ultrasketchd" --model-repository "$repository/deploy/models" --kv-cache-type int8 \
+    --listen 127.0.0.1:18003 --metrics-listen 127.0.0.1:18004 >"$logs/cycles-server.log" 2>&1 &
+  daemon=$!
+  target=(--target 127.0.0.1:18003)
+  for ((i = 0; i < 100; ++i)); do
+    "$bin/ultrasketch" health "${target[@]}" >/dev/null 2>&1 && break
+    sleep 0.2
+  done
+  ask() {
+    timeout 60 "$bin/ultrasketch" generate --json "${target[@]}" --model "$1" --prompt "$PROMPT" \
+      --max-tokens "$2" --temperature 0 --ignore-eos
+  }
+  held() {
+    printf '%s MiB on the device, %s MiB resident' \
+      "$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits)" \
+      "$(awk '/VmRSS/ {print int($2 / 1024)}' "/proc/$daemon/status")"
+  }
+  ask classics-20m-sketch 64 >"$logs/cycles-first.json" 2>"$logs/cycles-first.log"
+  touch "$logs/cycling"
+  while [[ -e $logs/cycling ]]; do
+    ask classics-20m-sketch 400 >>"$logs/cycles-beside.json" 2>>"$logs/cycles-beside.log" || echo failed
+  done >"$logs/cycles-beside-failures.log" &
+  beside=$!
+  failed=0
+  for ((i = 0; i <= 100; ++i)); do
+    ((i % 25)) || note "after $i cycles: $(held)"
+    ((i < 100)) || break
+    timeout 60 "$bin/ultrasketch" models unload "${target[@]}" classics-6m >>"$logs/cycles.log" 2>&1 &&
+      timeout 60 "$bin/ultrasketch" models load "${target[@]}" classics-6m >>"$logs/cycles.log" 2>&1 &&
+      ask classics-6m 8 >"$logs/cycles-6m.json" 2>>"$logs/cycles.log" || ((++failed))
+  done
+  rm "$logs/cycling"
+  wait "$beside"
+  ask classics-20m-sketch 64 >"$logs/cycles-last.json" 2>"$logs/cycles-last.log"
+  kill "$daemon"
+  wait "$daemon"
+  note "cycles: exit $?, $failed of 100 failed," \
+    "$(wc -l <"$logs/cycles-beside-failures.log") of $(grep -c '"text"' "$logs/cycles-beside.json") answers beside them failed," \
+    "text as before: $(cmp -s <(json text "$logs/cycles-first.json") <(json text "$logs/cycles-last.json") &&
+      [[ -s $logs/cycles-last.json ]] && printf yes || printf no)"
+  tail -n 3 "$logs/cycles.log"
 fi
 
 # bench NAME SECONDS ARGUMENT...: `ultrasketch bench` on the device, its JSON in NAME.json.
