@@ -11,8 +11,9 @@ import grpc.aio
 
 from . import _messages, _methods
 from ._channel import CallState, Settings
-from ._errors import UltrasketchError, from_rpc_error, make_error
+from ._errors import UltrasketchError
 from ._methods import Method, Request, Response
+from ._stream import Stream
 from ._types import (
     CallOptions,
     ChatMessage,
@@ -38,7 +39,7 @@ def _is_cancelling() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class AsyncGenerateStream:
+class AsyncGenerateStream(Stream):
     """Deltas as they arrive:
 
         async with client.stream("It was a dark and stormy night", max_tokens=64) as stream:
@@ -51,24 +52,8 @@ class AsyncGenerateStream:
     """
 
     def __init__(self, start: Callable[[], Any], state: CallState) -> None:
-        self._start = start
-        self._state = state
-        self._streamed = _messages.StreamedResponse()
-        self._has_begun = False
-        self._is_finished = False
+        super().__init__(start, state)
         self._cancelled = asyncio.Event()
-        self._call = start()
-
-    @property
-    def request_id(self) -> str:
-        return self._state.request_id
-
-    @property
-    def response(self) -> GenerateResponse:
-        """The whole, once every delta has been read; ValueError before."""
-        if not self._is_finished or not self._streamed.is_complete():
-            raise ValueError("the stream has not been read to its end")
-        return self._streamed.response()
 
     async def read(self) -> GenerateResponse:
         """Reads what is left and returns the whole."""
@@ -119,9 +104,7 @@ class AsyncGenerateStream:
                 raise self._cancelled_error() from None
             else:
                 if message is grpc.aio.EOF:
-                    self._is_finished = True
-                    self._state.succeeded()
-                    _messages.check_complete(self._streamed, self.request_id)
+                    self._on_end()
                     return None
                 self._has_begun = True
                 return message  # type: ignore[no-any-return]  # grpc.aio does not know its type
@@ -129,24 +112,12 @@ class AsyncGenerateStream:
 
     async def _wait_to_retry(self, error: grpc.RpcError) -> None:
         """Starts the call again after a while, or raises."""
-        failure = from_rpc_error(error, self.request_id)
-        retries = self._state.retries
-        delay = None if self._has_begun else retries.delay(failure, self._state.seconds_left())
-        if delay is None:
-            self._is_finished = True
-            failure.attempts = retries.attempts
-            raise failure from error
+        delay = self._retry_delay(error)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._cancelled.wait(), delay)
         if self._cancelled.is_set():
-            self._is_finished = True
             raise self._cancelled_error()
         self._call = self._start()
-
-    def _cancelled_error(self) -> UltrasketchError:
-        return make_error(
-            grpc.StatusCode.CANCELLED, "cancelled by the caller", request_id=self.request_id
-        )
 
 
 class _Deltas(AsyncIterator[GenerateDelta]):
@@ -336,12 +307,7 @@ class AsyncClient:
                     request, timeout=state.seconds_left(), metadata=state.metadata()
                 )
             except grpc.RpcError as error:
-                failure = from_rpc_error(error, state.request_id)
-                delay = state.retries.delay(failure, state.seconds_left())
-                if delay is None:
-                    failure.attempts = state.retries.attempts
-                    raise failure from error
-                await asyncio.sleep(delay)
+                await asyncio.sleep(state.retry_delay(error))
             else:
                 state.succeeded()
                 return response

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import grpc
 
+from ._errors import from_rpc_error
 from ._retry import Retries, RetryBudget
 from ._types import CallOptions, ClientOptions, RetryPolicy, Tls
 
@@ -134,7 +135,7 @@ class CallState:
         self.request_id = options.get("request_id") or uuid.uuid4().hex
         self._extra = tuple(options.get("metadata", ()))
         policy = settings.retry if may_retry else RetryPolicy(max_attempts=1)
-        self.retries = Retries(policy, settings.budget)
+        self._retries = Retries(policy, settings.budget)
 
     def seconds_left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
@@ -146,6 +147,15 @@ class CallState:
         if (token := self._settings.token.get()) is not None:
             metadata.append(("authorization", f"Bearer {token}"))
         return (*metadata, *self._extra)
+
+    def retry_delay(self, error: grpc.RpcError, *, may_retry: bool = True) -> float:
+        """Seconds until the call that failed so may be tried again, or raises what `error` says."""
+        failure = from_rpc_error(error, self.request_id)
+        delay = self._retries.delay(failure, self.seconds_left()) if may_retry else None
+        if delay is None:
+            failure.attempts = self._retries.attempts
+            raise failure from error
+        return delay
 
     def succeeded(self) -> None:
         self._settings.budget.earn()

@@ -10,8 +10,9 @@ import grpc
 
 from . import _messages, _methods
 from ._channel import CallState, Settings
-from ._errors import UltrasketchError, from_rpc_error, make_error
+from ._errors import UltrasketchError
 from ._methods import Method, Request, Response
+from ._stream import Stream
 from ._types import (
     CallOptions,
     ChatMessage,
@@ -31,7 +32,7 @@ from ._waiting import Polling
 from .v1 import generation_pb2, model_pb2
 
 
-class GenerateStream:
+class GenerateStream(Stream):
     """Deltas as they arrive:
 
         with client.stream("It was a dark and stormy night", max_tokens=64) as stream:
@@ -44,24 +45,8 @@ class GenerateStream:
     """
 
     def __init__(self, start: Callable[[], Any], state: CallState) -> None:
-        self._start = start
-        self._state = state
-        self._streamed = _messages.StreamedResponse()
-        self._has_begun = False
-        self._is_finished = False
+        super().__init__(start, state)
         self._cancelled = threading.Event()
-        self._call = start()
-
-    @property
-    def request_id(self) -> str:
-        return self._state.request_id
-
-    @property
-    def response(self) -> GenerateResponse:
-        """The whole, once every delta has been read; ValueError before."""
-        if not self._is_finished or not self._streamed.is_complete():
-            raise ValueError("the stream has not been read to its end")
-        return self._streamed.response()
 
     def read(self) -> GenerateResponse:
         """Reads what is left and returns the whole."""
@@ -105,9 +90,7 @@ class GenerateStream:
             try:
                 message: generation_pb2.GenerateStreamResponse = next(self._call)
             except StopIteration:
-                self._is_finished = True
-                self._state.succeeded()
-                _messages.check_complete(self._streamed, self.request_id)
+                self._on_end()
             except grpc.RpcError as error:
                 self._wait_to_retry(error)
             else:
@@ -117,21 +100,11 @@ class GenerateStream:
 
     def _wait_to_retry(self, error: grpc.RpcError) -> None:
         """Starts the call again after a while, or raises."""
-        failure = from_rpc_error(error, self.request_id)
-        retries = self._state.retries
-        delay = None if self._has_begun else retries.delay(failure, self._state.seconds_left())
-        if delay is None:
-            self._is_finished = True
-            failure.attempts = retries.attempts
-            raise failure from error
-        if not self._cancelled.wait(delay):
+        if not self._cancelled.wait(self._retry_delay(error)):
             self._call = self._start()
         if self._cancelled.is_set():
             self._call.cancel()
-            self._is_finished = True
-            raise make_error(
-                grpc.StatusCode.CANCELLED, "cancelled by the caller", request_id=self.request_id
-            )
+            raise self._cancelled_error()
 
 
 class Client:
@@ -304,12 +277,7 @@ class Client:
                     request, timeout=state.seconds_left(), metadata=state.metadata()
                 )
             except grpc.RpcError as error:
-                failure = from_rpc_error(error, state.request_id)
-                delay = state.retries.delay(failure, state.seconds_left())
-                if delay is None:
-                    failure.attempts = state.retries.attempts
-                    raise failure from error
-                time.sleep(delay)
+                time.sleep(state.retry_delay(error))
             else:
                 state.succeeded()
                 return response
