@@ -13,7 +13,7 @@ readonly PACKAGES=(
   openssl python3 python3-venv
 )
 # Of the tests alone: installing Prometheus starts one where there is an init system.
-readonly TEST_PACKAGES=(prometheus python3-yaml)
+readonly TEST_PACKAGES=(curl prometheus python3-yaml)
 readonly GATE_PACKAGES=(clang clang-format clang-tidy shellcheck pyflakes3 python3)
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }

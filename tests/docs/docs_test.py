@@ -9,13 +9,13 @@ import re
 import shlex
 import sys
 import unittest
-from collections.abc import Iterator
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "docs"))
 sys.dont_write_bytecode = True
 
 import list_flags  # noqa: E402
+import pages  # noqa: E402
 
 BIN_DIR = pathlib.Path(sys.argv.pop(1) if len(sys.argv) > 1 else REPOSITORY / "build/bin")
 
@@ -46,15 +46,9 @@ FOREIGN_MESSAGES = [
 ]
 
 
-def pages() -> list[pathlib.Path]:
-    folders = ("client", "deploy", "docker", "docs", "engine")
-    found = [page for folder in folders for page in (REPOSITORY / folder).rglob("*.md")]
-    return [REPOSITORY / "README.md", *sorted(found)]
-
-
 def without_code(text: str) -> str:
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"^(    |\t).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
     return re.sub(r"`[^`\n]*`", "", text)
 
 
@@ -65,18 +59,9 @@ def anchors(page: pathlib.Path) -> set[str]:
     return {heading.strip().replace(" ", "-") for heading in plain}
 
 
-def code_lines(text: str) -> Iterator[str]:
-    """Lines of code blocks, continued ones joined, each command of a line by itself."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    indented = re.findall(r"^(?:    |\t)(.*)$", re.sub(r"```.*?```", "", text), re.MULTILINE)
-    joined = re.sub(r"\\\n\s*", " ", "\n".join([*blocks, "\n".join(indented)]))
-    for line in joined.splitlines():
-        yield from re.split(r"&&|\|\||[|;&]", re.sub(r"(^|\s)#\s.*$", "", line))
-
-
 class DocsTest(unittest.TestCase):
     def test_links_lead_somewhere(self) -> None:
-        for page in pages():
+        for page in pages.pages():
             text = without_code(page.read_text(encoding="utf-8"))
             for target in re.findall(r"\]\(([^)\s]+)\)", text):
                 if re.match(r"[a-z]+:", target):
@@ -97,10 +82,10 @@ class DocsTest(unittest.TestCase):
 
     def test_options_of_commands_exist(self) -> None:
         commands = list_flags.read_all(BIN_DIR)
-        for page in pages():
+        for page in pages.pages():
             text = page.read_text(encoding="utf-8")
             inline = [code for code in re.findall(r"`([^`\n]+)`", text) if "ultrasketch" in code]
-            for line in [*code_lines(text), *inline]:
+            for line in [*(command.text for command in pages.commands(page)), *inline]:
                 self._check_command(commands, str(page.relative_to(REPOSITORY)), line)
 
     def test_options_that_text_names_exist(self) -> None:
@@ -108,7 +93,7 @@ class DocsTest(unittest.TestCase):
         known = {flag for command in commands.values() for flag in command.flags()}
         if "ultrasketch finetune" not in commands:  # the trainer is not built here
             known |= set(re.findall(r"^\| `(--[\w-]+)", list_flags.PAGE.read_text(), re.MULTILINE))
-        for page in pages():
+        for page in pages.pages():
             text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
             for code in re.findall(r"`(--[^`\n]*)`", text):
                 flag = re.match(r"--[\w-]*", code)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import urllib.request
 
+import grpc
 import pytest
 
 import ultrasketch
@@ -134,15 +135,34 @@ def test_chats(live: LiveServer) -> None:
     assert "FAILED_PRECONDITION" in result.stderr or "INVALID_ARGUMENT" in result.stderr
 
 
-def test_the_code_of_the_page_about_python_runs(
-    live: LiveServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = (REPOSITORY / "docs/python.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 3
+def python_blocks(page: str) -> list[str]:
+    text = (REPOSITORY / page).read_text()
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("page", "count"),
+    [
+        ("README.md", 1),
+        ("client/python/README.md", 1),
+        ("docs/kubernetes.md", 1),
+        ("docs/python.md", 3),
+    ],
+)
+def test_the_code_of_the_pages_runs(live: LiveServer, page: str, count: int) -> None:
+    blocks = python_blocks(page)
+    assert len(blocks) == count
     with ultrasketch.Client(live.target) as client:
-        names = {"ultrasketch": ultrasketch}
         for block in blocks:
-            # The first one closes its client; the last one takes one as given.
-            exec(block.replace("localhost:8001", live.target), {**names, "client": client})
-    assert capsys.readouterr().out.endswith("temperature\n")
+            # Most close a client of their own; some take one as given. Its server has several models.
+            code = block.replace("localhost:8001", live.target)
+            code = code.replace("night\", max_tokens", "night\", model=\"sketch\", max_tokens")
+            exec(code, {"ultrasketch": ultrasketch, "client": client, "grpc": grpc})
+
+
+def test_the_error_of_the_page_is_the_one_that_comes(
+    client: ultrasketch.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = (each for each in python_blocks("docs/python.md") if "except" in each)
+    exec(block, {"ultrasketch": ultrasketch, "client": client})
+    assert capsys.readouterr().out == "temperature\n"
