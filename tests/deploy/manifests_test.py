@@ -1,5 +1,5 @@
-"""Manifests for Kubernetes and KServe: rendered, compared with tests/data/kubernetes, and checked offline. Runs with
-the Python of the tools, which has kubernetes-validate.
+"""Manifests for Kubernetes and KServe: rendered, compared with tests/data/kubernetes, and checked offline; so is the
+compose file. Runs with the Python of the tools, which has kubernetes-validate and check-jsonschema.
 
 usage: manifests_test.py KUBECTL ULTRASKETCHD ULTRASKETCH [unittest's arguments]
        manifests_test.py KUBECTL --update     writes what is rendered now into tests/data/kubernetes
@@ -273,6 +273,13 @@ class ManifestsTest(unittest.TestCase):
         self.assertEqual(model["runtime"], runtime["metadata"]["name"])
         self.assertIn(model["modelFormat"]["name"], [each["name"] for each in runtime["spec"]["supportedModelFormats"]])
         self.assertIn(model["protocolVersion"], runtime["spec"]["protocolVersions"])
+
+
+class ComposeTest(unittest.TestCase):
+    def test_is_what_the_specification_of_compose_files_takes(self):
+        result = subprocess.run([sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
+                                 ROOT / "docker/compose.yaml"], capture_output=True, text=True)
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
 # usage: tarball_in_bare_root.sh BUILD_FOLDER
 set -euo pipefail
 (($# == 1)) || { printf 'usage: %s BUILD_FOLDER\n' "$0" >&2; exit 2; }
+# shellcheck source=tests/deploy/try_server.sh
+source "$(dirname "${BASH_SOURCE[0]}")/try_server.sh"
 work=$(mktemp -d)
 root=$work/root
 cleanup() {
@@ -29,18 +31,7 @@ for program in ultrasketch ultrasketchd; do
     exit 1
   fi
 done
-"${inside[@]}" /opt/somewhere/bin/ultrasketchd --listen=127.0.0.1:0 --metrics-listen=127.0.0.1:0 \
-  --model=sketch=/opt/somewhere/share/ultrasketch/models/classics-20m-sketch 2>"$work/server.log" &
-server=$!
-for _ in $(seq 300); do
-  grep -q event=serving "$work/server.log" && break
-  kill -0 "$server" 2>/dev/null || { cat "$work/server.log" >&2; exit 1; }
-  sleep 0.2
-done
-address=$(sed -nE 's/.*event=serving listen=([^ ]+).*/\1/p' "$work/server.log")
-"${inside[@]}" /opt/somewhere/bin/ultrasketch health --target "$address"
-"${inside[@]}" /opt/somewhere/bin/ultrasketch generate --target "$address" --prompt 'It was a dark night' --max-tokens 8
-kill -TERM "$server"
-wait "$server"
+try_server "$work" /opt/somewhere/bin --model=sketch=/opt/somewhere/share/ultrasketch/models/classics-20m-sketch \
+  "${inside[@]}"
 ls -l "$work"/package/*.tar.gz | awk '{print $5, "bytes"}'
 echo "passed"
