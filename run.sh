@@ -14,7 +14,8 @@ readonly PACKAGES=(
 )
 # Of the tests alone: installing Prometheus starts one where there is an init system.
 readonly TEST_PACKAGES=(curl prometheus python3-yaml)
-readonly GATE_PACKAGES=(clang clang-format clang-tidy shellcheck pyflakes3 python3)
+readonly STYLE_PACKAGES=(clang-format shellcheck pyflakes3 python3)
+readonly GATE_PACKAGES=("${STYLE_PACKAGES[@]}" clang clang-tidy)
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 die() {
@@ -31,7 +32,7 @@ usage: ./run.sh COMMAND
   build   install what is missing and build the release into build/bin
   setup   install the Debian packages that are missing (needs root or sudo)
   gate    style, clang's analyses, sanitizers, fuzzing: `./run.sh gate asan fuzz` for some of them,
-          `./run.sh gate --all` for the whole of each
+          `./run.sh gate --all` for the whole of each, `./run.sh gate --quick` for what is quick
   clean   remove the build folders
 
 Arguments after `test` go to ctest: ./run.sh test -R Tokenizer
@@ -123,8 +124,12 @@ run_tests() {
 }
 
 gate() {
-  setup
-  install_packages "${GATE_PACKAGES[@]}"
+  if [[ $* == style ]]; then
+    install_packages "${STYLE_PACKAGES[@]}"
+  else
+    setup
+    install_packages "${GATE_PACKAGES[@]}"
+  fi
   tests/gate/gate.sh "$@"
 }
 

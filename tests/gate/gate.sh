@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # What finds faults that the tests do not, chosen to take half an hour on two cores with nothing
 # compiled before. Every stage runs, whatever the ones before it found; the report comes last.
-# usage: gate.sh [--all] [STAGE]...
+# usage: gate.sh [--all | --quick] [STAGE]...
 # stages: style clang tidy asan tsan fuzz nvcc; those that are named, or else all. --all: the whole
-# of each stage, not a choice of it.
+# of each stage, not a choice of it. --quick: without gRPC's headers, clang and nvcc, and with fuzzing
+# of 10 s: what can be run beside the tests at every change.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 
@@ -14,24 +15,33 @@ clang_folders=(engine/base engine/serving server client)
 asan_targets=(base_test format_test tokenizer_test chat_template_test gguf_test corruption_test
   fold_codec_test absmaxmin_codec_test dense_codec_test grouped_table_test kv_test scheduler_test
   scheduler_random_test engine_loop_test engine_loop_lifecycle_test completion_test
-  stop_matcher_test validate_request_test request_translation_test server_parts_test service_test
+  stop_matcher_test)
+asan_service_targets=(validate_request_test request_translation_test server_parts_test service_test
   server_test)
 tsan_targets=(base_test scheduler_test engine_loop_test engine_loop_lifecycle_test
   device_turns_test)
 # Where to begin to count what has changed, for clang-tidy.
 tidy_base=${GATE_BASE:-HEAD~20}
 all=false
+quick=false
 stages=()
 for argument in "$@"; do
   case "$argument" in
     --all) all=true ;;
+    --quick) quick=true ;;
     style | clang | tidy | asan | tsan | fuzz | nvcc) stages+=("$argument") ;;
     *)
-      sed -n '4,6s/^# //p' "$0" >&2
+      sed -n '4,8s/^# //p' "$0" >&2
       exit 2
       ;;
   esac
 done
+if $quick; then
+  ((${#stages[@]})) || stages=(style asan tsan fuzz)
+  fuzz_seconds=10
+else
+  asan_targets+=("${asan_service_targets[@]}")
+fi
 ((${#stages[@]})) || stages=(style clang tidy asan tsan fuzz nvcc)
 if $all; then
   fuzz_seconds=300
@@ -77,11 +87,16 @@ stage_tidy() {
   if $all; then
     mapfile -t files < <(git ls-files '*.cc')
   else
+    git rev-parse --verify --quiet "$tidy_base" >/dev/null || {
+      echo "there is no commit $tidy_base here: name another one in GATE_BASE" >&2
+      return 1
+    }
     mapfile -t files < <(git diff --name-only --diff-filter=d "$tidy_base" -- '*.cc')
   fi
-  # In the order of the commit's id, so that what there is no time for differs from run to run.
+  # Of those that are built here, in the order of the commit's id, so that what there is no time for differs from run to run.
   mapfile -t files < <(printf '%s\n' "${files[@]}" |
     grep -Ev '^(tests|engine/finetune|client/finetune)/' |
+    grep -Fxf <(sed -nE "s|^ *\"file\": \"$PWD/(.*)\",?$|\\1|p" build-clang/compile_commands.json) |
     shuf --random-source=<(git rev-parse HEAD | sha512sum | sed 'p;p;p;p;p;p;p;p'))
   $all || files=("${files[@]:0:24}")
   ((${#files[@]})) || return 0
