@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
@@ -40,6 +41,9 @@ void IgnoreFromProtobuf(google::protobuf::LogLevel level, const char*, int,
 }
 
 int Main(int argc, char** argv) {
+  // Debian's Abseil looks for deadlocks, under one lock for all threads, whenever a mutex is taken
+  // while another is held.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   auto parsed = ParseDaemonOptions(argc, argv);
   if (const ExitCode* exit_code = std::get_if<ExitCode>(&parsed)) return *exit_code;
   SetLogFormat(std::get<DaemonOptions>(parsed).log_format);
