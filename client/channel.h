@@ -26,6 +26,8 @@ struct ChannelOptions {
   // A TCP connection of its own. Otherwise channels to the same target with the same options share
   // one.
   bool own_connection = false;
+  // Whether gRPC may send a call again that the server has not seen.
+  bool retries = true;
   std::optional<TlsOptions> tls;  // unset: plain text
   std::string token;              // sent with every call as a bearer token; empty: none
   // Send the token in plain text to other machines, too.

@@ -50,6 +50,7 @@ absl::StatusOr<std::unique_ptr<LoadClient>> LoadClient::Connect(const LoadClient
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   ChannelOptions channel_options = options.channel;
   channel_options.own_connection = true;
+  channel_options.retries = false;  // every attempt is to be seen, and none to be slowed down
   for (int i = 0; i < options.num_channels; ++i) {
     US_ASSIGN_OR_RETURN(auto channel, CreateChannel(options.target, channel_options));
     channel->GetState(/*try_to_connect=*/true);

@@ -27,7 +27,7 @@ namespace ultrasketch::client {
 
 struct LoadClientOptions {
   std::string target;      // as Client::Create takes it
-  ChannelOptions channel;  // each has a connection of its own whatever this says
+  ChannelOptions channel;  // each has a connection of its own, and no retries, whatever this says
   int num_channels = 1;    // TCP connections; streams take them in turns
   int num_threads = 1;     // that handle the streams' events, each those of every num_threads-th
   absl::Duration connect_timeout = absl::Seconds(10);

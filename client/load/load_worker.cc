@@ -17,6 +17,9 @@ namespace {
 // How long a worker waits for events before it looks whether the run is stopped or over.
 constexpr double kTickSeconds = 0.05;
 
+// How long a closed loop waits after a call that found no server.
+constexpr double kUnreachableSeconds = 0.1;
+
 // Messages that are built before they are due, at least.
 constexpr size_t kMostReady = 64;
 
@@ -94,14 +97,18 @@ v1::GenerateRequest LoadRun::BuildMessage(int64_t index) const {
 }
 
 void LoadRun::BuildAhead() {
-  const auto has_work = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-    return is_over_ || ready_.size() < most_ready_;
+  // Many at a time, so that few requests wake this thread.
+  bool is_filling = true;
+  const auto has_work = [this, &is_filling]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return is_over_ || ready_.size() < (is_filling ? most_ready_ : most_ready_ / 2);
   };
   while (true) {
     int64_t index = 0;
     {
       MutexLock lock(mutex_);
+      is_filling = ready_.size() < most_ready_ && is_filling;
       mutex_.Await(has_work);
+      is_filling = true;
       const SchedulePlan& plan = schedule_.plan();
       const bool trace_has_ended =
           plan.loop == LoadLoop::kTrace &&
@@ -191,7 +198,9 @@ void LoadWorker::Loop() {
   const double cpu_begin = ThreadCpuSeconds();
   while (!run_.all_sent || !IsIdle()) {
     double wait = kTickSeconds;
-    if (!retries_.empty()) wait = std::clamp(retries_.begin()->first - run_.Now(), 0.0, wait);
+    for (const std::optional<double> due : {FirstRetry(), FirstResume()}) {
+      if (due.has_value()) wait = std::clamp(*due - run_.Now(), 0.0, wait);
+    }
     void* tag = nullptr;
     bool ok = false;
     const auto deadline =
@@ -202,6 +211,7 @@ void LoadWorker::Loop() {
     }
     if (run_.options().stop.stop_requested()) CancelAll();
     SendDueRetries();
+    ResumeDue();
   }
   const double wall = run_.Now() - wall_begin;
   busy_share_ = wall > 0 ? (ThreadCpuSeconds() - cpu_begin) / wall : 0;
@@ -283,7 +293,26 @@ void LoadWorker::EndRequest(Stream* stream, double now, const grpc::Status& stat
     streams_.erase(stream);
   }
   if (!run_.is_closed_loop()) return;
+  if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+    resumes_.insert(now + kUnreachableSeconds);
+    return;
+  }
   if (auto next = run_.Next()) Send(*std::move(next));
+}
+
+void LoadWorker::ResumeDue() {
+  while (!resumes_.empty() && *resumes_.begin() <= run_.Now()) {
+    resumes_.erase(resumes_.begin());
+    if (auto next = run_.Next()) Send(*std::move(next));
+  }
+}
+
+std::optional<double> LoadWorker::FirstRetry() const {
+  return retries_.empty() ? std::nullopt : std::optional(retries_.begin()->first);
+}
+
+std::optional<double> LoadWorker::FirstResume() const {
+  return resumes_.empty() ? std::nullopt : std::optional(*resumes_.begin());
 }
 
 void LoadWorker::SendDueRetries() {
@@ -296,6 +325,7 @@ void LoadWorker::SendDueRetries() {
 }
 
 void LoadWorker::CancelAll() {
+  resumes_.clear();
   while (!retries_.empty()) {
     Stream* stream = retries_.begin()->second;
     retries_.erase(retries_.begin());
@@ -309,7 +339,7 @@ void LoadWorker::CancelAll() {
 
 bool LoadWorker::IsIdle() {
   MutexLock lock(mutex_);
-  return streams_.empty();
+  return streams_.empty() && resumes_.empty();
 }
 
 }  // namespace ultrasketch::client

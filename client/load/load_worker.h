@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -100,6 +101,9 @@ class LoadWorker {
   void EndAttempt(Stream* stream);
   void EndRequest(Stream* stream, double now, const grpc::Status& status);
   void SendDueRetries();
+  void ResumeDue();
+  std::optional<double> FirstRetry() const;
+  std::optional<double> FirstResume() const;
   void CancelAll();
   bool IsIdle();
 
@@ -113,6 +117,7 @@ class LoadWorker {
 
   // Of the worker's thread alone, until Finish.
   std::multimap<double, Stream*> retries_;  // by when they are due
+  std::multiset<double> resumes_;           // when places of the closed loop are taken again
   std::vector<LoadRecord> requests_;
   std::vector<RejectionRecord> rejections_;
   double busy_share_ = 0;

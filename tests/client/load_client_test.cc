@@ -146,6 +146,29 @@ TEST(LoadClientTest, RefusedRequestsAreErrorsWithTheirReason) {
   EXPECT_EQ(summary.num_retries, 0);
 }
 
+TEST(LoadClientTest, AClosedLoopWaitsForAServerThatIsGone) {
+  TestServer server;
+  const auto load = Connect(server);
+  SchedulePlan plan;
+  plan.concurrency = 4;
+  plan.duration_seconds = 0.5;
+  LoadRunOptions options;
+  bool is_gone = false;
+  options.progress = [&](int64_t, double) {
+    if (!is_gone) server.Stop();
+    is_gone = true;
+  };
+  const auto run = load->Run(SmallWorkload(), plan, options);
+  ASSERT_TRUE(run.ok()) << run.status();
+  int64_t num_unavailable = 0;
+  for (const LoadRecord& request : run->requests) {
+    num_unavailable += request.code == absl::StatusCode::kUnavailable ? 1 : 0;
+  }
+  EXPECT_GT(num_unavailable, 0);
+  // Each of the four every tenth of a second, and those that were in flight.
+  EXPECT_LE(num_unavailable, 4 * 7);
+}
+
 // Refuses every request's first attempt, and answers further ones.
 class RefusingService : public v1::GenerationService::Service {
  public:
