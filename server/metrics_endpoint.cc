@@ -16,10 +16,10 @@ namespace ultrasketch {
 namespace {
 
 // Of civetweb, which serves for the exposer. The timeout ends connections that send nothing, or
-// very slowly; the threads are how many of those it takes to keep a scrape waiting.
+// very slowly; the threads are how many of those it takes to keep a scrape waiting. Each thread
+// comes to have a heap of its own.
 std::vector<std::string> ServerOptions(const ListenAddress& resolved) {
-  return {
-      "listening_ports", resolved.ToString(), "num_threads", "16", "request_timeout_ms", "2000"};
+  return {"listening_ports", resolved.ToString(), "num_threads", "4", "request_timeout_ms", "2000"};
 }
 
 }  // namespace
