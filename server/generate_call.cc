@@ -14,7 +14,7 @@ std::shared_ptr<GenerateCall> GenerateCall::Create(const CallEnvironment& enviro
                                                    v1::GenerateResponse* response) {
   std::shared_ptr<GenerateCall> call(
       new GenerateCall(environment, "Generate", context, request, response));
-  call->self_ = call;
+  call->KeepUntilDone();
   return call;
 }
 
@@ -25,46 +25,37 @@ std::shared_ptr<GenerateCall> GenerateCall::Create(const CallEnvironment& enviro
   std::shared_ptr<GenerateCall> call(
       new GenerateCall(environment, method, context, &exchange->request, &exchange->response));
   call->exchange_ = std::move(exchange);
-  call->self_ = call;
+  call->KeepUntilDone();
   return call;
 }
 
-absl::Status GenerateCall::Open() {
-  US_RETURN_IF_ERROR(call_.Open(request_->model()));
-  if (exchange_ != nullptr) US_RETURN_IF_ERROR(exchange_->invalid);
-  return call_.CheckRoom(CompletionsOf(*request_), EstimateTokens(*request_));
+EngineCall::Demand GenerateCall::demand() const {
+  return {CompletionsOf(*request_), EstimateTokens(*request_)};
 }
 
-void GenerateCall::Begin() {
-  if (const absl::Status status = Submit(); !status.ok()) Reject(status);
-}
-
-absl::Status GenerateCall::Submit() {
-  US_RETURN_IF_ERROR(call_.CheckClientWaits());
-  US_RETURN_IF_ERROR(call_.CheckRoom(CompletionsOf(*request_), EstimateTokens(*request_)));
-  const HostedModel& model = *call_.model();
+absl::Status GenerateCall::Submit(const HostedModel& model) {
   US_ASSIGN_OR_RETURN(max_response_bytes_, MaxResponseBytes(*request_));
-  US_ASSIGN_OR_RETURN(
-      GenerationRequest request,
-      TranslateGenerateRequest(*request_, model, call_.deadline(), &call_.client_gone()));
-  request.arrival = call_.arrival();
-  request.client = call_.client();
+  US_ASSIGN_OR_RETURN(GenerationRequest request,
+                      TranslateGenerateRequest(*request_, model, model_call().deadline(),
+                                               &model_call().client_gone()));
+  Sign(request);
   US_RETURN_IF_ERROR(CheckResponseBytes(MinResponseBytes(request), max_response_bytes_));
   translator_.emplace(request, model.tokenizer);
   num_unfinished_ = request.num_completions;
   response_->set_model(model.name);
   response_->set_seed(request.sampling.seed);
-  return call_.OnSubmitted(model.engine_loop->Submit(std::move(request), shared_from_this()));
+  return model_call().OnSubmitted(
+      model.engine_loop->Submit(std::move(request), Share<GenerationSink>(this)));
 }
 
 void GenerateCall::OnDelta(GenerationDelta delta) {
-  call_.CountDelta(delta, translator_->num_prompt_tokens());
+  model_call().CountDelta(delta, translator_->num_prompt_tokens());
   if (!status_.ok()) return;
   num_response_bytes_ += translator_->AppendDelta(delta, CompletionAt(delta.completion));
   status_ = CheckResponseBytes(num_response_bytes_, max_response_bytes_);
   if (status_.ok()) return;
   response_->Clear();
-  call_.CancelRequest();
+  model_call().CancelRequest();
 }
 
 void GenerateCall::OnFinish(GenerationResult result) {
@@ -75,7 +66,7 @@ void GenerateCall::OnFinish(GenerationResult result) {
     status_ =
         CheckResponseBytes(static_cast<int64_t>(response_->ByteSizeLong()), max_response_bytes_);
   }
-  Finish(call_.Close(Answered(status_)));
+  Finish(model_call().Close(Answered(status_)));
 }
 
 v1::Completion& GenerateCall::CompletionAt(int32_t index) {

@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include <grpcpp/support/server_callback.h>
 
+#include "server/engine_call.h"
 #include "server/model_call.h"
 #include "server/response_translation.h"
 #include "ultrasketch/v1/generation.pb.h"
@@ -34,7 +36,7 @@ class GenerateExchange {
 // Lives until gRPC is done with it and the engine has released it, whichever comes later.
 class GenerateCall final : public grpc::ServerUnaryReactor,
                            public GenerationSink,
-                           public std::enable_shared_from_this<GenerateCall> {
+                           public EngineCall {
  public:
   // Context, request and response are gRPC's and live until OnDone.
   static std::shared_ptr<GenerateCall> Create(const CallEnvironment& environment,
@@ -47,31 +49,28 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
                                               grpc::CallbackServerContext* context,
                                               std::unique_ptr<GenerateExchange> exchange);
 
-  // Finds the model, and whether there is room. Before Begin.
-  absl::Status Open();
-  // Validates, tokenizes and submits. Takes as long as tokenizing does.
-  void Begin();
-  ModelCall& model_call() { return call_; }
-
-  // Ends the call before it has begun.
-  void Reject(const absl::Status& status) { Finish(call_.Reject(Answered(status))); }
-
   void OnDelta(GenerationDelta delta) override;
   void OnFinish(GenerationResult result) override;
 
-  void OnCancel() override { call_.OnClientGone(); }
-  void OnDone() override {
-    call_.OnDone();
-    self_.reset();
-  }
+  void OnCancel() override { model_call().OnClientGone(); }
+  void OnDone() override { LetGo(); }
 
  private:
   GenerateCall(const CallEnvironment& environment, std::string_view method,
                grpc::CallbackServerContext* context, const v1::GenerateRequest* request,
                v1::GenerateResponse* response)
-      : call_(environment, method, context), request_(request), response_(response) {}
+      : EngineCall(environment, method, context), request_(request), response_(response) {}
 
-  absl::Status Submit();
+  const std::string& model_name() const override { return request_->model(); }
+  Demand demand() const override;
+  absl::Status CheckForm() const override {
+    return exchange_ == nullptr ? absl::OkStatus() : exchange_->invalid;
+  }
+  absl::Status Submit(const HostedModel& model) override;
+  void Refuse(const absl::Status& status) override {
+    Finish(model_call().Reject(Answered(status)));
+  }
+
   // The outcome, in the protocol of the call.
   absl::Status Answered(const absl::Status& outcome) {
     return exchange_ == nullptr ? outcome : exchange_->Answer(outcome);
@@ -79,13 +78,11 @@ class GenerateCall final : public grpc::ServerUnaryReactor,
   v1::Completion& CompletionAt(int32_t index);
   void AddResult(const GenerationResult& result);
 
-  ModelCall call_;
-  std::shared_ptr<GenerateCall> self_;          // until OnDone
   std::unique_ptr<GenerateExchange> exchange_;  // null: request and response are the call's own
   const v1::GenerateRequest* const request_;
   v1::GenerateResponse* const response_;
 
-  // Begin's until the request is submitted, then the delivery thread's.
+  // Submit's until the engine has the request, then the delivery thread's.
   std::optional<GenerationTranslator> translator_;
   int64_t max_response_bytes_ = 0;
   int64_t num_response_bytes_ = 0;  // at least, so far

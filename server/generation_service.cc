@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/status.h"
-#include "server/begin_call.h"
+#include "server/engine_call.h"
 #include "server/generate_call.h"
 #include "server/request_translation.h"
 #include "server/response_limit.h"
@@ -107,16 +107,19 @@ absl::Status Detokenize(const ModelHost& host, const v1::DetokenizeRequest& requ
 GenerationService::GenerationService(const ModelHost& host, Metrics& metrics,
                                      const RequestLog& request_log,
                                      const WorkQueueOptions& long_texts, const CallLimits& limits)
-    : long_texts_(long_texts),
-      environment_{host, metrics, long_texts_, request_log,
-                   std::make_shared<OpenCalls>(limits, metrics.calls().unread_bytes())} {}
+    : refusals_(limits.refusals),
+      long_texts_(long_texts),
+      environment_{
+          host,        metrics,
+          long_texts_, refusals_,
+          request_log, std::make_shared<OpenCalls>(limits, metrics.calls().unread_bytes())} {}
 
 grpc::ServerUnaryReactor* GenerationService::Generate(grpc::CallbackServerContext* context,
                                                       const v1::GenerateRequest* request,
                                                       v1::GenerateResponse* response) {
   const auto call = GenerateCall::Create(environment_, context, request, response);
   KeepPrompt(*request, call->model_call().record());
-  BeginCall(environment_, call, InputBytes(*request) + BiasBytes(*request));
+  call->Start(InputBytes(*request) + BiasBytes(*request));
   return call.get();
 }
 
@@ -124,7 +127,7 @@ grpc::ServerWriteReactor<v1::GenerateStreamResponse>* GenerationService::Generat
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const auto call = StreamCall::Create(environment_, context, request);
   KeepPrompt(*request, call->model_call().record());
-  BeginCall(environment_, call, InputBytes(*request) + BiasBytes(*request));
+  call->Start(InputBytes(*request) + BiasBytes(*request));
   return call.get();
 }
 
@@ -133,7 +136,7 @@ grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* 
                                                    v1::ScoreResponse* response) {
   const auto call = ScoreCall::Create(environment_, context, request, response);
   KeepPrompt(*request, call->model_call().record());
-  BeginCall(environment_, call, InputBytes(*request));
+  call->Start(InputBytes(*request));
   return call.get();
 }
 

@@ -5,6 +5,7 @@
 #include "server/metrics.h"
 #include "server/model_call.h"
 #include "server/model_host.h"
+#include "server/refusal_pacer.h"
 #include "server/request_log.h"
 #include "server/work_queue.h"
 #include "ultrasketch/v1/generation.grpc.pb.h"
@@ -40,6 +41,7 @@ class GenerationService final : public v1::GenerationService::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
+  RefusalPacer refusals_;
   WorkQueue long_texts_;
   const CallEnvironment environment_;
 };

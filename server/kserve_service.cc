@@ -8,10 +8,11 @@
 
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
-#include "server/begin_call.h"
 #include "server/generate_call.h"
+#include "server/kserve_request.h"
+#include "server/kserve_response.h"
 #include "server/kserve_stream.h"
-#include "server/kserve_translation.h"
+#include "server/logged_answer.h"
 #include "server/response_limit.h"
 #include "server/status.h"
 
@@ -132,7 +133,8 @@ grpc::ServerUnaryReactor* KserveService::ModelMetadata(
       response->set_name((*model)->name);
       response->add_versions(std::string(kKserveModelVersion));
       response->set_platform(absl::StrCat("ultrasketch_", (*model)->codec));
-      FillTensorMetadata(response);
+      FillInputMetadata(response);
+      FillOutputMetadata(response);
     }
   }
   return Answer(context, status);
@@ -147,7 +149,7 @@ grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext*
       GenerateCall::Create(generation_.environment(), "ModelInfer", context, std::move(exchange));
   call->model_call().record().SetPrompt(generate.text());
   const size_t input_bytes = InputBytes(generate);
-  BeginCall(generation_.environment(), call, input_bytes);
+  call->Start(input_bytes);
   return call.get();
 }
 
@@ -159,8 +161,9 @@ KserveService::ModelStreamInfer(grpc::CallbackServerContext* context) {
 grpc::ServerUnaryReactor* KserveService::RepositoryIndex(
     grpc::CallbackServerContext* context, const inference::RepositoryIndexRequest* request,
     inference::RepositoryIndexResponse* response) {
+  LoggedAnswer answer(log(), "RepositoryIndex", context, "");
   const absl::Status status = CheckRepository(request->repository_name());
-  if (!status.ok()) return Answer(context, status);
+  if (!status.ok()) return answer.Finish(status);
   for (const ModelHost::Listing& listing : host_.List()) {
     if (request->ready() && listing.state != ModelState::kReady) continue;
     auto& model = *response->add_models();
@@ -169,28 +172,32 @@ grpc::ServerUnaryReactor* KserveService::RepositoryIndex(
     model.set_state(std::string(StateText(listing.state)));
     if (!listing.error.ok()) model.set_reason(ToGrpcStatus(listing.error).error_message());
   }
-  return Answer(context, absl::OkStatus());
+  return answer.Finish(absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* KserveService::RepositoryModelLoad(
     grpc::CallbackServerContext* context, const inference::RepositoryModelLoadRequest* request,
     inference::RepositoryModelLoadResponse*) {
+  const auto answer =
+      std::make_shared<LoggedAnswer>(log(), "RepositoryModelLoad", context, request->model_name());
   const absl::Status status = CheckRepositoryRequest(*request);
-  if (!status.ok()) return Answer(context, status);
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (!status.ok()) return answer->Finish(status);
+  grpc::ServerUnaryReactor* const reactor = answer->reactor();
   host_.Load(request->model_name(),
-             [reactor](const absl::Status& outcome) { reactor->Finish(ToGrpcStatus(outcome)); });
+             [answer](const absl::Status& outcome) { answer->Finish(outcome); });
   return reactor;
 }
 
 grpc::ServerUnaryReactor* KserveService::RepositoryModelUnload(
     grpc::CallbackServerContext* context, const inference::RepositoryModelUnloadRequest* request,
     inference::RepositoryModelUnloadResponse*) {
+  const auto answer = std::make_shared<LoggedAnswer>(log(), "RepositoryModelUnload", context,
+                                                     request->model_name());
   const absl::Status status = CheckRepositoryRequest(*request);
-  if (!status.ok()) return Answer(context, status);
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (!status.ok()) return answer->Finish(status);
+  grpc::ServerUnaryReactor* const reactor = answer->reactor();
   host_.Unload(request->model_name(),
-               [reactor](const absl::Status& outcome) { reactor->Finish(ToGrpcStatus(outcome)); });
+               [answer](const absl::Status& outcome) { answer->Finish(outcome); });
   return reactor;
 }
 

@@ -9,6 +9,7 @@
 
 #include "server/generation_service.h"
 #include "server/model_host.h"
+#include "server/request_log.h"
 
 namespace ultrasketch {
 
@@ -54,6 +55,8 @@ class KserveService final : public inference::GRPCInferenceService::CallbackServ
       inference::RepositoryModelUnloadResponse* response) override;
 
  private:
+  const RequestLog& log() const { return generation_.environment().request_log; }
+
   ModelHost& host_;
   const GenerationService& generation_;
   std::atomic<bool> is_ready_ = false;

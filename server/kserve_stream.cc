@@ -7,8 +7,9 @@
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/status.h"
-#include "server/begin_call.h"
-#include "server/kserve_translation.h"
+#include "server/engine_call.h"
+#include "server/kserve_request.h"
+#include "server/kserve_response.h"
 #include "server/request_translation.h"
 #include "server/response_limit.h"
 #include "server/response_translation.h"
@@ -25,45 +26,27 @@ constexpr char kFinalResponse[] = "triton_final_response";
 }  // namespace
 
 // One request of the stream. What is guarded is so by the stream's mutex.
-class KserveStream::Request final : public GenerationSink,
-                                    public std::enable_shared_from_this<Request> {
+class KserveStream::Request final : public GenerationSink, public EngineCall {
  public:
   Request(std::shared_ptr<KserveStream> stream, const inference::ModelInferRequest& message)
-      : stream_(std::move(stream)),
-        call_(stream_->environment_, "ModelStreamInfer", stream_->context_),
+      : EngineCall(stream->environment_, "ModelStreamInfer", stream->context_),
+        stream_(std::move(stream)),
         invalid_(TranslateInferRequest(message, &infer_)),
         outputs_(infer_.request.has_n()
                      ? static_cast<size_t>(std::clamp(infer_.request.n(), 1, 1024))
                      : 1) {
-    call_.record().set_is_part_of_call();
-    call_.record().SetPrompt(infer_.request.text());
+    model_call().record().set_is_part_of_call();
+    model_call().record().SetPrompt(infer_.request.text());
   }
   ~Request() override {
-    call_.open_calls().AddUnreadBytes(-num_unread_bytes_);
-    call_.OnDone();
+    model_call().open_calls().AddUnreadBytes(-num_unread_bytes_);
+    model_call().OnDone();
   }
 
-  size_t input_bytes() const { return InputBytes(infer_.request); }
-  ModelCall& model_call() { return call_; }
-
-  absl::Status Open() {
-    US_RETURN_IF_ERROR(call_.Open(infer_.request.model()));
-    US_RETURN_IF_ERROR(invalid_);
-    return CheckRoom();
-  }
-
-  void Begin() {
-    if (const absl::Status status = Submit(); !status.ok()) Reject(status);
-  }
-
-  void Reject(const absl::Status& status) {
-    const absl::Status error = call_.EndRejected(ForKserve(status));
-    absl::MutexLock lock(&stream_->mutex_);
-    End(error);
-  }
+  void Start() { EngineCall::Start(InputBytes(infer_.request)); }
 
   void OnDelta(GenerationDelta delta) override {
-    call_.CountDelta(delta, num_prompt_tokens_);
+    model_call().CountDelta(delta, num_prompt_tokens_);
     absl::MutexLock lock(&stream_->mutex_);
     if (!stream_->client_reads_ || !status_.ok() || is_answered_) return;
     std::deque<Piece>& pieces = outputs_[static_cast<size_t>(delta.completion)].pieces;
@@ -77,9 +60,9 @@ class KserveStream::Request final : public GenerationSink,
     status_ =
         infer_.stream ? CheckUnread() : CheckResponseBytes(num_unread_bytes_, max_response_bytes_);
     if (!status_.ok()) {
-      call_.CancelRequest();
+      model_call().CancelRequest();
     } else if (infer_.stream) {
-      stream_->Enqueue(shared_from_this());
+      stream_->Enqueue(Share<Request>(this));
       stream_->Advance();
     }
   }
@@ -93,7 +76,7 @@ class KserveStream::Request final : public GenerationSink,
       if (--num_unfinished_ > 0) return;
       status = status_;
     }
-    status = call_.End(std::move(status));
+    status = model_call().End(std::move(status));
     absl::MutexLock lock(&stream_->mutex_);
     End(status);
   }
@@ -126,7 +109,7 @@ class KserveStream::Request final : public GenerationSink,
       status_ =
           CheckResponseBytes(static_cast<int64_t>(response->ByteSizeLong()), max_response_bytes_);
       if (status_.ok()) return is_last;
-      call_.CancelRequest();
+      model_call().CancelRequest();
     }
     response->Clear();
     response->set_error_message(
@@ -148,10 +131,10 @@ class KserveStream::Request final : public GenerationSink,
 
   // While a response is with gRPC, the client has it to read.
   void BeginUnread() {
-    if (call_.limits().before_write != nullptr) call_.limits().before_write();
-    call_.BeginUnread();
+    if (model_call().limits().before_write != nullptr) model_call().limits().before_write();
+    model_call().BeginUnread();
   }
-  void EndUnread() { call_.EndUnread(); }
+  void EndUnread() { model_call().EndUnread(); }
 
   bool is_queued = false;  // guarded
 
@@ -166,18 +149,26 @@ class KserveStream::Request final : public GenerationSink,
     v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
   };
 
-  absl::Status CheckRoom() {
-    return call_.CheckRoom(CompletionsOf(infer_.request), EstimateTokens(infer_.request));
+  const std::string& model_name() const override { return infer_.request.model(); }
+  Demand demand() const override {
+    return {CompletionsOf(infer_.request), EstimateTokens(infer_.request)};
+  }
+  absl::Status CheckForm() const override { return invalid_; }
+
+  void Refuse(const absl::Status& status) override {
+    const absl::Status error = model_call().EndRejected(ForKserve(status));
+    absl::MutexLock lock(&stream_->mutex_);
+    End(error);
   }
 
   void AddUnread(int64_t num_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(stream_->mutex_) {
     num_unread_bytes_ += num_bytes;
-    call_.open_calls().AddUnreadBytes(num_bytes);
+    model_call().open_calls().AddUnreadBytes(num_bytes);
   }
 
   // Whether too much waits to be read.
   absl::Status CheckUnread() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(stream_->mutex_) {
-    const int64_t most = call_.limits().max_unread_bytes;
+    const int64_t most = model_call().limits().max_unread_bytes;
     if (stream_->writing_ == nullptr || num_unread_bytes_ <= most) return absl::OkStatus();
     return WithReason(absl::ResourceExhaustedError(absl::StrCat(
                           "the client has not read ", num_unread_bytes_,
@@ -185,38 +176,34 @@ class KserveStream::Request final : public GenerationSink,
                       kSlowReaderReason);
   }
 
-  absl::Status Submit() {
-    US_RETURN_IF_ERROR(call_.CheckClientWaits());
-    US_RETURN_IF_ERROR(CheckRoom());
-    const HostedModel& model = *call_.model();
+  absl::Status Submit(const HostedModel& model) override {
     US_ASSIGN_OR_RETURN(max_response_bytes_, MaxResponseBytes(infer_.request));
-    US_ASSIGN_OR_RETURN(
-        GenerationRequest request,
-        TranslateGenerateRequest(infer_.request, model, call_.deadline(), &call_.client_gone()));
-    request.arrival = call_.arrival();
-    request.client = call_.client();
+    US_ASSIGN_OR_RETURN(GenerationRequest request,
+                        TranslateGenerateRequest(infer_.request, model, model_call().deadline(),
+                                                 &model_call().client_gone()));
+    Sign(request);
     num_prompt_tokens_ = static_cast<int64_t>(request.prompt_ids.size());
     {
       absl::MutexLock lock(&stream_->mutex_);
       num_unfinished_ = request.num_completions;
     }
-    return call_.OnSubmitted(model.engine_loop->Submit(std::move(request), shared_from_this()));
+    return model_call().OnSubmitted(
+        model.engine_loop->Submit(std::move(request), Share<GenerationSink>(this)));
   }
 
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(stream_->mutex_) {
     status_ = status;
     has_ended_ = true;
     if (stream_->client_reads_ && !is_answered_) {
-      stream_->Enqueue(shared_from_this());
+      stream_->Enqueue(Share<Request>(this));
     } else {
-      stream_->open_.erase(shared_from_this());
+      stream_->open_.erase(Share<Request>(this));
     }
     stream_->Advance();
   }
 
   const std::shared_ptr<KserveStream> stream_;
   InferCall infer_;
-  ModelCall call_;
   const absl::Status invalid_;
 
   // Set before the request is submitted, then only read.
@@ -252,7 +239,7 @@ void KserveStream::OnReadDone(bool ok) {
     if (!client_reads_) request = nullptr;
     if (request != nullptr) open_.insert(request);
   }
-  if (request != nullptr) BeginCall(environment_, request, request->input_bytes());
+  if (request != nullptr) request->Start();
   absl::MutexLock lock(&mutex_);
   Advance();
 }

@@ -76,6 +76,12 @@ absl::Status ModelCall::Open(const std::string& name) {
   return absl::OkStatus();
 }
 
+void ModelCall::GiveUpPlace() {
+  if (!admitted_client_.has_value()) return;
+  open_calls().Release(*admitted_client_);
+  admitted_client_.reset();
+}
+
 absl::Status ModelCall::CheckClientWaits() {
   absl::MutexLock lock(&mutex_);
   // gRPC may not have told yet.
@@ -175,7 +181,7 @@ void ModelCall::CheckReader(absl::Time now) {
 
 void ModelCall::OnDone() {
   open_calls().Remove(this);
-  if (admitted_client_.has_value()) open_calls().Release(*admitted_client_);
+  GiveUpPlace();
 }
 
 absl::Status ModelCall::ForClient(absl::Status status) {

@@ -24,6 +24,7 @@
 #include "server/metrics.h"
 #include "server/model_host.h"
 #include "server/open_calls.h"
+#include "server/refusal_pacer.h"
 #include "server/request_log.h"
 #include "server/work_queue.h"
 
@@ -34,6 +35,7 @@ struct CallEnvironment {
   const ModelHost& host;  // outlives the calls, as do `metrics` and `long_texts`
   Metrics& metrics;
   WorkQueue& long_texts;          // where work waits that has the ModelCall for its owner
+  RefusalPacer& refusals;         // outlives the calls
   const RequestLog& request_log;  // outlives the calls, too
   std::shared_ptr<OpenCalls> open_calls;
 };
@@ -67,6 +69,9 @@ class ModelCall final : public OpenCall {
   absl::Status Open(const std::string& name) ABSL_LOCKS_EXCLUDED(mutex_);
   // The model; not null after Open has succeeded. Stays the same until Close.
   const std::shared_ptr<const HostedModel>& model() const { return model_; }
+
+  // The call is refused and takes no place among the open requests from now on, answered or not.
+  void GiveUpPlace();
 
   // Why the client no longer waits: CANCELLED or DEADLINE_EXCEEDED; else OK.
   absl::Status CheckClientWaits() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -106,6 +111,7 @@ class ModelCall final : public OpenCall {
   void EndUnread() { unread_.End(); }
   void CheckReader(absl::Time now) override;
 
+  const CallEnvironment& environment() const { return environment_; }
   const CallLimits& limits() const { return environment_.open_calls->limits(); }
   OpenCalls& open_calls() const { return *environment_.open_calls; }
 

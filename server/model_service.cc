@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 
+#include "server/logged_answer.h"
 #include "server/status.h"
 
 namespace ultrasketch {
@@ -59,36 +60,12 @@ void FillModel(const ModelHost::Listing& listing, v1::Model& message) {
   memory.set_workspace_bytes(usage.workspace);
 }
 
-// A call and its line in the log. Kept by who is to answer.
-class Answering {
- public:
-  Answering(const RequestLog& log, std::string_view method, grpc::CallbackServerContext* context,
-            std::string model)
-      : record_(log, method, *context),
-        reactor_(context->DefaultReactor()),
-        model_(std::move(model)) {}
-
-  grpc::ServerUnaryReactor* reactor() const { return reactor_; }
-
-  grpc::ServerUnaryReactor* Finish(const absl::Status& status) {
-    record_.Finish(status, model_);
-    grpc::ServerUnaryReactor* const reactor = reactor_;
-    reactor->Finish(ToGrpcStatus(status));
-    return reactor;
-  }
-
- private:
-  RequestRecord record_;
-  grpc::ServerUnaryReactor* const reactor_;
-  const std::string model_;
-};
-
 }  // namespace
 
 grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* context,
                                                    const v1::ListModelsRequest*,
                                                    v1::ListModelsResponse* response) {
-  Answering answering(log_, "ListModels", context, "");
+  LoggedAnswer answering(log_, "ListModels", context, "");
   for (const ModelHost::Listing& listing : host_.List()) {
     FillModel(listing, *response->add_models());
   }
@@ -98,7 +75,7 @@ grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* context,
                                                  const v1::GetModelRequest* request,
                                                  v1::Model* response) {
-  Answering answering(log_, "GetModel", context, request->name());
+  LoggedAnswer answering(log_, "GetModel", context, request->name());
   if (request->name().empty()) return answering.Finish(InvalidField("name", "required"));
   const absl::StatusOr<ModelHost::Listing> listing = host_.Get(request->name());
   if (listing.ok()) FillModel(*listing, *response);
@@ -109,7 +86,7 @@ grpc::ServerUnaryReactor* ModelService::LoadModel(grpc::CallbackServerContext* c
                                                   const v1::LoadModelRequest* request,
                                                   v1::Model* response) {
   const std::string name = request->name();
-  const auto answering = std::make_shared<Answering>(log_, "LoadModel", context, name);
+  const auto answering = std::make_shared<LoggedAnswer>(log_, "LoadModel", context, name);
   if (name.empty()) return answering->Finish(InvalidField("name", "required"));
   grpc::ServerUnaryReactor* const reactor = answering->reactor();
   host_.Load(name, [this, answering, response, name](const absl::Status& status) {
@@ -128,7 +105,8 @@ grpc::ServerUnaryReactor* ModelService::LoadModel(grpc::CallbackServerContext* c
 grpc::ServerUnaryReactor* ModelService::UnloadModel(grpc::CallbackServerContext* context,
                                                     const v1::UnloadModelRequest* request,
                                                     v1::UnloadModelResponse*) {
-  const auto answering = std::make_shared<Answering>(log_, "UnloadModel", context, request->name());
+  const auto answering =
+      std::make_shared<LoggedAnswer>(log_, "UnloadModel", context, request->name());
   if (request->name().empty()) return answering->Finish(InvalidField("name", "required"));
   grpc::ServerUnaryReactor* const reactor = answering->reactor();
   host_.Unload(request->name(),
@@ -140,7 +118,7 @@ grpc::ServerUnaryReactor* ModelService::MeasureOverhead(grpc::CallbackServerCont
                                                         const v1::MeasureOverheadRequest* request,
                                                         v1::SketchOverhead* response) {
   const auto answering =
-      std::make_shared<Answering>(log_, "MeasureOverhead", context, request->name());
+      std::make_shared<LoggedAnswer>(log_, "MeasureOverhead", context, request->name());
   if (request->name().empty()) return answering->Finish(InvalidField("name", "required"));
   grpc::ServerUnaryReactor* const reactor = answering->reactor();
   host_.MeasureOverhead(request->name(),

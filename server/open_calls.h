@@ -24,6 +24,7 @@
 #include <prometheus/gauge.h>
 
 #include "engine/serving/engine_loop/drain_rate.h"
+#include "server/refusal_pacer.h"
 
 namespace ultrasketch {
 
@@ -39,6 +40,8 @@ struct CallLimits {
   // Answers of Tokenize and Detokenize that clients have not read yet, together; beyond it further
   // calls are RESOURCE_EXHAUSTED.
   int64_t max_unread_answer_bytes = int64_t{256} << 20;
+  // When those that are RESOURCE_EXHAUSTED and may come again are answered.
+  RefusalPacing refusals;
   // For tests: called as a call comes in, and before a message is written.
   std::function<void()> after_accept = nullptr;
   std::function<void()> before_write = nullptr;

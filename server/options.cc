@@ -35,6 +35,7 @@ struct Flags {
   double cache_idle_seconds = absl::ToDoubleSeconds(EngineLoopOptions().cache_idle_time);
   double stream_interval_ms = 2;
   double max_unread_seconds = absl::ToDoubleSeconds(CallLimits().max_unread_time);
+  double refusal_pause_ms = absl::ToDoubleMilliseconds(RefusalPacing().max_pause);
   std::string kv_cache_tokens = "auto";
   int repository_poll_seconds = 0;
   uint64_t memory_limit = 0;
@@ -235,6 +236,12 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1, 1 << 20))
       ->type_name("N")
       ->capture_default_str();
+  app.add_option("--refusal-pause-ms", flags.refusal_pause_ms,
+                 "How long RESOURCE_EXHAUSTED, when it says when to try again, may be held back "
+                 "while there are more than a thousand a second; 0: never")
+      ->check(CLI::Range(0.0, 1000.0))
+      ->type_name("MS")
+      ->capture_default_str();
   app.add_option("--max-unread-bytes", calls.max_unread_bytes,
                  "What a client may leave unread of a stream, beyond what gRPC takes; then the "
                  "stream ends with RESOURCE_EXHAUSTED")
@@ -381,6 +388,7 @@ absl::StatusOr<DaemonOptions> Finish(Flags flags) {
   options.load.engine_loop.delivery_interval = absl::Milliseconds(flags.stream_interval_ms);
   options.load.engine_loop.cache_idle_time = absl::Seconds(flags.cache_idle_seconds);
   options.server.call_limits.max_unread_time = absl::Seconds(flags.max_unread_seconds);
+  options.server.call_limits.refusals.max_pause = absl::Milliseconds(flags.refusal_pause_ms);
   if (flags.kv_cache_tokens != "auto") {
     int64_t tokens = 0;
     US_CHECK(absl::SimpleAtoi(flags.kv_cache_tokens, &tokens));  // CLI11 has checked the range

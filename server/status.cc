@@ -100,6 +100,10 @@ absl::Status TryAgainLater(absl::Status status, std::string_view reason, absl::D
   return WithReason(WithRetryDelay(std::move(status), delay), reason);
 }
 
+bool IsTryAgainLater(const absl::Status& status) {
+  return status.GetPayload(TypeUrl<google::rpc::RetryInfo>()).has_value();
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   google::rpc::Status details;

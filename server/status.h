@@ -38,6 +38,7 @@ absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
 
 // A refusal that a later try may escape, with the reason and with when to try again.
 absl::Status TryAgainLater(absl::Status status, std::string_view reason, absl::Duration delay);
+bool IsTryAgainLater(const absl::Status& status);
 // Too many requests, or tokens, wait for the model.
 inline constexpr std::string_view kQueueFullReason = "QUEUE_FULL";
 // Too long texts wait.

@@ -22,35 +22,26 @@ std::shared_ptr<StreamCall> StreamCall::Create(const CallEnvironment& environmen
                                                grpc::CallbackServerContext* context,
                                                const v1::GenerateRequest* request) {
   std::shared_ptr<StreamCall> call(new StreamCall(environment, context, request));
-  call->self_ = call;
+  call->KeepUntilDone();
   return call;
 }
 
-absl::Status StreamCall::Open() {
-  US_RETURN_IF_ERROR(call_.Open(request_->model()));
-  return call_.CheckRoom(CompletionsOf(*request_), EstimateTokens(*request_));
+EngineCall::Demand StreamCall::demand() const {
+  return {CompletionsOf(*request_), EstimateTokens(*request_)};
 }
 
-void StreamCall::Begin() {
-  if (const absl::Status status = Submit(); !status.ok()) Reject(status);
-}
-
-void StreamCall::Reject(const absl::Status& status) {
+void StreamCall::Refuse(const absl::Status& status) {
   absl::MutexLock lock(&mutex_);
   is_finished_ = true;
-  Finish(call_.Reject(status));
+  Finish(model_call().Reject(status));
 }
 
-absl::Status StreamCall::Submit() {
-  US_RETURN_IF_ERROR(call_.CheckClientWaits());
-  US_RETURN_IF_ERROR(call_.CheckRoom(CompletionsOf(*request_), EstimateTokens(*request_)));
-  const HostedModel& model = *call_.model();
+absl::Status StreamCall::Submit(const HostedModel& model) {
   US_ASSIGN_OR_RETURN(max_message_bytes_, MaxResponseBytes(*request_));
-  US_ASSIGN_OR_RETURN(
-      GenerationRequest request,
-      TranslateGenerateRequest(*request_, model, call_.deadline(), &call_.client_gone()));
-  request.arrival = call_.arrival();
-  request.client = call_.client();
+  US_ASSIGN_OR_RETURN(GenerationRequest request,
+                      TranslateGenerateRequest(*request_, model, model_call().deadline(),
+                                               &model_call().client_gone()));
+  Sign(request);
   US_RETURN_IF_ERROR(CheckResponseBytes(MinStreamMessageBytes(request), max_message_bytes_));
   num_prompt_tokens_ = static_cast<int64_t>(request.prompt_ids.size());
   {
@@ -58,11 +49,12 @@ absl::Status StreamCall::Submit() {
     translator_.emplace(request, model.tokenizer);
     num_unfinished_ = request.num_completions;
   }
-  return call_.OnSubmitted(model.engine_loop->Submit(std::move(request), shared_from_this()));
+  return model_call().OnSubmitted(
+      model.engine_loop->Submit(std::move(request), Share<GenerationSink>(this)));
 }
 
 void StreamCall::OnDelta(GenerationDelta delta) {
-  call_.CountDelta(delta, num_prompt_tokens_);
+  model_call().CountDelta(delta, num_prompt_tokens_);
   absl::MutexLock lock(&mutex_);
   if (!client_reads_) return;
   Pending& pending = PendingDelta(delta.completion);
@@ -89,17 +81,17 @@ void StreamCall::OnFinish(GenerationResult result) {
 }
 
 void StreamCall::OnWriteDone(bool ok) {
-  if (!ok) call_.OnClientGone();
+  if (!ok) model_call().OnClientGone();
   absl::MutexLock lock(&mutex_);
   is_writing_ = false;
   AddUnread(-std::exchange(current_bytes_, 0));
-  if (!is_finished_) call_.EndUnread();
+  if (!is_finished_) model_call().EndUnread();
   if (!ok) GiveUpWriting();
   Advance();
 }
 
 void StreamCall::OnCancel() {
-  call_.OnClientGone();
+  model_call().OnClientGone();
   absl::MutexLock lock(&mutex_);
   GiveUpWriting();
   Advance();
@@ -110,8 +102,7 @@ void StreamCall::OnDone() {
     absl::MutexLock lock(&mutex_);
     AddUnread(-num_unread_bytes_);
   }
-  call_.OnDone();
-  self_.reset();
+  LetGo();
 }
 
 void StreamCall::GiveUpReader(const absl::Status& status) {
@@ -125,22 +116,22 @@ void StreamCall::EndSlowReader(const absl::Status& status) {
   is_slow_ = true;
   status_ = status;
   GiveUpWriting();
-  call_.CancelRequest();
+  model_call().CancelRequest();
 }
 
 void StreamCall::AddUnread(int64_t num_bytes) {
   num_unread_bytes_ += num_bytes;
-  call_.open_calls().AddUnreadBytes(num_bytes);
+  model_call().open_calls().AddUnreadBytes(num_bytes);
 }
 
 void StreamCall::CheckUnread(const Pending& newest) {
   const int64_t num_before = num_unread_bytes_ - newest.num_bytes;
-  if (!is_writing_ || num_before <= call_.limits().max_unread_bytes) return;
-  EndSlowReader(WithReason(
-      absl::ResourceExhaustedError(absl::StrCat("the client has not read ", num_before,
-                                                " bytes of its stream, more than ",
-                                                call_.limits().max_unread_bytes, " may wait")),
-      kSlowReaderReason));
+  if (!is_writing_ || num_before <= model_call().limits().max_unread_bytes) return;
+  EndSlowReader(
+      WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                     "the client has not read ", num_before, " bytes of its stream, more than ",
+                     model_call().limits().max_unread_bytes, " may wait")),
+                 kSlowReaderReason));
 }
 
 StreamCall::Pending& StreamCall::PendingDelta(int32_t completion) {
@@ -157,7 +148,7 @@ StreamCall::Pending& StreamCall::PendingDelta(int32_t completion) {
 
 StreamCall::Pending& StreamCall::AddPending() {
   Pending& pending = pending_.emplace_back();
-  if (!has_model_name_) pending.message.set_model(call_.model()->name);
+  if (!has_model_name_) pending.message.set_model(model_call().model()->name);
   has_model_name_ = true;
   return pending;
 }
@@ -179,19 +170,19 @@ void StreamCall::Advance() {
         CheckResponseBytes(static_cast<int64_t>(current_.ByteSizeLong()), max_message_bytes_);
     if (fits.ok()) {
       is_writing_ = true;
-      if (call_.limits().before_write != nullptr) call_.limits().before_write();
-      call_.BeginUnread();
+      if (model_call().limits().before_write != nullptr) model_call().limits().before_write();
+      model_call().BeginUnread();
       StartWrite(&current_);
       return;
     }
     if (status_.ok()) status_ = fits;
     current_bytes_ = 0;
     GiveUpWriting();
-    call_.CancelRequest();
+    model_call().CancelRequest();
   }
   if (num_unfinished_ == 0) {
     is_finished_ = true;
-    Finish(call_.Close(status_));
+    Finish(model_call().Close(status_));
   }
 }
 

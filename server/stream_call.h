@@ -6,12 +6,14 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include <grpcpp/support/server_callback.h>
 
+#include "server/engine_call.h"
 #include "server/model_call.h"
 #include "server/response_translation.h"
 #include "ultrasketch/v1/generation.pb.h"
@@ -28,21 +30,12 @@ namespace ultrasketch {
 // keeps the call. Lives until gRPC is done with it and the engine has released it.
 class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamResponse>,
                          public GenerationSink,
-                         public std::enable_shared_from_this<StreamCall> {
+                         public EngineCall {
  public:
   // Context and request are gRPC's and live until OnDone.
   static std::shared_ptr<StreamCall> Create(const CallEnvironment& environment,
                                             grpc::CallbackServerContext* context,
                                             const v1::GenerateRequest* request);
-
-  // Finds the model, and whether there is room. Before Begin.
-  absl::Status Open();
-  // Validates, tokenizes and submits. Takes as long as tokenizing does.
-  void Begin();
-  ModelCall& model_call() { return call_; }
-
-  // Ends the call before it has begun.
-  void Reject(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
 
   void OnDelta(GenerationDelta delta) override ABSL_LOCKS_EXCLUDED(mutex_);
   void OnFinish(GenerationResult result) override ABSL_LOCKS_EXCLUDED(mutex_);
@@ -54,11 +47,15 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
  private:
   StreamCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
              const v1::GenerateRequest* request)
-      : call_(environment, "GenerateStream", context,
-              [this](const absl::Status& status) { GiveUpReader(status); }),
+      : EngineCall(environment, "GenerateStream", context,
+                   [this](const absl::Status& status) { GiveUpReader(status); }),
         request_(request) {}
 
-  absl::Status Submit();
+  const std::string& model_name() const override { return request_->model(); }
+  Demand demand() const override;
+  absl::Status Submit(const HostedModel& model) override ABSL_LOCKS_EXCLUDED(mutex_);
+  void Refuse(const absl::Status& status) override ABSL_LOCKS_EXCLUDED(mutex_);
+
   struct Pending {
     v1::GenerateStreamResponse message;
     int64_t num_bytes = 0;  // of a delta: at least, and about
@@ -80,8 +77,6 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
   // Starts the next write, or ends the call, when it is time to.
   void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  ModelCall call_;
-  std::shared_ptr<StreamCall> self_;  // until OnDone
   const v1::GenerateRequest* const request_;
 
   // Set before the request is submitted, then only read.

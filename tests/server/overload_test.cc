@@ -173,6 +173,51 @@ TEST(OverloadTest, TenTimesWhatTheServerTakesIsRefusedWithADelayAndTheRestIsServ
   EXPECT_LT(ReadProcessStats().num_threads, num_threads + 50);
 }
 
+TEST(OverloadTest, RefusalsOfAStormAreHeldBackAndClientsMayLeaveMeanwhile) {
+  const int num_requests = NumRequests(300);
+  Gate gate;
+  gate.Close();
+  TestModel model;
+  model.engine_loop.max_running_sequences = 1;
+  model.engine_loop.max_queued_requests = 1;
+  model.model.before_forward = gate.Hook();
+  ServerOptions options;
+  options.call_limits.refusals = {.per_second = 0, .max_pause = absl::Milliseconds(30)};
+  TestServer server({model}, options);
+  grpc::ClientContext running_context;
+  grpc::ClientContext waiting_context;
+  const auto running = server.generation().GenerateStream(&running_context, Request("running", 2));
+  gate.WaitForStep();
+  const auto waiting = server.generation().GenerateStream(&waiting_context, Request("waiting", 2));
+  while (server.engine_loop().stats().num_waiting != 1) std::this_thread::yield();
+  int num_refused = 0;
+  int num_cancelled = 0;
+  const absl::Time begin = absl::Now();
+  RunStreams(
+      server, num_requests, 30,
+      [](Stream& stream, int index) {
+        stream.reads_left = index % 3 == 0 ? 0 : -1;  // some cancel as soon as they were sent
+        return Request("refused");
+      },
+      [&](const Stream& stream) {
+        if (stream.status.error_code() == grpc::StatusCode::CANCELLED) {
+          ++num_cancelled;
+          return;
+        }
+        EXPECT_EQ(stream.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+        EXPECT_EQ(DetailsOf(stream.status).reason, "QUEUE_FULL");
+        ++num_refused;
+      });
+  // Thirty at a time, each of which has waited.
+  EXPECT_GE(absl::Now() - begin, (num_refused / 30) * absl::Milliseconds(30));
+  EXPECT_GE(num_refused, num_requests / 2);
+  EXPECT_EQ(num_refused + num_cancelled, num_requests);
+  gate.Open();
+  EXPECT_TRUE(ReadAll(*running).status.ok());
+  EXPECT_TRUE(ReadAll(*waiting).status.ok());
+  ExpectNothingIsLeft(server);
+}
+
 TEST(OverloadTest, ClientsThatNeverReadAreGivenUpAndOthersAreServed) {
   const int num_clients = NumRequests(20);
   ServerOptions options;
@@ -202,6 +247,33 @@ TEST(OverloadTest, ClientsThatNeverReadAreGivenUpAndOthersAreServed) {
   // None reads: in the end the server lets go of all of them.
   ExpectNothingIsLeft(server);
   EXPECT_EQ(Calls(server, "RESOURCE_EXHAUSTED"), num_clients);
+}
+
+TEST(OverloadTest, CallsThatExhaustTheTransportsMemoryEndAndOthersAreServed) {
+  constexpr int kNumClients = 12;
+  ServerOptions options;
+  options.max_transport_bytes = 2 << 20;
+  TestServer server({LongModel()}, options);
+  std::atomic<int> num_ended = 0;
+  std::vector<grpc::Status> statuses(kNumClients);
+  std::vector<std::thread> threads;
+  for (grpc::Status& status : statuses) {
+    threads.emplace_back([&] {
+      const auto stub = v1::GenerationService::NewStub(server.NewChannel());
+      grpc::ClientContext context;
+      v1::TokenizeRequest request;
+      request.set_text(std::string(8 << 20, 'x'));  // alone more than there is
+      v1::TokenizeResponse response;
+      status = stub->Tokenize(&context, request, &response);
+      ++num_ended;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const grpc::Status& status : statuses) {
+    std::cerr << status.error_code() << " " << status.error_message() << "\n";
+  }
+  EXPECT_TRUE(GenerateStream(server, Request("after", 5)).status.ok());
+  ExpectNothingIsLeft(server);
 }
 
 TEST(OverloadTest, ClientsThatVanishInAnyPhaseLeaveNothing) {

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "inference/inference_service.grpc.pb.h"
 #include "nlohmann/json.hpp"
 #include <grpcpp/grpcpp.h>
 
@@ -159,11 +160,33 @@ TEST_F(RequestLogTest, EveryMethodHasItsLine) {
     v1::UnloadModelResponse response;
     server_->models().UnloadModel(&context, request, &response);
   }
+  const auto kserve = inference::GRPCInferenceService::NewStub(server_->NewChannel());
+  {
+    grpc::ClientContext context;
+    inference::RepositoryIndexResponse response;
+    kserve->RepositoryIndex(&context, {}, &response);
+  }
+  {
+    grpc::ClientContext context;
+    inference::RepositoryModelLoadRequest request;
+    request.set_model_name("nobody");
+    inference::RepositoryModelLoadResponse response;
+    kserve->RepositoryModelLoad(&context, request, &response);
+  }
+  {
+    grpc::ClientContext context;
+    inference::RepositoryModelUnloadRequest request;
+    request.set_model_name("nobody");
+    inference::RepositoryModelUnloadResponse response;
+    kserve->RepositoryModelUnload(&context, request, &response);
+  }
   const auto requests = Requests(::testing::internal::GetCapturedStderr());
   std::vector<std::string> methods;
   for (const auto& request : requests) methods.push_back(request["method"]);
   EXPECT_THAT(methods, ::testing::ElementsAre("GenerateStream", "Score", "Tokenize", "Detokenize",
-                                              "ListModels", "UnloadModel"));
+                                              "ListModels", "UnloadModel", "RepositoryIndex",
+                                              "RepositoryModelLoad", "RepositoryModelUnload"));
+  EXPECT_EQ(requests.back()["model"], "nobody");
   EXPECT_EQ(requests.back()["code"], "NOT_FOUND");
 }
 

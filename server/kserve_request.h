@@ -1,15 +1,12 @@
-// Between the messages of the Open Inference Protocol and those of ultrasketch.v1. docs/kserve.md
-// has the names.
-#ifndef ULTRASKETCH_SERVER_KSERVE_TRANSLATION_H_
-#define ULTRASKETCH_SERVER_KSERVE_TRANSLATION_H_
+// What a request of the Open Inference Protocol asks for, in ultrasketch.v1. docs/kserve.md has the
+// names.
+#ifndef ULTRASKETCH_SERVER_KSERVE_REQUEST_H_
+#define ULTRASKETCH_SERVER_KSERVE_REQUEST_H_
 
-#include <cstdint>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "inference/inference_service.pb.h"
 
 #include "ultrasketch/v1/generation.pb.h"
@@ -37,35 +34,32 @@ struct InferCall {
   bool has_num_output_tokens = false;
 };
 
+// A tensor of the response.
+struct InferOutput {
+  std::string_view name;
+  std::string_view datatype;
+  bool InferCall::*is_wanted;
+  std::string_view input;  // that asks for it; empty: always there
+};
+inline constexpr InferOutput kInferOutputs[] = {
+    {"text_output", "BYTES", &InferCall::has_text_output, ""},
+    {"finish_reason", "BYTES", &InferCall::has_finish_reason, "return_finish_reason"},
+    {"num_input_tokens", "UINT32", &InferCall::has_num_input_tokens, "return_num_input_tokens"},
+    {"num_output_tokens", "UINT32", &InferCall::has_num_output_tokens, "return_num_output_tokens"},
+};
+
 // INVALID_ARGUMENT, "<field>: ...", for inputs, outputs and parameters that there are not, and for
 // wrong datatypes, shapes and contents; the field is the input's name where there is one. NOT_FOUND
 // for a version that there is not. What the values mean is left for TranslateGenerateRequest to
 // check. `call` has the model's name and the request's id even then.
 absl::Status TranslateInferRequest(const inference::ModelInferRequest& message, InferCall* call);
 
-// What one response says; an element a completion.
-struct InferOutputs {
-  std::vector<std::string> texts;
-  std::vector<std::string> finish_reasons;  // "stop", "length"; empty: not finished
-  std::vector<uint32_t> num_output_tokens;
-  uint32_t num_input_tokens = 0;
-};
-
-// The answer as a whole.
-InferOutputs OutputsOf(const v1::GenerateResponse& response);
-
-std::string FinishReasonText(v1::FinishReason reason);
-
-// All values are in raw_output_contents, which is what tritonclient reads.
-void FillInferResponse(const InferCall& call, const InferOutputs& outputs,
-                       inference::ModelInferResponse* response);
-
 // An error of TranslateGenerateRequest in the names of this protocol.
 absl::Status ForKserve(const absl::Status& status);
 
-// The tensors that models take and give.
-void FillTensorMetadata(inference::ModelMetadataResponse* response);
+// The tensors that models take.
+void FillInputMetadata(inference::ModelMetadataResponse* response);
 
 }  // namespace ultrasketch
 
-#endif  // ULTRASKETCH_SERVER_KSERVE_TRANSLATION_H_
+#endif  // ULTRASKETCH_SERVER_KSERVE_REQUEST_H_

@@ -1,14 +1,16 @@
-#include "server/kserve_translation.h"
+#include "server/kserve_request.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <cstdint>
 #include <limits>
 #include <map>
 #include <optional>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -20,6 +22,7 @@
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/format/json.h"
+#include "server/kserve_tensor.h"
 #include "server/status.h"
 
 namespace ultrasketch {
@@ -28,9 +31,6 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Reflection;
 using Json = nlohmann::json;
-
-// Elements of a tensor: as many as there may be stop token ids.
-constexpr int64_t kMaxElements = 1024;
 
 // An option of generation: the name that vLLM and Triton's backend for it give it, and the field of
 // GenerateRequest.
@@ -74,19 +74,6 @@ constexpr Input kInputs[] = {
     {"return_finish_reason", "BOOL"},
     {"return_num_input_tokens", "BOOL"},
     {"return_num_output_tokens", "BOOL"},
-};
-
-struct Output {
-  std::string_view name;
-  std::string_view datatype;
-  bool InferCall::*is_wanted;
-  std::string_view input;  // that asks for it; empty: always there
-};
-constexpr Output kOutputs[] = {
-    {"text_output", "BYTES", &InferCall::has_text_output, ""},
-    {"finish_reason", "BYTES", &InferCall::has_finish_reason, "return_finish_reason"},
-    {"num_input_tokens", "UINT32", &InferCall::has_num_input_tokens, "return_num_input_tokens"},
-    {"num_output_tokens", "UINT32", &InferCall::has_num_output_tokens, "return_num_output_tokens"},
 };
 
 template <typename Entries>
@@ -291,149 +278,6 @@ absl::Status TranslateSamplingParameters(const Json& value, v1::GenerateRequest&
   return absl::OkStatus();
 }
 
-// Little-endian, as the protocol's raw contents are.
-template <typename Number>
-absl::StatusOr<std::vector<Json>> RawNumbers(std::string_view name, std::string_view raw,
-                                             int64_t num_elements) {
-  if (static_cast<int64_t>(raw.size()) != num_elements * static_cast<int64_t>(sizeof(Number))) {
-    return InvalidField(
-        name, absl::StrCat(raw.size(), " bytes in raw_input_contents; the shape has ", num_elements,
-                           " elements of ", sizeof(Number)));
-  }
-  std::vector<Json> values;
-  for (int64_t i = 0; i < num_elements; ++i) {
-    Number number;
-    std::memcpy(&number, raw.data() + static_cast<size_t>(i) * sizeof(Number), sizeof(Number));
-    if constexpr (std::is_same_v<Number, uint8_t>) {
-      values.emplace_back(number != 0);  // BOOL
-    } else {
-      values.emplace_back(number);
-    }
-  }
-  return values;
-}
-
-absl::StatusOr<std::vector<Json>> RawStrings(std::string_view name, std::string_view raw,
-                                             int64_t num_elements) {
-  std::vector<Json> values;
-  for (int64_t i = 0; i < num_elements; ++i) {
-    uint32_t size = 0;
-    if (raw.size() >= sizeof(size)) std::memcpy(&size, raw.data(), sizeof(size));
-    if (raw.size() < sizeof(size) || raw.size() - sizeof(size) < size) {
-      return InvalidField(
-          name, absl::StrCat("raw_input_contents ends within element ", i, " of ", num_elements,
-                             "; each is its length in 4 bytes and its bytes"));
-    }
-    values.emplace_back(std::string(raw.substr(sizeof(size), size)));
-    raw.remove_prefix(sizeof(size) + size);
-  }
-  if (!raw.empty()) {
-    return InvalidField(
-        name, absl::StrCat(raw.size(), " bytes of raw_input_contents are left after ", num_elements,
-                           " elements"));
-  }
-  return values;
-}
-
-absl::StatusOr<std::vector<Json>> RawValues(
-    const inference::ModelInferRequest::InferInputTensor& input, std::string_view raw,
-    int64_t num_elements) {
-  const std::string& datatype = input.datatype();
-  if (datatype == "BOOL") return RawNumbers<uint8_t>(input.name(), raw, num_elements);
-  if (datatype == "INT32") return RawNumbers<int32_t>(input.name(), raw, num_elements);
-  if (datatype == "INT64") return RawNumbers<int64_t>(input.name(), raw, num_elements);
-  if (datatype == "UINT32") return RawNumbers<uint32_t>(input.name(), raw, num_elements);
-  if (datatype == "UINT64") return RawNumbers<uint64_t>(input.name(), raw, num_elements);
-  if (datatype == "FP32") return RawNumbers<float>(input.name(), raw, num_elements);
-  if (datatype == "FP64") return RawNumbers<double>(input.name(), raw, num_elements);
-  return RawStrings(input.name(), raw, num_elements);
-}
-
-template <typename Field>
-absl::StatusOr<std::vector<Json>> FieldValues(std::string_view name, const char* field_name,
-                                              const Field& field, int64_t num_elements) {
-  if (field.size() != num_elements) {
-    return InvalidField(name, absl::StrCat(field.size(), " elements in contents.", field_name,
-                                           "; the shape has ", num_elements));
-  }
-  std::vector<Json> values;
-  for (const auto& element : field) values.emplace_back(element);
-  return values;
-}
-
-absl::StatusOr<std::vector<Json>> ContentValues(
-    const inference::ModelInferRequest::InferInputTensor& input, int64_t num_elements) {
-  const inference::InferTensorContents& contents = input.contents();
-  const std::string& name = input.name();
-  const std::string& datatype = input.datatype();
-  if (datatype == "BOOL") {
-    return FieldValues(name, "bool_contents", contents.bool_contents(), num_elements);
-  }
-  if (datatype == "INT32") {
-    return FieldValues(name, "int_contents", contents.int_contents(), num_elements);
-  }
-  if (datatype == "INT64") {
-    return FieldValues(name, "int64_contents", contents.int64_contents(), num_elements);
-  }
-  if (datatype == "UINT32") {
-    return FieldValues(name, "uint_contents", contents.uint_contents(), num_elements);
-  }
-  if (datatype == "UINT64") {
-    return FieldValues(name, "uint64_contents", contents.uint64_contents(), num_elements);
-  }
-  if (datatype == "FP32") {
-    return FieldValues(name, "fp32_contents", contents.fp32_contents(), num_elements);
-  }
-  if (datatype == "FP64") {
-    return FieldValues(name, "fp64_contents", contents.fp64_contents(), num_elements);
-  }
-  return FieldValues(name, "bytes_contents", contents.bytes_contents(), num_elements);
-}
-
-absl::StatusOr<int64_t> NumElements(const inference::ModelInferRequest::InferInputTensor& input,
-                                    bool is_list) {
-  const std::string shape = absl::StrCat("[", absl::StrJoin(input.shape(), ", "), "]");
-  int64_t num_elements = 1;
-  for (const int64_t size : input.shape()) {
-    if (size < 0 || size > kMaxElements || (num_elements *= size) > kMaxElements) {
-      return InvalidField(input.name(), absl::StrCat("shape ", shape, "; at most ", kMaxElements,
-                                                     " elements are allowed"));
-    }
-  }
-  if (is_list ? input.shape_size() == 0 : num_elements != 1) {
-    return InvalidField(input.name(),
-                        absl::StrCat("shape ", shape, "; expected ", is_list ? "[n]" : "[1]"));
-  }
-  return num_elements;
-}
-
-// The elements of an input, checked against what it may be.
-absl::StatusOr<std::vector<Json>> ReadTensor(
-    const inference::ModelInferRequest::InferInputTensor& input, const std::string* raw,
-    const std::vector<std::string_view>& datatypes, bool is_list) {
-  if (!input.parameters().empty()) {
-    return InvalidField(
-        input.name(), absl::StrCat("has the parameter ", Quoted(input.parameters().begin()->first),
-                                   "; parameters of inputs, shared memory among them, are not "
-                                   "supported"));
-  }
-  const bool fits = std::any_of(datatypes.begin(), datatypes.end(),
-                                [&](std::string_view type) { return type == input.datatype(); });
-  if (!fits) {
-    return InvalidField(
-        input.name(),
-        absl::StrCat(
-            "datatype ", Quoted(input.datatype(), 32), "; expected ",
-            absl::StrJoin(std::vector<std::string>(datatypes.begin(), datatypes.end()), " or ")));
-  }
-  US_ASSIGN_OR_RETURN(const int64_t num_elements, NumElements(input, is_list));
-  if (raw == nullptr) return ContentValues(input, num_elements);
-  if (input.has_contents()) {
-    return InvalidField(input.name(), "has contents, and raw_input_contents as well");
-  }
-  return RawValues(input, *raw, num_elements);
-}
-
 // Which inputs there were, by name; those that are no option with their value.
 struct Inputs {
   std::map<std::string, Json> values;                   // one element each
@@ -485,19 +329,19 @@ bool IsTrue(const Inputs& inputs, std::string_view name, bool otherwise) {
 
 absl::Status ChooseOutputs(const inference::ModelInferRequest& message, const Inputs& inputs,
                            InferCall* call) {
-  for (const Output& output : kOutputs) {
+  for (const InferOutput& output : kInferOutputs) {
     call->*output.is_wanted =
         message.outputs().empty() &&
         (output.input.empty() || IsTrue(inputs, output.input, /*otherwise=*/false));
   }
   for (const auto& requested : message.outputs()) {
     const auto* known =
-        std::find_if(std::begin(kOutputs), std::end(kOutputs),
-                     [&](const Output& output) { return output.name == requested.name(); });
-    if (known == std::end(kOutputs)) {
+        std::find_if(std::begin(kInferOutputs), std::end(kInferOutputs),
+                     [&](const InferOutput& output) { return output.name == requested.name(); });
+    if (known == std::end(kInferOutputs)) {
       return InvalidField(
           "outputs", absl::StrCat(Quoted(requested.name(), 64), " is not supported; there are ",
-                                  Names(kOutputs)));
+                                  Names(kInferOutputs)));
     }
     if (!requested.parameters().empty()) {
       return InvalidField("outputs", absl::StrCat(A(known->name), " has the parameter ",
@@ -507,35 +351,6 @@ absl::Status ChooseOutputs(const inference::ModelInferRequest& message, const In
     call->*known->is_wanted = true;
   }
   return absl::OkStatus();
-}
-
-void AppendNumber(uint32_t number, std::string* raw) {
-  raw->append(reinterpret_cast<const char*>(&number), sizeof(number));
-}
-
-std::string RawOf(const std::vector<std::string>& texts) {
-  std::string raw;
-  for (const std::string& text : texts) {
-    AppendNumber(static_cast<uint32_t>(text.size()), &raw);
-    raw += text;
-  }
-  return raw;
-}
-
-std::string RawOf(const std::vector<uint32_t>& numbers) {
-  std::string raw;
-  for (const uint32_t number : numbers) AppendNumber(number, &raw);
-  return raw;
-}
-
-template <typename Value>
-void AddOutput(std::string_view name, std::string_view datatype, const std::vector<Value>& values,
-               inference::ModelInferResponse* response) {
-  auto& output = *response->add_outputs();
-  output.set_name(std::string(name));
-  output.set_datatype(std::string(datatype));
-  output.add_shape(static_cast<int64_t>(values.size()));
-  response->add_raw_output_contents(RawOf(values));
 }
 
 }  // namespace
@@ -577,75 +392,23 @@ absl::Status TranslateInferRequest(const inference::ModelInferRequest& message, 
   return absl::OkStatus();
 }
 
-std::string FinishReasonText(v1::FinishReason reason) {
-  switch (reason) {
-    case v1::FINISH_REASON_STOP:
-      return "stop";
-    case v1::FINISH_REASON_LENGTH:
-      return "length";
-    default:
-      return "";
-  }
-}
-
-InferOutputs OutputsOf(const v1::GenerateResponse& response) {
-  InferOutputs outputs;
-  for (const v1::Completion& completion : response.completions()) {
-    outputs.texts.push_back(completion.text());
-    outputs.finish_reasons.push_back(FinishReasonText(completion.finish_reason()));
-    outputs.num_output_tokens.push_back(static_cast<uint32_t>(completion.token_ids_size()));
-  }
-  outputs.num_input_tokens = static_cast<uint32_t>(response.usage().prompt_tokens());
-  return outputs;
-}
-
-void FillInferResponse(const InferCall& call, const InferOutputs& outputs,
-                       inference::ModelInferResponse* response) {
-  response->set_model_name(call.model_name);
-  response->set_model_version(std::string(kKserveModelVersion));
-  response->set_id(call.id);
-  if (call.has_text_output) {
-    std::vector<std::string> texts = outputs.texts;
-    if (call.echoes_input) {
-      for (std::string& text : texts) text.insert(0, call.request.text());
-    }
-    AddOutput("text_output", "BYTES", texts, response);
-  }
-  if (call.has_finish_reason) {
-    AddOutput("finish_reason", "BYTES", outputs.finish_reasons, response);
-  }
-  if (call.has_num_input_tokens) {
-    AddOutput("num_input_tokens", "UINT32", std::vector<uint32_t>{outputs.num_input_tokens},
-              response);
-  }
-  if (call.has_num_output_tokens) {
-    AddOutput("num_output_tokens", "UINT32", outputs.num_output_tokens, response);
-  }
-}
-
 absl::Status ForKserve(const absl::Status& status) {
   absl::string_view rest = status.message();
   if (!absl::IsInvalidArgument(status) || !absl::ConsumePrefix(&rest, "text: ")) return status;
   return InvalidField("text_input", S(rest));
 }
 
-void FillTensorMetadata(inference::ModelMetadataResponse* response) {
-  const auto add = [](std::string_view name, std::string_view datatype, int64_t size,
-                      auto* tensors) {
-    auto& tensor = *tensors->Add();
+void FillInputMetadata(inference::ModelMetadataResponse* response) {
+  const auto add = [response](std::string_view name, std::string_view datatype, int64_t size) {
+    auto& tensor = *response->add_inputs();
     tensor.set_name(std::string(name));
     tensor.set_datatype(std::string(datatype));
     tensor.add_shape(size);
   };
-  for (const Input& input : kInputs) add(input.name, input.datatype, 1, response->mutable_inputs());
+  for (const Input& input : kInputs) add(input.name, input.datatype, 1);
   for (const Option& option : kOptions) {
     const FieldDescriptor& field = FieldOf(option);
-    add(option.name, DatatypesOf(field).front(), field.is_repeated() ? -1 : 1,
-        response->mutable_inputs());
-  }
-  for (const Output& output : kOutputs) {
-    add(output.name, output.datatype, output.name == "num_input_tokens" ? 1 : -1,
-        response->mutable_outputs());
+    add(option.name, DatatypesOf(field).front(), field.is_repeated() ? -1 : 1);
   }
 }
 
