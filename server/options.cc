@@ -36,6 +36,7 @@ struct Flags {
   double stream_interval_ms = 2;
   double max_unread_seconds = absl::ToDoubleSeconds(CallLimits().max_unread_time);
   double refusal_pause_ms = absl::ToDoubleMilliseconds(RefusalPacing().max_pause);
+  double max_connection_age_seconds = 0;
   std::string kv_cache_tokens = "auto";
   int repository_poll_seconds = 0;
   uint64_t memory_limit = 0;
@@ -275,6 +276,13 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1, 1 << 20))
       ->type_name("N")
       ->capture_default_str();
+  app.add_option("--max-connection-age-seconds", flags.max_connection_age_seconds,
+                 "After about so long (a tenth more or less) a connection takes no further calls, "
+                 "so that its client makes a new one, perhaps to another replica; open calls "
+                 "finish. 0: never")
+      ->check(CLI::Range(0.0, 1e6))
+      ->type_name("SECONDS")
+      ->capture_default_str();
   app.add_option("--max-transport-bytes", options.server.max_transport_bytes,
                  "Most memory of all connections together (1GiB, 500MB ...): over it idle "
                  "connections are closed and calls end with an error")
@@ -389,6 +397,9 @@ absl::StatusOr<DaemonOptions> Finish(Flags flags) {
   options.load.engine_loop.cache_idle_time = absl::Seconds(flags.cache_idle_seconds);
   options.server.call_limits.max_unread_time = absl::Seconds(flags.max_unread_seconds);
   options.server.call_limits.refusals.max_pause = absl::Milliseconds(flags.refusal_pause_ms);
+  options.server.max_connection_age = flags.max_connection_age_seconds > 0
+                                          ? absl::Seconds(flags.max_connection_age_seconds)
+                                          : absl::InfiniteDuration();
   if (flags.kv_cache_tokens != "auto") {
     int64_t tokens = 0;
     US_CHECK(absl::SimpleAtoi(flags.kv_cache_tokens, &tokens));  // CLI11 has checked the range

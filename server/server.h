@@ -28,6 +28,9 @@ struct ServerOptions {
   int max_metadata_bytes = 64 << 10;
   // Connections at a time; further ones are closed as they come.
   int max_connections = 4096;
+  // When a connection is about so old, a tenth more or less, its client is told to make calls on
+  // another (GOAWAY); open calls finish. At least a second.
+  absl::Duration max_connection_age = absl::InfiniteDuration();
   // What gRPC may hold in memory for all connections: messages on their way in, streams, unsent
   // answers. Over it gRPC ends streams and idle connections.
   int64_t max_transport_bytes = int64_t{1} << 30;

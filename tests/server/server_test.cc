@@ -255,6 +255,40 @@ TEST(ServerTest, PingsOfAnIdleConnectionAreAnswered) {
   }
 }
 
+TEST(ServerTest, AConnectionThatIsOldTakesNoMoreCallsAndItsStreamsFinish) {
+  Gate gate;
+  gate.LetThrough(1);
+  TestModel model;
+  model.model.before_forward = gate.Hook();
+  ServerOptions options;
+  options.max_connection_age = absl::Seconds(1);
+  TestServer server({model}, options);
+  const auto channel = server.NewChannel();
+  const auto stub = v1::GenerationService::NewStub(channel);
+  grpc::ClientContext context;
+  const auto reader = stub->GenerateStream(&context, Request("older than its connection", 20));
+  v1::GenerateStreamResponse first;
+  ASSERT_TRUE(reader->Read(&first));
+  // The stream keeps its connection; other calls of the channel get a second.
+  const auto tokenize = [&stub] {
+    grpc::ClientContext short_context;
+    v1::TokenizeRequest request;
+    request.set_text("new");
+    v1::TokenizeResponse response;
+    EXPECT_TRUE(stub->Tokenize(&short_context, request, &response).ok());
+  };
+  tokenize();
+  EXPECT_EQ(server.Metric("ultrasketch_connections"), 1);
+  do {
+    absl::SleepFor(absl::Milliseconds(20));
+    tokenize();
+  } while (server.Metric("ultrasketch_connections") != 2);
+  gate.Open();
+  const StreamOutput rest = ReadAll(*reader);
+  EXPECT_TRUE(rest.status.ok()) << rest.status.error_message();
+  EXPECT_EQ(first.delta().token_ids_size() + static_cast<int>(rest.token_ids.at(0).size()), 20);
+}
+
 TEST(ServerTest, ATakenPortIsAnError) {
   TestServer server;
   ModelHost host;
