@@ -161,6 +161,7 @@ absl::StatusOr<SketchOverhead> ModelLoader::TryMeasureOverhead(
   SketchOverheadOptions options;
   options.prompt_tokens =
       std::min<int64_t>(options.prompt_tokens, options_.engine_loop.max_step_tokens);
+  options.kv_cache_type = options_.kv_cache_type;
   options.is_cancelled = is_cancelled;
   options.run = [&turn](absl::FunctionRef<absl::Status()> step) {
     turn->Acquire();

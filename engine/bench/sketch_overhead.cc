@@ -10,7 +10,6 @@
 
 #include "engine/base/status.h"
 #include "engine/bench/step_parts.h"
-#include "engine/kv/cache_layout.h"
 #include "engine/models/decoder_layer.h"
 #include "engine/models/linear_sites.h"
 #include "engine/models/vocabulary_tables.h"
@@ -46,6 +45,7 @@ KvCacheLayout CacheLayout(const ModelConfig& config, const Backend& backend,
   layout.num_layers = NumLayers(config, options);
   layout.num_kv_heads = config.num_kv_heads;
   layout.head_dim = config.head_dim;
+  layout.type = options.kv_cache_type;
   layout.block_size = backend.cache_block_granularity();
   layout.token_bytes = backend.cache_token_bytes(layout.type, layout.head_dim);
   layout.num_blocks = layout.BlocksForTokens(PromptTokens(config, options) + 1);

@@ -12,6 +12,7 @@
 
 #include "engine/backends/backend.h"
 #include "engine/format/checkpoint.h"
+#include "engine/kv/cache_layout.h"
 
 namespace ultrasketch {
 
@@ -31,6 +32,8 @@ struct SketchOverheadOptions {
   // uncompressed: more than the caches of processors and cards hold. The time of the rest is then
   // reckoned from theirs.
   int64_t dense_bytes = int64_t{512} << 20;
+  // How keys and values are kept, with layers of both kinds.
+  KvCacheType kv_cache_type = KvCacheType::kFloat;
   // Runs a step, which takes the device for itself. An error ends the measurement.
   std::function<absl::Status(absl::FunctionRef<absl::Status()> step)> run;
   // Asked now and then: whether to end with CANCELLED.

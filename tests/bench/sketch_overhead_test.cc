@@ -76,6 +76,24 @@ TEST_F(SketchOverheadTest, TakesAsMuchMemoryAsItSays) {
   EXPECT_LT(static_cast<double>(backend_->used_bytes() - before), 0.5 * said);
 }
 
+TEST_F(SketchOverheadTest, KeysAndValuesAreKeptAsTheModelKeepsThem) {
+  const auto checkpoint = Open("classics-20m-sketch");
+  options_.prompt_tokens = 1000;  // enough for the cache to count
+  const int64_t floats = SketchOverheadBytes(*checkpoint, *backend_, options_);
+  options_.kv_cache_type = KvCacheType::kInt8;
+  const int64_t bytes = SketchOverheadBytes(*checkpoint, *backend_, options_);
+  const ModelConfig& config = checkpoint->config();
+  const int64_t num_values =
+      int64_t{2} * 1000 * config.num_layers * config.num_kv_heads * config.head_dim;
+  // A value takes 4 bytes or 1, and int8 keeps a scale for each token and head.
+  EXPECT_GT(floats - bytes, 2 * num_values);
+  options_.prompt_tokens = 20;
+  const auto overhead = MeasureSketchOverhead(*checkpoint, *backend_, options_);
+  ASSERT_TRUE(overhead.ok()) << overhead.status();
+  EXPECT_GT(overhead->decode, 0.01);
+  EXPECT_LT(overhead->decode, 100);
+}
+
 TEST_F(SketchOverheadTest, EndsWhenItIsAskedTo) {
   const auto checkpoint = Open("classics-20m-sketch");
   options_.is_cancelled = [this] { return num_steps_ >= 10; };
