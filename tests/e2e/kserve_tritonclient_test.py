@@ -6,6 +6,8 @@ Installs tritonclient into a virtual environment of its own; where the package i
 reached, the test is skipped (exit code 77).
 """
 
+import contextlib
+import io
 import os
 import pathlib
 import re
@@ -205,6 +207,15 @@ class KserveTest(unittest.TestCase):
         self.assertFalse(self.client.is_model_ready(MODEL))
         self.client.load_model(MODEL)
         self.assertTrue(self.client.is_model_ready(MODEL))
+
+    def test_the_code_of_the_page_runs(self):
+        page = pathlib.Path(__file__).resolve().parents[2] / "docs/kserve.md"
+        (block,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        code = block.replace("localhost:8001", self.server.address).replace('"sketch"', repr(MODEL))
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(code, {})
+        self.assertGreater(len(printed.getvalue()), 20)
 
 
 if __name__ == "__main__":
