@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "engine/base/cpu_quota.h"
+#include "engine/base/thread_name.h"
 
 namespace ultrasketch {
 namespace {
@@ -86,6 +87,7 @@ void ThreadPool::ParallelFor(int64_t num_items, int64_t grain, Body body) {
 }
 
 void ThreadPool::WorkerMain(int thread) {
+  NameThisThread("engine_worker");
   uint64_t seen = 0;
   while (true) {
     int spins = 0;

@@ -8,6 +8,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/time/clock.h"
 
+#include "engine/base/thread_name.h"
+
 namespace ultrasketch {
 namespace {
 
@@ -86,6 +88,7 @@ std::vector<EngineEvent> Delivery::TakeEvents(absl::Time next) {
 }
 
 void Delivery::Run() {
+  NameThisThread("engine_delivery");
   absl::Time next = absl::InfinitePast();
   while (true) {
     // Without the lock: sinks may call Submit and Cancel.

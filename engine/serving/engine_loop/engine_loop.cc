@@ -10,6 +10,7 @@
 #include "engine/base/check.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
+#include "engine/base/thread_name.h"
 #include "engine/serving/engine_loop/delivery.h"
 #include "engine/serving/engine_loop/drain_rate.h"
 #include "engine/serving/engine_loop/engine_core.h"
@@ -149,6 +150,7 @@ class EngineLoop::Impl {
   }
 
   void Run() {
+    NameThisThread("engine_loop");
     while (true) {
       News news = TakeNews();
       for (QueuedRequest& queued : news.arrivals) core_->Add(std::move(queued));
