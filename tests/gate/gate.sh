@@ -17,7 +17,7 @@ asan_targets=(base_test format_test tokenizer_test chat_template_test gguf_test 
   scheduler_random_test engine_loop_test engine_loop_lifecycle_test completion_test
   stop_matcher_test)
 asan_service_targets=(validate_request_test request_translation_test server_parts_test service_test
-  server_test)
+  server_test soak_test)
 tsan_targets=(base_test scheduler_test engine_loop_test engine_loop_lifecycle_test
   device_turns_test)
 # Where to begin to count what has changed, for clang-tidy.
