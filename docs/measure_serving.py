@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what docs/serving.md says of a server under load, and prints it as a table.
 
-  docs/measure_serving.py BIN_DIR [--model DIR] [--pairs 3] [--seconds 10] [--only NAME]...
+  docs/measure_serving.py BIN_DIR [ROW]... [--model DIR] [--pairs 3] [--seconds 10]
 
 Client and server share the machine, which should do nothing else: what is compared is measured in
 pairs, one right after the other, and the table has the medians of the pairs' ratios.
@@ -210,14 +210,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bin")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of: {', '.join(ROWS)}")
     parser.add_argument("--model", default=REPOSITORY / "deploy/models/classics-20m-sketch")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--only", action="append", choices=ROWS)
     arguments = parser.parse_args()
+    if unknown := set(arguments.rows) - set(ROWS):
+        parser.error(f"expected rows of {', '.join(ROWS)}, found {', '.join(sorted(unknown))}")
     bench = Bench(arguments)
     print("| | Seen |\n|---|---|")
-    for name in arguments.only or ROWS:
+    for name in arguments.rows or ROWS:
         title, measure = ROWS[name]
         print(f"| {title} | {measure(bench)} |", flush=True)
 
