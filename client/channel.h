@@ -16,10 +16,10 @@ namespace ultrasketch::client {
 
 // TLS as PEM text, not as paths.
 struct TlsOptions {
-  std::string ca;  // whom the server's certificate must come from; empty: the system's roots
-  std::string certificate;  // the client's own, with its chain, for mutual TLS; empty: none
-  std::string key;          // the certificate's
-  std::string server_name;  // whom the server's certificate must name; empty: the target's host
+  std::string ca{};  // whom the server's certificate must come from; empty: the system's roots
+  std::string certificate{};  // the client's own, with its chain, for mutual TLS; empty: none
+  std::string key{};          // the certificate's
+  std::string server_name{};  // whom the server's certificate must name; empty: the target's host
 };
 
 struct ChannelOptions {
@@ -28,8 +28,8 @@ struct ChannelOptions {
   bool own_connection = false;
   // Whether gRPC may send a call again that the server has not seen.
   bool retries = true;
-  std::optional<TlsOptions> tls;  // unset: plain text
-  std::string token;              // sent with every call as a bearer token; empty: none
+  std::optional<TlsOptions> tls{};  // unset: plain text
+  std::string token{};              // sent with every call as a bearer token; empty: none
   // Send the token in plain text to other machines, too.
   bool insecure_token = false;
 };

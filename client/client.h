@@ -39,18 +39,18 @@ struct CallOptions {
 
   // Requesting a stop cancels the call, from any thread: it returns CANCELLED and the server frees
   // what it held.
-  std::stop_token stop;
+  std::stop_token stop{};
 };
 
 struct ChatMessage {
-  std::string role;  // usually "system", "user" or "assistant": the model's template decides
-  std::string content;
+  std::string role{};  // usually "system", "user" or "assistant": the model's template decides
+  std::string content{};
 };
 
 // A conversation. Only for models with `chat` (ModelInfo).
 struct Chat {
-  std::vector<ChatMessage> messages;
-  std::optional<bool> add_generation_prompt;  // the prompt ends with the beginning of an answer
+  std::vector<ChatMessage> messages{};
+  std::optional<bool> add_generation_prompt{};  // the prompt ends with the beginning of an answer
 };
 
 // Text is tokenized by the server, token ids are taken as they are, and a conversation becomes what
@@ -58,48 +58,49 @@ struct Chat {
 using Prompt = std::variant<std::string, std::vector<int32_t>, Chat>;
 
 // What is left unset takes the model's generation_config.json or the neutral value: ranges and
-// defaults are in proto/ultrasketch/v1/generation.proto.
+// defaults are in proto/ultrasketch/v1/generation.proto. ({} so that gcc's -Wextra does not ask for
+// all fields where some are given by name.)
 struct GenerateRequest {
-  std::string model;  // empty: the server's only model
-  Prompt prompt;
-  std::optional<int32_t> max_tokens;
-  std::optional<int32_t> min_tokens;
-  std::optional<float> temperature;
-  std::optional<float> top_p;
-  std::optional<int32_t> top_k;
-  std::optional<float> min_p;
-  std::optional<float> repetition_penalty;
-  std::optional<float> presence_penalty;
-  std::optional<float> frequency_penalty;
-  std::vector<std::string> stop;
-  std::vector<int32_t> stop_token_ids;
-  std::optional<bool> ignore_eos;
-  std::optional<bool> include_stop_in_output;
-  std::optional<bool> skip_special_tokens;
-  std::optional<uint64_t> seed;
-  std::optional<int32_t> num_completions;
-  std::optional<int32_t> logprobs;
-  std::optional<int32_t> prompt_logprobs;
-  std::vector<std::pair<int32_t, float>> logit_bias;  // unique token ids
-  std::optional<int32_t> priority;
-  std::optional<bool> add_special_tokens;
-  std::optional<bool> split_special_tokens;
+  std::string model{};  // empty: the server's only model
+  Prompt prompt{};
+  std::optional<int32_t> max_tokens{};
+  std::optional<int32_t> min_tokens{};
+  std::optional<float> temperature{};
+  std::optional<float> top_p{};
+  std::optional<int32_t> top_k{};
+  std::optional<float> min_p{};
+  std::optional<float> repetition_penalty{};
+  std::optional<float> presence_penalty{};
+  std::optional<float> frequency_penalty{};
+  std::vector<std::string> stop{};
+  std::vector<int32_t> stop_token_ids{};
+  std::optional<bool> ignore_eos{};
+  std::optional<bool> include_stop_in_output{};
+  std::optional<bool> skip_special_tokens{};
+  std::optional<uint64_t> seed{};
+  std::optional<int32_t> num_completions{};
+  std::optional<int32_t> logprobs{};
+  std::optional<int32_t> prompt_logprobs{};
+  std::vector<std::pair<int32_t, float>> logit_bias{};  // unique token ids
+  std::optional<int32_t> priority{};
+  std::optional<bool> add_special_tokens{};
+  std::optional<bool> split_special_tokens{};
 };
 
 struct ScoreRequest {
-  std::string model;  // empty: the server's only model
-  Prompt text;
-  std::optional<int32_t> top_logprobs;
-  std::optional<bool> add_special_tokens;
-  std::optional<bool> split_special_tokens;
+  std::string model{};  // empty: the server's only model
+  Prompt text{};
+  std::optional<int32_t> top_logprobs{};
+  std::optional<bool> add_special_tokens{};
+  std::optional<bool> split_special_tokens{};
 };
 
 struct TokenizeRequest {
-  std::string model;  // empty: the server's only model
-  std::string text;
-  std::optional<Chat> chat;  // in place of the text
-  std::optional<bool> add_special_tokens;
-  std::optional<bool> split_special_tokens;
+  std::string model{};  // empty: the server's only model
+  std::string text{};
+  std::optional<Chat> chat{};  // in place of the text
+  std::optional<bool> add_special_tokens{};
+  std::optional<bool> split_special_tokens{};
 };
 
 enum class FinishReason { kUnspecified, kStop, kLength, kCancelled, kError };

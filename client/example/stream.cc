@@ -20,14 +20,11 @@ int main(int argc, char** argv) {
     std::cerr << client.status().message() << '\n';
     return 1;
   }
-  ultrasketch::client::GenerateRequest request;
-  request.prompt = argv[2];
-  if (argc > 3) request.model = argv[3];
-  request.max_tokens = 64;
-  ultrasketch::client::CallOptions options;
-  options.timeout = absl::Seconds(60);
+  const ultrasketch::client::GenerateRequest request = {
+      .model = argc > 3 ? argv[3] : "", .prompt = argv[2], .max_tokens = 64};
   const auto response = (*client)->GenerateStream(
-      request, [](const GenerateDelta& delta) { std::cout << delta.text << std::flush; }, options);
+      request, [](const GenerateDelta& delta) { std::cout << delta.text << std::flush; },
+      {.timeout = absl::Seconds(60)});
   std::cout << '\n';
   if (!response.ok()) {
     std::cerr << response.status().ToString() << '\n';
