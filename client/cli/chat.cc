@@ -40,7 +40,8 @@ constexpr char kCommands[] =
     "  /help         list the commands\n"
     "  /quit         leave, as Ctrl-D does\n"
     "A line that ends with \\ goes on in the next one; //TEXT says /TEXT.\n"
-    "Ctrl-C ends the answer; once more, it leaves.\n";
+    "Ctrl-C ends the answer; once more, it leaves.\n"
+    "rlwrap ultrasketch chat ... lets you edit lines, and go back to earlier ones.\n";
 
 // What was said.
 class Conversation {
@@ -51,7 +52,6 @@ class Conversation {
   void set_system(std::string text) { system_ = std::move(text); }
 
   void Add(const char* role, std::string content) { turns_.push_back({role, std::move(content)}); }
-  void RemoveLast() { turns_.pop_back(); }
   void Clear() { turns_.clear(); }
 
   // Forgets the oldest question and its answer, never the last question. The number of messages.
@@ -123,6 +123,13 @@ class ChatSession {
         continue;
       }
       ForgetInterrupts();
+      if (is_interactive_ && line.find('\x1b') != std::string::npos) {
+        Notice(
+            "(not sent: the line has the codes of keys that move the cursor; for editing and a "
+            "history of lines: rlwrap ultrasketch chat ...)");
+        question.clear();
+        continue;
+      }
       if (absl::EndsWith(line, "\\")) {
         line.back() = '\n';
         question += line;
@@ -204,6 +211,7 @@ class ChatSession {
       MutexLock lock(mutex_);
       if (answer_stop_.has_value()) answer_stop_->request_stop();
     });
+    const Conversation before = conversation_;
     conversation_.Add("user", std::move(question));
     std::string answer;
     const absl::Status status = Answer(options, &answer);
@@ -219,7 +227,7 @@ class ChatSession {
     if ((status.ok() || interrupted) && !answer.empty()) {
       conversation_.Add("assistant", std::move(answer));
     } else {
-      conversation_.RemoveLast();
+      conversation_ = before;
     }
     if (!interrupted) return status.ok() ? status : Fail(status);
     Notice("(the answer was interrupted; Ctrl-C again leaves)");
@@ -265,15 +273,15 @@ class ChatSession {
     const int64_t most =
         context - std::clamp<int64_t>(wanted, 1, std::max<int64_t>(context / 2, 1));
     int num_dropped = 0;
+    int64_t count = 0;
     while (true) {
-      US_ASSIGN_OR_RETURN(const int64_t count,
-                          backend_.CountTokens(conversation_.ToChat(), options));
+      US_ASSIGN_OR_RETURN(count, backend_.CountTokens(conversation_.ToChat(), options));
       if (count <= most) break;
       const int dropped = conversation_.DropOldest();
       if (dropped == 0) break;
       num_dropped += dropped;
     }
-    if (num_dropped > 0) {
+    if (num_dropped > 0 && count < context) {
       Notice(absl::StrCat("(the oldest ", num_dropped,
                           " messages are forgotten: the model's context is ", context, " tokens)"));
     }

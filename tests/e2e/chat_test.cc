@@ -81,6 +81,11 @@ class FakeServer : public v1::GenerationService::Service, public v1::ModelServic
       requests_.push_back(*request);
     }
     const auto& messages = request->messages().messages();
+    size_t num_tokens = 0;
+    for (const std::string& line : Lines(request->messages())) num_tokens += line.size();
+    if (num_tokens >= static_cast<size_t>(max_context_tokens_)) {
+      return {grpc::StatusCode::INVALID_ARGUMENT, "messages: too long"};
+    }
     const std::string question = messages.empty() ? "" : messages.rbegin()->content();
     if (question == "fail") return {grpc::StatusCode::UNAVAILABLE, "out of order"};
     v1::GenerateStreamResponse delta;
@@ -195,6 +200,40 @@ TEST(ChatTest, TheOldestQuestionsAreForgottenWhereTheContextIsFull) {
   EXPECT_THAT(server.last_messages().front(), "system: Be brief.");
   EXPECT_THAT(server.last_messages(), Not(::testing::Contains("user: one")));
   EXPECT_THAT(server.last_messages().back(), "user: two");
+}
+
+TEST(ChatTest, AQuestionThatNeverFitsForgetsNothing) {
+  FakeServer server(150);
+  Terminal terminal(ChatLine(server, {"--max-tokens", "10"}));
+  terminal.Await("> ");
+  terminal.Type("one\n");
+  terminal.Await("answer to one");
+  terminal.Await("> ");
+  terminal.Type(absl::StrCat(std::string(200, 'x'), "\n"));
+  terminal.Await("error: messages: too long");
+  terminal.Await("> ");
+  terminal.Type("two\n");
+  terminal.Await("answer to two");
+  EXPECT_THAT(server.last_messages(),
+              ElementsAre("user: one", "assistant: answer to one", "user: two"));
+  terminal.Await("> ");
+  terminal.Type("\x04");
+  EXPECT_EQ(terminal.Wait(), 0);
+}
+
+TEST(ChatTest, CodesOfCursorKeysAreNotSent) {
+  FakeServer server;
+  Terminal terminal(ChatLine(server));
+  terminal.Await("> ");
+  terminal.Type("\x1b[Aone\n");
+  terminal.Await("not sent");
+  terminal.Await("> ");
+  terminal.Type("two\n");
+  terminal.Await("answer to two");
+  EXPECT_THAT(server.last_messages(), ElementsAre("user: two"));
+  terminal.Await("> ");
+  terminal.Type("\x04");
+  EXPECT_EQ(terminal.Wait(), 0);
 }
 
 TEST(ChatTest, CtrlCEndsTheAnswerAndNotTheSession) {
