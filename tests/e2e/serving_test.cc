@@ -253,5 +253,30 @@ TEST(ServingTest, HealthIsAnExitCode) {
   EXPECT_EQ(health({}).exit_code, 1);
 }
 
+TEST(ServingTest, HealthWaitsForWhatIsToCome) {
+  const TemporaryFolder repository;
+  TestServer server({SampleModel()}, {"--model-repository", repository.path()});
+  const std::vector<std::string> line = {ULTRASKETCH_BINARY, "health", "--target", server.address(),
+                                         "--service",        "late",   "--wait"};
+  const auto with = [&](const std::string& seconds) {
+    std::vector<std::string> arguments = line;
+    arguments.push_back(seconds);
+    return arguments;
+  };
+  const absl::Time begin = absl::Now();
+  const Completed in_vain = RunProgram(with("0.5"));
+  EXPECT_EQ(in_vain.exit_code, 1);
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(500));
+  EXPECT_THAT(in_vain.err, ::testing::HasSubstr("late"));
+
+  Process waiting(with("120"));
+  std::filesystem::create_directory_symlink(std::filesystem::path(SAMPLE_MODEL_DIR),
+                                            std::filesystem::path(repository.path()) / "late");
+  const auto loaded = server.Connect()->LoadModel("late");
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(waiting.Wait(absl::Seconds(120)), 0) << waiting.err();
+  EXPECT_EQ(waiting.out(), "SERVING\n");
+}
+
 }  // namespace
 }  // namespace ultrasketch
