@@ -179,6 +179,14 @@ struct SketchOverhead {
   double decode = 0;
 };
 
+// What a compressed model was worth when it was made, on a text of its maker's choice.
+struct ModelEvaluation {
+  double perplexity = 0;
+  double dense_perplexity = 0;  // of the model it was made from, on the same tokens
+  int64_t num_tokens = 0;       // predicted
+  int32_t context_tokens = 0;   // of a window
+};
+
 struct ModelInfo {
   std::string name;
   std::string state;  // "loading", "ready", "draining", "failed"
@@ -196,7 +204,9 @@ struct ModelInfo {
   int64_t embedding_bytes = 0;
   int64_t kv_cache_bytes = 0;
   int64_t workspace_bytes = 0;
+  std::string weights_checksum;                   // empty: the model's files carry no checksums
   std::optional<SketchOverhead> sketch_overhead;  // as last measured
+  std::optional<ModelEvaluation> evaluation;      // as its maker recorded it
 };
 
 // Thread-safe. Calls block the calling thread, and take answers of any size. The connection is made

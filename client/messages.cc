@@ -230,6 +230,13 @@ ModelInfo FromMessage(const v1::Model& message) {
   info.embedding_bytes = message.memory().embedding_bytes();
   info.kv_cache_bytes = message.memory().kv_cache_bytes();
   info.workspace_bytes = message.memory().workspace_bytes();
+  info.weights_checksum = message.weights_checksum();
+  if (message.has_evaluation()) {
+    info.evaluation = {.perplexity = message.evaluation().perplexity(),
+                       .dense_perplexity = message.evaluation().dense_perplexity(),
+                       .num_tokens = message.evaluation().num_tokens(),
+                       .context_tokens = message.evaluation().context_tokens()};
+  }
   if (message.has_sketch_overhead()) {
     info.sketch_overhead = {message.sketch_overhead().prefill_ratio(),
                             message.sketch_overhead().decode_ratio()};

@@ -28,6 +28,7 @@
 #include "engine/backends/backend.h"
 #include "engine/bench/sketch_overhead.h"
 #include "engine/format/checkpoint.h"
+#include "engine/format/recorded_evaluation.h"
 #include "engine/serving/engine_loop/engine_loop.h"
 #include "server/metrics.h"
 #include "server/model_repository.h"
@@ -45,8 +46,9 @@ struct HostedModel : RequestModel {
   double bits_per_weight_linear = 0;
   double bits_per_weight_file = 0;
   std::string weights_checksum;  // over all tensors, hexadecimal; empty: the files have none
-  MemoryUsage planned_memory;    // what it holds when its KV cache is full
-  int64_t kv_cache_tokens = 0;   // capacity of the KV cache
+  std::optional<RecordedEvaluation> evaluation;
+  MemoryUsage planned_memory;   // what it holds when its KV cache is full
+  int64_t kv_cache_tokens = 0;  // capacity of the KV cache
 
   // Of the model, as long as it is in memory.
   std::weak_ptr<Backend> backend;

@@ -121,6 +121,7 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
   hosted->bits_per_weight_linear = size.bits_per_weight_linear;
   hosted->bits_per_weight_file = size.bits_per_weight_file;
   hosted->weights_checksum = checkpoint->weights_checksum();
+  US_ASSIGN_OR_RETURN(hosted->evaluation, ReadRecordedEvaluation(*checkpoint));
   hosted->planned_memory = EstimateMemory(*checkpoint, model_options, *backend);
   hosted->kv_cache_tokens = model_options.kv_cache_tokens;
   hosted->max_prompt_tokens = options_.max_prompt_tokens;

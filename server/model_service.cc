@@ -48,6 +48,13 @@ void FillModel(const ModelHost::Listing& listing, v1::Model& message) {
   message.set_max_context_tokens(model.max_context_tokens);
   message.set_vocab_size(model.vocab_size);
   if (!model.weights_checksum.empty()) message.set_weights_checksum(model.weights_checksum);
+  if (model.evaluation.has_value()) {
+    v1::Evaluation& evaluation = *message.mutable_evaluation();
+    evaluation.set_perplexity(model.evaluation->perplexity);
+    evaluation.set_dense_perplexity(model.evaluation->dense_perplexity);
+    evaluation.set_num_tokens(model.evaluation->tokens);
+    evaluation.set_context_tokens(static_cast<int32_t>(model.evaluation->context_tokens));
+  }
   message.set_chat(model.chat_template.ok());
   if (const std::optional<SketchOverhead> overhead = model.overhead.Get()) {
     FillOverhead(*overhead, *message.mutable_sketch_overhead());

@@ -20,6 +20,7 @@
 #include "engine/base/strings.h"
 #include "engine/compress/compressor.h"
 #include "engine/compress/evaluate.h"
+#include "engine/format/recorded_evaluation.h"
 #include "engine/format/tokenizer/tokenizer_folder.h"
 #include "engine/report/compression_page.h"
 
@@ -167,7 +168,9 @@ class CompressCommand : public Command {
                    "Write a page about the result to FILE.html and its data to FILE.json (an "
                    ".html or .json at the end of FILE is left out first)")
         ->type_name("FILE");
-    app.add_option("--eval", eval_file_, "Text to measure the perplexity on, before and after")
+    app.add_option("--eval", eval_file_,
+                   "Text to measure the perplexity on, before and after; the model's config.json "
+                   "records it")
         ->type_name("FILE");
     app.add_option("--eval-context", eval_.context, "Tokens in a window, as in 'ultrasketch eval'")
         ->check(AtLeast<int64_t>(1))
@@ -226,7 +229,10 @@ class CompressCommand : public Command {
     if (!eval_file_.empty()) {
       auto evaluation = Evaluate(checkpoint, eval_tokens);
       evaluated = evaluation.status();
-      if (evaluation.ok()) summary.evaluation = *std::move(evaluation);
+      if (evaluation.ok()) {
+        summary.evaluation = *std::move(evaluation);
+        evaluated = RecordResult(summary);
+      }
     }
     if (!report_.empty()) US_RETURN_IF_ERROR(WriteCompressionReport(summary, files));
     if (!evaluated.ok()) {
@@ -269,6 +275,20 @@ class CompressCommand : public Command {
     US_ASSIGN_OR_RETURN(pair.dense, evaluate(dense, "evaluating the dense model"));
     US_ASSIGN_OR_RETURN(pair.compressed, evaluate(compressed, "evaluating the compressed model"));
     return pair;
+  }
+
+  // Into the folder that has been written, which grows by it.
+  absl::Status RecordResult(CompressionSummary& summary) {
+    const EvaluationPair& pair = *summary.evaluation;
+    US_RETURN_IF_ERROR(RecordEvaluation(out_, {.perplexity = pair.compressed.perplexity,
+                                               .dense_perplexity = pair.dense.perplexity,
+                                               .tokens = pair.compressed.tokens,
+                                               .context_tokens = pair.context}));
+    US_ASSIGN_OR_RETURN(const auto written, Checkpoint::Open(out_));
+    summary.report.bytes = written->file_bytes();
+    summary.report.bits_per_weight_file = 8.0 * static_cast<double>(written->file_bytes()) /
+                                          static_cast<double>(summary.report.parameters);
+    return absl::OkStatus();
   }
 
   std::string model_;

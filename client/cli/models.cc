@@ -38,6 +38,13 @@ nlohmann::ordered_json ToJson(const client::ModelInfo& model) {
         {"workspace", model.workspace_bytes}}},
   };
   if (model.sketch_overhead.has_value()) json["sketch_overhead"] = ToJson(*model.sketch_overhead);
+  if (model.evaluation.has_value()) {
+    json["evaluation"] = {{"perplexity", model.evaluation->perplexity},
+                          {"dense_perplexity", model.evaluation->dense_perplexity},
+                          {"tokens", model.evaluation->num_tokens},
+                          {"context", model.evaluation->context_tokens}};
+  }
+  if (!model.weights_checksum.empty()) json["weights_checksum"] = model.weights_checksum;
   if (!model.error.empty()) json["error"] = model.error;
   return json;
 }

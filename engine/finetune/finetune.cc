@@ -28,6 +28,7 @@
 #include "engine/finetune/training_state.h"
 #include "engine/finetune/training_step.h"
 #include "engine/finetune/training_texts.h"
+#include "engine/format/recorded_evaluation.h"
 
 namespace ultrasketch {
 namespace {
@@ -38,6 +39,9 @@ using Clock = std::chrono::steady_clock;
 constexpr char kCheckpointName[] = "checkpoint.safetensors";
 constexpr char kBestName[] = "best.safetensors";
 constexpr char kTokensName[] = "tokens.safetensors";
+
+// Stands for a perplexity that is no number.
+constexpr double kDivergedPerplexity = 1e300;
 
 // Of the smoothed loss: how many records it remembers, and how far above its least it may rise.
 constexpr double kSmoothing = 0.9;
@@ -272,7 +276,7 @@ absl::Status Finetuner::EvaluateStudent() {
   }
   US_ASSIGN_OR_RETURN(const double perplexity, Evaluate(*student_));
   state_.evaluated_step = state_.step;
-  state_.perplexity_last = std::isfinite(perplexity) ? perplexity : 1e300;
+  state_.perplexity_last = std::isfinite(perplexity) ? perplexity : kDivergedPerplexity;
   US_RETURN_IF_ERROR(
       log_.Add(EvaluationRecord{state_.step, state_.step * StepTokens(), perplexity}));
   if (state_.best_perplexity == 0 || perplexity < state_.best_perplexity) {
@@ -428,7 +432,13 @@ absl::Status Finetuner::Finish() {
   if (!IsMain()) return absl::OkStatus();
   US_RETURN_IF_ERROR(log_.WriteCurves());
   US_RETURN_IF_ERROR(LoadParameters(File(kBestName), student_->parameters(), pool_));
-  return student_->Export(folder_, options_.overwrite || options_.resume, pool_);
+  US_RETURN_IF_ERROR(student_->Export(folder_, options_.overwrite || options_.resume, pool_));
+  if (state_.best_perplexity == kDivergedPerplexity) return absl::OkStatus();
+  return RecordEvaluation(folder_,
+                          {.perplexity = state_.best_perplexity,
+                           .dense_perplexity = state_.perplexity_teacher,
+                           .tokens = static_cast<int64_t>(texts_->eval_tokens().size()) - 1,
+                           .context_tokens = options_.window_tokens});
 }
 
 FinetuneReport Finetuner::Report() const {

@@ -16,6 +16,7 @@
 #include "engine/compress/accounting.h"
 #include "engine/compress/model_writer.h"
 #include "engine/finetune/table_rounding.h"
+#include "engine/format/recorded_evaluation.h"
 #include "engine/models/linear_sites.h"
 #include "engine/models/vocabulary_tables.h"
 
@@ -276,8 +277,10 @@ absl::Status Student::Export(const std::string& folder, bool overwrite, ThreadPo
                         FindCodec("dense")->Load(site, source, nlohmann::json()));
     stored.push_back(QuantizeTable(*dense, *table->type, pool));
   }
-  return WriteCompressedModel(*teacher_, stored, replaced, config().quantization_config, folder,
-                              overwrite);
+  // What was measured of the model that the training began with does not hold for this one.
+  nlohmann::json quantization_config = config().quantization_config;
+  quantization_config.erase(kEvaluationKey);
+  return WriteCompressedModel(*teacher_, stored, replaced, quantization_config, folder, overwrite);
 }
 
 }  // namespace ultrasketch

@@ -139,6 +139,18 @@ TEST(PipelineTest, TheReportHasTheNumbersOfEvaluation) {
   EXPECT_EQ(compressed["perplexity_before"], dense["perplexity"]);
   EXPECT_EQ(compressed["perplexity_after"], after["perplexity"]);
   EXPECT_EQ(compressed["eval_tokens"], 776);
+  EXPECT_EQ(compressed["bytes"], BytesIn(out));
+
+  // Who serves the model is told.
+  TestServer server({absl::StrCat("half=", out)});
+  const auto models =
+      ParseOutput(RunTool({"models", "list", "--target", server.address(), "--json"}))["models"];
+  ASSERT_EQ(models.size(), 1u);
+  EXPECT_EQ(models[0]["evaluation"]["perplexity"], compressed["perplexity_after"]);
+  EXPECT_EQ(models[0]["evaluation"]["dense_perplexity"], compressed["perplexity_before"]);
+  EXPECT_EQ(models[0]["evaluation"]["tokens"], 776);
+  EXPECT_EQ(models[0]["evaluation"]["context"], 100);
+  EXPECT_NE(models[0]["weights_checksum"], "");
 
   const auto json = nlohmann::json::parse(*ReadFile(folder.path() + "/report.json"));
   EXPECT_EQ(json["evaluation"]["perplexity_before"], dense["perplexity"]);

@@ -16,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/base/file.h"
+#include "engine/format/recorded_evaluation.h"
 #include "tests/finetune/tiny_pair.h"
 
 namespace ultrasketch {
@@ -110,7 +111,14 @@ TEST_F(FinetuneTest, ComesNearerToTheTeacherWithEachCodec) {
     EXPECT_EQ(report->tokens, 40 * kStepTokens);
     EXPECT_EQ(report->eval_tokens, 79);
     EXPECT_FALSE(report->interrupted);
-    EXPECT_TRUE(Checkpoint::Open(folder_.File(out)).ok());
+    const auto written = Checkpoint::Open(folder_.File(out));
+    ASSERT_TRUE(written.ok()) << written.status();
+    const auto recorded = ReadRecordedEvaluation(**written);
+    ASSERT_TRUE(recorded.ok()) << recorded.status();
+    ASSERT_TRUE(recorded->has_value());
+    EXPECT_EQ((*recorded)->perplexity, report->perplexity_after);
+    EXPECT_EQ((*recorded)->dense_perplexity, report->perplexity_teacher);
+    EXPECT_EQ((*recorded)->tokens, report->eval_tokens);
     for (const char* name : {"loss.svg", "perplexity.svg"}) {
       EXPECT_THAT(*ReadFile(folder_.File(absl::StrCat(out, ".training/", name))),
                   HasSubstr("<svg"));

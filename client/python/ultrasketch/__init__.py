@@ -23,6 +23,7 @@ from ._sync import Client, GenerateStream
 from ._types import (
     ChatMessage,
     Completion,
+    Evaluation,
     FinishReason,
     GenerateDelta,
     GenerateOptions,
@@ -50,6 +51,7 @@ __all__ = [
     "Completion",
     "DataLoss",
     "DeadlineExceeded",
+    "Evaluation",
     "FailedPrecondition",
     "FieldViolation",
     "FinishReason",

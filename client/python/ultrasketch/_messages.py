@@ -12,6 +12,7 @@ from ._types import (
     CallOptions,
     ChatMessage,
     Completion,
+    Evaluation,
     FinishReason,
     GenerateDelta,
     GenerateOptions,
@@ -325,6 +326,16 @@ def model(message: model_pb2.Model) -> Model:
         sketch_overhead=(
             sketch_overhead(message.sketch_overhead)
             if message.HasField("sketch_overhead")
+            else None
+        ),
+        evaluation=(
+            Evaluation(
+                perplexity=message.evaluation.perplexity,
+                dense_perplexity=message.evaluation.dense_perplexity,
+                num_tokens=message.evaluation.num_tokens,
+                context_tokens=message.evaluation.context_tokens,
+            )
+            if message.HasField("evaluation")
             else None
         ),
     )

@@ -173,6 +173,16 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a compressed model was worth when it was made, on a text of its maker's choice."""
+
+    perplexity: float
+    dense_perplexity: float  # of the model it was made from, on the same tokens
+    num_tokens: int  # predicted
+    context_tokens: int  # of a window
+
+
+@dataclass(frozen=True, slots=True)
 class SketchOverhead:
     """The time of a step over that of the same step with uncompressed layers: below 1 the
     compressed model is faster."""
@@ -198,6 +208,7 @@ class Model:
     weights_checksum: str = ""
     chat: bool = False  # takes `messages`
     sketch_overhead: SketchOverhead | None = None  # None: not measured yet, or not compressed
+    evaluation: Evaluation | None = None  # None: whoever made the model recorded none
 
 
 @dataclass(frozen=True, slots=True)
