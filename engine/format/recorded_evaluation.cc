@@ -22,8 +22,8 @@ constexpr char kContext[] = "context";
 
 bool IsPerplexity(double value) { return std::isfinite(value) && value >= 1; }
 
-absl::Status Unexpected(const Checkpoint& checkpoint, std::string_view key,
-                        std::string_view expected, const nlohmann::json* found) {
+absl::Status Unexpected(const Checkpoint& checkpoint, const std::string& key, const char* expected,
+                        const nlohmann::json* found) {
   return absl::DataLossError(absl::StrCat(
       checkpoint.folder(), "/config.json: quantization_config.", kEvaluationKey,
       key.empty() ? "" : ".", key, ": expected ", expected, ", found ", DescribeJson(found)));
@@ -73,8 +73,8 @@ absl::Status RecordEvaluation(const std::string& folder, const RecordedEvaluatio
   US_ASSIGN_OR_RETURN(nlohmann::json config, ReadJsonFile(path));
   if (FindMember(config, kQuantizationKey) == nullptr ||
       !config[std::string(kQuantizationKey)].is_object()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, ": expected a compressed model, found no ", kQuantizationKey));
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, ": expected a compressed model, found no ", std::string(kQuantizationKey)));
   }
   config[std::string(kQuantizationKey)][kEvaluationKey] = {
       {kPerplexity, evaluation.perplexity},
