@@ -11,6 +11,7 @@
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/compress/accounting.h"
+#include "engine/models/checkpoint_codec.h"
 #include "engine/models/memory_plan.h"
 #include "engine/models/open_model.h"
 #include "server/log.h"

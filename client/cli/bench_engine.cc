@@ -13,7 +13,7 @@
 #include "engine/base/status.h"
 #include "engine/bench/load/engine_load.h"
 #include "engine/bench/load/load_page.h"
-#include "engine/compress/accounting.h"
+#include "engine/models/checkpoint_codec.h"
 #include "engine/models/memory_plan.h"
 #include "engine/models/model.h"
 

@@ -1,10 +1,13 @@
 // A device that holds weights and computes the operations of a step. Models are written once, in
 // terms of this interface.
 //
+// A layer is nothing but linear sites that are applied one after the other. Apply sees the whole of
+// it at once: what the site's input is made of, the site, and where its output goes. What of that
+// is one kernel is the backend's decision, and so is the form that an input has on the way to the
+// product (for a folded site, sums of columns).
+//
 // Activations are matrices [num_tokens, width] in device memory, of the element type that the
-// backend likes (CPU: float). An operation that produces the input of a linear site is told which
-// site will consume it, and writes that site's *prepared* input: the codec's sketch of it. A device
-// can so fuse the sketch into the producer, and the unfolded input never exists.
+// backend likes (CPU: float).
 //
 // One step: BeginStep, operations in order, EndStep. Operations may be asynchronous; what goes
 // wrong in them is reported by EndStep. One thread at a time. Between BeginStep and EndStep no
@@ -18,6 +21,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -53,7 +57,7 @@ class DeviceLinear {
  public:
   virtual ~DeviceLinear() = default;
   virtual int64_t rows() const = 0;
-  virtual int64_t prepared_width() const = 0;
+  virtual int64_t cols() const = 0;
   virtual int64_t resident_bytes() const = 0;
 };
 
@@ -96,6 +100,59 @@ struct AttentionShape {
   int64_t qkv_width() const { return query_width() + 2 * key_width(); }
 };
 
+// --- What a linear site reads: x [num_tokens, cols] ---
+
+// x = hidden / rms(hidden) * weight, rms over all columns, with epsilon.
+struct Normalized {
+  const DeviceBuffer* hidden;  // [num_tokens, cols]
+  const DeviceVector* weight;  // [cols]
+  float epsilon;
+};
+
+// Each head's query and key as Normalized has it, over head_dim.
+struct HeadNorms {
+  const DeviceVector* query;  // [head_dim]
+  const DeviceVector* key;    // [head_dim]
+  float epsilon;
+};
+
+// x = causal attention of the queries over the cache, scores scaled by head_dim^-0.5. Before that
+// queries and keys are normalized if there are norms, then rotated (pairs (i, i + head_dim / 2), as
+// Hugging Face's Llama does) by position * inverse_frequencies; then keys and values are stored in
+// `layer` of the cache.
+//
+// May change qkv, which is not read again.
+struct Attended {
+  AttentionShape shape;
+  DeviceBuffer* qkv;  // [num_tokens, qkv_width]
+  std::optional<HeadNorms> head_norms;
+  const DeviceVector* inverse_frequencies;  // [head_dim / 2]; null: no rotary embedding
+  const KvCacheLayout* layout;
+  int layer;
+  DeviceBuffer* cache;
+};
+
+// x = silu(gate) * up.
+struct Gated {
+  const DeviceBuffer* gate_up;  // [num_tokens, 2 * cols], gates first
+};
+
+using SiteInput = std::variant<Normalized, Attended, Gated>;
+
+// --- Where its output goes: y [num_tokens, rows] = W x + bias ---
+struct SiteOutput {
+  enum class Mode {
+    kWrite,
+    kAdd,  // to what is there: a residual stream
+    // y are gates and ups that are read once, as Gated of `gated_site`. What is in the buffer until
+    // then is the backend's affair: it may have gated already.
+    kWriteGates,
+  };
+  DeviceBuffer* to;
+  Mode mode = Mode::kWrite;
+  const DeviceLinear* gated_site = nullptr;  // of kWriteGates
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -112,7 +169,8 @@ class Backend {
   // Block sizes of the cache are a multiple of this many tokens.
   virtual int cache_block_granularity() const = 0;
 
-  // Bytes of the device that it holds for itself, beside what the functions below return.
+  // Bytes of the device that it holds for itself, beside what the functions below return. From any
+  // thread, once steps are reserved.
   virtual int64_t workspace_bytes() const { return 0; }
 
   // Bytes that Allocate could still give, as far as the system tells. From any thread.
@@ -139,45 +197,28 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadEmbedding(
       std::shared_ptr<const EncodedLinear> table) = 0;
 
+  // Memory of the workspace for steps of up to `num_tokens` tokens with the sites that have been
+  // loaded so far. After the last LoadLinear, before the first step; larger steps must not begin.
+  virtual absl::Status ReserveStep(int64_t num_tokens) = 0;
+
   // --- One step ---
-  // A backend may do an operation together with the next one, and not write what lies between: qkv
-  // is not read again after Attention, nor gate_up after SwiGlu; and a prepared input is multiplied
-  // once.
   virtual absl::Status BeginStep(const StepInput& step) = 0;
   virtual absl::Status EndStep() = 0;
 
   // hidden [num_tokens, hidden_size] = rows of the table.
   virtual void Embed(const DeviceEmbedding& embedding, DeviceBuffer& hidden) = 0;
 
-  // prepared = sketch(hidden / rms(hidden) * weight), rms over hidden_size with epsilon.
-  virtual void RmsNorm(const DeviceBuffer& hidden, const DeviceVector& weight, float epsilon,
-                       const DeviceLinear& consumer, DeviceBuffer& prepared) = 0;
+  // One site: makes its input, multiplies, puts the output where it belongs. The output's buffer is
+  // none of the input's.
+  virtual void Apply(const SiteInput& input, const DeviceLinear& site,
+                     const SiteOutput& output) = 0;
 
-  // output [num_tokens, rows] = W' x + bias, or added to output.
-  virtual void Linear(const DeviceLinear& linear, const DeviceBuffer& prepared,
-                      DeviceBuffer& output) = 0;
-  virtual void LinearAdd(const DeviceLinear& linear, const DeviceBuffer& prepared,
-                         DeviceBuffer& output) = 0;
+  // Apply's part before the product, whose result nobody reads: for measurements.
+  virtual void ApplyWithoutProduct(const SiteInput& input, const DeviceLinear& site) = 0;
 
-  // Rotates q and k of qkv [num_tokens, qkv_width] in place (pairs (i, i + head_dim/2), as Hugging
-  // Face's Llama does) by position * inverse_frequencies [head_dim / 2] and stores k and v in
-  // `layer` of the cache.
-  virtual void RotateAndStore(const AttentionShape& shape, const DeviceVector& inverse_frequencies,
-                              const KvCacheLayout& layout, int layer, DeviceBuffer& qkv,
-                              DeviceBuffer& cache) = 0;
-
-  // prepared = sketch(causal attention of q over the cache), scores scaled by head_dim^-0.5.
-  virtual void Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
-                         const DeviceBuffer& qkv, const DeviceBuffer& cache,
-                         const DeviceLinear& consumer, DeviceBuffer& prepared) = 0;
-
-  // prepared = sketch(silu(gate) * up), gate_up [num_tokens, 2 * intermediate_size], gate first.
-  virtual void SwiGlu(const DeviceBuffer& gate_up, int64_t intermediate_size,
-                      const DeviceLinear& consumer, DeviceBuffer& prepared) = 0;
-
-  // logits [logit_tokens, vocab_size] = table . RmsNorm(hidden) for the step's logit_tokens.
-  virtual void Logits(const DeviceBuffer& hidden, const DeviceVector& norm_weight, float epsilon,
-                      const DeviceEmbedding& head, DeviceBuffer& logits) = 0;
+  // logits [logit_tokens, vocab_size] = table . x for the step's logit_tokens, with x of all
+  // tokens.
+  virtual void Logits(const Normalized& x, const DeviceEmbedding& head, DeviceBuffer& logits) = 0;
 
   // --- After EndStep ---
   // Where the time of the step went, of those stages that are the backend's (kSampling and kOther

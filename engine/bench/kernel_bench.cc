@@ -7,7 +7,7 @@
 #include "engine/bench/cuda/kernel_bench_cuda.h"
 #include "engine/bench/model_presets.h"
 #include "engine/format/model_config.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 

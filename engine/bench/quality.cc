@@ -18,6 +18,7 @@
 #include "engine/bench/round_to_nearest.h"
 #include "engine/codecs/codec.h"
 #include "engine/compress/accounting.h"
+#include "engine/models/checkpoint_codec.h"
 
 namespace ultrasketch {
 namespace {

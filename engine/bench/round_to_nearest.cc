@@ -13,7 +13,7 @@
 #include "engine/base/status.h"
 #include "engine/base/tensor.h"
 #include "engine/format/safetensors.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 namespace {

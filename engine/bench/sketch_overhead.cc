@@ -11,7 +11,7 @@
 #include "engine/base/status.h"
 #include "engine/bench/step_parts.h"
 #include "engine/models/decoder_layer.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 #include "engine/models/vocabulary_tables.h"
 
 namespace ultrasketch {
@@ -84,16 +84,13 @@ class Steps {
     if (backend_.name() == "cpu") {
       US_ASSIGN_OR_RETURN(host_values_, backend_.Allocate(num_layers * DenseLayerBytes(config_)));
     }
-    int64_t prepared_width = 0;
     for (int layer = 0; layer < num_layers; ++layer) {
       US_RETURN_IF_ERROR(CheckNotCancelled());
       US_ASSIGN_OR_RETURN(DecoderLayer compressed, LoadDecoderLayer(checkpoint_, layer, backend_));
-      if (compressed.mlp_input.encoded->codec_name() == "dense") {
+      if (compressed.site(SiteKind::kMlpInput).encoded->codec_name() == "dense") {
         return absl::FailedPreconditionError("the model's layers are not compressed");
       }
       US_ASSIGN_OR_RETURN(DecoderLayer dense, LoadDenseLayer(layer));
-      prepared_width =
-          std::max({prepared_width, compressed.prepared_width(), dense.prepared_width()});
       layers_[kCompressed].push_back(std::move(compressed));
       layers_[kDense].push_back(std::move(dense));
     }
@@ -102,8 +99,8 @@ class Steps {
     const std::vector<float> frequencies = RopeInverseFrequencies(config_);
     US_ASSIGN_OR_RETURN(attention_.inverse_frequencies,
                         backend_.LoadVector(FloatView(frequencies)));
-    US_ASSIGN_OR_RETURN(buffers_, LayerBuffers::Allocate(config_, PromptTokens(config_, options_),
-                                                         prepared_width, backend_));
+    US_ASSIGN_OR_RETURN(buffers_,
+                        LayerBuffers::Allocate(config_, PromptTokens(config_, options_), backend_));
     US_ASSIGN_OR_RETURN(logits_, backend_.AllocateWorkspace(int64_t{config_.vocab_size} *
                                                             static_cast<int64_t>(sizeof(float))));
     return absl::OkStatus();
@@ -147,10 +144,7 @@ class Steps {
   // Each layer has its weights in memory of its own, as in a model.
   absl::StatusOr<DecoderLayer> LoadDenseLayer(int layer) {
     DecoderLayer loaded;
-    US_ASSIGN_OR_RETURN(loaded.attention_norm, backend_.LoadVector(FloatView(ones_)));
-    US_ASSIGN_OR_RETURN(loaded.mlp_norm, backend_.LoadVector(FloatView(ones_)));
-    LoadedLinear* const linears[] = {&loaded.attention_input, &loaded.attention_output,
-                                     &loaded.mlp_input, &loaded.mlp_output};
+    US_RETURN_IF_ERROR(LoadLayerVectors(config_, layer, backend_, loaded));
     const std::vector<LinearSite> sites = LinearSites(config_);
     int64_t offset = layer * DenseLayerBytes(config_);
     for (size_t kind = 0; kind < kNumSiteKinds; ++kind) {
@@ -164,8 +158,9 @@ class Steps {
         offset += site.num_weights() * static_cast<int64_t>(sizeof(uint16_t));
         values = copy;
       }
-      linears[kind]->encoded = DenseSite(site, values);
-      US_ASSIGN_OR_RETURN(linears[kind]->device, backend_.LoadLinear(*linears[kind]->encoded, {}));
+      LoadedLinear& linear = loaded.sites[kind];
+      linear.encoded = DenseSite(site, values);
+      US_ASSIGN_OR_RETURN(linear.device, backend_.LoadLinear(*linear.encoded, {}));
     }
     return loaded;
   }
@@ -215,7 +210,7 @@ class Steps {
       RunDecoderLayer(shape_, layers[layer], static_cast<int>(layer), attention_, buffers_,
                       backend_);
     }
-    backend_.Logits(*buffers_.hidden, *final_norm_, shape_.epsilon,
+    backend_.Logits({buffers_.hidden.get(), final_norm_.get(), shape_.epsilon},
                     untied_head_ != nullptr ? *untied_head_ : *embedding_, *logits_);
     return backend_.EndStep();
   }

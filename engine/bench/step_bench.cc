@@ -21,7 +21,7 @@
 #include "engine/codecs/grouped/grouped_table.h"
 #include "engine/format/model_config.h"
 #include "engine/models/decoder_layer.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 #include "engine/models/vocabulary_tables.h"
 
 namespace ultrasketch {
@@ -147,15 +147,12 @@ class SyntheticModel {
     }
     for (int layer = 0; layer < config_.num_layers; ++layer) {
       DecoderLayer loaded;
-      US_ASSIGN_OR_RETURN(loaded.attention_norm, backend_.LoadVector(FloatView(ones_)));
-      US_ASSIGN_OR_RETURN(loaded.mlp_norm, backend_.LoadVector(FloatView(ones_)));
-      LoadedLinear* const linears[] = {&loaded.attention_input, &loaded.attention_output,
-                                       &loaded.mlp_input, &loaded.mlp_output};
+      US_RETURN_IF_ERROR(LoadLayerVectors(config_, layer, backend_, loaded));
       for (size_t kind = 0; kind < sites_.size(); ++kind) {
-        US_ASSIGN_OR_RETURN(linears[kind]->device, backend_.LoadLinear(sites_[kind].linear(), {}));
-        weight_bytes_ += linears[kind]->device->resident_bytes();
+        std::unique_ptr<DeviceLinear>& device = loaded.sites[kind].device;
+        US_ASSIGN_OR_RETURN(device, backend_.LoadLinear(sites_[kind].linear(), {}));
+        weight_bytes_ += device->resident_bytes();
       }
-      prepared_width_ = std::max(prepared_width_, loaded.prepared_width());
       layers_.push_back(std::move(loaded));
     }
     return absl::OkStatus();
@@ -186,8 +183,7 @@ class SyntheticModel {
     const std::vector<float> frequencies = RopeInverseFrequencies(config_);
     US_ASSIGN_OR_RETURN(attention_.inverse_frequencies,
                         backend_.LoadVector(FloatView(frequencies)));
-    US_ASSIGN_OR_RETURN(buffers_,
-                        LayerBuffers::Allocate(config_, max_tokens, prepared_width_, backend_));
+    US_ASSIGN_OR_RETURN(buffers_, LayerBuffers::Allocate(config_, max_tokens, backend_));
     US_ASSIGN_OR_RETURN(logits_,
                         backend_.AllocateWorkspace(max_batch * int64_t{config_.vocab_size} *
                                                    static_cast<int64_t>(sizeof(float))));
@@ -205,21 +201,18 @@ class SyntheticModel {
         RunWithoutProducts(layers_[layer], static_cast<int>(layer));
       }
     }
-    backend_.Logits(*buffers_.hidden, *final_norm_, shape_.epsilon, *embedding_, *logits_);
+    backend_.Logits({buffers_.hidden.get(), final_norm_.get(), shape_.epsilon}, *embedding_,
+                    *logits_);
     return backend_.EndStep();
   }
 
-  // What RunDecoderLayer does between its products, on whatever they left in the buffers before.
+  // What RunDecoderLayer does between its products, on whatever is left in the buffers.
   void RunWithoutProducts(const DecoderLayer& layer, int cache_layer) {
-    auto& [hidden, prepared, qkv, gate_up] = buffers_;
-    backend_.RmsNorm(*hidden, *layer.attention_norm, shape_.epsilon, *layer.attention_input.device,
-                     *prepared);
-    backend_.RotateAndStore(shape_.attention, *attention_.inverse_frequencies, attention_.layout,
-                            cache_layer, *qkv, *attention_.cache);
-    backend_.Attention(shape_.attention, attention_.layout, cache_layer, *qkv, *attention_.cache,
-                       *layer.attention_output.device, *prepared);
-    backend_.RmsNorm(*hidden, *layer.mlp_norm, shape_.epsilon, *layer.mlp_input.device, *prepared);
-    backend_.SwiGlu(*gate_up, shape_.intermediate_size, *layer.mlp_output.device, *prepared);
+    for (const LayerRow& row : kLayerTable) {
+      const RowArguments arguments =
+          ArgumentsOf(row, shape_, layer, cache_layer, attention_, buffers_);
+      backend_.ApplyWithoutProduct(arguments.input, arguments.site);
+    }
   }
 
   ModelConfig config_;
@@ -234,7 +227,6 @@ class SyntheticModel {
   AttentionState attention_;
   LayerBuffers buffers_;
   std::unique_ptr<DeviceBuffer> logits_;
-  int64_t prepared_width_ = 0;
   int64_t weight_bytes_ = 0;
 };
 

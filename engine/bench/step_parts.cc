@@ -1,6 +1,7 @@
 #include "engine/bench/step_parts.h"
 
 #include "engine/base/random.h"
+#include "engine/base/status.h"
 #include "engine/codecs/dense/dense_linear.h"
 
 namespace ultrasketch {
@@ -45,6 +46,17 @@ std::unique_ptr<EncodedLinear> DenseSite(const LinearSite& site, const uint16_t*
     first_row += member.rows;
   }
   return std::make_unique<DenseLinear>(site, std::move(members));
+}
+
+absl::Status LoadLayerVectors(const ModelConfig& config, int layer, Backend& backend,
+                              DecoderLayer& loaded) {
+  loaded.has_rope = config.has_rope(layer);
+  for (const LayerVector vector : LayerVectors(config)) {
+    const std::vector<float> ones(static_cast<size_t>(LayerVectorSize(config, vector)), 1.0f);
+    US_ASSIGN_OR_RETURN(loaded.vectors[static_cast<size_t>(vector)],
+                        backend.LoadVector(FloatView(ones)));
+  }
+  return absl::OkStatus();
 }
 
 RandomStep::RandomStep(int64_t batch, int64_t num_cached, int64_t num_new, int64_t block_size,

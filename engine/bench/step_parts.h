@@ -7,9 +7,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+
 #include "engine/backends/backend.h"
 #include "engine/base/tensor.h"
 #include "engine/codecs/codec.h"
+#include "engine/format/model_config.h"
+#include "engine/models/decoder_layer.h"
 
 namespace ultrasketch {
 
@@ -24,6 +28,10 @@ TensorView FloatView(const std::vector<float>& values);
 
 // A site's uncompressed weights: `values` [rows, cols], which must outlive the result.
 std::unique_ptr<EncodedLinear> DenseSite(const LinearSite& site, const uint16_t* values);
+
+// Norms of ones, and whether there is a rotary embedding.
+absl::Status LoadLayerVectors(const ModelConfig& config, int layer, Backend& backend,
+                              DecoderLayer& loaded);
 
 // The input of a step of `batch` sequences with `num_cached` tokens, `num_new` more each, which are
 // random, and the logits of each sequence's last one. Blocks of the cache are dealt in turn.

@@ -19,7 +19,7 @@
 #include "engine/bench/model_presets.h"
 #include "engine/format/model_config.h"
 #include "engine/format/safetensors.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 namespace {

@@ -2,32 +2,13 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "nlohmann/json.hpp"
-
 #include "engine/base/status.h"
 #include "engine/codecs/codec.h"
-#include "engine/format/json.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/checkpoint_codec.h"
+#include "engine/models/layer_table.h"
 #include "engine/models/vocabulary_tables.h"
 
 namespace ultrasketch {
-
-absl::StatusOr<std::string> CheckpointCodec(const Checkpoint& checkpoint) {
-  const nlohmann::json& quantization = checkpoint.config().quantization_config;
-  if (quantization.is_null()) return std::string("dense");
-  const nlohmann::json* codec = FindMember(quantization, "codec");
-  if (codec == nullptr || !codec->is_string() ||
-      FindCodec(codec->get_ref<const std::string&>()) == nullptr) {
-    std::vector<std::string> names;
-    for (const std::string_view name : CodecNames()) names.emplace_back(name);
-    return absl::DataLossError(absl::StrCat(
-        checkpoint.folder(), "/config.json: quantization_config.codec: expected one of ",
-        absl::StrJoin(names, ", "), ", found ", DescribeJson(codec)));
-  }
-  return codec->get<std::string>();
-}
 
 absl::StatusOr<ModelSize> MeasureModel(const Checkpoint& checkpoint) {
   US_ASSIGN_OR_RETURN(const std::string codec_name, CheckpointCodec(checkpoint));

@@ -44,10 +44,6 @@ struct ModelSize {
 // table: errors are those of Codec::Load and LoadVocabularyTables.
 absl::StatusOr<ModelSize> MeasureModel(const Checkpoint& checkpoint);
 
-// The codec that a checkpoint's linear sites are stored in: "dense", or what its
-// quantization_config names. DATA_LOSS when that is no codec's name.
-absl::StatusOr<std::string> CheckpointCodec(const Checkpoint& checkpoint);
-
 }  // namespace ultrasketch
 
 #endif  // ULTRASKETCH_ENGINE_COMPRESS_ACCOUNTING_H_

@@ -6,7 +6,7 @@
 #include "engine/compress/logit_scale.h"
 #include "engine/compress/sensitivity.h"
 #include "engine/compress/table_compression.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 namespace {

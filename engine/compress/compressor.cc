@@ -31,7 +31,8 @@
 #include "engine/compress/site_moments.h"
 #include "engine/compress/table_compression.h"
 #include "engine/format/tokenizer/tokenizer_folder.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/checkpoint_codec.h"
+#include "engine/models/layer_table.h"
 #include "engine/models/model.h"
 
 namespace ultrasketch {

@@ -116,6 +116,15 @@ void RotateHead(float* head, absl::Span<const float> cosines, absl::Span<const f
   }
 }
 
+// out = x / rms(x) * weight; may be in place.
+void NormalizeRow(const float* x, absl::Span<const float> weight, float epsilon, float* out) {
+  double energy = 0;
+  for (size_t i = 0; i < weight.size(); ++i) energy += static_cast<double>(x[i]) * x[i];
+  const auto scale =
+      static_cast<float>(1 / std::sqrt(energy / static_cast<double>(weight.size()) + epsilon));
+  for (size_t i = 0; i < weight.size(); ++i) out[i] = x[i] * scale * weight[i];
+}
+
 }  // namespace
 
 void NormalizeRows(const float* hidden, absl::Span<const float> weight, float epsilon,
@@ -123,18 +132,12 @@ void NormalizeRows(const float* hidden, absl::Span<const float> weight, float ep
   const auto width = static_cast<int64_t>(weight.size());
   pool.ParallelFor(num_tokens, kTokensPerTask, [&](int64_t begin, int64_t end, int) {
     for (int64_t token = begin; token < end; ++token) {
-      const float* in = hidden + token * width;
-      double energy = 0;
-      for (int64_t i = 0; i < width; ++i) energy += static_cast<double>(in[i]) * in[i];
-      const auto scale =
-          static_cast<float>(1 / std::sqrt(energy / static_cast<double>(width) + epsilon));
-      float* row = out + token * width;
-      for (int64_t i = 0; i < width; ++i) row[i] = in[i] * scale * weight[static_cast<size_t>(i)];
+      NormalizeRow(hidden + token * width, weight, epsilon, out + token * width);
     }
   });
 }
 
-void AttendWindows(const ModelConfig& config, absl::Span<const float> inverse_frequencies,
+void AttendWindows(const ModelConfig& config, const WindowAttention& attention,
                    absl::Span<const int64_t> window_tokens, float* qkv, float* out,
                    ThreadPool& pool) {
   const int64_t head_dim = config.head_dim;
@@ -149,16 +152,21 @@ void AttendWindows(const ModelConfig& config, absl::Span<const float> inverse_fr
   const auto num_tokens = static_cast<int64_t>(positions.size());
 
   pool.ParallelFor(num_tokens, kTokensPerTask, [&](int64_t begin, int64_t end, int) {
-    std::vector<float> cosines(inverse_frequencies.size());
-    std::vector<float> sines(inverse_frequencies.size());
+    const absl::Span<const float> frequencies = attention.inverse_frequencies;
+    std::vector<float> cosines(frequencies.size());
+    std::vector<float> sines(frequencies.size());
     for (int64_t token = begin; token < end; ++token) {
       const auto position = static_cast<float>(positions[static_cast<size_t>(token)]);
       for (size_t i = 0; i < cosines.size(); ++i) {
-        cosines[i] = std::cos(position * inverse_frequencies[i]);
-        sines[i] = std::sin(position * inverse_frequencies[i]);
+        cosines[i] = std::cos(position * frequencies[i]);
+        sines[i] = std::sin(position * frequencies[i]);
       }
       for (int64_t head = 0; head < config.num_attention_heads + config.num_kv_heads; ++head) {
-        RotateHead(qkv + token * qkv_width + head * head_dim, cosines, sines);
+        float* const values = qkv + token * qkv_width + head * head_dim;
+        const absl::Span<const float> norm =
+            head < config.num_attention_heads ? attention.query_norm : attention.key_norm;
+        if (!norm.empty()) NormalizeRow(values, norm, config.rms_norm_eps, values);
+        RotateHead(values, cosines, sines);
       }
     }
   });

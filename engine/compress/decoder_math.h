@@ -20,10 +20,19 @@ namespace ultrasketch {
 void NormalizeRows(const float* hidden, absl::Span<const float> weight, float epsilon,
                    int64_t num_tokens, float* out, ThreadPool& pool);
 
-// Rotates q and k of qkv [num_tokens, query_width + 2 * key_width] in place, for windows of
-// `window_tokens` tokens that start at position 0, and writes causal attention of q over k and v to
-// out [num_tokens, query_width]. The windows' lengths add up to num_tokens.
-void AttendWindows(const ModelConfig& config, absl::Span<const float> inverse_frequencies,
+// What a layer does to queries and keys before they meet.
+struct WindowAttention {
+  // Norms of each head's queries and keys, [head_dim], with the config's epsilon; none: not
+  // normalized.
+  absl::Span<const float> query_norm;
+  absl::Span<const float> key_norm;
+  absl::Span<const float> inverse_frequencies;  // [head_dim / 2]; none: no rotary embedding
+};
+
+// Normalizes and rotates q and k of qkv [num_tokens, query_width + 2 * key_width] in place, for
+// windows of `window_tokens` tokens that start at position 0, and writes causal attention of q over
+// k and v to out [num_tokens, query_width]. The windows' lengths add up to num_tokens.
+void AttendWindows(const ModelConfig& config, const WindowAttention& attention,
                    absl::Span<const int64_t> window_tokens, float* qkv, float* out,
                    ThreadPool& pool);
 

@@ -21,6 +21,7 @@
 #include "engine/base/thread_pool.h"
 #include "engine/format/json.h"
 #include "engine/format/safetensors.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 namespace {
@@ -271,8 +272,9 @@ absl::StatusOr<FittedLayer> FitJournal::ReadLayer(int layer, absl::Span<const Li
     }
     fitted.sites.push_back(std::move(site));
   }
-  for (const char* name : {"input_layernorm", "post_attention_layernorm"}) {
-    const std::string tensor = absl::StrCat("model.layers.", layer, ".", name, ".weight");
+  for (const LayerRow& row : kLayerTable) {
+    if (row.reads != SiteReads::kNormalized) continue;
+    const std::string tensor = LayerVectorName(layer, row.norm);
     US_ASSIGN_OR_RETURN(const TensorView view, GetTensor(*file, tensor, {}, {-1}));
     fitted.norms.push_back(
         {tensor, view.dtype, view.shape, {view.data, view.data + view.num_bytes()}});

@@ -11,12 +11,14 @@
 
 #include "engine/base/check.h"
 #include "engine/base/status.h"
+#include "engine/compress/calibration_layer.h"
 #include "engine/compress/decoder_math.h"
 #include "engine/compress/dense_site.h"
 #include "engine/compress/logit_scale.h"
 #include "engine/compress/norm_refit.h"
 #include "engine/compress/products.h"
 #include "engine/compress/site_moments.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 namespace {
@@ -93,7 +95,7 @@ class LayerFitter {
         batches_(MakeBatches(text)),
         num_tokens_(text.num_tokens()),
         hidden_size_(config_.hidden_size),
-        inverse_frequencies_(RopeInverseFrequencies(config_)) {}
+        inputs_(config_, pool) {}
 
   absl::StatusOr<LayerFit> Run() {
     US_RETURN_IF_ERROR(Embed());
@@ -105,8 +107,10 @@ class LayerFitter {
         US_CHECK(fit_.layers.back().sites.size() == kNumSiteKinds &&
                  fit_.layers.back().norms.size() == 2);
       }
-      US_RETURN_IF_ERROR(FitAttention(layer));
-      US_RETURN_IF_ERROR(FitMlp(layer));
+      US_ASSIGN_OR_RETURN(vectors_, ReadLayerVectors(checkpoint_, layer));
+      for (size_t row = 0; row < kLayerTable.size(); row += 2) {
+        US_RETURN_IF_ERROR(FitRows(layer, kLayerTable[row], kLayerTable[row + 1]));
+      }
       if (!finished_ && options_.on_layer) {
         US_RETURN_IF_ERROR(options_.on_layer(layer, fit_.layers.back()));
       }
@@ -172,21 +176,29 @@ class LayerFitter {
   }
 
   // Fits a site that reads a norm of the residual streams, and the weight of that norm.
-  absl::Status FitNormedSite(const DenseSite& dense, const std::string& norm_name,
-                             const std::vector<float>& norm) {
+  absl::Status FitNormedSite(const DenseSite& dense, LayerVector which) {
+    const std::vector<float>& norm = vectors_[static_cast<size_t>(which)];
     const SiteMoments moments = NormedMoments(dense, norm);
     FitSite(dense, moments);
     const std::vector<double> factors =
         FitChannelFactors(*fit_.layers.back().sites.back().encoded, moments, pool_);
-    US_ASSIGN_OR_RETURN(ReplacedTensor replaced, ReplacedNorm(norm_name, norm, factors));
+    US_ASSIGN_OR_RETURN(ReplacedTensor replaced,
+                        ReplacedNorm(LayerVectorName(dense.site().layer, which), norm, factors));
     fit_.layers.back().norms.push_back(std::move(replaced));
     return absl::OkStatus();
   }
 
-  // Norm 0 or 1 of the current layer as it is stored.
-  std::vector<float> StoredNorm(size_t index) const {
-    const ReplacedTensor& norm = fit_.layers.back().norms[index];
-    return ToFloatVector({norm.dtype, norm.shape, norm.bytes.data()});
+  // The current layer's vectors as they are stored, up to the last norm that has been fitted.
+  LayerVectorValues StoredVectors(int layer) const {
+    LayerVectorValues stored = vectors_;
+    for (const ReplacedTensor& norm : fit_.layers.back().norms) {
+      for (const LayerVector vector : LayerVectors(config_)) {
+        if (LayerVectorName(layer, vector) != norm.name) continue;
+        stored[static_cast<size_t>(vector)] =
+            ToFloatVector({norm.dtype, norm.shape, norm.bytes.data()});
+      }
+    }
+    return stored;
   }
 
   // The moments of a site that reads a norm of both residual streams.
@@ -259,79 +271,57 @@ class LayerFitter {
     moments = {};
   }
 
-  absl::Status FitAttention(int layer) {
-    const std::string norm_name = absl::StrCat("model.layers.", layer, ".input_layernorm.weight");
-    US_ASSIGN_OR_RETURN(const std::vector<float> norm,
-                        ReadVector(checkpoint_, norm_name, hidden_size_));
-    US_ASSIGN_OR_RETURN(const DenseSite dense_qkv, StartSite(layer, SiteKind::kAttentionInput));
-    if (!finished_) US_RETURN_IF_ERROR(FitNormedSite(dense_qkv, norm_name, norm));
-    CompressedSiteProduct compressed_qkv = Product(dense_qkv);
-    const std::vector<float> compressed_norm = StoredNorm(0);
+  // Fits two rows of the layer's table: a site that reads a norm of the residual streams, and the
+  // one that reads what it wrote, and adds to them.
+  absl::Status FitRows(int layer, const LayerRow& in_row, const LayerRow& out_row) {
+    US_CHECK(in_row.reads == SiteReads::kNormalized && out_row.writes == SiteWrites::kResidual);
+    US_ASSIGN_OR_RETURN(const DenseSite dense_in, StartSite(layer, in_row.site));
+    if (!finished_) US_RETURN_IF_ERROR(FitNormedSite(dense_in, in_row.norm));
+    CompressedSiteProduct compressed_in = Product(dense_in);
+    const LayerVectorValues compressed_vectors = StoredVectors(layer);
 
-    US_ASSIGN_OR_RETURN(const DenseSite dense_output, StartSite(layer, SiteKind::kAttentionOutput));
-    const int64_t query_width = config_.query_width();
+    US_ASSIGN_OR_RETURN(const DenseSite dense_out, StartSite(layer, out_row.site));
+    const int64_t cols = dense_out.site().cols;
+    // A batch of what the second site reads, in either stream before the rows.
+    const auto make_x = [&](auto& in, const LayerVectorValues& vectors, const Batch& batch,
+                            std::vector<float>& hidden, float* x) {
+      dense_x_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
+      inputs_.Make(in_row, layer, vectors, batch.window_tokens, Rows(hidden, batch),
+                   dense_x_.data());
+      between_.resize(static_cast<size_t>(batch.num_tokens * dense_in.site().rows));
+      in.Apply(dense_x_.data(), batch.num_tokens, between_.data(), pool_);
+      inputs_.Make(out_row, layer, vectors, batch.window_tokens, between_.data(), x);
+    };
+    const auto add = [&](auto& out, const float* x, const Batch& batch,
+                         std::vector<float>& hidden) {
+      update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
+      out.Apply(x, batch.num_tokens, update_.data(), pool_);
+      AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(hidden, batch));
+    };
+
     SiteMoments moments;
-    std::vector<float> attended(static_cast<size_t>(num_tokens_ * query_width));
+    // Attention takes longer to compute again than an MLP, and less memory to keep.
+    const bool keeps_x = out_row.reads == SiteReads::kAttended;
+    std::vector<float> kept(static_cast<size_t>(keeps_x ? num_tokens_ * cols : 0));
     for (const Batch& batch : batches_) {
-      qkv_.resize(static_cast<size_t>(batch.num_tokens * dense_qkv.site().rows));
+      x_.resize(static_cast<size_t>(batch.num_tokens * cols));
       // The dense stream moves on.
-      attention_.resize(static_cast<size_t>(batch.num_tokens * query_width));
-      dense_qkv.Apply(Normed(dense_, batch, norm, dense_x_), batch.num_tokens, qkv_.data(), pool_);
-      AttendWindows(config_, inverse_frequencies_, batch.window_tokens, qkv_.data(),
-                    attention_.data(), pool_);
-      update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
-      dense_output.Apply(attention_.data(), batch.num_tokens, update_.data(), pool_);
-      AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(dense_, batch));
-
-      float* compressed_attention = attended.data() + batch.first_token * query_width;
-      compressed_qkv.Apply(Normed(compressed_, batch, compressed_norm, compressed_x_),
-                           batch.num_tokens, qkv_.data(), pool_);
-      AttendWindows(config_, inverse_frequencies_, batch.window_tokens, qkv_.data(),
-                    compressed_attention, pool_);
-      if (!finished_) AddResidualMoments(dense_output, batch, compressed_attention, moments);
+      make_x(dense_in, vectors_, batch, dense_, x_.data());
+      add(dense_out, x_.data(), batch, dense_);
+      if (finished_ && !keeps_x) continue;
+      float* const x = keeps_x ? kept.data() + batch.first_token * cols : x_.data();
+      make_x(compressed_in, compressed_vectors, batch, compressed_, x);
+      if (!finished_) AddResidualMoments(dense_out, batch, x, moments);
     }
-    if (!finished_) FitResidualSite(dense_output, moments);
-    CompressedSiteProduct compressed_output = Product(dense_output);
+    if (!finished_) FitResidualSite(dense_out, moments);
+    CompressedSiteProduct compressed_out = Product(dense_out);
     for (const Batch& batch : batches_) {
-      update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
-      compressed_output.Apply(attended.data() + batch.first_token * query_width, batch.num_tokens,
-                              update_.data(), pool_);
-      AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(compressed_, batch));
+      x_.resize(static_cast<size_t>(batch.num_tokens * cols));
+      float* const x = keeps_x ? kept.data() + batch.first_token * cols : x_.data();
+      if (!keeps_x) make_x(compressed_in, compressed_vectors, batch, compressed_, x);
+      add(compressed_out, x, batch, compressed_);
     }
-    return SetResidualError(dense_output.site());
-  }
-
-  absl::Status FitMlp(int layer) {
-    const std::string norm_name =
-        absl::StrCat("model.layers.", layer, ".post_attention_layernorm.weight");
-    US_ASSIGN_OR_RETURN(const std::vector<float> norm,
-                        ReadVector(checkpoint_, norm_name, hidden_size_));
-    US_ASSIGN_OR_RETURN(const DenseSite dense_gate_up, StartSite(layer, SiteKind::kMlpInput));
-    if (!finished_) US_RETURN_IF_ERROR(FitNormedSite(dense_gate_up, norm_name, norm));
-    CompressedSiteProduct compressed_gate_up = Product(dense_gate_up);
-    const std::vector<float> compressed_norm = StoredNorm(1);
-
-    US_ASSIGN_OR_RETURN(const DenseSite dense_down, StartSite(layer, SiteKind::kMlpOutput));
-    SiteMoments moments;
-    for (const Batch& batch : batches_) {
-      const float* activation = Activation(batch, norm, dense_, dense_gate_up);
-      update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
-      dense_down.Apply(activation, batch.num_tokens, update_.data(), pool_);
-      AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(dense_, batch));
-      if (finished_) continue;
-      AddResidualMoments(dense_down, batch,
-                         Activation(batch, compressed_norm, compressed_, compressed_gate_up),
-                         moments);
-    }
-    if (!finished_) FitResidualSite(dense_down, moments);
-    CompressedSiteProduct compressed_down = Product(dense_down);
-    for (const Batch& batch : batches_) {
-      const float* activation = Activation(batch, compressed_norm, compressed_, compressed_gate_up);
-      update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
-      compressed_down.Apply(activation, batch.num_tokens, update_.data(), pool_);
-      AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(compressed_, batch));
-    }
-    return SetResidualError(dense_down.site());
+    return SetResidualError(dense_out.site());
   }
 
   absl::Status SetResidualError(const LinearSite& site) {
@@ -353,21 +343,8 @@ class LayerFitter {
     return absl::OkStatus();
   }
 
-  // The input of the mlp_output site, from a residual stream before the MLP.
-  template <typename GateUp>
-  const float* Activation(const Batch& batch, absl::Span<const float> norm,
-                          const std::vector<float>& hidden, GateUp& gate_up) {
-    const int64_t width = config_.intermediate_size;
-    gate_up_.resize(static_cast<size_t>(batch.num_tokens * 2 * width));
-    activation_.resize(static_cast<size_t>(batch.num_tokens * width));
-    gate_up.Apply(Normed(hidden, batch, norm, dense_x_), batch.num_tokens, gate_up_.data(), pool_);
-    GateRows(gate_up_.data(), width, batch.num_tokens, activation_.data(), pool_);
-    return activation_.data();
-  }
-
   // A norm's weight times `factors`, in the checkpoint's type.
-  absl::StatusOr<ReplacedTensor> ReplacedNorm(const std::string& name,
-                                              const std::vector<float>& norm,
+  absl::StatusOr<ReplacedTensor> ReplacedNorm(const std::string& name, absl::Span<const float> norm,
                                               const std::vector<double>& factors) {
     US_ASSIGN_OR_RETURN(const TensorView view, GetTensor(checkpoint_, name, {}, {hidden_size_}));
     ReplacedTensor replaced = {name, view.dtype, view.shape, {}};
@@ -383,7 +360,7 @@ class LayerFitter {
   // The last norm's weights, by least squares for each channel and then all scaled so that the
   // logits are as sure as they should be. This costs no bits.
   absl::Status RefitLastNorm() {
-    const std::string name = "model.norm.weight";
+    const std::string name = kFinalNormName;
     US_ASSIGN_OR_RETURN(const std::vector<float> norm, ReadVector(checkpoint_, name, hidden_size_));
     const std::string head_name =
         config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
@@ -455,10 +432,12 @@ class LayerFitter {
   const std::vector<Batch> batches_;
   const int64_t num_tokens_;
   const int64_t hidden_size_;
-  const std::vector<float> inverse_frequencies_;
+  const SiteInputs inputs_;
 
   LayerFit fit_;
-  bool finished_ = false;  // the current layer: it only moves the streams on
+  // Of the current layer.
+  LayerVectorValues vectors_;  // as the dense model has them
+  bool finished_ = false;      // it only moves the streams on
 
   // The residual streams [num_tokens, hidden_size].
   std::vector<float> dense_;
@@ -467,10 +446,8 @@ class LayerFitter {
   // Scratch of one batch.
   std::vector<float> dense_x_;
   std::vector<float> compressed_x_;
-  std::vector<float> qkv_;
-  std::vector<float> attention_;
-  std::vector<float> gate_up_;
-  std::vector<float> activation_;
+  std::vector<float> between_;
+  std::vector<float> x_;
   std::vector<float> update_;
   std::vector<float> target_;
 };

@@ -11,9 +11,10 @@
 #include "engine/base/check.h"
 #include "engine/base/random.h"
 #include "engine/base/status.h"
+#include "engine/compress/calibration_layer.h"
 #include "engine/compress/decoder_math.h"
-#include "engine/compress/dense_site.h"
 #include "engine/compress/products.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 namespace {
@@ -55,12 +56,6 @@ void DisturbOutputs(uint64_t seed, uint64_t stream, int64_t num_tokens, int64_t 
   });
 }
 
-struct Layer {
-  std::vector<float> attention_norm;
-  std::vector<float> mlp_norm;
-  std::vector<DenseSite> sites;  // by SiteKind
-};
-
 class SensitivityMeter {
  public:
   SensitivityMeter(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites,
@@ -70,7 +65,7 @@ class SensitivityMeter {
         sites_(sites),
         options_(options),
         pool_(pool),
-        inverse_frequencies_(RopeInverseFrequencies(config_)) {
+        inputs_(config_, pool) {
     const auto num_windows = static_cast<int64_t>(text.windows.size());
     const int64_t used = std::min(NumWindows(config_), num_windows);
     for (int64_t i = 0; i < used; ++i) {
@@ -87,15 +82,25 @@ class SensitivityMeter {
     US_RETURN_IF_ERROR(ReadLastNormAndHead());
     // Each layer is read once, for all streams that pass through it.
     for (int layer = 0; layer < config_.num_layers; ++layer) {
-      US_ASSIGN_OR_RETURN(const Layer loaded, ReadLayer(layer));
+      US_ASSIGN_OR_RETURN(const DenseLayer loaded,
+                          DenseLayer::Read(checkpoint_, sites_, layer, pool_));
+      const auto run = [&](auto on_output, std::vector<float>& hidden) {
+        loaded.Run(inputs_, window_tokens_, on_output, pool_, hidden);
+      };
+      const auto as_it_is = [](const LinearSite&, float*) {};
       // Every disturbed stream that started before moves on.
-      for (std::vector<float>& stream : streams_) RunLayer(loaded, -1, 0, stream);
-      for (int kind = 0; kind < kNumSiteKinds; ++kind) {
+      for (std::vector<float>& stream : streams_) run(as_it_is, stream);
+      for (const LayerRow& row : kLayerTable) {
+        const auto disturb = [&](const LinearSite& site, float* y) {
+          if (site.kind != row.site) return;
+          DisturbOutputs(options_.seed, /*stream=*/streams_.size(), num_tokens_, site.rows, y,
+                         pool_);
+        };
         std::vector<float> stream = hidden_;
-        RunLayer(loaded, kind, static_cast<uint64_t>(layer * kNumSiteKinds + kind), stream);
+        run(disturb, stream);
         streams_.push_back(std::move(stream));
       }
-      RunLayer(loaded, -1, 0, hidden_);
+      run(as_it_is, hidden_);
       if (options_.progress) {
         const double done = static_cast<double>(layer + 1) / config_.num_layers;
         // A layer's time grows with the number of streams that started before it.
@@ -121,63 +126,12 @@ class SensitivityMeter {
   }
 
   absl::Status ReadLastNormAndHead() {
-    US_ASSIGN_OR_RETURN(last_norm_,
-                        ReadVector(checkpoint_, "model.norm.weight", config_.hidden_size));
+    US_ASSIGN_OR_RETURN(last_norm_, ReadVector(checkpoint_, kFinalNormName, config_.hidden_size));
     const std::string head =
         config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
     US_ASSIGN_OR_RETURN(
         head_, GetTensor(checkpoint_, head, {}, {config_.vocab_size, config_.hidden_size}));
     return absl::OkStatus();
-  }
-
-  absl::StatusOr<Layer> ReadLayer(int index) {
-    const std::string prefix = absl::StrCat("model.layers.", index);
-    Layer layer;
-    US_ASSIGN_OR_RETURN(
-        layer.attention_norm,
-        ReadVector(checkpoint_, prefix + ".input_layernorm.weight", config_.hidden_size));
-    US_ASSIGN_OR_RETURN(
-        layer.mlp_norm,
-        ReadVector(checkpoint_, prefix + ".post_attention_layernorm.weight", config_.hidden_size));
-    for (int kind = 0; kind < kNumSiteKinds; ++kind) {
-      const LinearSite& site = sites_[static_cast<size_t>(index * kNumSiteKinds + kind)];
-      US_CHECK(site.layer == index && site.kind == static_cast<SiteKind>(kind));
-      US_ASSIGN_OR_RETURN(DenseSite dense, DenseSite::Read(site, checkpoint_, pool_));
-      layer.sites.push_back(std::move(dense));
-    }
-    return layer;
-  }
-
-  // Takes `hidden` through a layer whose site `disturbed` (a SiteKind, or -1: none) is a sketch.
-  void RunLayer(const Layer& layer, int disturbed, uint64_t stream, std::vector<float>& hidden) {
-    const auto apply = [&](SiteKind kind, const std::vector<float>& x) {
-      const DenseSite& site = layer.sites[static_cast<size_t>(kind)];
-      output_.resize(static_cast<size_t>(num_tokens_ * site.site().rows));
-      site.Apply(x.data(), num_tokens_, output_.data(), pool_);
-      if (disturbed == static_cast<int>(kind)) {
-        DisturbOutputs(options_.seed, stream, num_tokens_, site.site().rows, output_.data(), pool_);
-      }
-    };
-    const auto add = [&] {
-      for (size_t i = 0; i < hidden.size(); ++i) hidden[i] += output_[i];
-    };
-    input_.resize(hidden.size());
-    NormalizeRows(hidden.data(), layer.attention_norm, config_.rms_norm_eps, num_tokens_,
-                  input_.data(), pool_);
-    apply(SiteKind::kAttentionInput, input_);
-    input_.resize(static_cast<size_t>(num_tokens_ * config_.query_width()));
-    AttendWindows(config_, inverse_frequencies_, window_tokens_, output_.data(), input_.data(),
-                  pool_);
-    apply(SiteKind::kAttentionOutput, input_);
-    add();
-    input_.resize(hidden.size());
-    NormalizeRows(hidden.data(), layer.mlp_norm, config_.rms_norm_eps, num_tokens_, input_.data(),
-                  pool_);
-    apply(SiteKind::kMlpInput, input_);
-    input_.resize(static_cast<size_t>(num_tokens_ * config_.intermediate_size));
-    GateRows(output_.data(), config_.intermediate_size, num_tokens_, input_.data(), pool_);
-    apply(SiteKind::kMlpOutput, input_);
-    add();
   }
 
   // The normalized last hidden states of the compared tokens.
@@ -251,7 +205,7 @@ class SensitivityMeter {
   const absl::Span<const LinearSite> sites_;
   const SensitivityOptions& options_;
   ThreadPool& pool_;
-  const std::vector<float> inverse_frequencies_;
+  const SiteInputs inputs_;
   std::vector<int32_t> token_ids_;
   std::vector<int64_t> window_tokens_;
   int64_t num_tokens_ = 0;
@@ -260,7 +214,6 @@ class SensitivityMeter {
   std::vector<float> hidden_;                // [num_tokens, hidden_size], nothing disturbed
   std::vector<std::vector<float>> streams_;  // the same, one for each site, that site disturbed
   std::vector<float> input_;
-  std::vector<float> output_;
 };
 
 }  // namespace

@@ -10,27 +10,50 @@
 #include "engine/base/check.h"
 #include "engine/base/status.h"
 #include "engine/codecs/codec.h"
-#include "engine/compress/accounting.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/checkpoint_codec.h"
+#include "engine/models/layer_table.h"
 #include "engine/models/vocabulary_tables.h"
 
 namespace ultrasketch {
 
-at::Tensor Decoder::RunLayer(int layer, const at::Tensor& hidden, const RotaryTables& rotary,
-                             int64_t num_windows) const {
+at::Tensor Decoder::Attend(int layer, const at::Tensor& qkv, const RotaryTables& rotary,
+                           int64_t num_windows) const {
   const AttentionExtents extents = {.num_windows = num_windows,
-                                    .window_tokens = hidden.size(0) / num_windows,
+                                    .window_tokens = qkv.size(0) / num_windows,
                                     .num_heads = config_.num_attention_heads,
                                     .num_kv_heads = config_.num_kv_heads,
                                     .head_dim = config_.head_dim};
-  const double epsilon = config_.rms_norm_eps;
-  const at::Tensor qkv =
-      ApplySite(layer, SiteKind::kAttentionInput, RmsNorm(hidden, AttentionNorm(layer), epsilon));
-  const at::Tensor attended = CausalAttention(qkv, rotary, extents);
-  const at::Tensor middle = hidden + ApplySite(layer, SiteKind::kAttentionOutput, attended);
-  const at::Tensor gate_up =
-      ApplySite(layer, SiteKind::kMlpInput, RmsNorm(middle, MlpNorm(layer), epsilon));
-  return middle + ApplySite(layer, SiteKind::kMlpOutput, SwiGlu(gate_up));
+  at::Tensor prepared = qkv;
+  if (config_.head_norms) {
+    prepared = NormalizeHeads(qkv, Vector(layer, LayerVector::kQueryNorm),
+                              Vector(layer, LayerVector::kKeyNorm), config_.rms_norm_eps, extents);
+  }
+  if (config_.has_rope(layer)) return CausalAttention(prepared, rotary, extents);
+  return CausalAttention(prepared, {at::ones_like(rotary.cosine), at::zeros_like(rotary.sine)},
+                         extents);
+}
+
+at::Tensor Decoder::RunLayer(int layer, const at::Tensor& hidden, const RotaryTables& rotary,
+                             int64_t num_windows) const {
+  at::Tensor residual = hidden;
+  at::Tensor y;
+  for (const LayerRow& row : kLayerTable) {
+    at::Tensor x;
+    switch (row.reads) {
+      case SiteReads::kNormalized:
+        x = RmsNorm(residual, Vector(layer, row.norm), config_.rms_norm_eps);
+        break;
+      case SiteReads::kAttended:
+        x = Attend(layer, y, rotary, num_windows);
+        break;
+      case SiteReads::kGated:
+        x = SwiGlu(y);
+        break;
+    }
+    y = ApplySite(layer, row.site, x);
+    if (row.writes == SiteWrites::kResidual) residual = residual + y;
+  }
+  return residual;
 }
 
 at::Tensor Decoder::RunFinalNorm(const at::Tensor& hidden) const {
@@ -54,14 +77,6 @@ at::Tensor Decoder::Run(const Tables& tables, const at::Tensor& ids,
     hidden = RunLayer(layer, hidden, rotary, ids.size(0));
   }
   return RunFinalNorm(hidden);
-}
-
-std::string AttentionNormName(int layer) {
-  return absl::StrCat("model.layers.", layer, ".input_layernorm.weight");
-}
-
-std::string MlpNormName(int layer) {
-  return absl::StrCat("model.layers.", layer, ".post_attention_layernorm.weight");
 }
 
 absl::StatusOr<at::Tensor> ReadFloatVector(const Checkpoint& checkpoint, const std::string& name,
@@ -102,10 +117,11 @@ class Teacher final : public Decoder {
       sites_.push_back({place(weight).t(), bias.empty() ? at::Tensor() : place(at::tensor(bias))});
     }
     for (int layer = 0; layer < config().num_layers; ++layer) {
-      for (const std::string& name : {AttentionNormName(layer), MlpNormName(layer)}) {
-        US_ASSIGN_OR_RETURN(const at::Tensor norm,
-                            ReadFloatVector(checkpoint, name, config().hidden_size));
-        norms_.push_back(norm.to(options().device));
+      for (const LayerVector vector : LayerVectors(config())) {
+        US_ASSIGN_OR_RETURN(const at::Tensor values,
+                            ReadFloatVector(checkpoint, LayerVectorName(layer, vector),
+                                            LayerVectorSize(config(), vector)));
+        vectors_.push_back(values.to(options().device));
       }
     }
     US_ASSIGN_OR_RETURN(final_norm_,
@@ -124,11 +140,8 @@ class Teacher final : public Decoder {
     const Site& site = sites_[static_cast<size_t>(layer * kNumSiteKinds + static_cast<int>(kind))];
     return site.bias.defined() ? at::addmm(site.bias, x, site.weight) : x.mm(site.weight);
   }
-  const at::Tensor& AttentionNorm(int layer) const override {
-    return norms_[static_cast<size_t>(2 * layer)];
-  }
-  const at::Tensor& MlpNorm(int layer) const override {
-    return norms_[static_cast<size_t>(2 * layer + 1)];
+  const at::Tensor& Vector(int layer, LayerVector which) const override {
+    return vectors_[LayerVectorIndex(config(), layer, which)];
   }
   const at::Tensor& FinalNorm() const override { return final_norm_; }
 
@@ -138,7 +151,7 @@ class Teacher final : public Decoder {
     at::Tensor bias;    // [rows], or undefined
   };
   std::vector<Site> sites_;
-  std::vector<at::Tensor> norms_;
+  std::vector<at::Tensor> vectors_;  // see LayerVectorIndex
   at::Tensor final_norm_;
   Tables tables_;
 };

@@ -16,6 +16,7 @@
 #include "engine/finetune/decoder_functions.h"
 #include "engine/format/checkpoint.h"
 #include "engine/format/model_config.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 
@@ -43,8 +44,8 @@ class Decoder {
   };
   virtual Tables CurrentTables() const = 0;
 
-  // The residual stream [num_windows * window_tokens, hidden_size] after a layer. The rotary tables
-  // are those of window_tokens.
+  // The residual stream [num_windows * window_tokens, hidden_size] after a layer, as its table says
+  // (models/layer_table.h). The rotary tables are those of window_tokens.
   at::Tensor RunLayer(int layer, const at::Tensor& hidden, const RotaryTables& rotary,
                       int64_t num_windows) const;
 
@@ -60,11 +61,14 @@ class Decoder {
 
  protected:
   virtual at::Tensor ApplySite(int layer, SiteKind kind, const at::Tensor& x) const = 0;
-  virtual const at::Tensor& AttentionNorm(int layer) const = 0;  // [hidden_size], float
-  virtual const at::Tensor& MlpNorm(int layer) const = 0;
+  // Float; of those that the architecture has.
+  virtual const at::Tensor& Vector(int layer, LayerVector which) const = 0;
   virtual const at::Tensor& FinalNorm() const = 0;
 
  private:
+  at::Tensor Attend(int layer, const at::Tensor& qkv, const RotaryTables& rotary,
+                    int64_t num_windows) const;
+
   const ModelConfig config_;
   const ComputeOptions options_;
 };
@@ -73,11 +77,6 @@ class Decoder {
 // INVALID_ARGUMENT for one that is compressed.
 absl::StatusOr<std::unique_ptr<Decoder>> LoadTeacher(const Checkpoint& checkpoint,
                                                      const ComputeOptions& options);
-
-// Names of a layer's norm weights and of the last norm's.
-std::string AttentionNormName(int layer);
-std::string MlpNormName(int layer);
-inline constexpr char kFinalNormName[] = "model.norm.weight";
 
 // W' [rows, cols], float on the CPU.
 at::Tensor DecodeAll(const EncodedLinear& encoded);

@@ -139,6 +139,23 @@ at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double epsilon
 
 at::Tensor SwiGlu(const at::Tensor& gate_up) { return SwiGluFunction::apply(gate_up); }
 
+at::Tensor NormalizeHeads(const at::Tensor& qkv, const at::Tensor& query_weight,
+                          const at::Tensor& key_weight, double epsilon,
+                          const AttentionExtents& extents) {
+  const at::Tensor heads =
+      qkv.view({-1, extents.num_heads + 2 * extents.num_kv_heads, extents.head_dim});
+  const auto normalize = [&](int64_t first, int64_t count, const at::Tensor& weight) {
+    const at::Tensor rows = heads.narrow(1, first, count).reshape({-1, extents.head_dim});
+    return RmsNorm(rows, weight, epsilon).view({-1, count, extents.head_dim});
+  };
+  const int64_t num_normed = extents.num_heads + extents.num_kv_heads;
+  return at::cat({normalize(0, extents.num_heads, query_weight),
+                  normalize(extents.num_heads, extents.num_kv_heads, key_weight),
+                  heads.narrow(1, num_normed, extents.num_kv_heads)},
+                 /*dim=*/1)
+      .view(qkv.sizes());
+}
+
 at::Tensor CausalAttention(const at::Tensor& qkv, const RotaryTables& rotary,
                            const AttentionExtents& extents) {
   const int64_t num_tokens = extents.num_windows * extents.window_tokens;

@@ -25,6 +25,12 @@ struct AttentionExtents {
   int64_t head_dim = 0;
 };
 
+// Each head's query and key over their root mean square times a weight [head_dim], float. qkv and
+// the result are as CausalAttention takes them.
+at::Tensor NormalizeHeads(const at::Tensor& qkv, const at::Tensor& query_weight,
+                          const at::Tensor& key_weight, double epsilon,
+                          const AttentionExtents& extents);
+
 // Rotary embedding of the positions 0 to window_tokens - 1, each [window_tokens, 1, head_dim / 2]
 // in the activations' type.
 struct RotaryTables {

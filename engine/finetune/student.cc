@@ -13,11 +13,11 @@
 #include "engine/base/status.h"
 #include "engine/codecs/grouped/grouped_table.h"
 #include "engine/codecs/grouped/quantize_table.h"
-#include "engine/compress/accounting.h"
 #include "engine/compress/model_writer.h"
 #include "engine/finetune/table_rounding.h"
 #include "engine/format/recorded_evaluation.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/checkpoint_codec.h"
+#include "engine/models/layer_table.h"
 #include "engine/models/vocabulary_tables.h"
 
 namespace ultrasketch {
@@ -127,7 +127,7 @@ absl::StatusOr<std::unique_ptr<Student>> Student::Load(std::shared_ptr<const Che
   }
   std::unique_ptr<Student> result(new Student(std::move(student), std::move(teacher), options));
   US_RETURN_IF_ERROR(result->LoadSites());
-  US_RETURN_IF_ERROR(result->LoadNorms());
+  US_RETURN_IF_ERROR(result->LoadVectors());
   US_RETURN_IF_ERROR(result->LoadTables());
   result->parameters_.Finish(options.compute.device);
   return result;
@@ -160,17 +160,17 @@ absl::Status Student::LoadSites() {
   return absl::OkStatus();
 }
 
-absl::Status Student::LoadNorms() {
-  std::vector<std::string> names;
+absl::Status Student::LoadVectors() {
+  const std::vector<LayerVector> of_layer = LayerVectors(config());
+  vectors_.resize(static_cast<size_t>(config().num_layers) * of_layer.size());
   for (int layer = 0; layer < config().num_layers; ++layer) {
-    names.push_back(AttentionNormName(layer));
-    names.push_back(MlpNormName(layer));
-  }
-  norms_.resize(names.size());
-  for (size_t index = 0; index < names.size(); ++index) {
-    US_ASSIGN_OR_RETURN(norms_[index],
-                        ReadFloatVector(*student_, names[index], config().hidden_size));
-    parameters_.Add(ParameterGroup::kContinuous, names[index], &norms_[index]);
+    for (const LayerVector vector : of_layer) {
+      at::Tensor& values = vectors_[LayerVectorIndex(config(), layer, vector)];
+      const std::string name = LayerVectorName(layer, vector);
+      US_ASSIGN_OR_RETURN(values,
+                          ReadFloatVector(*student_, name, LayerVectorSize(config(), vector)));
+      parameters_.Add(ParameterGroup::kContinuous, name, &values);
+    }
   }
   US_ASSIGN_OR_RETURN(final_norm_,
                       ReadFloatVector(*student_, kFinalNormName, config().hidden_size));
@@ -230,14 +230,6 @@ at::Tensor Student::ApplySite(int layer, SiteKind kind, const at::Tensor& x) con
   return biases_[index].defined() ? y + biases_[index].to(y.scalar_type()) : y;
 }
 
-const at::Tensor& Student::AttentionNorm(int layer) const {
-  return norms_[static_cast<size_t>(2 * layer)];
-}
-
-const at::Tensor& Student::MlpNorm(int layer) const {
-  return norms_[static_cast<size_t>(2 * layer + 1)];
-}
-
 absl::Status Student::Export(const std::string& folder, bool overwrite, ThreadPool& pool) const {
   std::vector<std::unique_ptr<EncodedLinear>> stored;
   std::vector<ReplacedTensor> replaced;
@@ -254,15 +246,16 @@ absl::Status Student::Export(const std::string& folder, bool overwrite, ThreadPo
       row += member.rows;
     }
   }
-  const auto add_norm = [&](const std::string& name, const at::Tensor& norm) {
+  const auto add_vector = [&](const std::string& name, const at::Tensor& norm) {
     const TensorView* view = student_->Find(name);
     replaced.push_back(Replace(name, view->dtype, view->shape, norm));
   };
   for (int layer = 0; layer < config().num_layers; ++layer) {
-    add_norm(AttentionNormName(layer), AttentionNorm(layer));
-    add_norm(MlpNormName(layer), MlpNorm(layer));
+    for (const LayerVector vector : LayerVectors(config())) {
+      add_vector(LayerVectorName(layer, vector), Vector(layer, vector));
+    }
   }
-  add_norm(kFinalNormName, final_norm_);
+  add_vector(kFinalNormName, final_norm_);
   for (const Table* table : {embedding_.get(), head_.get()}) {
     if (table == nullptr) continue;
     const std::string name = table->name + ".weight";

@@ -51,8 +51,9 @@ class Student final : public Decoder {
 
  protected:
   at::Tensor ApplySite(int layer, SiteKind kind, const at::Tensor& x) const override;
-  const at::Tensor& AttentionNorm(int layer) const override;
-  const at::Tensor& MlpNorm(int layer) const override;
+  const at::Tensor& Vector(int layer, LayerVector which) const override {
+    return vectors_[LayerVectorIndex(config(), layer, which)];
+  }
   const at::Tensor& FinalNorm() const override { return final_norm_; }
 
  private:
@@ -61,7 +62,7 @@ class Student final : public Decoder {
   Student(std::shared_ptr<const Checkpoint> student, std::shared_ptr<const Checkpoint> teacher,
           const StudentOptions& options);
   absl::Status LoadSites();
-  absl::Status LoadNorms();
+  absl::Status LoadVectors();
   absl::Status LoadTables();
 
   const std::shared_ptr<const Checkpoint> student_;
@@ -70,8 +71,8 @@ class Student final : public Decoder {
   ParameterStore parameters_;
   std::vector<std::unique_ptr<EncodedLinear>> encoded_;
   std::vector<std::unique_ptr<TrainableSite>> sites_;
-  std::vector<at::Tensor> biases_;  // of the sites; undefined where there is none
-  std::vector<at::Tensor> norms_;   // two a layer
+  std::vector<at::Tensor> biases_;   // of the sites; undefined where there is none
+  std::vector<at::Tensor> vectors_;  // of the layers: see LayerVectorIndex
   at::Tensor final_norm_;
   std::unique_ptr<Table> embedding_;
   std::unique_ptr<Table> head_;  // null: tied

@@ -392,7 +392,7 @@ int64_t NumLinearWeights(const ModelConfig& config) {
 }
 
 int64_t NumParameters(const ModelConfig& config) {
-  int64_t layer = 2 * config.hidden_size;  // norms
+  int64_t layer = 2 * config.hidden_size + (config.head_norms ? 2 * config.head_dim : 0);  // norms
   if (config.qkv_bias) layer += config.query_width() + 2 * config.key_width();
   if (config.attention_output_bias) layer += config.hidden_size;
   if (config.mlp_bias) layer += 2 * config.intermediate_size + config.hidden_size;

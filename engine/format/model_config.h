@@ -45,8 +45,10 @@ struct ModelConfig {
   bool qkv_bias = false;               // of q_proj, k_proj and v_proj
   bool attention_output_bias = false;  // of o_proj
   bool mlp_bias = false;               // of gate_proj, up_proj and down_proj
+  bool head_norms = false;             // q_norm and k_norm: of each head's query and key
   bool tie_word_embeddings = false;    // the output head is the token embedding
   RopeConfig rope;
+  std::vector<bool> rope_layers;  // by layer, whether it has a rotary embedding; empty: all have
   std::optional<int32_t> bos_token_id;
   std::vector<int32_t> eos_token_ids;
   std::string dtype;  // as written ("bfloat16"), "" when absent; the tensors' own types decide
@@ -55,6 +57,9 @@ struct ModelConfig {
 
   int64_t query_width() const { return int64_t{num_attention_heads} * head_dim; }
   int64_t key_width() const { return int64_t{num_kv_heads} * head_dim; }
+  bool has_rope(int layer) const {
+    return rope_layers.empty() || rope_layers[static_cast<size_t>(layer)];
+  }
 };
 
 // The value of quant_method in models that this project compressed.

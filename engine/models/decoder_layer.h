@@ -1,7 +1,9 @@
-// One layer of a Llama-family decoder: its weights on a device, and its part of a step.
+// One layer of a Llama-family decoder: its weights on a device, and its part of a step. What a
+// layer is, layer_table.h says.
 #ifndef ULTRASKETCH_ENGINE_MODELS_DECODER_LAYER_H_
 #define ULTRASKETCH_ENGINE_MODELS_DECODER_LAYER_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 
@@ -11,6 +13,7 @@
 #include "engine/codecs/linear_site.h"
 #include "engine/format/checkpoint.h"
 #include "engine/kv/cache_layout.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 
@@ -26,15 +29,15 @@ absl::StatusOr<LoadedLinear> LoadLinearSite(const Checkpoint& checkpoint, const 
                                             Backend& backend);
 
 struct DecoderLayer {
-  std::unique_ptr<DeviceVector> attention_norm;
-  LoadedLinear attention_input;
-  LoadedLinear attention_output;
-  std::unique_ptr<DeviceVector> mlp_norm;
-  LoadedLinear mlp_input;
-  LoadedLinear mlp_output;
+  std::array<LoadedLinear, kNumSiteKinds> sites;                        // by SiteKind
+  std::array<std::unique_ptr<DeviceVector>, kNumLayerVectors> vectors;  // null: there is none
+  bool has_rope = true;
 
-  // Of the widest site.
-  int64_t prepared_width() const;
+  LoadedLinear& site(SiteKind kind) { return sites[static_cast<size_t>(kind)]; }
+  const LoadedLinear& site(SiteKind kind) const { return sites[static_cast<size_t>(kind)]; }
+  const DeviceVector* vector(LayerVector which) const {
+    return vectors[static_cast<size_t>(which)].get();
+  }
   int64_t resident_bytes() const;
 };
 
@@ -46,20 +49,19 @@ struct DecoderShape {
   explicit DecoderShape(const ModelConfig& config);
 
   AttentionShape attention;
-  int64_t intermediate_size;
   float epsilon;
 };
 
 // Activations of a step of up to num_tokens tokens.
 struct LayerBuffers {
-  // RESOURCE_EXHAUSTED as Backend::Allocate. `prepared_width` is the widest layer's.
+  // Reserves the backend's part of such a step too: after all layers have been loaded.
+  // RESOURCE_EXHAUSTED as Backend::Allocate.
   static absl::StatusOr<LayerBuffers> Allocate(const ModelConfig& config, int64_t num_tokens,
-                                               int64_t prepared_width, Backend& backend);
+                                               Backend& backend);
 
-  std::unique_ptr<DeviceBuffer> hidden;    // [num_tokens, hidden_size]: the residual stream
-  std::unique_ptr<DeviceBuffer> prepared;  // a site's prepared input
-  std::unique_ptr<DeviceBuffer> qkv;       // [num_tokens, qkv_width]
-  std::unique_ptr<DeviceBuffer> gate_up;   // [num_tokens, 2 * intermediate_size]
+  std::unique_ptr<DeviceBuffer> hidden;   // [num_tokens, hidden_size]: the residual stream
+  std::unique_ptr<DeviceBuffer> qkv;      // [num_tokens, qkv_width]
+  std::unique_ptr<DeviceBuffer> gate_up;  // [num_tokens, 2 * intermediate_size]
 
   int64_t resident_bytes() const;
 };
@@ -71,8 +73,17 @@ struct AttentionState {
   std::unique_ptr<DeviceVector> inverse_frequencies;  // [head_dim / 2]
 };
 
-// Takes buffers.hidden through the layer, between a BeginStep and its EndStep. `cache_layer` is the
+// A row of the layer's table in a step: the arguments of Backend::Apply. `cache_layer` is the
 // layer's place in the cache.
+struct RowArguments {
+  SiteInput input;
+  const DeviceLinear& site;
+  SiteOutput output;
+};
+RowArguments ArgumentsOf(const LayerRow& row, const DecoderShape& shape, const DecoderLayer& layer,
+                         int cache_layer, AttentionState& attention, LayerBuffers& buffers);
+
+// Takes buffers.hidden through the layer, between a BeginStep and its EndStep.
 void RunDecoderLayer(const DecoderShape& shape, const DecoderLayer& layer, int cache_layer,
                      AttentionState& attention, LayerBuffers& buffers, Backend& backend);
 

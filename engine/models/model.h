@@ -92,7 +92,7 @@ class Model {
 
 // Loads and packs the checkpoint's weights, whatever codec they are in, for `backend`; allocates
 // cache and workspace. Errors name file and tensor, or the bytes needed and available
-// (RESOURCE_EXHAUSTED). UNIMPLEMENTED names an architecture that is not in the registry.
+// (RESOURCE_EXHAUSTED).
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(std::shared_ptr<const Checkpoint> checkpoint,
                                                  std::shared_ptr<Backend> backend,
                                                  const ModelOptions& options);

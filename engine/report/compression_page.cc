@@ -14,7 +14,7 @@
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/compress/absmaxmin_plan.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 #include "engine/report/chart_scale.h"
 #include "engine/report/html_page.h"
 #include "engine/report/svg_chart.h"

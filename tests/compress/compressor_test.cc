@@ -17,6 +17,7 @@
 #include "engine/base/file.h"
 #include "engine/compress/accounting.h"
 #include "engine/format/json.h"
+#include "engine/models/checkpoint_codec.h"
 
 namespace ultrasketch {
 namespace {

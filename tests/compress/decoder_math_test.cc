@@ -57,7 +57,9 @@ TEST(DecoderMathTest, AttendsCausallyWithinWindows) {
   std::vector<float> qkv = original;
   std::vector<float> out(kTokens * 24);
   ThreadPool pool(3);
-  AttendWindows(config, frequencies, windows, qkv.data(), out.data(), pool);
+  WindowAttention attention;
+  attention.inverse_frequencies = frequencies;
+  AttendWindows(config, attention, windows, qkv.data(), out.data(), pool);
 
   const auto rotated = [&](int64_t token, int64_t position, int64_t head, int64_t i) {
     const float* values = original.data() + token * kWidth + head * 6;

@@ -8,7 +8,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/compress/site_importance.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 namespace {

@@ -67,6 +67,14 @@ TEST(GradientsTest, SwiGlu) {
   ExpectGradients([](const Inputs& in) { return SwiGlu(in[0]); }, {RandomTensor({4, 14}, 3)});
 }
 
+TEST(GradientsTest, NormsOfHeads) {
+  const AttentionExtents extents = {
+      .num_windows = 1, .window_tokens = 3, .num_heads = 4, .num_kv_heads = 2, .head_dim = 6};
+  ExpectGradients(
+      [&](const Inputs& in) { return NormalizeHeads(in[0], in[1], in[2], 1e-5, extents); },
+      {RandomTensor({3, 8 * 6}, 4), RandomTensor({6}, 5), RandomTensor({6}, 6)});
+}
+
 TEST(GradientsTest, CausalAttentionWithRotaryEmbedding) {
   const int64_t window_tokens = 5;
   const at::Tensor angles = at::arange(window_tokens, at::kFloat).unsqueeze(1) *

@@ -143,22 +143,22 @@ TEST_P(ServedTest, TheExportedModelGivesTheTrainersLogitsAtTheStudentsSize) {
 
 INSTANTIATE_TEST_SUITE_P(
     AllCodecs, ServedTest,
-    testing::Values(Variation{"Fold", "{}", TinyCodec::kFold, "int8"},
-                    Variation{"FoldInPlanes", "{}", TinyCodec::kFoldPlanes, "keep"},
-                    Variation{"AbsMaxMin", "{}", TinyCodec::kAbsMaxMin, "int8"},
-                    Variation{"AbsMaxMinToAll", "{}", TinyCodec::kAbsMaxMin, "int4", true},
-                    Variation{"Qwen2", R"({"model_type": "qwen2", "tie_word_embeddings": false})",
-                              TinyCodec::kFold, "int4"},
-                    Variation{"Qwen2AbsMaxMin",
-                              R"({"model_type": "qwen2", "tie_word_embeddings": false})",
-                              TinyCodec::kAbsMaxMin, "keep"},
-                    Variation{"Llama3Rotary",
-                              R"({"hidden_size": 48, "head_dim": 16, "num_key_value_heads": 1,
+    testing::Values(
+        Variation{"Fold", "{}", TinyCodec::kFold, "int8"},
+        Variation{"FoldInPlanes", "{}", TinyCodec::kFoldPlanes, "keep"},
+        Variation{"AbsMaxMin", "{}", TinyCodec::kAbsMaxMin, "int8"},
+        Variation{"AbsMaxMinToAll", "{}", TinyCodec::kAbsMaxMin, "int4", true},
+        Variation{"Qwen2", R"({"model_type": "qwen2", "tie_word_embeddings": false})",
+                  TinyCodec::kFold, "int4"},
+        Variation{"Qwen2AbsMaxMin", R"({"model_type": "qwen2", "tie_word_embeddings": false})",
+                  TinyCodec::kAbsMaxMin, "keep"},
+        Variation{"Llama3Rotary",
+                  R"({"hidden_size": 48, "head_dim": 16, "num_key_value_heads": 1,
                    "mlp_bias": true, "attention_bias": true,
                    "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
                                     "high_freq_factor": 4.0,
                                     "original_max_position_embeddings": 16}})",
-                              TinyCodec::kFold, "int8"}),
+                  TinyCodec::kFold, "int8"}),
     [](const testing::TestParamInfo<Variation>& variation) { return variation.param.name; });
 
 TEST(StudentTest, StartsAsTheStudentItWasGiven) {

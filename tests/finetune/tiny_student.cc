@@ -10,7 +10,7 @@
 #include "engine/base/thread_pool.h"
 #include "engine/codecs/absmaxmin/absmaxmin_sketch.h"
 #include "engine/codecs/grouped/quantize_table.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 #include "engine/models/vocabulary_tables.h"
 
 namespace ultrasketch {

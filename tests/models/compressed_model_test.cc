@@ -10,7 +10,7 @@
 #include "nlohmann/json.hpp"
 
 #include "engine/codecs/fold/fold_linear.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 #include "tests/base/temporary_folder.h"
 #include "tests/codecs/fold_examples.h"
 #include "tests/models/reference_decoder.h"
@@ -131,7 +131,7 @@ TEST(CompressedModelTest, RefusesAnUnknownCodecByListingThoseKnown) {
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("config.json"), HasSubstr("quantization_config.codec"),
-                    HasSubstr("dense"), HasSubstr("fold"), HasSubstr("found \"zip\"")));
+                    HasSubstr("dense"), HasSubstr("fold"), HasSubstr("found the string \"zip\"")));
   for (const nlohmann::json& codec : {nlohmann::json(), nlohmann::json(3), nlohmann::json("a\nb"),
                                       nlohmann::json({{"fold", 1}})}) {
     tiny.config["quantization_config"]["codec"] = codec;

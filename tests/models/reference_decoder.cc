@@ -103,12 +103,25 @@ class Reference {
     }
   }
 
+  // Normalizes the heads when the checkpoint has a norm for them, and rotates them in layers that
+  // do.
+  void PrepareHeads(int layer, const std::string& norm, Vector& heads) const {
+    const auto head_dim = static_cast<std::ptrdiff_t>(config_.head_dim);
+    for (auto head = heads.begin(); head != heads.end(); head += head_dim) {
+      if (model_.tensors.contains(norm)) {
+        const Vector normed = Norm(Vector(head, head + head_dim), norm);
+        std::copy(normed.begin(), normed.end(), head);
+      }
+      if (config_.has_rope(layer)) Rotate(&*head);
+    }
+  }
+
   Vector Attention(int layer, const std::string& prefix, const Vector& x) {
     Vector queries = Linear(prefix + "q_proj", x);
     Vector keys = Linear(prefix + "k_proj", x);
     const auto head_dim = static_cast<size_t>(config_.head_dim);
-    for (size_t start = 0; start < queries.size(); start += head_dim) Rotate(&queries[start]);
-    for (size_t start = 0; start < keys.size(); start += head_dim) Rotate(&keys[start]);
+    PrepareHeads(layer, prefix + "q_norm.weight", queries);
+    PrepareHeads(layer, prefix + "k_norm.weight", keys);
     Cache& cache = layers_[static_cast<size_t>(layer)];
     cache.keys.push_back(keys);
     cache.values.push_back(Linear(prefix + "v_proj", x));

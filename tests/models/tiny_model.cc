@@ -139,6 +139,10 @@ TinyModel MakeTinyModel(const nlohmann::json& config, const std::vector<DType>& 
     maker.Add(prefix + "input_layernorm.weight", {parsed.hidden_size}, 1, 0.2);
     maker.Add(prefix + "post_attention_layernorm.weight", {parsed.hidden_size}, 1, 0.2);
     const std::string attention = prefix + "self_attn.";
+    if (parsed.head_norms) {
+      maker.Add(attention + "q_norm.weight", {parsed.head_dim}, 1, 0.2);
+      maker.Add(attention + "k_norm.weight", {parsed.head_dim}, 1, 0.2);
+    }
     const int64_t hidden = parsed.hidden_size;
     maker.AddLinear(attention + "q_proj", parsed.query_width(), hidden, parsed.qkv_bias);
     maker.AddLinear(attention + "k_proj", parsed.key_width(), hidden, parsed.qkv_bias);

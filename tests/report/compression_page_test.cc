@@ -9,7 +9,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/file.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 #include "tests/base/temporary_folder.h"
 #include "tests/report/markup.h"
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 
@@ -110,11 +111,17 @@ class CpuBackend final : public Backend {
     return buffers_->Allocate(num_bytes);
   }
 
+  int64_t workspace_bytes() const override {
+    return prepared_ != nullptr ? prepared_->resident_bytes() : 0;
+  }
+
   absl::StatusOr<std::unique_ptr<DeviceLinear>> LoadLinear(const EncodedLinear& encoded,
                                                            absl::Span<const float> bias) override {
     US_CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == encoded.site().rows);
+    auto packed = encoded.PackForCpu();
+    widest_prepared_ = std::max(widest_prepared_, packed->prepared_width());
     return std::make_unique<CpuDeviceLinear>(
-        encoded.PackForCpu(), std::vector<float>(bias.begin(), bias.end()), ProductStage(encoded));
+        std::move(packed), std::vector<float>(bias.begin(), bias.end()), ProductStage(encoded));
   }
 
   absl::StatusOr<std::unique_ptr<DeviceVector>> LoadVector(const TensorView& values) override {
@@ -124,6 +131,13 @@ class CpuBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadEmbedding(
       std::shared_ptr<const EncodedLinear> table) override {
     return std::make_unique<CpuEmbedding>(std::move(table));
+  }
+
+  absl::Status ReserveStep(int64_t num_tokens) override {
+    const int64_t num_bytes = num_tokens * widest_prepared_ * int64_t{sizeof(float)};
+    if (prepared_ != nullptr && prepared_->num_bytes() >= num_bytes) return absl::OkStatus();
+    US_ASSIGN_OR_RETURN(prepared_, buffers_->Allocate(num_bytes));
+    return absl::OkStatus();
   }
 
   absl::Status BeginStep(const StepInput& step) override {
@@ -150,44 +164,17 @@ class CpuBackend final : public Backend {
     });
   }
 
-  void RmsNorm(const DeviceBuffer& hidden, const DeviceVector& weight, float epsilon,
-               const DeviceLinear& consumer, DeviceBuffer& prepared) override {
-    const int64_t size = weight.size();
-    const float* x = Floats(hidden);
-    Produce(size, consumer, prepared, [&](int64_t token, float* out) {
-      kernels_.rms_norm(x + token * size, Unwrap(weight), size, epsilon, out);
-    });
+  void Apply(const SiteInput& input, const DeviceLinear& site, const SiteOutput& output) override {
+    ApplyWithoutProduct(input, site);
+    // Gates and ups are gated where they are read.
+    Multiply(site, /*accumulate=*/output.mode == SiteOutput::Mode::kAdd, *output.to);
   }
 
-  void SwiGlu(const DeviceBuffer& gate_up, int64_t intermediate_size, const DeviceLinear& consumer,
-              DeviceBuffer& prepared) override {
-    const float* x = Floats(gate_up);
-    Produce(intermediate_size, consumer, prepared, [&](int64_t token, float* out) {
-      const float* gate = x + token * 2 * intermediate_size;
-      kernels_.swiglu(gate, gate + intermediate_size, intermediate_size, out);
-    });
+  void ApplyWithoutProduct(const SiteInput& input, const DeviceLinear& site) override {
+    std::visit([&](const auto& parts) { Prepare(parts, site); }, input);
   }
 
-  void Linear(const DeviceLinear& linear, const DeviceBuffer& prepared,
-              DeviceBuffer& output) override {
-    Multiply(linear, prepared, /*accumulate=*/false, output);
-  }
-
-  void LinearAdd(const DeviceLinear& linear, const DeviceBuffer& prepared,
-                 DeviceBuffer& output) override {
-    Multiply(linear, prepared, /*accumulate=*/true, output);
-  }
-
-  void RotateAndStore(const AttentionShape& shape, const DeviceVector& inverse_frequencies,
-                      const KvCacheLayout& layout, int layer, DeviceBuffer& qkv,
-                      DeviceBuffer& cache) override;
-
-  void Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
-                 const DeviceBuffer& qkv, const DeviceBuffer& cache, const DeviceLinear& consumer,
-                 DeviceBuffer& prepared) override;
-
-  void Logits(const DeviceBuffer& hidden, const DeviceVector& norm_weight, float epsilon,
-              const DeviceEmbedding& head, DeviceBuffer& logits) override;
+  void Logits(const Normalized& x, const DeviceEmbedding& head, DeviceBuffer& logits) override;
 
   absl::Status Sample(const DeviceBuffer& logits, int64_t vocab_size,
                       absl::Span<const SampleRequest> requests,
@@ -209,34 +196,77 @@ class CpuBackend final : public Backend {
     });
   }
 
-  // For each token the consumer's sketch of what `body(token, row)` puts into row [size].
-  template <typename Body>
-  void Produce(int64_t size, const DeviceLinear& consumer, DeviceBuffer& prepared,
-               const Body& body) {
-    clock_.Enter(StageOf(consumer));
-    const CpuLinear& linear = Unwrap(consumer);
+  // The prepared inputs of a site: what PrepareInput makes of its input.
+  void Prepare(const Normalized& input, const DeviceLinear& site) {
+    const int64_t size = input.weight->size();
+    const float* x = Floats(*input.hidden);
+    PrepareRows(site, [&](int64_t token, float* out) {
+      kernels_.rms_norm(x + token * size, Unwrap(*input.weight), size, input.epsilon, out);
+    });
+  }
+  void Prepare(const Gated& input, const DeviceLinear& site) {
+    const int64_t size = site.cols();
+    const float* x = Floats(*input.gate_up);
+    PrepareRows(site, [&](int64_t token, float* out) {
+      const float* gate = x + token * 2 * size;
+      kernels_.swiglu(gate, gate + size, size, out);
+    });
+  }
+  void Prepare(const Attended& input, const DeviceLinear& site) {
+    clock_.Enter(StepStage::kAttention);
+    RotateAndStore(input);
+    Attend(input);
+    clock_.Enter(StageOf(site));
+    const CpuLinear& linear = Unwrap(site);
+    const int64_t size = input.shape.query_width();
     US_CHECK(linear.cols() == size);
+    const float* attended = workspace_->attended().data();
+    float* out = Prepared(linear);
+    ForEachToken([&](int64_t token, int) {
+      linear.PrepareInput(attended + token * size, out + token * linear.prepared_width());
+    });
+  }
+
+  // Of what `body(token, row)` puts into row [cols] for each token.
+  template <typename Body>
+  void PrepareRows(const DeviceLinear& site, const Body& body) {
+    clock_.Enter(StageOf(site));
+    const CpuLinear& linear = Unwrap(site);
     const int64_t width = linear.prepared_width();
-    float* out = Floats(prepared);
+    float* out = Prepared(linear);
     ForEachToken([&](int64_t token, int thread) {
-      float* row = workspace_->Scratch(thread, size);
+      float* row = workspace_->Scratch(thread, linear.cols());
       body(token, row);
       linear.PrepareInput(row, out + token * width);
     });
   }
 
-  void Multiply(const DeviceLinear& linear, const DeviceBuffer& prepared, bool accumulate,
-                DeviceBuffer& output) {
-    clock_.Enter(StageOf(linear));
-    const CpuLinear& weights = Unwrap(linear);
+  // [num_tokens, prepared_width]
+  float* Prepared(const CpuLinear& linear) {
+    const int64_t num_bytes = num_tokens() * linear.prepared_width() * int64_t{sizeof(float)};
+    US_CHECK(prepared_ != nullptr && num_bytes <= prepared_->num_bytes());
+    return Floats(*prepared_);
+  }
+
+  void Multiply(const DeviceLinear& site, bool accumulate, DeviceBuffer& output) {
+    clock_.Enter(StageOf(site));
+    const CpuLinear& weights = Unwrap(site);
     float* y = Floats(output);
-    weights.Multiply(Floats(prepared), num_tokens(), accumulate, y, pool_);
-    const std::vector<float>& bias = static_cast<const CpuDeviceLinear&>(linear).bias();
+    weights.Multiply(Prepared(weights), num_tokens(), accumulate, y, pool_);
+    const std::vector<float>& bias = static_cast<const CpuDeviceLinear&>(site).bias();
     if (bias.empty()) return;
     ForEachToken([&](int64_t token, int) {
       kernels_.add(bias.data(), weights.rows(), y + token * weights.rows());
     });
   }
+
+  // Of queries and keys of a token's row of qkv; `rotations` are cosines, then sines.
+  void NormalizeHeads(const HeadNorms& norms, const AttentionShape& shape, float* row) const;
+  static void RotateHeads(const float* rotations, const AttentionShape& shape, float* row);
+  // Makes rotated queries in place, and keys and values in the cache.
+  void RotateAndStore(const Attended& input);
+  // To workspace_->attended().
+  void Attend(const Attended& input);
 
   // cosines and sines [num_tokens][2][head_dim / 2] of the step's positions.
   void PrepareRotations(const DeviceVector& inverse_frequencies);
@@ -245,6 +275,10 @@ class CpuBackend final : public Backend {
   const std::shared_ptr<CpuWorkspace> workspace_;
   ThreadPool& pool_;                                     // workspace_'s
   const std::unique_ptr<WorkspaceArena::Part> buffers_;  // of workspace_
+
+  int64_t widest_prepared_ = 0;             // of the sites that were loaded, in floats
+  std::unique_ptr<DeviceBuffer> prepared_;  // a site's inputs, from when they are made until they
+                                            // are multiplied
 
   StepInput step_;
   StageClock clock_;
@@ -269,16 +303,40 @@ void CpuBackend::PrepareRotations(const DeviceVector& inverse_frequencies) {
   rotations_ready_ = true;
 }
 
-void CpuBackend::RotateAndStore(const AttentionShape& shape,
-                                const DeviceVector& inverse_frequencies,
-                                const KvCacheLayout& layout, int layer, DeviceBuffer& qkv,
-                                DeviceBuffer& cache) {
-  clock_.Enter(StepStage::kAttention);
-  PrepareRotations(inverse_frequencies);
+void CpuBackend::NormalizeHeads(const HeadNorms& norms, const AttentionShape& shape,
+                                float* row) const {
+  for (int head = 0; head < shape.num_heads + shape.num_kv_heads; ++head) {
+    const DeviceVector& weight = head < shape.num_heads ? *norms.query : *norms.key;
+    float* const values = row + int64_t{head} * shape.head_dim;
+    kernels_.rms_norm(values, Unwrap(weight), shape.head_dim, norms.epsilon, values);
+  }
+}
+
+void CpuBackend::RotateHeads(const float* rotations, const AttentionShape& shape, float* row) {
+  const int64_t half = shape.head_dim / 2;
+  const float* cosines = rotations;
+  const float* sines = rotations + half;
+  for (int64_t head = 0; head < shape.num_heads + shape.num_kv_heads; ++head) {
+    float* low = row + head * shape.head_dim;
+    float* high = low + half;
+    for (int64_t i = 0; i < half; ++i) {
+      const float a = low[i];
+      const float b = high[i];
+      low[i] = a * cosines[i] - b * sines[i];
+      high[i] = b * cosines[i] + a * sines[i];
+    }
+  }
+}
+
+void CpuBackend::RotateAndStore(const Attended& input) {
+  const AttentionShape& shape = input.shape;
+  const KvCacheLayout& layout = *input.layout;
+  const bool rotates = input.inverse_frequencies != nullptr;
+  if (rotates) PrepareRotations(*input.inverse_frequencies);
   const int64_t head_dim = shape.head_dim;
-  const int64_t half = head_dim / 2;
   const int64_t block_size = layout.block_size;
-  uint8_t* const of_layer = static_cast<uint8_t*>(cache.data()) + layer * layout.layer_bytes();
+  uint8_t* const of_layer =
+      static_cast<uint8_t*>(input.cache->data()) + input.layer * layout.layer_bytes();
   const auto store_floats = [&](const float* k, const float* v, uint8_t* start, int64_t slot) {
     auto* const keys = reinterpret_cast<float*>(start);
     for (int64_t i = 0; i < head_dim; ++i) keys[i * block_size + slot] = k[i];
@@ -294,19 +352,9 @@ void CpuBackend::RotateAndStore(const AttentionShape& shape,
     scales[block_size + slot] = RoundToInt8({v, static_cast<size_t>(head_dim)}, value);
   };
   const auto store = [&](int64_t token, const BlockId block, int64_t slot) {
-    float* row = Floats(qkv) + token * shape.qkv_width();
-    const float* cosines = workspace_->rotations().data() + token * head_dim;
-    const float* sines = cosines + half;
-    for (int64_t head = 0; head < shape.num_heads + shape.num_kv_heads; ++head) {
-      float* low = row + head * head_dim;
-      float* high = low + half;
-      for (int64_t i = 0; i < half; ++i) {
-        const float a = low[i];
-        const float b = high[i];
-        low[i] = a * cosines[i] - b * sines[i];
-        high[i] = b * cosines[i] + a * sines[i];
-      }
-    }
+    float* row = Floats(*input.qkv) + token * shape.qkv_width();
+    if (input.head_norms.has_value()) NormalizeHeads(*input.head_norms, shape, row);
+    if (rotates) RotateHeads(workspace_->rotations().data() + token * head_dim, shape, row);
     const float* k = row + shape.query_width();
     const float* v = k + shape.key_width();
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
@@ -331,14 +379,13 @@ void CpuBackend::RotateAndStore(const AttentionShape& shape,
   });
 }
 
-void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
-                           const DeviceBuffer& qkv, const DeviceBuffer& cache,
-                           const DeviceLinear& consumer, DeviceBuffer& prepared) {
-  clock_.Enter(StepStage::kAttention);
+void CpuBackend::Attend(const Attended& input) {
+  const AttentionShape& shape = input.shape;
+  const KvCacheLayout& layout = *input.layout;
   const int64_t head_dim = shape.head_dim;
   const int64_t heads_per_group = shape.num_heads / shape.num_kv_heads;
   const auto* const of_layer =
-      static_cast<const uint8_t*>(cache.data()) + layer * layout.layer_bytes();
+      static_cast<const uint8_t*>(input.cache->data()) + input.layer * layout.layer_bytes();
   const bool is_int8 = layout.type == KvCacheType::kInt8;
   const int64_t width = shape.query_width();
   std::vector<float>& attended = workspace_->attended();
@@ -378,7 +425,7 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
       for (int64_t query = 0; query < tile.num_queries; ++query) {
         const int64_t offset =
             (tile.kv_head * heads_per_group + tile.first_query + query) * head_dim;
-        queries[num_queries] = Floats(qkv) + token * shape.qkv_width() + offset;
+        queries[num_queries] = Floats(*input.qkv) + token * shape.qkv_width() + offset;
         outputs[num_queries] = attended.data() + token * width + offset;
         num_keys[num_queries] = tile.span->num_cached + tile.first + i + 1;
         ++num_queries;
@@ -410,23 +457,14 @@ void CpuBackend::Attention(const AttentionShape& shape, const KvCacheLayout& lay
                         }
                       }
                     });
-
-  clock_.Enter(StageOf(consumer));
-  const CpuLinear& linear = Unwrap(consumer);
-  US_CHECK(linear.cols() == width);
-  float* out = Floats(prepared);
-  ForEachToken([&](int64_t token, int) {
-    linear.PrepareInput(attended.data() + token * width, out + token * linear.prepared_width());
-  });
 }
 
-void CpuBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_weight, float epsilon,
-                        const DeviceEmbedding& head, DeviceBuffer& logits) {
+void CpuBackend::Logits(const Normalized& x, const DeviceEmbedding& head, DeviceBuffer& logits) {
   clock_.Enter(StepStage::kHead);
   const auto num_rows = static_cast<int64_t>(step_.logit_tokens.size());
   if (num_rows == 0) return;
   const CpuLinear& table = static_cast<const CpuEmbedding&>(head).linear();
-  const int64_t size = norm_weight.size();
+  const int64_t size = x.weight->size();
   const int64_t width = table.prepared_width();
   US_CHECK(table.cols() == size);
   std::vector<float>& rows = workspace_->attended();
@@ -436,7 +474,8 @@ void CpuBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_wei
     for (int64_t row = begin; row < end; ++row) {
       const int64_t token = step_.logit_tokens[static_cast<size_t>(row)];
       float* normed = workspace_->Scratch(thread, size);
-      kernels_.rms_norm(Floats(hidden) + token * size, Unwrap(norm_weight), size, epsilon, normed);
+      kernels_.rms_norm(Floats(*x.hidden) + token * size, Unwrap(*x.weight), size, x.epsilon,
+                        normed);
       table.PrepareInput(normed, prepared + row * width);
     }
   });

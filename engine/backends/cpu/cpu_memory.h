@@ -45,7 +45,7 @@ class CpuDeviceLinear final : public DeviceLinear {
       : linear_(std::move(linear)), bias_(std::move(bias)), stage_(stage) {}
 
   int64_t rows() const override { return linear_->rows(); }
-  int64_t prepared_width() const override { return linear_->prepared_width(); }
+  int64_t cols() const override { return linear_->cols(); }
   int64_t resident_bytes() const override {
     return linear_->resident_bytes() + static_cast<int64_t>(bias_.size() * sizeof(float));
   }

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 
@@ -14,6 +15,7 @@
 #include "engine/backends/cuda/cuda_sampler.h"
 #include "engine/backends/cuda/cuda_weights.h"
 #include "engine/backends/cuda/cuda_workspace.h"
+#include "engine/backends/cuda/head_norms.h"
 #include "engine/backends/cuda/kernels.h"
 #include "engine/backends/cuda/stage_timer.h"
 #include "engine/backends/cuda/step_input.h"
@@ -98,7 +100,8 @@ class CudaBackend final : public Backend {
 
   int64_t workspace_bytes() const override {
     return rows_.num_bytes() + partials_.num_bytes() + finished_.num_bytes() +
-           loader_.staging_bytes() + step_.num_bytes() + sampler_.num_bytes();
+           workspace_->zeros().num_bytes() + loader_.staging_bytes() + step_.num_bytes() +
+           sampler_.num_bytes() + (prepared_ != nullptr ? prepared_->resident_bytes() : 0);
   }
   int64_t available_bytes() const override { return device_->AvailableBytes().value_or(0); }
   int64_t used_bytes() const override { return device_->UsedBytes().value_or(0); }
@@ -115,7 +118,10 @@ class CudaBackend final : public Backend {
 
   absl::StatusOr<std::unique_ptr<DeviceLinear>> LoadLinear(const EncodedLinear& encoded,
                                                            absl::Span<const float> bias) override {
-    return loader_.LoadLinear(encoded, bias);
+    US_ASSIGN_OR_RETURN(auto linear, loader_.LoadLinear(encoded, bias));
+    const int64_t row_bytes = PreparedRowBytes(linear->matrix().num_steps);
+    widest_prepared_bytes_ = std::max(widest_prepared_bytes_, row_bytes);
+    return linear;
   }
 
   absl::StatusOr<std::unique_ptr<DeviceVector>> LoadVector(const TensorView& values) override {
@@ -125,6 +131,13 @@ class CudaBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<DeviceEmbedding>> LoadEmbedding(
       std::shared_ptr<const EncodedLinear> table) override {
     return loader_.LoadEmbedding(*table);
+  }
+
+  absl::Status ReserveStep(int64_t num_tokens) override {
+    const int64_t num_bytes = num_tokens * widest_prepared_bytes_;
+    if (prepared_ != nullptr && prepared_->num_bytes() >= num_bytes) return absl::OkStatus();
+    US_ASSIGN_OR_RETURN(prepared_, AllocateWorkspace(num_bytes));
+    return absl::OkStatus();
   }
 
   absl::Status BeginStep(const StepInput& step) override {
@@ -166,8 +179,56 @@ class CudaBackend final : public Backend {
         });
   }
 
+  void Apply(const SiteInput& input, const DeviceLinear& site, const SiteOutput& output) override {
+    ApplyWithoutProduct(input, site);
+    if (output.mode == SiteOutput::Mode::kAdd) {
+      LinearAdd(site, *prepared_, *output.to);
+    } else {
+      Linear(site, *prepared_, *output.to);
+    }
+  }
+
+  void ApplyWithoutProduct(const SiteInput& input, const DeviceLinear& site) override {
+    US_CHECK(prepared_ != nullptr &&
+             step_.num_tokens() * PreparedRowBytes(Unwrap(site).matrix().num_steps) <=
+                 prepared_->num_bytes());
+    if (const auto* normalized = std::get_if<Normalized>(&input)) {
+      RmsNorm(*normalized->hidden, *normalized->weight, normalized->epsilon, site, *prepared_);
+    } else if (const auto* gated = std::get_if<Gated>(&input)) {
+      SwiGlu(*gated->gate_up, site.cols(), site, *prepared_);
+    } else {
+      const auto& attended = std::get<Attended>(input);
+      if (attended.head_norms.has_value()) NormalizeHeads(attended);
+      RotateAndStore(attended);
+      Attention(attended.shape, *attended.layout, attended.layer, *attended.qkv, *attended.cache,
+                site, *prepared_);
+    }
+  }
+
+  void Logits(const Normalized& x, const DeviceEmbedding& head, DeviceBuffer& logits) override;
+
+  absl::Status Sample(const DeviceBuffer& logits, int64_t vocab_size,
+                      absl::Span<const SampleRequest> requests,
+                      absl::Span<SampledToken> tokens) override {
+    US_RETURN_IF_ERROR(device_->lost());
+    device_->Activate();
+    return sampler_.Sample(Floats(logits), vocab_size, requests, tokens);
+  }
+
+  absl::Status CopyLogits(const DeviceBuffer& logits, int64_t vocab_size, int64_t row,
+                          absl::Span<float> out) override {
+    US_RETURN_IF_ERROR(device_->lost());
+    device_->Activate();
+    device_->Check(cudaMemcpyAsync(out.data(), Floats(logits) + row * vocab_size,
+                                   static_cast<size_t>(vocab_size) * sizeof(float),
+                                   cudaMemcpyDeviceToHost, device_->stream()),
+                   "CopyLogits");
+    return device_->Finish("CopyLogits");
+  }
+
+ private:
   void RmsNorm(const DeviceBuffer& hidden, const DeviceVector& weight, float epsilon,
-               const DeviceLinear& consumer, DeviceBuffer& prepared) override {
+               const DeviceLinear& consumer, DeviceBuffer& prepared) {
     Renew(prepared);
     FusedInput input;
     input.kind = FusedInput::Kind::kNormalized;
@@ -180,7 +241,7 @@ class CudaBackend final : public Backend {
   }
 
   void SwiGlu(const DeviceBuffer& gate_up, int64_t intermediate_size, const DeviceLinear& consumer,
-              DeviceBuffer& prepared) override {
+              DeviceBuffer& prepared) {
     Renew(prepared);
     const InputSketch& sketch = SketchOf(consumer, intermediate_size);
     if (deferred_.has_value() && deferred_->output == gate_up.data() &&
@@ -212,23 +273,43 @@ class CudaBackend final : public Backend {
                   });
   }
 
-  void Linear(const DeviceLinear& linear, const DeviceBuffer& prepared,
-              DeviceBuffer& output) override {
+  void Linear(const DeviceLinear& linear, const DeviceBuffer& prepared, DeviceBuffer& output) {
     MultiplyPrepared("Linear", Unwrap(linear), prepared, /*accumulate=*/false, output);
   }
 
-  void LinearAdd(const DeviceLinear& linear, const DeviceBuffer& prepared,
-                 DeviceBuffer& output) override {
+  void LinearAdd(const DeviceLinear& linear, const DeviceBuffer& prepared, DeviceBuffer& output) {
     MultiplyPrepared("LinearAdd", Unwrap(linear), prepared, /*accumulate=*/true, output);
   }
 
-  void RotateAndStore(const AttentionShape& shape, const DeviceVector& inverse_frequencies,
-                      const KvCacheLayout& layout, int layer, DeviceBuffer& qkv,
-                      DeviceBuffer& cache) override {
+  void NormalizeHeads(const Attended& input) {
     FinishDeferred();
-    const AttentionGeometry geometry = GeometryOf(shape, layout);
-    rotation_ = {geometry, LayerOf(layout, layer, cache), Unwrap(inverse_frequencies).data(),
-                 Floats(qkv)};
+    HeadNormArguments arguments;
+    arguments.qkv = Floats(*input.qkv);
+    arguments.num_tokens = step_.num_tokens();
+    arguments.num_heads = input.shape.num_heads;
+    arguments.num_kv_heads = input.shape.num_kv_heads;
+    arguments.head_dim = input.shape.head_dim;
+    arguments.query_weight = Unwrap(*input.head_norms->query).data();
+    arguments.key_weight = Unwrap(*input.head_norms->key).data();
+    arguments.epsilon = input.head_norms->epsilon;
+    recorder_.Add(
+        "NormalizeHeads", StepStage::kAttention,
+        {kNormalizeHeads, arguments.qkv, arguments.num_tokens, arguments.query_weight,
+         arguments.key_weight, arguments.epsilon, arguments.num_heads, arguments.num_kv_heads,
+         arguments.head_dim},
+        [arguments](cudaStream_t stream) { return LaunchNormalizeHeads(arguments, stream); });
+  }
+
+  void RotateAndStore(const Attended& input) {
+    FinishDeferred();
+    const AttentionGeometry geometry = GeometryOf(input.shape, *input.layout);
+    // Angles of 0 leave everything as it is, to the bit.
+    US_CHECK(geometry.head_dim / 2 * int64_t{sizeof(float)} <= workspace_->zeros().num_bytes());
+    const float* frequencies = input.inverse_frequencies != nullptr
+                                   ? Unwrap(*input.inverse_frequencies).data()
+                                   : static_cast<const float*>(workspace_->zeros().data());
+    rotation_ = {geometry, LayerOf(*input.layout, input.layer, *input.cache), frequencies,
+                 Floats(*input.qkv)};
     // Otherwise attention may do it.
     if (!step_.has_one_token_each() || !HasTokenAttention(geometry, device_->max_shared_bytes())) {
       FinishRotation();
@@ -237,31 +318,8 @@ class CudaBackend final : public Backend {
 
   void Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
                  const DeviceBuffer& qkv, const DeviceBuffer& cache, const DeviceLinear& consumer,
-                 DeviceBuffer& prepared) override;
+                 DeviceBuffer& prepared);
 
-  void Logits(const DeviceBuffer& hidden, const DeviceVector& norm_weight, float epsilon,
-              const DeviceEmbedding& head, DeviceBuffer& logits) override;
-
-  absl::Status Sample(const DeviceBuffer& logits, int64_t vocab_size,
-                      absl::Span<const SampleRequest> requests,
-                      absl::Span<SampledToken> tokens) override {
-    US_RETURN_IF_ERROR(device_->lost());
-    device_->Activate();
-    return sampler_.Sample(Floats(logits), vocab_size, requests, tokens);
-  }
-
-  absl::Status CopyLogits(const DeviceBuffer& logits, int64_t vocab_size, int64_t row,
-                          absl::Span<float> out) override {
-    US_RETURN_IF_ERROR(device_->lost());
-    device_->Activate();
-    device_->Check(cudaMemcpyAsync(out.data(), Floats(logits) + row * vocab_size,
-                                   static_cast<size_t>(vocab_size) * sizeof(float),
-                                   cudaMemcpyDeviceToHost, device_->stream()),
-                   "CopyLogits");
-    return device_->Finish("CopyLogits");
-  }
-
- private:
   // The first part of a launch.
   enum Operation : int {
     kEmbed,
@@ -270,6 +328,7 @@ class CudaBackend final : public Backend {
     kSketch,
     kMultiply,
     kFused,
+    kNormalizeHeads,
     kRotateAndStore,
     kAttention,
     kFinishAttention,
@@ -493,6 +552,9 @@ class CudaBackend final : public Backend {
   int64_t num_steps_ = 0;
   std::optional<StageDurations> stage_durations_;  // of the last step
   CudaSampler sampler_;
+  int64_t widest_prepared_bytes_ = 0;       // of the sites that were loaded, a token's
+  std::unique_ptr<DeviceBuffer> prepared_;  // a site's inputs, from when they are made until they
+                                            // are multiplied
   std::optional<Deferred> deferred_;
   std::optional<Rotation> rotation_;
 };
@@ -568,14 +630,13 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
   }
 }
 
-void CudaBackend::Logits(const DeviceBuffer& hidden, const DeviceVector& norm_weight, float epsilon,
-                         const DeviceEmbedding& head, DeviceBuffer& logits) {
+void CudaBackend::Logits(const Normalized& x, const DeviceEmbedding& head, DeviceBuffer& logits) {
   FinishDeferred();
   const CudaLinear& table = static_cast<const CudaEmbedding&>(head).table();
   const int64_t rows_at_once = rows_.num_bytes() / PreparedRowBytes(table.sketch().num_steps);
   for (int64_t first = 0; first < step_.num_logit_tokens(); first += rows_at_once) {
     const int64_t count = std::min(rows_at_once, step_.num_logit_tokens() - first);
-    Normalize("Logits", hidden, step_.logit_tokens() + first, count, norm_weight, epsilon, table,
+    Normalize("Logits", *x.hidden, step_.logit_tokens() + first, count, *x.weight, x.epsilon, table,
               rows_.data());
     Multiply("Logits", table,
              ArgumentsOf(table, rows_.data(), count, /*accumulate=*/false,

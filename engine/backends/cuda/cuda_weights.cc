@@ -45,11 +45,6 @@ int64_t FloatBytes(int64_t count) { return count * static_cast<int64_t>(sizeof(f
 
 }  // namespace
 
-int64_t CudaLinear::prepared_width() const {
-  constexpr int64_t kActivationBytes = sizeof(float);
-  return (PreparedRowBytes(matrix_.num_steps) + kActivationBytes - 1) / kActivationBytes;
-}
-
 absl::Status WeightLoader::CheckColumns(int64_t cols) const {
   const int64_t most = MaxInputColumns(device_.max_shared_bytes());
   if (cols <= most) return absl::OkStatus();

@@ -68,8 +68,7 @@ class CudaLinear final : public DeviceLinear {
   void set_stage(StepStage stage) { stage_ = stage; }
 
   int64_t rows() const override { return matrix_.rows; }
-  // In units of activation_bytes(), rounded up.
-  int64_t prepared_width() const override;
+  int64_t cols() const override { return sketch_.cols; }
   int64_t resident_bytes() const override { return memory_.num_bytes(); }
 
   const PackedMatrix& matrix() const { return matrix_; }

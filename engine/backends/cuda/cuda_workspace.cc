@@ -8,6 +8,7 @@ namespace {
 constexpr int64_t kRowsBytes = int64_t{32} << 20;
 constexpr int64_t kPartialsBytes = int64_t{64} << 20;
 constexpr int64_t kFinishedBytes = int64_t{1} << 20;
+constexpr int64_t kZeroBytes = int64_t{16} << 10;
 
 class Block final : public DeviceBuffer {
  public:
@@ -29,12 +30,17 @@ absl::StatusOr<std::shared_ptr<CudaWorkspace>> CudaWorkspace::Create(int ordinal
   US_ASSIGN_OR_RETURN(CudaMemory rows, CudaMemory::Allocate(*device, kRowsBytes));
   US_ASSIGN_OR_RETURN(CudaMemory partials, CudaMemory::Allocate(*device, kPartialsBytes));
   US_ASSIGN_OR_RETURN(CudaMemory finished, CudaMemory::Allocate(*device, kFinishedBytes));
+  US_ASSIGN_OR_RETURN(CudaMemory zeros, CudaMemory::Allocate(*device, kZeroBytes));
   // Steps begin on streams of their own.
-  device->Check(cudaMemsetAsync(finished.data(), 0, kFinishedBytes, device->stream()),
-                "clearing counters");
-  device->Check(cudaStreamSynchronize(device->stream()), "clearing counters");
-  return std::shared_ptr<CudaWorkspace>(new CudaWorkspace(
-      std::move(device), std::move(rows), std::move(partials), std::move(finished), num_threads));
+  for (const CudaMemory* memory : {&finished, &zeros}) {
+    device->Check(cudaMemsetAsync(memory->data(), 0, static_cast<size_t>(memory->num_bytes()),
+                                  device->stream()),
+                  "clearing the workspace");
+  }
+  device->Check(cudaStreamSynchronize(device->stream()), "clearing the workspace");
+  return std::shared_ptr<CudaWorkspace>(new CudaWorkspace(std::move(device), std::move(rows),
+                                                          std::move(partials), std::move(finished),
+                                                          std::move(zeros), num_threads));
 }
 
 absl::StatusOr<std::unique_ptr<DeviceBuffer>> CudaWorkspace::AllocateBlock(int64_t num_bytes) {

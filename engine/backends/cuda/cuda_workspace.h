@@ -28,6 +28,8 @@ class CudaWorkspace final : public WorkspaceArena {
   const CudaMemory& partials() const { return partials_; }
   // Counters of attention's chunks: all zeros between steps.
   const CudaMemory& finished() const { return finished_; }
+  // Frequencies of no rotary embedding: floats of 0, for heads of any size.
+  const CudaMemory& zeros() const { return zeros_; }
   ThreadPool& pool() { return pool_; }
 
  protected:
@@ -35,17 +37,19 @@ class CudaWorkspace final : public WorkspaceArena {
 
  private:
   CudaWorkspace(std::shared_ptr<CudaDevice> device, CudaMemory rows, CudaMemory partials,
-                CudaMemory finished, int num_threads)
+                CudaMemory finished, CudaMemory zeros, int num_threads)
       : device_(std::move(device)),
         rows_(std::move(rows)),
         partials_(std::move(partials)),
         finished_(std::move(finished)),
+        zeros_(std::move(zeros)),
         pool_(num_threads) {}
 
   const std::shared_ptr<CudaDevice> device_;  // for memory alone; the blocks' too
   const CudaMemory rows_;
   const CudaMemory partials_;
   const CudaMemory finished_;
+  const CudaMemory zeros_;
   ThreadPool pool_;
 };
 

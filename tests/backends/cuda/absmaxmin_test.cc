@@ -57,19 +57,16 @@ Outputs Multiply(Backend& backend, const EncodedLinear& encoded, absl::Span<cons
   const auto table = MakeTable(backend, inputs, cols);
   const auto weight = MakeVector(backend, std::vector<float>(static_cast<size_t>(cols), 1.0f));
   auto hidden = MakeActivations(backend, num_tokens, cols);
-  auto prepared = MakeActivations(backend, num_tokens, loaded->prepared_width());
   auto output = MakeActivations(backend, num_tokens, rows);
+  EXPECT_TRUE(backend.ReserveStep(num_tokens).ok());
+  const Normalized input = {hidden.get(), weight.get(), 1e-5f};
   const TestStep step(num_tokens);
   Outputs outputs;
   for (const bool add : {false, true}) {
     EXPECT_TRUE(backend.BeginStep(step.input()).ok());
     backend.Embed(*table, *hidden);
-    backend.RmsNorm(*hidden, *weight, 1e-5f, *loaded, *prepared);
-    backend.Linear(*loaded, *prepared, *output);
-    if (add) {
-      backend.RmsNorm(*hidden, *weight, 1e-5f, *loaded, *prepared);
-      backend.LinearAdd(*loaded, *prepared, *output);
-    }
+    backend.Apply(input, *loaded, {output.get()});
+    if (add) backend.Apply(input, *loaded, {output.get(), SiteOutput::Mode::kAdd});
     const absl::Status status = backend.EndStep();
     EXPECT_TRUE(status.ok()) << status;
     (add ? outputs.added : outputs.written) = ReadRows(backend, *output, num_tokens, rows);

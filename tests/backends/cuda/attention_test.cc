@@ -1,5 +1,7 @@
 // Rotary embedding, cache and attention on the device against the CPU.
 #include <cmath>
+#include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -23,6 +25,8 @@ struct Example {
   AttentionShape shape;
   int block_size;
   std::vector<TestStep::Sequence> sequences;
+  bool has_rope = true;
+  bool has_head_norms = false;
 };
 
 // Sequences of `least` tokens and more, for a new one each.
@@ -87,6 +91,22 @@ std::vector<Example> Examples() {
       {"many_long_decodes_of_groups_of_twelve", {36, 3, 64}, 16, ManyDecodes(50, 600)},
       {"decode_8193", {8, 2, 64}, 16, {{8192, 1}, {0, 1}, {5000, 1}}},
   };
+  // As Qwen3 and SmolLM3 have them: of one token each, of prompts, of heads of all kinds of
+  // kernels.
+  for (const int head_dim : {64, 128, 40, 160}) {
+    for (const bool has_rope : {true, false}) {
+      Example example = {absl::StrCat(has_rope ? "head_norms_of_" : "no_rope_of_", head_dim),
+                         {8, 2, head_dim},
+                         16,
+                         {{1, 1}, {255, 1}, {700, 1}},
+                         has_rope,
+                         has_rope};
+      examples.push_back(example);
+      example.name += "_with_a_prompt";
+      example.sequences.push_back({100, 90});
+      examples.push_back(example);
+    }
+  }
   for (int i = 0; i < 24; ++i) examples.push_back(RandomExample(i));
   return examples;
 }
@@ -108,6 +128,8 @@ class AttentionRun {
           10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(example.shape.head_dim)));
     }
     frequencies_ = MakeVector(backend, frequencies);
+    query_norm_ = MakeVector(backend, ShortFloats(example.shape.head_dim, 21));
+    key_norm_ = MakeVector(backend, ShortFloats(example.shape.head_dim, 22));
     layout_.num_layers = 2;
     layout_.num_kv_heads = example.shape.num_kv_heads;
     layout_.head_dim = example.shape.head_dim;
@@ -121,8 +143,8 @@ class AttentionRun {
     cache_ = *std::move(cache);
   }
 
-  // One step; attention's results [num_tokens, kRows] unless it only fills the cache.
-  std::vector<float> Step(const std::vector<TestStep::Sequence>& sequences, bool attend = true) {
+  // One step; attention's results [num_tokens, kRows].
+  std::vector<float> Step(const std::vector<TestStep::Sequence>& sequences) {
     step_.Set(sequences);
     const int64_t width = example_.shape.qkv_width();
     std::vector<float> rows;
@@ -136,19 +158,25 @@ class AttentionRun {
     const int64_t num_tokens = step_.num_tokens();
     const auto table = MakeTable(backend_, rows, width);
     auto qkv = MakeActivations(backend_, num_tokens, width);
-    auto prepared = MakeActivations(backend_, num_tokens, linear_->prepared_width());
     auto output = MakeActivations(backend_, num_tokens, kRows);
+    EXPECT_TRUE(backend_.ReserveStep(num_tokens).ok());
     constexpr int kLayer = 1;
     EXPECT_TRUE(backend_.BeginStep(step_.input()).ok());
     backend_.Embed(*table, *qkv);
-    backend_.RotateAndStore(example_.shape, *frequencies_, layout_, kLayer, *qkv, *cache_);
-    if (attend) {
-      backend_.Attention(example_.shape, layout_, kLayer, *qkv, *cache_, *linear_, *prepared);
-      backend_.Linear(*linear_, *prepared, *output);
+    Attended input = {.shape = example_.shape,
+                      .qkv = qkv.get(),
+                      .head_norms = std::nullopt,
+                      .inverse_frequencies = example_.has_rope ? frequencies_.get() : nullptr,
+                      .layout = &layout_,
+                      .layer = kLayer,
+                      .cache = cache_.get()};
+    if (example_.has_head_norms) {
+      input.head_norms = {query_norm_.get(), key_norm_.get(), 1e-5f};
     }
+    backend_.Apply(input, *linear_, {output.get()});
     const absl::Status status = backend_.EndStep();
     EXPECT_TRUE(status.ok()) << status;
-    return attend ? ReadRows(backend_, *output, num_tokens, kRows) : std::vector<float>();
+    return ReadRows(backend_, *output, num_tokens, kRows);
   }
 
   // Puts the cached tokens of all sequences into the cache.
@@ -159,7 +187,7 @@ class AttentionRun {
       cached.push_back({0, sequence.num_cached});
       any = any || sequence.num_cached > 0;
     }
-    if (any) Step(cached, /*attend=*/false);
+    if (any) Step(cached);
   }
 
  private:
@@ -168,6 +196,8 @@ class AttentionRun {
   TestStep step_;
   std::unique_ptr<DeviceLinear> linear_;
   std::unique_ptr<DeviceVector> frequencies_;
+  std::unique_ptr<DeviceVector> query_norm_;
+  std::unique_ptr<DeviceVector> key_norm_;
   KvCacheLayout layout_;
   std::unique_ptr<DeviceBuffer> cache_;
 };

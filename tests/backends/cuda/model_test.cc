@@ -15,7 +15,7 @@
 
 #include "engine/base/file.h"
 #include "engine/codecs/fold/fold_linear.h"
-#include "engine/models/linear_sites.h"
+#include "engine/models/layer_table.h"
 #include "tests/backends/cuda/device_test.h"
 #include "tests/base/temporary_folder.h"
 #include "tests/codecs/fold_examples.h"

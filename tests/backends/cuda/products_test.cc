@@ -64,19 +64,16 @@ class Site {
     norm[0] = first_weight;
     const auto weight = MakeVector(backend, norm);
     auto hidden = MakeActivations(backend, num_tokens, shape_.cols);
-    auto prepared = MakeActivations(backend, num_tokens, loaded->prepared_width());
     auto output = MakeActivations(backend, num_tokens, shape_.rows);
+    EXPECT_TRUE(backend.ReserveStep(num_tokens).ok());
+    const Normalized input = {hidden.get(), weight.get(), 1e-5f};
     const TestStep step(num_tokens);
     Outputs outputs;
     for (const bool add : {false, true}) {
       EXPECT_TRUE(backend.BeginStep(step.input()).ok());
       backend.Embed(*table, *hidden);
-      backend.RmsNorm(*hidden, *weight, 1e-5f, *loaded, *prepared);
-      backend.Linear(*loaded, *prepared, *output);
-      if (add) {
-        backend.RmsNorm(*hidden, *weight, 1e-5f, *loaded, *prepared);
-        backend.LinearAdd(*loaded, *prepared, *output);
-      }
+      backend.Apply(input, *loaded, {output.get()});
+      if (add) backend.Apply(input, *loaded, {output.get(), SiteOutput::Mode::kAdd});
       const absl::Status status = backend.EndStep();
       EXPECT_TRUE(status.ok()) << status;
       (add ? outputs.added : outputs.written) = ReadRows(backend, *output, num_tokens, shape_.rows);
@@ -230,9 +227,9 @@ class GatedSites {
         down_(ExampleFold(kDownRows, shape.intermediate_size, (shape.intermediate_size + 1) / 2)),
         bias_(ShortFloats(2 * shape.intermediate_size, 3)) {}
 
-  // [num_tokens, kDownRows]. In one step gates and ups may become silu(gate) * up at once; in two
-  // they cannot.
-  std::vector<float> Run(Backend& backend, absl::Span<const float> inputs, int num_steps) const {
+  // [num_tokens, kDownRows]. Written as gates, gates and ups may become silu(gate) * up at once.
+  std::vector<float> Run(Backend& backend, absl::Span<const float> inputs,
+                         SiteOutput::Mode mode) const {
     const int64_t num_tokens = static_cast<int64_t>(inputs.size()) / shape_.cols;
     const int64_t width = 2 * shape_.intermediate_size;
     auto gate_up = backend.LoadLinear(*gate_up_, bias_);
@@ -244,21 +241,15 @@ class GatedSites {
     const auto weight =
         MakeVector(backend, std::vector<float>(static_cast<size_t>(shape_.cols), 1.5f));
     auto hidden = MakeActivations(backend, num_tokens, shape_.cols);
-    auto prepared = MakeActivations(
-        backend, num_tokens, std::max((*gate_up)->prepared_width(), (*down)->prepared_width()));
     auto gates = MakeActivations(backend, num_tokens, width);
     auto output = MakeActivations(backend, num_tokens, kDownRows);
+    EXPECT_TRUE(backend.ReserveStep(num_tokens).ok());
     const TestStep step(num_tokens);
     EXPECT_TRUE(backend.BeginStep(step.input()).ok());
     backend.Embed(*table, *hidden);
-    backend.RmsNorm(*hidden, *weight, 1e-5f, **gate_up, *prepared);
-    backend.Linear(**gate_up, *prepared, *gates);
-    if (num_steps > 1) {
-      EXPECT_TRUE(backend.EndStep().ok());
-      EXPECT_TRUE(backend.BeginStep(step.input()).ok());
-    }
-    backend.SwiGlu(*gates, shape_.intermediate_size, **down, *prepared);
-    backend.Linear(**down, *prepared, *output);
+    backend.Apply(Normalized{hidden.get(), weight.get(), 1e-5f}, **gate_up,
+                  {gates.get(), mode, down->get()});
+    backend.Apply(Gated{gates.get()}, **down, {output.get()});
     const absl::Status status = backend.EndStep();
     EXPECT_TRUE(status.ok()) << status;
     return ReadRows(backend, *output, num_tokens, kDownRows);
@@ -280,9 +271,10 @@ TEST_P(GatedTest, IsTheSameToTheBitAsOneByOne) {
   const GatedSites sites(shape);
   const std::vector<float> inputs = ShortFloats(num_tokens * shape.cols, 7, 3.0f);
   Backend& backend = *CudaBackendOrNull();
-  const std::vector<float> together = sites.Run(backend, inputs, 1);
-  EXPECT_EQ(together, sites.Run(backend, inputs, 2));
-  EXPECT_LT(RelativeError(together, sites.Run(*CpuBackend(), inputs, 2)), 2 * kTolerance);
+  constexpr auto kGates = SiteOutput::Mode::kWriteGates;
+  const std::vector<float> together = sites.Run(backend, inputs, kGates);
+  EXPECT_EQ(together, sites.Run(backend, inputs, SiteOutput::Mode::kWrite));
+  EXPECT_LT(RelativeError(together, sites.Run(*CpuBackend(), inputs, kGates)), 2 * kTolerance);
 }
 
 // Halves of a few row tiles and of many, of blocks that are not full, and, the last two, that are
@@ -319,13 +311,12 @@ TEST_F(CudaTest, ClassesAndPlanesAgreeWithTheCpu) {
     const auto table = MakeTable(*backend, inputs, 300);
     const auto weight = MakeVector(*backend, ShortFloats(300, 8));
     auto hidden = MakeActivations(*backend, 20, 300);
-    auto prepared = MakeActivations(*backend, 20, (*linear)->prepared_width());
     auto output = MakeActivations(*backend, 20, 90);
+    ASSERT_TRUE(backend->ReserveStep(20).ok());
     const TestStep step(20);
     ASSERT_TRUE(backend->BeginStep(step.input()).ok());
     backend->Embed(*table, *hidden);
-    backend->RmsNorm(*hidden, *weight, 1e-5f, **linear, *prepared);
-    backend->Linear(**linear, *prepared, *output);
+    backend->Apply(Normalized{hidden.get(), weight.get(), 1e-5f}, **linear, {output.get()});
     ASSERT_TRUE(backend->EndStep().ok());
     outputs.push_back(ReadRows(*backend, *output, 20, 90));
   }
@@ -351,13 +342,12 @@ TEST_F(CudaTest, InputsOfAnySizeKeepTheirPrecision) {
       }
       const auto table = MakeTable(*backend, inputs, 400);
       auto gate_up = MakeActivations(*backend, 5, 400);
-      auto prepared = MakeActivations(*backend, 5, (*linear)->prepared_width());
       auto output = MakeActivations(*backend, 5, 70);
+      ASSERT_TRUE(backend->ReserveStep(5).ok());
       const TestStep step(5);
       ASSERT_TRUE(backend->BeginStep(step.input()).ok());
       backend->Embed(*table, *gate_up);
-      backend->SwiGlu(*gate_up, 200, **linear, *prepared);
-      backend->Linear(**linear, *prepared, *output);
+      backend->Apply(Gated{gate_up.get()}, **linear, {output.get()});
       ASSERT_TRUE(backend->EndStep().ok());
       outputs.push_back(ReadRows(*backend, *output, 5, 70));
     }

@@ -71,7 +71,7 @@ Outputs Embedded(Backend& backend, const std::shared_ptr<GroupedTable>& table, i
   const TestStep step(num_tokens);
   EXPECT_TRUE(backend.BeginStep(step.input()).ok());
   backend.Embed(**embedding, *hidden);
-  backend.Logits(*hidden, *weight, 1e-5f, **embedding, *logits);
+  backend.Logits({hidden.get(), weight.get(), 1e-5f}, **embedding, *logits);
   const absl::Status status = backend.EndStep();
   EXPECT_TRUE(status.ok()) << status;
   return {ReadRows(backend, *hidden, num_tokens, width),

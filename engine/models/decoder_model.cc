@@ -1,6 +1,4 @@
-#include "engine/models/llama.h"
-
-#include <algorithm>
+// A decoder of any of the families that ModelConfig describes.
 #include <limits>
 #include <optional>
 #include <string>
@@ -11,6 +9,7 @@
 #include "engine/base/check.h"
 #include "engine/base/status.h"
 #include "engine/models/decoder_layer.h"
+#include "engine/models/model.h"
 #include "engine/models/step_layout.h"
 #include "engine/models/vocabulary_tables.h"
 
@@ -19,10 +18,10 @@ namespace {
 
 constexpr int kMaxBlockSize = 4096;
 
-class Llama final : public Model {
+class DecoderModel final : public Model {
  public:
-  Llama(std::shared_ptr<const Checkpoint> checkpoint, std::shared_ptr<Backend> backend,
-        const ModelOptions& options)
+  DecoderModel(std::shared_ptr<const Checkpoint> checkpoint, std::shared_ptr<Backend> backend,
+               const ModelOptions& options)
       : checkpoint_(std::move(checkpoint)),
         backend_(std::move(backend)),
         options_(options),
@@ -68,7 +67,7 @@ class Llama final : public Model {
   int64_t num_logits_ = 0;
 };
 
-absl::Status Llama::LoadTables() {
+absl::Status DecoderModel::LoadTables() {
   US_ASSIGN_OR_RETURN(VocabularyTables tables, LoadVocabularyTables(*checkpoint_));
   US_ASSIGN_OR_RETURN(embedding_, backend_->LoadEmbedding(std::move(tables.embedding)));
   if (tables.head != nullptr) {
@@ -77,7 +76,7 @@ absl::Status Llama::LoadTables() {
   return absl::OkStatus();
 }
 
-absl::Status Llama::CheckOptions() const {
+absl::Status DecoderModel::CheckOptions() const {
   // Far beyond any step or cache. Within them the bytes of the workspace fit an int64 for every
   // config, and the ids of the blocks a BlockId.
   struct Limit {
@@ -104,7 +103,7 @@ absl::Status Llama::CheckOptions() const {
   return absl::OkStatus();
 }
 
-absl::Status Llama::PlanCache() {
+absl::Status DecoderModel::PlanCache() {
   KvCacheLayout& layout = attention_.layout;
   layout.num_layers = config().num_layers;
   layout.num_kv_heads = config().num_kv_heads;
@@ -126,7 +125,7 @@ absl::Status Llama::PlanCache() {
   return absl::OkStatus();
 }
 
-absl::Status Llama::AllocateCache() {
+absl::Status DecoderModel::AllocateCache() {
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> cache =
       backend_->Allocate(attention_.layout.total_bytes());
   if (!cache.ok()) {
@@ -137,20 +136,18 @@ absl::Status Llama::AllocateCache() {
   return absl::OkStatus();
 }
 
-absl::Status Llama::Load() {
+absl::Status DecoderModel::Load() {
   US_RETURN_IF_ERROR(CheckOptions());
   US_RETURN_IF_ERROR(PlanCache());
   US_RETURN_IF_ERROR(LoadTables());
-  const std::string norm = "model.norm.weight";
+  const std::string norm = kFinalNormName;
   US_ASSIGN_OR_RETURN(const TensorView norm_view,
                       GetTensor(*checkpoint_, norm, {}, {config().hidden_size}));
   US_RETURN_IF_ERROR(CheckFinite(*checkpoint_, norm, norm_view));
   US_ASSIGN_OR_RETURN(final_norm_, backend_->LoadVector(norm_view));
 
-  int64_t prepared_width = 0;
   for (int layer = 0; layer < config().num_layers; ++layer) {
     US_ASSIGN_OR_RETURN(DecoderLayer loaded, LoadDecoderLayer(*checkpoint_, layer, *backend_));
-    prepared_width = std::max(prepared_width, loaded.prepared_width());
     layers_.push_back(std::move(loaded));
   }
 
@@ -160,15 +157,15 @@ absl::Status Llama::Load() {
                                             {static_cast<int64_t>(frequencies.size())},
                                             reinterpret_cast<const uint8_t*>(frequencies.data())}));
   US_RETURN_IF_ERROR(AllocateCache());
-  US_ASSIGN_OR_RETURN(buffers_, LayerBuffers::Allocate(config(), options_.max_step_tokens,
-                                                       prepared_width, *backend_));
+  US_ASSIGN_OR_RETURN(buffers_,
+                      LayerBuffers::Allocate(config(), options_.max_step_tokens, *backend_));
   US_ASSIGN_OR_RETURN(logits_,
                       backend_->AllocateWorkspace(options_.max_step_logits * config().vocab_size *
                                                   static_cast<int64_t>(sizeof(float))));
   return absl::OkStatus();
 }
 
-MemoryUsage Llama::memory_usage() const {
+MemoryUsage DecoderModel::memory_usage() const {
   MemoryUsage usage;
   for (const DecoderLayer& layer : layers_) usage.weights += layer.resident_bytes();
   usage.weights += final_norm_->resident_bytes();
@@ -180,7 +177,7 @@ MemoryUsage Llama::memory_usage() const {
   return usage;
 }
 
-absl::Status Llama::Forward(absl::Span<const SequenceSlice> sequences) {
+absl::Status DecoderModel::Forward(absl::Span<const SequenceSlice> sequences) {
   num_logits_ = 0;
   US_RETURN_IF_ERROR(step_.Build(sequences, config(), options_, attention_.layout));
   Backend& backend = *backend_;
@@ -190,7 +187,7 @@ absl::Status Llama::Forward(absl::Span<const SequenceSlice> sequences) {
     RunDecoderLayer(shape_, layers_[static_cast<size_t>(layer)], layer, attention_, buffers_,
                     backend);
   }
-  backend.Logits(*buffers_.hidden, *final_norm_, shape_.epsilon,
+  backend.Logits({buffers_.hidden.get(), final_norm_.get(), shape_.epsilon},
                  untied_head_ != nullptr ? *untied_head_ : *embedding_, *logits_);
   US_RETURN_IF_ERROR(backend.EndStep());
   US_RETURN_IF_ERROR(checkpoint_->CheckIntact());
@@ -198,14 +195,14 @@ absl::Status Llama::Forward(absl::Span<const SequenceSlice> sequences) {
   return absl::OkStatus();
 }
 
-absl::Status Llama::CheckLogitsRow(int64_t row) const {
+absl::Status DecoderModel::CheckLogitsRow(int64_t row) const {
   if (row >= 0 && row < num_logits_) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("logits row ", row, ": the last step computed ", num_logits_, " rows"));
 }
 
-absl::Status Llama::Sample(absl::Span<const SampleRequest> requests,
-                           absl::Span<SampledToken> tokens) {
+absl::Status DecoderModel::Sample(absl::Span<const SampleRequest> requests,
+                                  absl::Span<SampledToken> tokens) {
   US_CHECK(requests.size() == tokens.size());
   for (const SampleRequest& request : requests) {
     US_RETURN_IF_ERROR(CheckLogitsRow(request.logits_row));
@@ -213,7 +210,7 @@ absl::Status Llama::Sample(absl::Span<const SampleRequest> requests,
   return backend_->Sample(*logits_, config().vocab_size, requests, tokens);
 }
 
-absl::Status Llama::CopyLogits(int64_t row, absl::Span<float> logits) {
+absl::Status DecoderModel::CopyLogits(int64_t row, absl::Span<float> logits) {
   US_CHECK(static_cast<int64_t>(logits.size()) == config().vocab_size);
   US_RETURN_IF_ERROR(CheckLogitsRow(row));
   return backend_->CopyLogits(*logits_, config().vocab_size, row, logits);
@@ -221,10 +218,10 @@ absl::Status Llama::CopyLogits(int64_t row, absl::Span<float> logits) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Model>> LoadLlama(std::shared_ptr<const Checkpoint> checkpoint,
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(std::shared_ptr<const Checkpoint> checkpoint,
                                                  std::shared_ptr<Backend> backend,
                                                  const ModelOptions& options) {
-  auto model = std::make_unique<Llama>(std::move(checkpoint), std::move(backend), options);
+  auto model = std::make_unique<DecoderModel>(std::move(checkpoint), std::move(backend), options);
   US_RETURN_IF_ERROR(model->Load());
   return model;
 }
