@@ -1,7 +1,6 @@
 #include "engine/format/model_config.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <numbers>
@@ -14,6 +13,7 @@
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/format/config_reader.h"
+#include "engine/format/families/family.h"
 #include "engine/format/json.h"
 
 namespace ultrasketch {
@@ -21,25 +21,8 @@ namespace {
 
 using nlohmann::json;
 
-// What transformers assumes where a config.json is silent.
-struct Family {
-  std::string_view model_type;
-  int64_t max_position_embeddings;
-  // 0: as many as num_attention_heads; else the key must be there, for transformers assumes a
-  // number that has to do with one particular model.
-  bool requires_kv_heads;
-  int64_t sliding_window;  // 0: none
-};
-
-constexpr std::array<Family, 3> kFamilies = {{
-    {"llama", 2048, false, 0},
-    {"mistral", 131072, true, 4096},
-    {"qwen2", 32768, true, 0},
-}};
-
 // Bounds far beyond any model. Within them no product of extents overflows int64: the largest is
 // kMaxLayers * kMaxHiddenSize * 4 * kMaxHeads * kMaxHeadDim = 2^60.
-constexpr int64_t kMaxLayers = 1 << 12;
 constexpr int64_t kMaxHiddenSize = 1 << 20;
 constexpr int64_t kMaxIntermediateSize = 1 << 22;
 constexpr int64_t kMaxHeads = 1 << 14;
@@ -59,13 +42,13 @@ const Family* ReadFamily(ConfigReader& reader, ModelConfig& config) {
     return nullptr;
   }
   config.model_type = *model_type;
-  for (const Family& family : kFamilies) {
-    if (family.model_type == *model_type) return &family;
+  const Family* const family = FindFamily(*model_type);
+  if (family == nullptr) {
+    reader.FailUnsupported("model_type",
+                           absl::StrCat("the family ", Quoted(*model_type),
+                                        " is not supported; supported are ", SupportedFamilies()));
   }
-  reader.FailUnsupported("model_type", absl::StrCat("the family ", Quoted(*model_type),
-                                                    " is not supported; supported are llama, "
-                                                    "mistral and qwen2"));
-  return nullptr;
+  return family;
 }
 
 // Features of these families that would change the computation.
@@ -100,9 +83,8 @@ void RefuseUnsupported(ConfigReader& reader, const Family& family, const ModelCo
   if (reader.Bool("use_sliding_window").value_or(false)) {
     reader.FailUnsupported("use_sliding_window", "sliding-window attention is not supported");
   }
-  // qwen2 names a window whether or not it is used. Elsewhere the key's null means no window, and
-  // its absence the family's default.
-  if (family.model_type != "qwen2") {
+  // The key's null means no window, and its absence the family's default.
+  if (!family.switches_window) {
     int64_t window = reader.Integer("sliding_window", 1, int64_t{1} << 40).value_or(0);
     if (!reader.HasKey("sliding_window")) window = family.sliding_window;
     if (window > 0 && window < config.max_position_embeddings) {
@@ -145,6 +127,7 @@ void ReadExtents(ConfigReader& reader, const Family& family, ModelConfig& config
                         absl::StrCat("a divisor of num_attention_heads, ", heads));
   }
   std::optional<int64_t> head_dim = reader.Integer("head_dim", 1, kMaxHeadDim);
+  if (!head_dim.has_value() && family.head_dim > 0) head_dim = family.head_dim;
   if (!head_dim.has_value()) {
     head_dim = config.hidden_size / heads;
     if (config.hidden_size % heads != 0 || *head_dim > kMaxHeadDim) {
@@ -253,17 +236,19 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const json& json_config, std::strin
 
   ReadExtents(reader, *family, config);
   RefuseUnsupported(reader, *family, config);
+  config.rope.theta = family->rope_theta;
   ReadRope(reader, description, config.rope);
   ReadQuantization(reader, description, config);
 
   config.rms_norm_eps =
       static_cast<float>(reader.Number("rms_norm_eps", 1e-12, 1).value_or(config.rms_norm_eps));
   const bool attention_bias = reader.Bool("attention_bias").value_or(false);
-  const bool is_qwen2 = family->model_type == "qwen2";  // q, k and v have biases, o has none
-  config.qkv_bias = is_qwen2 || attention_bias;
-  config.attention_output_bias = !is_qwen2 && attention_bias;
+  config.qkv_bias = attention_bias;
+  config.attention_output_bias = attention_bias;
   config.mlp_bias = reader.Bool("mlp_bias").value_or(false);
-  config.tie_word_embeddings = reader.Bool("tie_word_embeddings").value_or(false);
+  config.tie_word_embeddings =
+      reader.Bool("tie_word_embeddings").value_or(family->tie_word_embeddings);
+  if (family->read != nullptr) family->read(reader, config);
 
   config.dtype = reader.String("dtype").value_or(reader.String("torch_dtype").value_or(""));
   std::vector<std::string> found;

@@ -29,10 +29,12 @@ struct RopeConfig {
   int64_t original_max_position_embeddings = 0;  // kLlama3
 };
 
+inline constexpr int64_t kMaxLayers = 1 << 12;  // far more than any model has
+
 // Validated: extents are positive and so bounded that no product of them overflows int64;
 // num_attention_heads is a multiple of num_kv_heads; head_dim is even.
 struct ModelConfig {
-  std::string model_type;  // "llama", "mistral" or "qwen2"
+  std::string model_type;  // a family's: see families/
   int32_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;

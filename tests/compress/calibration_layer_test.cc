@@ -182,7 +182,9 @@ INSTANTIATE_TEST_SUITE_P(
                                        "original_max_position_embeddings": 128}})"},
         Variation{"narrow_heads", R"({"head_dim": 6})"},
         Variation{"one_key_for_all", R"({"num_key_value_heads": 1, "head_dim": 22})"},
-        Variation{"large_epsilon", R"({"rms_norm_eps": 0.5})"}),
+        Variation{"large_epsilon", R"({"rms_norm_eps": 0.5})"},
+        Variation{"qwen3", R"({"model_type": "qwen3", "head_dim": 24, "rms_norm_eps": 0.05})"},
+        Variation{"smollm3", R"({"model_type": "smollm3", "no_rope_layers": [1, 0]})"}),
     [](const auto& variation) { return std::string(variation.param.name); });
 
 }  // namespace

@@ -51,6 +51,30 @@ json Qwen2() {
     "bos_token_id": 151643})");
 }
 
+// As transformers 4 wrote Qwen3-0.6B's and transformers 5 writes SmolLM3-3B's.
+json Qwen3() {
+  return json::parse(R"({
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151936,
+    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "hidden_act": "silu",
+    "attention_bias": false, "max_position_embeddings": 40960, "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000, "rope_scaling": null, "sliding_window": null, "max_window_layers": 28,
+    "use_sliding_window": false, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+    "eos_token_id": 151645, "bos_token_id": 151643})");
+}
+
+json SmolLm3() {
+  return json::parse(R"({
+    "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "vocab_size": 128256,
+    "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+    "num_attention_heads": 16, "num_key_value_heads": 4, "hidden_act": "silu",
+    "attention_bias": false, "mlp_bias": false, "max_position_embeddings": 65536,
+    "no_rope_layer_interval": 4, "rms_norm_eps": 1e-06, "sliding_window": null,
+    "rope_parameters": {"rope_theta": 5000000.0, "rope_type": "default"},
+    "use_sliding_window": false, "tie_word_embeddings": true, "dtype": "bfloat16",
+    "eos_token_id": 128012, "bos_token_id": null, "pad_token_id": 128004})");
+}
+
 ModelConfig MustParse(const json& config) {
   const auto parsed = ParseModelConfig(config, "config.json");
   EXPECT_TRUE(parsed.ok()) << parsed.status();
@@ -108,6 +132,8 @@ TEST(ModelConfigTest, CountsParameters) {
   EXPECT_EQ(NumParameters(MustParse(Llama())), 1'235'814'400);    // Llama-3.2-1B
   EXPECT_EQ(NumParameters(MustParse(Mistral())), 7'248'023'552);  // Mistral-7B-v0.3
   EXPECT_EQ(NumParameters(MustParse(Qwen2())), 494'032'768);      // Qwen2-0.5B
+  EXPECT_EQ(NumParameters(MustParse(Qwen3())), 596'049'920);      // Qwen3-0.6B
+  EXPECT_EQ(NumParameters(MustParse(SmolLm3())), 3'075'098'624);  // SmolLM3-3B
   EXPECT_EQ(NumLinearWeights(MustParse(Llama())), 973'078'528);
   json biased = Llama();
   biased["attention_bias"] = true;
@@ -176,6 +202,55 @@ TEST(ModelConfigTest, BiasesFollowTheFamily) {
   EXPECT_FALSE(MustParse(Mistral()).qkv_bias);
 }
 
+TEST(ModelConfigTest, Qwen3NormalizesHeadsAndHasItsOwnDefaults) {
+  json qwen3 = Qwen3();
+  const ModelConfig config = MustParse(qwen3);
+  EXPECT_TRUE(config.head_norms);
+  EXPECT_FALSE(MustParse(Qwen2()).head_norms);
+  EXPECT_FALSE(config.qkv_bias);
+  EXPECT_EQ(config.query_width(), 2048);
+  EXPECT_EQ(config.rope.theta, 1000000);
+  for (const char* key : {"head_dim", "rope_theta", "tie_word_embeddings"}) qwen3.erase(key);
+  const ModelConfig silent = MustParse(qwen3);
+  EXPECT_EQ(silent.head_dim, 128);
+  EXPECT_EQ(silent.rope.theta, 10000);
+  EXPECT_FALSE(silent.tie_word_embeddings);
+  qwen3["sliding_window"] = 4096;  // not used
+  MustParse(qwen3);
+  ExpectRefused(qwen3, "use_sliding_window", true, kUnimplemented);
+}
+
+TEST(ModelConfigTest, SmolLm3SaysWhichLayersHaveARotaryEmbedding) {
+  const auto without_rope = [](const json& config) {
+    const ModelConfig parsed = MustParse(config);
+    std::vector<int> layers;
+    for (int layer = 0; layer < parsed.num_layers; ++layer) {
+      if (!parsed.has_rope(layer)) layers.push_back(layer);
+    }
+    return layers;
+  };
+  json config = SmolLm3();
+  EXPECT_THAT(without_rope(config), ElementsAre(3, 7, 11, 15, 19, 23, 27, 31, 35));
+  config["num_hidden_layers"] = 5;
+  config["no_rope_layer_interval"] = 2;
+  EXPECT_THAT(without_rope(config), ElementsAre(1, 3));
+  config.erase("no_rope_layer_interval");
+  EXPECT_THAT(without_rope(config), ElementsAre(3));
+  // The list decides, in which 1 is a layer with one; it may be longer than the model.
+  config["no_rope_layers"] = {0, 1, 1, 1, 0, 0, 0};
+  EXPECT_THAT(without_rope(config), ElementsAre(0, 4));
+  EXPECT_THAT(without_rope(Llama()), IsEmpty());
+
+  constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
+  ExpectRefused(config, "no_rope_layers", {1, 1, 1, 0}, kDataLoss, "at least 5");
+  ExpectRefused(config, "no_rope_layers", {1, 1, 2, 0, 1}, kDataLoss, "0 and 1");
+  ExpectRefused(config, "no_rope_layers", "all", kDataLoss, "\"all\"");
+  ExpectRefused(config, "no_rope_layer_interval", 0, kDataLoss);
+  for (const char* key : {"tie_word_embeddings", "rope_parameters"}) config.erase(key);
+  EXPECT_TRUE(MustParse(config).tie_word_embeddings);
+  EXPECT_EQ(MustParse(config).rope.theta, 2000000);
+}
+
 TEST(ModelConfigTest, HeadDimIsExplicitOrDerived) {
   EXPECT_EQ(MustParse(Mistral()).head_dim, 128);
   json nemo = Mistral();
@@ -190,7 +265,7 @@ TEST(ModelConfigTest, HeadDimIsExplicitOrDerived) {
 }
 
 TEST(ModelConfigTest, RefusesOtherFamiliesByName) {
-  for (const char* name : {"gemma2", "mixtral", "phi3", "qwen3", "LLAMA", ""}) {
+  for (const char* name : {"gemma2", "mixtral", "phi3", "qwen3_moe", "LLAMA", ""}) {
     ExpectRefused(Llama(), "model_type", name, kUnimplemented, std::string("\"") + name + "\"");
   }
   json none = Llama();

@@ -206,7 +206,7 @@ TEST_P(RandomModelOracleTest, LogitsMatch) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, RandomModelOracleTest,
-                         ::testing::Values("qwen2", "llama3", "mistral-linear"),
+                         ::testing::Values("qwen2", "llama3", "mistral-linear", "qwen3", "smollm3"),
                          [](const auto& model) {
                            std::string name = model.param;
                            std::replace(name.begin(), name.end(), '-', '_');

@@ -25,6 +25,9 @@ constexpr std::array kArchitectures = {
     // Mistral's models, too, are "llama" to llama.cpp.
     GgufArchitecture{"llama", "llama", "LlamaForCausalLM", true, false, true},
     GgufArchitecture{"qwen2", "qwen2", "Qwen2ForCausalLM", false, true, false},
+    GgufArchitecture{"qwen3", "qwen3", "Qwen3ForCausalLM", false, false, false},
+    // Which layers have no rotary embedding is not in the file: every fourth has none.
+    GgufArchitecture{"smollm3", "smollm3", "SmolLM3ForCausalLM", true, false, true},
 };
 
 constexpr int64_t kMaxExtent = std::numeric_limits<int32_t>::max();
@@ -256,7 +259,7 @@ absl::StatusOr<const GgufArchitecture*> FindGgufArchitecture(const GgufFile& fil
   }
   return file.Unsupported(
       kKey, absl::StrCat("the architecture ", Quoted(*name), " is not supported; supported are ",
-                         absl::StrJoin(known, " and ")));
+                         absl::StrJoin(known, ", ")));
 }
 
 absl::StatusOr<ordered_json> MakeGgufConfig(const GgufModel& model,

@@ -75,6 +75,12 @@ class Mapper {
     checkpoint_prefix_ = absl::StrCat("model.layers.", layer, ".");
     US_RETURN_IF_ERROR(AddInLayer("attn_norm.weight", "input_layernorm.weight", {hidden}));
     US_RETURN_IF_ERROR(AddInLayer("ffn_norm.weight", "post_attention_layernorm.weight", {hidden}));
+    if (config_.head_norms) {
+      US_RETURN_IF_ERROR(
+          AddInLayer("attn_q_norm.weight", "self_attn.q_norm.weight", {config_.head_dim}));
+      US_RETURN_IF_ERROR(
+          AddInLayer("attn_k_norm.weight", "self_attn.k_norm.weight", {config_.head_dim}));
+    }
     const bool interleaved = architecture_.interleaves_rotary_rows;
     const std::array<int64_t, 4> attention_rows = {config_.query_width(), config_.key_width(),
                                                    config_.key_width(), hidden};

@@ -209,7 +209,7 @@ TEST_F(CudaModelTest, GreedyTextsOfTheSampleModelAreTheCpus) {
 }
 
 TEST_F(CudaModelTest, RandomModelsOfEveryFamilyAgreeWithTheReference) {
-  for (const char* name : {"qwen2", "llama3", "mistral-linear"}) {
+  for (const char* name : {"qwen2", "llama3", "mistral-linear", "qwen3", "smollm3"}) {
     const std::string folder = TestDataFolder() + "/models/" + name;
     const auto text = ReadFile(folder + "/oracle.json");
     ASSERT_TRUE(text.ok()) << text.status();

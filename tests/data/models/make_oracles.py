@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the small models in this folder and records what Hugging Face's `transformers` answers.
 
-    pip install torch==2.15.0 transformers==5.23.0
+    pip install torch==2.15.0 transformers==5.24.0
     python3 make_oracles.py [--out DIR]
 
 For each model NAME: NAME/, a checkpoint of random bfloat16 weights, and in it oracle.json, a list of
@@ -15,7 +15,8 @@ import os
 
 import torch
 from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
-                          Qwen2Config, Qwen2ForCausalLM)
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+                          SmolLM3Config, SmolLM3ForCausalLM)
 
 COMMON = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
               num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
@@ -39,7 +40,30 @@ MODELS = {
         **{**COMMON, "num_key_value_heads": 1}, head_dim=10, sliding_window=None,
         tie_word_embeddings=False, rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0})),
+    # Norms of queries and keys; heads wider than hidden_size / num_heads; a tied head.
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(
+        **COMMON, head_dim=20, tie_word_embeddings=True, rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0})),
+    # The fourth of five layers has no rotary embedding.
+    "smollm3": lambda: SmolLM3ForCausalLM(SmolLM3Config(
+        **{**COMMON, "num_hidden_layers": 5}, tie_word_embeddings=True, rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 5000.0})),
 }
+
+# Whose config.json is as transformers 4 wrote it.
+OLD_SPELLING = {"qwen3"}
+
+
+def spell_as_before(path):
+    with open(path, encoding="utf-8") as file:
+        config = json.load(file)
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    config["rope_scaling"] = None
+    config["torch_dtype"] = config.pop("dtype")
+    del config["layer_types"]
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(config, file, indent=2, sort_keys=True)
+        file.write("\n")
 
 # (tokens, rows of logits recorded)
 CASES = [(1, 1), (24, 24), (300, 12)]
@@ -64,6 +88,8 @@ def main():
         model = model.to(torch.bfloat16)
         folder = os.path.join(out, name)
         model.save_pretrained(folder)
+        if name in OLD_SPELLING:
+            spell_as_before(os.path.join(folder, "config.json"))
         # bfloat16 weights, float32 arithmetic; buffers (rotary frequencies) anew in float32.
         model = type(model).from_pretrained(folder, dtype=torch.float32,
                                             attn_implementation="eager").eval()

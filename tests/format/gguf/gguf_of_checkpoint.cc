@@ -77,8 +77,8 @@ void AddRopeFactors(const ModelConfig& config, GgufWriter& writer) {
 
 void AddModel(const Checkpoint& checkpoint, GgufWriter& writer) {
   const ModelConfig& config = checkpoint.config();
-  const bool is_qwen2 = config.model_type == "qwen2";
-  const std::string architecture = is_qwen2 ? "qwen2" : "llama";
+  const std::string architecture = config.model_type == "mistral" ? "llama" : config.model_type;
+  const bool is_qwen = architecture.starts_with("qwen");
   const auto number = [&](const char* key, int64_t value) {
     writer.Uint32(absl::StrCat(architecture, ".", key), static_cast<uint32_t>(value));
   };
@@ -109,14 +109,15 @@ void AddModel(const Checkpoint& checkpoint, GgufWriter& writer) {
     AddTensor(checkpoint, "lm_head.weight", "output.weight", 0, writer);
   }
   const std::map<std::string, std::string> names = {
-      {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"},
-      {"self_attn.q_proj", "attn_q"},   {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},   {"self_attn.o_proj", "attn_output"},
-      {"mlp.gate_proj", "ffn_gate"},    {"mlp.up_proj", "ffn_up"},
+      {"input_layernorm", "attn_norm"},    {"post_attention_layernorm", "ffn_norm"},
+      {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
+      {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
+      {"self_attn.v_proj", "attn_v"},      {"self_attn.o_proj", "attn_output"},
+      {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
       {"mlp.down_proj", "ffn_down"}};
   for (int layer = 0; layer < config.num_layers; ++layer) {
     for (const auto& [source, name] : names) {
-      const int heads = is_qwen2           ? 0
+      const int heads = is_qwen            ? 0
                         : name == "attn_q" ? config.num_attention_heads
                         : name == "attn_k" ? config.num_kv_heads
                                            : 0;

@@ -153,6 +153,26 @@ TEST_F(ImportGgufTest, Qwen2KeepsTheOrderOfRowsAndItsBiases) {
   ExpectSameTensors(*imported, *original, /*same_bytes=*/false);
 }
 
+TEST_F(ImportGgufTest, NormsOfHeadsAndLayersWithoutRotaryEmbeddingAreKept) {
+  for (const std::string name : {"qwen3", "smollm3"}) {
+    Clear();
+    const auto original = OpenCheckpoint(std::string(TEST_DATA_DIR "/models/") + name);
+    GgufWriter writer;
+    AddModel(*original, writer);
+    AddTokenizer(json{{"added_tokens", json::array()},
+                      {"model", {{"vocab", {{"a", 0}, {"b", 1}}}, {"merges", json::array()}}}},
+                 name == "qwen3" ? "qwen2" : "smaug-bpe", writer);
+    const auto report = Import(writer);
+    ASSERT_TRUE(report.ok()) << report.status();
+    const auto imported = OpenCheckpoint(out_);
+    EXPECT_EQ(imported->config().model_type, name);
+    EXPECT_EQ(imported->config().head_norms, original->config().head_norms);
+    EXPECT_EQ(imported->config().rope_layers, original->config().rope_layers);
+    EXPECT_EQ(imported->config().rope.theta, original->config().rope.theta);
+    ExpectSameTensors(*imported, *original, /*same_bytes=*/false);
+  }
+}
+
 TEST_F(ImportGgufTest, RotaryFactorsBecomeLlama3sParametersAgain) {
   const auto original = OpenCheckpoint(TEST_DATA_DIR "/models/llama3");
   ASSERT_EQ(original->config().rope.type, RopeType::kLlama3);
@@ -370,7 +390,7 @@ TEST_F(ImportGgufTest, SeveralFilesAreOneModel) {
 TEST_F(ImportGgufTest, UnsupportedModelsAreRefusedByName) {
   TinyLlama writer;
   writer.String("general.architecture", "mamba");
-  ExpectUnsupported(writer, {"general.architecture", "\"mamba\"", "llama and qwen2"});
+  ExpectUnsupported(writer, {"general.architecture", "\"mamba\"", "llama, qwen2, qwen3, smollm3"});
   const auto with = [](const std::function<void(TinyLlama&)>& change) {
     TinyLlama changed;
     change(changed);
