@@ -11,10 +11,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 
 #include "engine/backends/backend.h"
 #include "engine/base/status.h"
+#include "engine/base/strings.h"
 #include "engine/base/thread_pool.h"
 #include "engine/compress/absmaxmin_encoder.h"
 #include "engine/compress/absmaxmin_plan.h"
@@ -45,8 +47,7 @@ constexpr int64_t kMostCalibrationTokens = int64_t{1} << 40;
 // The part of the time that measuring sensitivities takes.
 constexpr double kSensitivityShare = 0.15;
 
-absl::Status ValidateAbsMaxMinOptions(const CompressOptions& options) {
-  if (options.codec != "absmaxmin") return absl::OkStatus();
+absl::Status ValidateAbsMaxMin(const CompressOptions& options) {
   if (options.absmaxmin_hash_rows < 1 || options.absmaxmin_hash_rows > kMaxHashRows) {
     return absl::InvalidArgumentError(absl::StrCat("hash rows: expected 1 to ", kMaxHashRows,
                                                    ", found ", options.absmaxmin_hash_rows));
@@ -63,10 +64,57 @@ absl::Status ValidateAbsMaxMinOptions(const CompressOptions& options) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::unique_ptr<SiteEncoder>> MakeAbsMaxMinEncoder(
+    absl::Span<const LinearSite> sites, absl::Span<const double> importance,
+    const CompressOptions& options) {
+  const AbsMaxMinStyle style = {options.absmaxmin_hash_rows,
+                                options.absmaxmin_bucket_bits > 0
+                                    ? options.absmaxmin_bucket_bits
+                                    : BucketBitsFor(options.bits_per_weight),
+                                options.absmaxmin_own_share};
+  US_ASSIGN_OR_RETURN(auto classes,
+                      PlanAbsMaxMin(sites, importance, options.bits_per_weight, style));
+  return std::make_unique<AbsMaxMinEncoder>(sites, std::move(classes), options.seed);
+}
+
+absl::StatusOr<std::unique_ptr<SiteEncoder>> MakeFoldEncoder(absl::Span<const LinearSite> sites,
+                                                             absl::Span<const double> importance,
+                                                             const CompressOptions& options) {
+  US_ASSIGN_OR_RETURN(std::vector<FoldShape> shapes,
+                      PlanFold(sites, importance, options.bits_per_weight,
+                               /*ranked=*/options.calibration_windows > 0));
+  return std::make_unique<FoldEncoder>(sites, std::move(shapes), options.seed);
+}
+
+// The codecs that can be encoded.
+struct EncodableCodec {
+  std::string_view name;
+  absl::Status (*validate)(const CompressOptions& options);  // of its own options; null: has none
+  // An encoder with the budget of bits spread over the sites already.
+  absl::StatusOr<std::unique_ptr<SiteEncoder>> (*make_encoder)(absl::Span<const LinearSite> sites,
+                                                               absl::Span<const double> importance,
+                                                               const CompressOptions& options);
+};
+
+constexpr EncodableCodec kEncodableCodecs[] = {
+    {"fold", nullptr, MakeFoldEncoder},
+    {"absmaxmin", ValidateAbsMaxMin, MakeAbsMaxMinEncoder},
+};
+
+const EncodableCodec* FindEncodableCodec(std::string_view name) {
+  for (const EncodableCodec& codec : kEncodableCodecs) {
+    if (codec.name == name) return &codec;
+  }
+  return nullptr;
+}
+
 absl::Status ValidateOptions(const Checkpoint& checkpoint, const CompressOptions& options) {
-  if (options.codec != "fold" && options.codec != "absmaxmin") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("codec: expected \"fold\" or \"absmaxmin\", found ", Quoted(options.codec)));
+  const EncodableCodec* const encodable = FindEncodableCodec(options.codec);
+  if (encodable == nullptr) {
+    std::vector<std::string> names;
+    for (const EncodableCodec& known : kEncodableCodecs) names.push_back(Quoted(known.name));
+    return absl::InvalidArgumentError(absl::StrCat("codec: expected ", absl::StrJoin(names, " or "),
+                                                   ", found ", Quoted(options.codec)));
   }
   if (!std::isfinite(options.bits_per_weight) || options.bits_per_weight <= 0) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -85,7 +133,7 @@ absl::Status ValidateOptions(const Checkpoint& checkpoint, const CompressOptions
         "calibration windows: expected at most ", kMostCalibrationTokens, " tokens in all, found ",
         options.calibration_windows, " windows of ", options.calibration_window_tokens));
   }
-  US_RETURN_IF_ERROR(ValidateAbsMaxMinOptions(options));
+  if (encodable->validate != nullptr) US_RETURN_IF_ERROR(encodable->validate(options));
   US_ASSIGN_OR_RETURN(const std::string codec, CheckpointCodec(checkpoint));
   if (codec != "dense") {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -145,26 +193,6 @@ CompressedSite SiteReport(const EncodedLinear& encoded) {
   report.relative_output_error = std::numeric_limits<double>::quiet_NaN();
   report.relative_residual_error = std::numeric_limits<double>::quiet_NaN();
   return report;
-}
-
-// An encoder with the budget of bits spread over the sites already.
-absl::StatusOr<std::unique_ptr<SiteEncoder>> MakeEncoder(absl::Span<const LinearSite> sites,
-                                                         absl::Span<const double> importance,
-                                                         const CompressOptions& options) {
-  if (options.codec == "absmaxmin") {
-    const AbsMaxMinStyle style = {options.absmaxmin_hash_rows,
-                                  options.absmaxmin_bucket_bits > 0
-                                      ? options.absmaxmin_bucket_bits
-                                      : BucketBitsFor(options.bits_per_weight),
-                                  options.absmaxmin_own_share};
-    US_ASSIGN_OR_RETURN(auto classes,
-                        PlanAbsMaxMin(sites, importance, options.bits_per_weight, style));
-    return std::make_unique<AbsMaxMinEncoder>(sites, std::move(classes), options.seed);
-  }
-  US_ASSIGN_OR_RETURN(std::vector<FoldShape> shapes,
-                      PlanFold(sites, importance, options.bits_per_weight,
-                               /*ranked=*/options.calibration_windows > 0));
-  return std::make_unique<FoldEncoder>(sites, std::move(shapes), options.seed);
 }
 
 absl::StatusOr<EncodedSites> EncodeFromWeights(const Checkpoint& checkpoint,
@@ -318,8 +346,9 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
   const std::vector<LinearSite> sites = LinearSites(checkpoint->config());
   US_RETURN_IF_ERROR(CheckTensors(*checkpoint, sites));
   // Whether the target can be met does not depend on the importance, which is yet to be measured.
+  const auto make_encoder = FindEncodableCodec(options.codec)->make_encoder;
   US_ASSIGN_OR_RETURN(std::unique_ptr<SiteEncoder> encoder,
-                      MakeEncoder(sites, TypicalImportance(sites), options));
+                      make_encoder(sites, TypicalImportance(sites), options));
   CompressionReport report;
   report.estimated_memory_bytes = EstimateCompressionMemory(checkpoint->config(), options);
   if (options.on_start) options.on_start(report.estimated_memory_bytes);
@@ -347,7 +376,7 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
         if (options.on_warning) options.on_warning(warning);
         report.warnings.push_back(std::move(warning));
       }
-      US_ASSIGN_OR_RETURN(encoder, MakeEncoder(sites, journal->importance(), options));
+      US_ASSIGN_OR_RETURN(encoder, make_encoder(sites, journal->importance(), options));
       US_ASSIGN_OR_RETURN(
           encoded, EncodeFromCalibration(*checkpoint, sites, *encoder, tables.embedding.get(),
                                          options, *journal, pool));
