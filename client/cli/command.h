@@ -64,6 +64,7 @@ void DeclareTimeout(CLI::App& app, double& seconds);
 std::unique_ptr<Command> MakeCompressCommand();
 std::unique_ptr<Command> MakeInspectCommand();
 std::unique_ptr<Command> MakeEvalCommand();
+std::unique_ptr<Command> MakeSelfTextCommand();
 std::unique_ptr<Command> MakeGenerateCommand();
 std::unique_ptr<Command> MakeChatCommand();
 std::unique_ptr<Command> MakeTokenizeCommand();

@@ -29,6 +29,7 @@ std::vector<std::unique_ptr<Command>> MakeCommands() {
   commands.push_back(MakeCompressCommand());
   commands.push_back(MakeInspectCommand());
   commands.push_back(MakeEvalCommand());
+  commands.push_back(MakeSelfTextCommand());
   commands.push_back(MakeGenerateCommand());
   commands.push_back(MakeChatCommand());
   commands.push_back(MakeTokenizeCommand());

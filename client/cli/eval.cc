@@ -1,3 +1,7 @@
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 #include "client/cli/command.h"
@@ -32,6 +36,10 @@ class EvalCommand : public Command {
         ->type_name("N");
     app.add_flag("--no-special-tokens,--no-add-special-tokens", no_special_tokens_,
                  "Do not add the tokens that the model expects around a text");
+    app.add_option("--reference", reference_,
+                   "Folder of another model, the dense one say: how often both hold the same token "
+                   "most likely")
+        ->type_name("DIR");
     DeclareDeviceOptions(app, local_);
     DeclareKvCacheType(app, local_.kv_cache_type);
     app.footer(
@@ -42,43 +50,73 @@ class EvalCommand : public Command {
   }
 
   absl::Status Run(const Environment& environment) override {
-    US_ASSIGN_OR_RETURN(LocalModelParts parts, OpenLocalModelParts(local_));
     US_ASSIGN_OR_RETURN(const std::string text, ReadFile(text_file_));
-    ModelOptions model_options =
-        EvaluationModelOptions(parts.opened.checkpoint->config(), options_.context);
-    model_options.kv_cache_type = local_.kv_cache_type;
-    US_ASSIGN_OR_RETURN(const auto model,
-                        LoadModel(parts.opened.checkpoint, parts.backend, model_options));
     const StopFlag stop(environment.stop);
     options_.cancelled = stop.flag();
     options_.num_threads = local_.num_threads;
     options_.add_special_tokens = !no_special_tokens_;
-    absl::StatusOr<Evaluation> evaluation;
-    {
-      ProgressBar progress("evaluating");
-      options_.progress = [&progress](const EvaluateProgress& state) {
-        progress.Update(state.tokens_done, state.tokens_total, "tokens");
-      };
-      evaluation = EvaluateText(*model, *parts.opened.tokenizer, text, options_);
+    std::vector<int32_t> most_likely;
+    std::vector<int32_t> reference_most_likely;
+    US_ASSIGN_OR_RETURN(const Evaluation evaluation, Evaluate(local_, text, most_likely));
+    nlohmann::ordered_json json = {{"perplexity", evaluation.perplexity},
+                                   {"nll", evaluation.nll},
+                                   {"accuracy", evaluation.accuracy},
+                                   {"tokens", evaluation.tokens},
+                                   {"tokens_per_second", evaluation.tokens_per_second},
+                                   {"seconds", evaluation.seconds},
+                                   {"context", options_.context}};
+    std::string sentence = absl::StrFormat(
+        "perplexity %.4f, %.6f nats per token, %.1f%% of the tokens the most likely one, over %d "
+        "tokens at %.0f tokens/s\n",
+        evaluation.perplexity, evaluation.nll, 100 * evaluation.accuracy, evaluation.tokens,
+        evaluation.tokens_per_second);
+    if (!reference_.empty()) {
+      LocalModelOptions reference = local_;
+      reference.folder = reference_;
+      US_ASSIGN_OR_RETURN(const Evaluation other, Evaluate(reference, text, reference_most_likely));
+      if (other.tokens != evaluation.tokens) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(reference_, ": makes ", other.tokens, " tokens of the text, expected ",
+                         evaluation.tokens, " as ", local_.folder, " does"));
+      }
+      int64_t num_equal = 0;
+      for (size_t i = 0; i < most_likely.size(); ++i) {
+        if (most_likely[i] == reference_most_likely[i]) ++num_equal;
+      }
+      const double agreement =
+          static_cast<double>(num_equal) / static_cast<double>(evaluation.tokens);
+      json["agreement"] = agreement;
+      json["reference_perplexity"] = other.perplexity;
+      json["reference_accuracy"] = other.accuracy;
+      absl::StrAppendFormat(
+          &sentence,
+          "%s: perplexity %.4f, %.1f%% the most likely one; both hold the same token "
+          "most likely in %.1f%% of the places\n",
+          reference_, other.perplexity, 100 * other.accuracy, 100 * agreement);
     }
-    US_RETURN_IF_ERROR(evaluation.status());
-    if (!environment.json) {
-      return WriteOutput(
-          absl::StrFormat("perplexity %.4f, %.6f nats per token, over %d tokens at %.0f tokens/s\n",
-                          evaluation->perplexity, evaluation->nll, evaluation->tokens,
-                          evaluation->tokens_per_second));
-    }
-    return WriteJson({{"perplexity", evaluation->perplexity},
-                      {"nll", evaluation->nll},
-                      {"tokens", evaluation->tokens},
-                      {"tokens_per_second", evaluation->tokens_per_second},
-                      {"seconds", evaluation->seconds},
-                      {"context", options_.context}});
+    return environment.json ? WriteJson(json) : WriteOutput(sentence);
   }
 
  private:
+  absl::StatusOr<Evaluation> Evaluate(const LocalModelOptions& local, const std::string& text,
+                                      std::vector<int32_t>& most_likely) {
+    US_ASSIGN_OR_RETURN(LocalModelParts parts, OpenLocalModelParts(local));
+    ModelOptions model_options =
+        EvaluationModelOptions(parts.opened.checkpoint->config(), options_.context);
+    model_options.kv_cache_type = local.kv_cache_type;
+    US_ASSIGN_OR_RETURN(const auto model,
+                        LoadModel(parts.opened.checkpoint, parts.backend, model_options));
+    ProgressBar progress("evaluating");
+    options_.progress = [&progress](const EvaluateProgress& state) {
+      progress.Update(state.tokens_done, state.tokens_total, "tokens");
+    };
+    options_.most_likely = &most_likely;
+    return EvaluateText(*model, *parts.opened.tokenizer, text, options_);
+  }
+
   LocalModelOptions local_;
   std::string text_file_;
+  std::string reference_;
   bool no_special_tokens_ = false;
   EvaluateOptions options_;
 };

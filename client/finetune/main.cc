@@ -2,8 +2,10 @@
 // nothing else carries LibTorch.
 #include <signal.h>
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "client/cli/local_model.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
+#include "client/finetune/self_text.h"
 #include "engine/finetune/finetune.h"
 
 namespace ultrasketch::cli {
@@ -33,6 +36,7 @@ struct Arguments {
   std::string gradient = "chosen";
   bool freeze_embedding = false;
   bool json = false;
+  SelfTextRequest self_text;
 };
 
 void DeclareModels(CLI::App& app, Arguments& arguments) {
@@ -43,9 +47,21 @@ void DeclareModels(CLI::App& app, Arguments& arguments) {
   app.add_option("--student", options.student, "Folder of its compressed form, to be trained")
       ->required()
       ->type_name("DIR");
-  app.add_option("--text", options.text_files, "Text to train on, plain or .xz; may be repeated")
+  app.add_option("--text", options.text_files,
+                 "Text to train on, plain or .xz; or windows that 'ultrasketch self-text' wrote "
+                 "(.safetensors); or the word self: the teacher writes them first. May be repeated")
       ->required()
       ->type_name("FILE");
+  app.add_option("--self-tokens", arguments.self_text.num_tokens,
+                 "With --text self: how much the teacher writes")
+      ->check(AtLeast<int64_t>(1))
+      ->capture_default_str()
+      ->type_name("N");
+  app.add_option("--windows-share", options.windows_share,
+                 "Where windows and other text are given: the part of what is trained on that is "
+                 "windows")
+      ->capture_default_str()
+      ->type_name("PART");
   app.add_option("--out", options.out,
                  "Folder for the trained model, of the student's size; log, curves and checkpoints "
                  "are in DIR.training")
@@ -224,12 +240,33 @@ int Fail(const absl::Status& status, bool json) {
   return kExitFailed;
 }
 
+// Puts a file of windows in the place of the word "self" among the texts.
+absl::Status PrepareSelfText(Arguments& arguments, const std::stop_token& stop) {
+  FinetuneOptions& options = arguments.options;
+  const auto self = std::find(options.text_files.begin(), options.text_files.end(), kSelfText);
+  if (self == options.text_files.end()) return absl::OkStatus();
+  SelfTextRequest& request = arguments.self_text;
+  request.teacher = options.teacher;
+  request.training_folder = options.out + ".training";
+  request.window_tokens = options.window_tokens;
+  request.device = options.device;
+  request.num_threads = options.num_threads;
+  request.seed = options.seed;
+  request.overwrite = options.overwrite;
+  const absl::StatusOr<std::string> path = WriteSelfTextFile(request, stop);
+  if (!path.ok()) return path.status();
+  *self = *path;
+  return absl::OkStatus();
+}
+
 int Run(Arguments& arguments) {
   FinetuneOptions& options = arguments.options;
   const InterruptGuard interrupt;
   const StopFlag stop(interrupt.stop());
   Progress progress;
   options.cancelled = stop.flag();
+  const absl::Status prepared = PrepareSelfText(arguments, interrupt.stop());
+  if (!prepared.ok()) return Fail(prepared, arguments.json);
   options.progress = [&progress](const FinetuneProgress& state) { progress.Update(state); };
   options.note = [&progress](const std::string& line) {
     progress.Clear();

@@ -62,6 +62,7 @@ class Evaluator {
     evaluation.tokens = tokens_done_;
     evaluation.nll = nll_sum_ / static_cast<double>(tokens_done_);
     evaluation.perplexity = std::exp(evaluation.nll);
+    evaluation.accuracy = static_cast<double>(num_most_likely_) / static_cast<double>(tokens_done_);
     evaluation.tokens_per_second = static_cast<double>(tokens_done_) / evaluation.seconds;
     return evaluation;
   }
@@ -137,6 +138,7 @@ class Evaluator {
     const auto rows_at_once = static_cast<size_t>(pool_.num_threads()) * 8;
     logits_.resize(rows_at_once * vocab_size);
     logprobs_.resize(rows_at_once);
+    most_likely_.resize(rows_at_once);
     for (size_t first = 0; first < labels.size(); first += rows_at_once) {
       const size_t num_rows = std::min(rows_at_once, labels.size() - first);
       for (size_t row = 0; row < num_rows; ++row) {
@@ -146,9 +148,10 @@ class Evaluator {
       }
       pool_.ParallelFor(static_cast<int64_t>(num_rows), 1, [&](int64_t begin, int64_t end, int) {
         for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
-          logprobs_[row] =
-              LogProbability(absl::MakeConstSpan(logits_).subspan(row * vocab_size, vocab_size),
-                             labels[first + row]);
+          const auto logits = absl::MakeConstSpan(logits_).subspan(row * vocab_size, vocab_size);
+          logprobs_[row] = LogProbability(logits, labels[first + row]);
+          most_likely_[row] =
+              static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
         }
       });
       for (size_t row = 0; row < num_rows; ++row) {
@@ -157,6 +160,8 @@ class Evaluator {
                                                   " of the text are not finite"));
         }
         nll_sum_ -= logprobs_[row];
+        if (most_likely_[row] == labels[first + row]) ++num_most_likely_;
+        if (options_.most_likely != nullptr) options_.most_likely->push_back(most_likely_[row]);
         ++tokens_done_;
       }
     }
@@ -170,9 +175,11 @@ class Evaluator {
   const int64_t chunk_tokens_;
   int64_t tokens_done_ = 0;
   int64_t tokens_total_ = 0;
+  int64_t num_most_likely_ = 0;
   double nll_sum_ = 0;
   std::vector<float> logits_;
   std::vector<double> logprobs_;
+  std::vector<int32_t> most_likely_;
 };
 
 // The tokens that the options leave.

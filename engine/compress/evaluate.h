@@ -37,6 +37,10 @@ struct EvaluateOptions {
   // of a request does.
   bool add_special_tokens = true;
 
+  // Gets, for every predicted token in order, the one that the model held most likely (the lowest
+  // id among equals), behind what it has. May be null.
+  std::vector<int32_t>* most_likely = nullptr;
+
   // For the log-softmax; 0: all that the process may use. The model's threads are its backend's.
   int num_threads = 0;
 
@@ -49,6 +53,7 @@ struct EvaluateOptions {
 struct Evaluation {
   double perplexity = 0;  // exp(nll)
   double nll = 0;         // mean negative log-likelihood of a predicted token, in nats
+  double accuracy = 0;    // the share of predicted tokens that were the most likely one
   int64_t tokens = 0;     // predicted
   double seconds = 0;
   double tokens_per_second = 0;

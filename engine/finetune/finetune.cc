@@ -19,6 +19,7 @@
 #include "engine/base/status.h"
 #include "engine/base/thread_pool.h"
 #include "engine/compress/model_writer.h"
+#include "engine/compress/token_windows.h"
 #include "engine/finetune/finetune_settings.h"
 #include "engine/finetune/perplexity.h"
 #include "engine/finetune/process_group.h"
@@ -170,8 +171,13 @@ absl::Status Finetuner::Prepare() {
 }
 
 absl::Status Finetuner::OpenTexts() {
+  std::vector<std::string> text_files;
+  std::vector<std::string> window_files;
+  for (const std::string& path : options_.text_files) {
+    (IsTokenWindowsPath(path) ? window_files : text_files).push_back(path);
+  }
   const TrainingTextsOptions texts_options = {
-      .cache = {.text_files = options_.text_files,
+      .cache = {.text_files = text_files,
                 .tokenizer_path = teacher_checkpoint_->tokenizer_path(),
                 .cache_path = options_.cache.empty() ? File(kTokensName) : options_.cache,
                 .progress =
@@ -179,6 +185,8 @@ absl::Status Finetuner::OpenTexts() {
                       Progress(FinetuneProgress::Stage::kTokenizing, bytes, 0);
                     },
                 .cancelled = options_.cancelled},
+      .window_files = window_files,
+      .windows_share = options_.windows_share,
       .eval_file = options_.eval_file,
       .eval_max_tokens = options_.eval_max_tokens,
       .window_tokens = options_.window_tokens,

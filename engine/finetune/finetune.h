@@ -28,7 +28,9 @@ struct FinetuneProgress {
 struct FinetuneOptions {
   std::string teacher;                  // folder of the dense model
   std::string student;                  // folder of the compressed one
-  std::vector<std::string> text_files;  // plain or .xz
+  std::vector<std::string> text_files;  // plain or .xz; or windows (token_windows.h)
+  // Where there are texts and windows: the part of what is trained on that is windows.
+  double windows_share = 0.5;
   std::string eval_file;  // plain or .xz; empty: the end of the text, which is held out then
   std::string out;        // folder of the result. Logs and checkpoints are in "<out>.training"
   std::string cache;      // file of the tokens; empty: one in "<out>.training"

@@ -48,6 +48,10 @@ absl::Status CheckFinetuneOptions(const FinetuneOptions& options) {
   US_RETURN_IF_ERROR(positive("lr-embedding", options.table_learning_rate, 0));
   US_RETURN_IF_ERROR(positive("hidden-loss", options.hidden_loss, 0));
   US_RETURN_IF_ERROR(positive("checkpoint-every", options.checkpoint_seconds, 0));
+  if (!(options.windows_share > 0 && options.windows_share < 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "windows-share: expected more than 0 and less than 1, found ", options.windows_share));
+  }
   if (!(options.max_gradient_norm > 0)) {
     return absl::InvalidArgumentError("clip: expected more than 0");
   }
@@ -60,6 +64,7 @@ nlohmann::json FinetuneSettings(const FinetuneOptions& options, const Checkpoint
   return {{"teacher", ContentKey(teacher, pool)},
           {"student", ContentKey(student, pool)},
           {"text", texts.key()},
+          {"windows-share", options.windows_share},
           {"steps", options.num_steps},
           {"batch", options.batch_windows},
           {"context", options.window_tokens},

@@ -128,6 +128,12 @@ class TextTokenizer {
   std::vector<int32_t> tokens_;
 };
 
+absl::Status CheckNumWindows(int64_t num_windows) {
+  if (num_windows <= std::numeric_limits<uint32_t>::max()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the text has ", num_windows, " windows; expected fewer than 2^32"));
+}
+
 absl::Status WriteCache(const TokenCache::Options& options, const std::string& key,
                         ThreadPool& pool) {
   US_ASSIGN_OR_RETURN(
@@ -219,11 +225,14 @@ absl::StatusOr<WindowOrder> WindowOrder::Make(int64_t num_tokens, int64_t window
                                                    " tokens; expected at least ", 2 * window_tokens,
                                                    ", two windows"));
   }
-  if (num_windows > std::numeric_limits<uint32_t>::max()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the text has ", num_windows, " windows; expected fewer than 2^32"));
-  }
+  US_RETURN_IF_ERROR(CheckNumWindows(num_windows));
   return WindowOrder(num_windows, window_tokens, seed);
+}
+
+absl::StatusOr<WindowOrder> WindowOrder::OfWindows(int64_t num_windows, uint64_t seed) {
+  if (num_windows < 1) return absl::InvalidArgumentError("there are no windows to train on");
+  US_RETURN_IF_ERROR(CheckNumWindows(num_windows));
+  return WindowOrder(num_windows, /*window_tokens=*/1, seed);
 }
 
 void WindowOrder::ShuffleFor(int64_t epoch) {

@@ -57,6 +57,9 @@ class WindowOrder {
  public:
   // Of the first `num_tokens` tokens. INVALID_ARGUMENT when there are not enough for two windows.
   static absl::StatusOr<WindowOrder> Make(int64_t num_tokens, int64_t window_tokens, uint64_t seed);
+  // Of windows that are there already, numbered from 0: Starts gives numbers. INVALID_ARGUMENT when
+  // there are none.
+  static absl::StatusOr<WindowOrder> OfWindows(int64_t num_windows, uint64_t seed);
 
   int64_t windows_per_epoch() const { return num_windows_; }
 

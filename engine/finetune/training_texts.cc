@@ -1,6 +1,7 @@
 #include "engine/finetune/training_texts.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
@@ -74,37 +75,98 @@ absl::Status CheckVocabulary(const TokenCache& tokens, int64_t vocab_size) {
 
 absl::StatusOr<std::unique_ptr<TrainingTexts>> TrainingTexts::Open(
     const TrainingTextsOptions& options, ThreadPool& pool) {
-  US_ASSIGN_OR_RETURN(std::unique_ptr<TokenCache> tokens, TokenCache::Open(options.cache, pool));
-  US_RETURN_IF_ERROR(CheckVocabulary(*tokens, options.vocab_size));
-  std::vector<int64_t> eval_tokens;
-  int64_t num_held_out = 0;
+  std::unique_ptr<TrainingTexts> texts(new TrainingTexts());
+  texts->window_tokens_ = options.window_tokens;
+  US_RETURN_IF_ERROR(texts->OpenWindows(options, pool));
+  if (!options.cache.text_files.empty() || texts->windows_.empty()) {
+    US_ASSIGN_OR_RETURN(texts->tokens_, TokenCache::Open(options.cache, pool));
+    US_RETURN_IF_ERROR(CheckVocabulary(*texts->tokens_, options.vocab_size));
+    texts->key_ = absl::StrCat(texts->tokens_->key(), texts->key_);
+  }
   if (options.eval_file.empty()) {
-    num_held_out = std::min(options.eval_max_tokens, tokens->size() / kHeldOutShare);
-    eval_tokens.resize(static_cast<size_t>(num_held_out));
-    tokens->Copy(tokens->size() - num_held_out, num_held_out, eval_tokens.data());
+    texts->HoldOut(options);
   } else {
-    US_ASSIGN_OR_RETURN(eval_tokens, ReadEvalTokens(options));
-    US_RETURN_IF_ERROR(CheckVocabulary(eval_tokens.data(), static_cast<int64_t>(eval_tokens.size()),
+    US_ASSIGN_OR_RETURN(texts->eval_tokens_, ReadEvalTokens(options));
+    US_RETURN_IF_ERROR(CheckVocabulary(texts->eval_tokens_.data(),
+                                       static_cast<int64_t>(texts->eval_tokens_.size()),
                                        options.vocab_size));
   }
-  if (eval_tokens.size() < 2) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        options.eval_file.empty() ? "the text to train on" : options.eval_file,
-        ": too short to evaluate the model on: ", eval_tokens.size(), " tokens; expected 2"));
+  if (texts->eval_tokens_.size() < 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.eval_file.empty() ? "the text to train on" : options.eval_file,
+                     ": too short to evaluate the model on: ", texts->eval_tokens_.size(),
+                     " tokens; expected 2"));
   }
-  US_ASSIGN_OR_RETURN(WindowOrder order, WindowOrder::Make(tokens->size() - num_held_out,
-                                                           options.window_tokens, options.seed));
-  std::unique_ptr<TrainingTexts> texts(
-      new TrainingTexts(std::move(tokens), std::move(order), options.window_tokens));
-  texts->num_held_out_ = num_held_out;
-  texts->eval_tokens_ = std::move(eval_tokens);
+  if (texts->tokens_ != nullptr) {
+    US_ASSIGN_OR_RETURN(texts->order_,
+                        WindowOrder::Make(texts->tokens_->size() - texts->num_held_out_,
+                                          options.window_tokens, options.seed));
+  }
+  if (!texts->windows_.empty()) {
+    texts->windows_share_ = texts->tokens_ != nullptr ? options.windows_share : 1;
+    US_ASSIGN_OR_RETURN(texts->windows_order_,
+                        WindowOrder::OfWindows(texts->num_windows_, options.seed));
+  }
   return texts;
 }
 
+absl::Status TrainingTexts::OpenWindows(const TrainingTextsOptions& options, ThreadPool& pool) {
+  std::vector<int64_t> window(static_cast<size_t>(options.window_tokens));
+  for (const std::string& path : options.window_files) {
+    US_ASSIGN_OR_RETURN(std::unique_ptr<TokenWindows> file,
+                        TokenWindows::Open(path, options.cache.tokenizer_path, pool));
+    if (file->window_tokens() != options.window_tokens) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": has windows of ",
+                                                     file->window_tokens(), " tokens, expected ",
+                                                     options.window_tokens, " (--context)"));
+    }
+    for (int64_t i = 0; i < file->num_windows(); ++i) {
+      file->Copy(i, window.data());
+      US_RETURN_IF_ERROR(CheckVocabulary(window.data(), options.window_tokens, options.vocab_size));
+    }
+    num_windows_ += file->num_windows();
+    absl::StrAppend(&key_, "+", file->key());
+    windows_.push_back(std::move(file));
+  }
+  return absl::OkStatus();
+}
+
+void TrainingTexts::HoldOut(const TrainingTextsOptions& options) {
+  if (tokens_ != nullptr) {
+    num_held_out_ = std::min(options.eval_max_tokens, tokens_->size() / kHeldOutShare);
+    eval_tokens_.resize(static_cast<size_t>(num_held_out_));
+    tokens_->Copy(tokens_->size() - num_held_out_, num_held_out_, eval_tokens_.data());
+    return;
+  }
+  const int64_t count =
+      std::min(options.eval_max_tokens / window_tokens_, num_windows_ / kHeldOutShare);
+  num_windows_ -= count;
+  num_held_out_ = count * window_tokens_;
+  eval_tokens_.resize(static_cast<size_t>(num_held_out_));
+  for (int64_t i = 0; i < count; ++i) {
+    CopyWindow(num_windows_ + i, eval_tokens_.data() + i * window_tokens_);
+  }
+}
+
+void TrainingTexts::CopyWindow(int64_t window, int64_t* out) const {
+  for (const auto& file : windows_) {
+    if (window < file->num_windows()) return file->Copy(window, out);
+    window -= file->num_windows();
+  }
+}
+
 void TrainingTexts::CopyWindows(int64_t first, int64_t count, int64_t* out) {
-  for (const int64_t start : order_.Starts(first, count)) {
-    tokens_->Copy(start, window_tokens_, out);
-    out += window_tokens_;
+  for (int64_t index = first; index < first + count; ++index, out += window_tokens_) {
+    // Of the first `index`, so many were windows.
+    const auto windows_before =
+        static_cast<int64_t>(std::floor(windows_share_ * static_cast<double>(index)));
+    const auto windows_then =
+        static_cast<int64_t>(std::floor(windows_share_ * static_cast<double>(index + 1)));
+    if (windows_then > windows_before) {
+      CopyWindow(windows_order_->Starts(windows_before, 1)[0], out);
+    } else {
+      tokens_->Copy(order_->Starts(index - windows_before, 1)[0], window_tokens_, out);
+    }
   }
 }
 

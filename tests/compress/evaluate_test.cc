@@ -1,5 +1,6 @@
 #include "engine/compress/evaluate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -103,6 +104,35 @@ TEST_F(EvaluateTest, IsTheMeanOverWindowsWhateverTheBatching) {
       EXPECT_GT(evaluation->tokens_per_second, 0);
     }
   }
+}
+
+TEST_F(EvaluateTest, SaysWhatWasMostLikelyAndHowOftenItCame) {
+  EvaluateOptions options;
+  options.context = 16;
+  std::vector<int32_t> most_likely;
+  options.most_likely = &most_likely;
+  ModelOptions model_options = EvaluationModelOptions(checkpoint_->config(), options.context);
+  model_options.max_step_tokens = 5;
+  model_options.max_step_logits = 3;
+  const auto evaluation = EvaluateText(*Load(model_options), *tokenizer_, kText, options);
+  ASSERT_TRUE(evaluation.ok()) << evaluation.status();
+  ASSERT_EQ(most_likely.size(), token_ids_.size() - 1);
+  int64_t num_right = 0;
+  for (size_t i = 0; i < most_likely.size(); ++i) {
+    if (most_likely[i] == token_ids_[i + 1]) ++num_right;
+  }
+  EXPECT_GT(num_right, 0);
+  EXPECT_DOUBLE_EQ(evaluation->accuracy,
+                   static_cast<double>(num_right) / static_cast<double>(most_likely.size()));
+
+  // The first of a window follows from its first token alone.
+  const auto model = Load(model_options);
+  const std::vector<BlockId> blocks = {0};
+  ASSERT_TRUE(
+      model->Forward({{absl::MakeConstSpan(token_ids_).subspan(16, 1), 0, blocks, 1}}).ok());
+  std::vector<float> logits(static_cast<size_t>(model->config().vocab_size));
+  ASSERT_TRUE(model->CopyLogits(0, absl::MakeSpan(logits)).ok());
+  EXPECT_EQ(most_likely[16], std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
 // As the text of a request does, the text begins with what the template adds, unless told

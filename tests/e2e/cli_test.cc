@@ -366,6 +366,17 @@ TEST(CliTest, EvaluatesAsMuchAsItIsAskedTo) {
               1e-6 * part["perplexity"].get<double>());
   EXPECT_GT(part["tokens_per_second"], 0);
   EXPECT_GT(evaluate("0")["tokens"], 99);
+
+  // A model agrees with itself.
+  std::vector<std::string> arguments = line;
+  arguments.insert(arguments.end(), {"100", "--reference", SAMPLE_MODEL_DIR});
+  const Completed run = RunTool(arguments);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto compared = ParseOutput(run);
+  EXPECT_EQ(compared["agreement"], 1);
+  EXPECT_EQ(compared["reference_perplexity"], part["perplexity"]);
+  EXPECT_EQ(compared["accuracy"], compared["reference_accuracy"]);
+  EXPECT_GT(compared["accuracy"], 0);
 }
 
 TEST(CliTest, GeneratesTheSameTextFromTheSameSeed) {

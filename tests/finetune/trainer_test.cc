@@ -179,6 +179,32 @@ TEST_F(TrainerTest, InterruptingSavesAndResumingFinishes) {
   EXPECT_EQ(Losses("out").size(), 120u);
 }
 
+TEST_F(TrainerTest, TheTeacherWritesTheTextFirst) {
+  const Completed compressed =
+      RunTool({"compress", "--model", SAMPLE_MODEL_DIR, "--out", Path("student"), "--threads", "2",
+               "--calibration-windows", "0"});
+  ASSERT_EQ(compressed.exit_code, 0) << compressed.err;
+  std::vector<std::string> line = {"finetune"};
+  for (const std::string& word :
+       Arguments(SAMPLE_MODEL_DIR, "out",
+                 {"--steps", "4", "--batch", "4", "--context", "24", "--self-tokens", "480"})) {
+    line.push_back(word == kSampleText && line.back() == "--text" ? "self" : word);
+  }
+  const Completed run = RunTool(line);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(ParseOutput(run)["steps"], 4);
+  EXPECT_THAT(run.err, HasSubstr("20 windows"));
+  const std::string file = Path("out.training/self-text.safetensors");
+  EXPECT_TRUE(std::filesystem::exists(file));
+
+  // Windows of another length are refused, and nothing is written over them.
+  for (std::string& word : line) word = word == "24" ? "32" : word;
+  line.push_back("--resume");
+  const Completed other = RunTool(line);
+  EXPECT_EQ(other.exit_code, 1);
+  EXPECT_THAT(other.err, HasSubstr("windows of 24 tokens"));
+}
+
 TEST_F(TrainerTest, ExplainsItself) {
   const Completed help = RunTool({"finetune", "--help"});
   EXPECT_EQ(help.exit_code, 0);

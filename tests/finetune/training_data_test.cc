@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/base/file.h"
+#include "engine/compress/token_windows.h"
 #include "engine/finetune/training_texts.h"
 #include "engine/format/tokenizer/tokenizer.h"
 #include "tests/base/temporary_folder.h"
@@ -21,7 +22,10 @@
 namespace ultrasketch {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::Each;
 using ::testing::HasSubstr;
+using ::testing::SizeIs;
 
 constexpr char kTokenizer[] = SAMPLE_MODEL_DIR "/tokenizer.json";
 
@@ -202,6 +206,58 @@ TEST(WindowOrderTest, NeedsTwoWindows) {
   EXPECT_EQ(WindowOrder::Make(19, 10, 0).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(TrainingTextsTest, WindowsAndTextTakeTurnsByTheirShares) {
+  const TemporaryFolder folder;
+  std::vector<int32_t> tokens;
+  for (int32_t window = 0; window < 30; ++window) tokens.insert(tokens.end(), 8, 8000 + window);
+  const std::string windows = folder.File("windows.safetensors");
+  ASSERT_TRUE(WriteTokenWindows(windows, kTokenizer, tokens, 8).ok());
+  TrainingTextsOptions options = {.cache = {.text_files = {folder.Write("text", SomeText(200))},
+                                            .tokenizer_path = kTokenizer,
+                                            .cache_path = folder.File("tokens"),
+                                            .progress = nullptr},
+                                  .window_files = {windows},
+                                  .windows_share = 0.75,
+                                  .eval_file = "",
+                                  .eval_max_tokens = 100,
+                                  .window_tokens = 8,
+                                  .vocab_size = 8192,
+                                  .seed = 1};
+  ThreadPool pool(1);
+  const auto both = TrainingTexts::Open(options, pool);
+  ASSERT_TRUE(both.ok()) << both.status();
+  std::vector<int64_t> dealt(40 * 8);
+  (*both)->CopyWindows(0, 40, dealt.data());
+  std::vector<int> seen(30);
+  for (size_t i = 0; i < 40; ++i) {
+    const int64_t id = dealt[i * 8];
+    EXPECT_EQ(id >= 8000, i % 4 != 0) << i;
+    if (id < 8000) continue;
+    EXPECT_EQ(std::count(dealt.begin() + i * 8, dealt.begin() + i * 8 + 8, id), 8);
+    ++seen[static_cast<size_t>(id - 8000)];
+  }
+  EXPECT_THAT(seen, Each(1));  // an epoch of windows
+  // The same windows whatever the calls.
+  std::vector<int64_t> some(3 * 8);
+  (*both)->CopyWindows(17, 3, some.data());
+  EXPECT_TRUE(std::equal(some.begin(), some.end(), dealt.begin() + 17 * 8));
+
+  // Windows alone: some of them are held out.
+  options.cache.text_files.clear();
+  const auto alone = TrainingTexts::Open(options, pool);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  EXPECT_EQ((*alone)->num_held_out(), 8);
+  EXPECT_THAT((*alone)->eval_tokens(), AllOf(SizeIs(8), Each(8029)));
+  EXPECT_NE((*alone)->key(), (*both)->key());
+
+  options.window_tokens = 16;
+  EXPECT_THAT(std::string(TrainingTexts::Open(options, pool).status().message()),
+              AllOf(HasSubstr(windows), HasSubstr("--context")));
+  options.window_tokens = 8;
+  options.vocab_size = 8010;
+  EXPECT_EQ(TrainingTexts::Open(options, pool).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(TrainingTextsTest, HoldsTheEndOutWhereThereIsNoTextToEvaluateOn) {
   const TemporaryFolder folder;
   const std::string file = folder.Write("text", SomeText(500));
@@ -209,6 +265,7 @@ TEST(TrainingTextsTest, HoldsTheEndOutWhereThereIsNoTextToEvaluateOn) {
                                             .tokenizer_path = kTokenizer,
                                             .cache_path = folder.File("tokens"),
                                             .progress = nullptr},
+                                  .window_files = {},
                                   .eval_file = "",
                                   .eval_max_tokens = 100,
                                   .window_tokens = 20,
