@@ -280,7 +280,7 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
                  "After about so long (a tenth more or less) a connection takes no further calls, "
                  "so that its client makes a new one, perhaps to another replica; open calls "
                  "finish. 0: never")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(CLI::IsMember({0.0}) | CLI::Range(1.0, 1e6))
       ->type_name("SECONDS")
       ->capture_default_str();
   app.add_option("--max-transport-bytes", options.server.max_transport_bytes,

@@ -188,5 +188,30 @@ TEST(SecurityOptionsTest, AdminCallsAreOnWhereTheyAreProtected) {
   EXPECT_FALSE(admin_rpcs({"--admin-rpcs", "off"}));
 }
 
+TEST(OptionsTest, AConnectionsAgeHasNoBoundOrOneOfAtLeastASecond) {
+  const std::vector<std::string> model = {"--model", "a=b", "--max-connection-age-seconds"};
+  const auto with = [&model](const std::string& seconds) {
+    std::vector<std::string> arguments = model;
+    arguments.push_back(seconds);
+    return arguments;
+  };
+  EXPECT_EQ(Parse({"--model", "a=b"}).options().server.max_connection_age,
+            absl::InfiniteDuration());
+  EXPECT_EQ(Parse(with("0")).options().server.max_connection_age, absl::InfiniteDuration());
+  EXPECT_EQ(Parse(with("300")).options().server.max_connection_age, absl::Seconds(300));
+  ExpectUsageError(with("0.5"), "--max-connection-age-seconds");
+  ExpectUsageError(with("-1"), "--max-connection-age-seconds");
+}
+
+TEST(OptionsTest, RefusalsArePausedAsLongAsIsSaid) {
+  const auto pause = [](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"--model", "a=b"});
+    return Parse(std::move(arguments)).options().server.call_limits.refusals.max_pause;
+  };
+  EXPECT_EQ(pause({}), absl::Milliseconds(30));
+  EXPECT_EQ(pause({"--refusal-pause-ms", "0"}), absl::ZeroDuration());
+  EXPECT_EQ(pause({"--refusal-pause-ms", "2.5"}), absl::Microseconds(2500));
+}
+
 }  // namespace
 }  // namespace ultrasketch
