@@ -128,7 +128,9 @@ TEST_P(CalibrationStreamTest, TheFitsStreamsAreOneWhenNothingIsLost) {
   for (const FittedLayer& layer : fit->layers) {
     for (size_t kind = 0; kind < layer.sites.size(); ++kind) {
       EXPECT_LT(layer.sites[kind].relative_output_error, 1e-6) << kind;
-      if (kind % 2 == 1) EXPECT_LT(layer.sites[kind].relative_residual_error, 1e-5) << kind;
+      if (kind % 2 == 1) {
+        EXPECT_LT(layer.sites[kind].relative_residual_error, 1e-5) << kind;
+      }
     }
   }
 }
