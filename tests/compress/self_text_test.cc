@@ -1,6 +1,7 @@
 #include "engine/compress/self_text.h"
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <utility>
@@ -131,6 +132,9 @@ TEST(SelfTextTest, IsAFunctionOfModelAndSeedWhateverTheNumberOfWindowsAtOnce) {
   options.num_windows = 5;
   options.window_tokens = 12;
   options.seed = 3;
+  // Its words are sure of each other.
+  options.temperatures = {50};
+  options.min_p = 0;
   ModelOptions one = SmallOptions();
   one.max_step_tokens = one.max_step_logits = 1;
   ModelOptions few = SmallOptions();
