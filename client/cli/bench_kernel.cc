@@ -13,7 +13,9 @@
 #include "client/cli/progress.h"
 #include "engine/backends/cuda/cuda_plugin.h"
 #include "engine/base/status.h"
+#include "engine/bench/kernel_bench_cpu.h"
 #include "engine/bench/model_presets.h"
+#include "engine/codecs/grouped/grouped_table.h"
 
 namespace ultrasketch::cli {
 namespace {
@@ -77,7 +79,7 @@ std::vector<std::string> ToRow(const std::string& preset, const KernelMeasuremen
 }  // namespace
 
 void KernelBench::Declare(CLI::App& app) {
-  app.add_option("--device", device_, "CUDA device: cuda or cuda:N")
+  app.add_option("--device", device_, "cpu, cuda or cuda:N")
       ->capture_default_str()
       ->type_name("DEVICE");
   app.add_option("--preset", presets_,
@@ -85,7 +87,8 @@ void KernelBench::Declare(CLI::App& app) {
       ->delimiter(',')
       ->capture_default_str()
       ->type_name("NAME");
-  app.add_option("--codec", options_.codec, "fold or absmaxmin")
+  app.add_option("--codec", options_.codec,
+                 "fold or absmaxmin; on a CPU also int8 or int4, of the output head")
       ->capture_default_str()
       ->type_name("NAME");
   app.add_option("--bits", options_.bits_per_weight, "Bits per weight, without scales")
@@ -97,24 +100,102 @@ void KernelBench::Declare(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str()
       ->type_name("N");
+  app.add_option("--threads", num_threads_, "CPU threads; 0: all")
+      ->check(AtLeast<int>(0))
+      ->type_name("N");
   app.add_option("--seconds", options_.seconds, "For each measurement, at least")
       ->check(CLI::Range(0.0, 60.0))
       ->capture_default_str()
       ->type_name("S");
   app.footer(
-      "Microseconds are medians by CUDA events; weights rotate through more memory than the\n"
-      "second-level cache. Compared with cublasLt's bfloat16 product, with the same sketch "
-      "decoded\n"
-      "by an operator at a time before it, and by one kernel before it.\n"
-      "Example:\n  ultrasketch bench kernel --preset llama-3.2-1b --codec absmaxmin --tokens 1,64");
+      "Microseconds are medians; weights rotate through more memory than the caches hold. On a\n"
+      "CUDA device by its events, compared with cublasLt's bfloat16 product, with the same sketch\n"
+      "decoded by an operator at a time before it, and by one kernel before it. On a CPU with the\n"
+      "preparation of inputs, compared with the engine's product of bfloat16 weights.\n"
+      "Examples:\n"
+      "  ultrasketch bench kernel --preset llama-3.2-1b --codec absmaxmin --tokens 1,64\n"
+      "  ultrasketch bench kernel --device cpu --preset llama-3.2-1b --tokens 1,16");
 }
 
 absl::Status KernelBench::Run(const Environment& environment) {
+  if (device_ == "cpu") return RunOnCpu(environment);
   const std::optional<int> ordinal = CudaOrdinal(device_);
   if (!ordinal.has_value()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("device ", Quoted(device_), ": expected \"cuda\" or \"cuda:N\""));
+        absl::StrCat("device ", Quoted(device_), ": expected \"cpu\", \"cuda\" or \"cuda:N\""));
   }
+  return RunOnCuda(*ordinal, environment);
+}
+
+absl::Status KernelBench::RunOnCpu(const Environment& environment) {
+  const StopFlag stop(environment.stop);
+  options_.cancelled = stop.flag();
+  nlohmann::ordered_json json = {{"codec", options_.codec},
+                                 {"bits_per_weight", options_.bits_per_weight}};
+  nlohmann::ordered_json measurements = nlohmann::ordered_json::array();
+  std::vector<std::vector<std::string>> rows = {
+      {"preset", "matrix", "tokens", "us", "least us", "x bf16", "GB/s", "of read"}};
+  for (const std::string& preset : presets_) {
+    if (GroupedTypeFromName(options_.codec).has_value()) {
+      US_ASSIGN_OR_RETURN(const KernelShape head, PresetHeadShape(preset));
+      options_.shapes = {head};
+    } else {
+      US_ASSIGN_OR_RETURN(options_.shapes, PresetShapes(preset));
+    }
+    absl::StatusOr<CpuKernelBenchResult> result;
+    {
+      ProgressBar progress("measuring");
+      options_.progress = [&](double fraction) { progress.UpdateFraction(preset, fraction); };
+      result = MeasureCpuKernels(options_, num_threads_);
+    }
+    US_RETURN_IF_ERROR(result.status());
+    json["device"] = result->device;
+    json["threads"] = result->num_threads;
+    json["read_gigabytes_per_second"] = result->bytes_per_second * 1e-9;
+    for (const int64_t num_tokens : options_.token_counts) {
+      CpuKernelMeasurement total;
+      total.site = "all sites";
+      total.num_tokens = num_tokens;
+      std::vector<CpuKernelMeasurement> of_count;
+      for (const CpuKernelMeasurement& measurement : result->measurements) {
+        if (measurement.num_tokens != num_tokens) continue;
+        of_count.push_back(measurement);
+        total.microseconds += measurement.microseconds;
+        total.least_microseconds += measurement.least_microseconds;
+        total.dense_microseconds += measurement.dense_microseconds;
+        total.least_dense_microseconds += measurement.least_dense_microseconds;
+        total.bytes += measurement.bytes;
+      }
+      if (of_count.size() > 1) of_count.push_back(total);
+      for (const CpuKernelMeasurement& measurement : of_count) {
+        const double rate = measurement.bytes / measurement.microseconds * 1e6;
+        const double ratio = measurement.dense_microseconds / measurement.microseconds;
+        measurements.push_back({{"preset", preset},
+                                {"site", measurement.site},
+                                {"tokens", num_tokens},
+                                {"microseconds", measurement.microseconds},
+                                {"least_microseconds", measurement.least_microseconds},
+                                {"dense_microseconds", measurement.dense_microseconds},
+                                {"least_dense_microseconds", measurement.least_dense_microseconds},
+                                {"ratio_to_dense", ratio},
+                                {"gigabytes_per_second", rate * 1e-9},
+                                {"fraction_of_read_bandwidth", rate / result->bytes_per_second}});
+        rows.push_back({preset, measurement.site, absl::StrCat(num_tokens),
+                        absl::StrFormat("%.1f", measurement.microseconds),
+                        absl::StrFormat("%.1f", measurement.least_microseconds),
+                        absl::StrFormat("%.2f", ratio), absl::StrFormat("%.2f", rate * 1e-9),
+                        absl::StrFormat("%.0f%%", 100 * rate / result->bytes_per_second)});
+      }
+    }
+  }
+  json["measurements"] = std::move(measurements);
+  if (environment.json) return WriteJson(json);
+  return WriteOutput(absl::StrFormat("%s\n%s, reads %.1f GB/s\n", FormatTable(rows),
+                                     json["device"].get<std::string>(),
+                                     json["read_gigabytes_per_second"].get<double>()));
+}
+
+absl::Status KernelBench::RunOnCuda(int ordinal, const Environment& environment) {
   const StopFlag stop(environment.stop);
   options_.cancelled = stop.flag();
   nlohmann::ordered_json json = {{"codec", options_.codec},
@@ -129,7 +210,7 @@ absl::Status KernelBench::Run(const Environment& environment) {
     {
       ProgressBar progress("measuring");
       options_.progress = [&](double fraction) { progress.UpdateFraction(preset, fraction); };
-      result = MeasureCudaKernels(*ordinal, options_);
+      result = MeasureCudaKernels(ordinal, options_);
     }
     US_RETURN_IF_ERROR(result.status());
     json["device"] = result->device;

@@ -19,6 +19,10 @@ class KernelBench {
   absl::Status Run(const Environment& environment);
 
  private:
+  absl::Status RunOnCpu(const Environment& environment);
+  absl::Status RunOnCuda(int ordinal, const Environment& environment);
+
+  int num_threads_ = 0;
   std::string device_ = "cuda";
   std::vector<std::string> presets_ = {"llama-3.1-8b"};
   KernelBenchOptions options_;

@@ -14,10 +14,8 @@
 #include "engine/base/status.h"
 #include "engine/bench/kernel_bench.h"
 #include "engine/bench/model_presets.h"
+#include "engine/bench/random_site.h"
 #include "engine/bench/step_parts.h"
-#include "engine/codecs/absmaxmin/absmaxmin_linear.h"
-#include "engine/codecs/dense/dense_linear.h"
-#include "engine/codecs/fold/fold_linear.h"
 #include "engine/codecs/grouped/grouped_table.h"
 #include "engine/format/model_config.h"
 #include "engine/models/decoder_layer.h"
@@ -26,74 +24,6 @@
 
 namespace ultrasketch {
 namespace {
-
-constexpr int64_t kHashRows = 3;
-constexpr int64_t kBucketBits = 2;
-
-template <typename T>
-std::vector<T> RandomNumbers(int64_t count) {
-  const int64_t num_bytes = count * static_cast<int64_t>(sizeof(T));
-  const std::vector<uint64_t> words = RandomWords(num_bytes, 88172645463325252u);
-  const auto* values = reinterpret_cast<const T*>(words.data());
-  return std::vector<T>(values, values + count);
-}
-
-// A site's random weights.
-class RandomSite {
- public:
-  RandomSite(const LinearSite& site, const std::string& codec, double bits_per_weight) {
-    const std::vector<float> scales(static_cast<size_t>(site.rows), 0x1p-6f);
-    const double row_bits = static_cast<double>(site.cols) * bits_per_weight;
-    if (codec == "fold") {
-      const int64_t buckets = std::clamp<int64_t>(std::llround(row_bits), 1, site.cols);
-      FoldLayout layout(1, site.name, EvenFoldClasses(site.cols, buckets), {});
-      const int64_t row_bytes = (layout.buckets() + 7) / 8;
-      linear_ = FoldLinear::FromParts(site, std::move(layout),
-                                      RandomNumbers<uint8_t>(site.rows * row_bytes), scales);
-    } else if (codec == "absmaxmin") {
-      const int64_t fewest = (site.cols + kMaxColumnsPerBucket - 1) / kMaxColumnsPerBucket;
-      const auto wanted = static_cast<int64_t>(row_bits / (kHashRows * kBucketBits));
-      AbsMaxMinLayout layout(
-          1, site.name,
-          {{site.cols, std::clamp(wanted, fewest, site.cols), kHashRows, kBucketBits, 0}}, {});
-      std::vector<int8_t> levels = RandomNumbers<int8_t>(site.rows * layout.num_buckets());
-      for (int8_t& level : levels) level = static_cast<int8_t>((level & 3) - 2);
-      linear_ = AbsMaxMinLinear::FromParts(site, std::move(layout), levels, scales);
-    } else {
-      values_ = RandomBf16(site.num_weights(), 0x1p-6f);
-      linear_ = DenseSite(site, values_.data());
-    }
-  }
-  const EncodedLinear& linear() const { return *linear_; }
-
- private:
-  std::vector<uint16_t> values_;
-  std::unique_ptr<EncodedLinear> linear_;
-};
-
-// Embedding and head in one.
-class RandomTable {
- public:
-  RandomTable(const ModelConfig& config, const std::string& form) {
-    const LinearSite site = EmbeddingSite(config);
-    if (const std::optional<GroupedType> type = GroupedTypeFromName(form)) {
-      table_ = GroupedTable::FromParts(
-          site, *type, RandomNumbers<uint8_t>(site.rows * GroupedRowBytes(*type, site.cols)),
-          std::vector<uint16_t>(static_cast<size_t>(site.rows * GroupsInRow(site.cols)),
-                                FloatToBf16(0x1p-11f)));
-    } else {
-      values_ = RandomBf16(site.num_weights(), 0x1p-5f);
-      table_ = std::make_shared<DenseLinear>(
-          site, std::vector<NamedTensor>{{"model.embed_tokens.weight",
-                                          Bf16View(values_.data(), {site.rows, site.cols})}});
-    }
-  }
-  std::shared_ptr<const EncodedLinear> table() const { return table_; }
-
- private:
-  std::vector<uint16_t> values_;
-  std::shared_ptr<const EncodedLinear> table_;
-};
 
 // A model whose layers have the same random weights, each in device memory of its own.
 class SyntheticModel {
@@ -159,8 +89,8 @@ class SyntheticModel {
   }
 
   absl::Status LoadRest(const StepBenchOptions& options, const std::string& table) {
-    table_ = std::make_unique<RandomTable>(config_, table);
-    US_ASSIGN_OR_RETURN(embedding_, backend_.LoadEmbedding(table_->table()));
+    table_ = std::make_unique<RandomSite>(EmbeddingSite(config_), table, 16);
+    US_ASSIGN_OR_RETURN(embedding_, backend_.LoadEmbedding(table_->encoded()));
     US_ASSIGN_OR_RETURN(final_norm_, backend_.LoadVector(FloatView(ones_)));
     int64_t max_tokens = 1;
     int64_t max_batch = 1;
@@ -221,7 +151,7 @@ class SyntheticModel {
   std::vector<float> ones_;
   std::vector<RandomSite> sites_;  // of a layer; layers_ may refer to them
   std::vector<DecoderLayer> layers_;
-  std::unique_ptr<RandomTable> table_;
+  std::unique_ptr<RandomSite> table_;  // embedding and head in one
   std::unique_ptr<DeviceEmbedding> embedding_;
   std::unique_ptr<DeviceVector> final_norm_;
   AttentionState attention_;
