@@ -5,6 +5,7 @@
 #include "engine/backends/backend.h"
 #include "engine/backends/cpu/cpu_backend.h"
 #include "engine/backends/cuda/cuda_plugin.h"
+#include "engine/base/instruction_set.h"
 #include "engine/base/status.h"
 
 namespace ultrasketch {
@@ -31,6 +32,7 @@ absl::StatusOr<std::shared_ptr<Backend>> CreateCuda(int ordinal, const BackendOp
 
 absl::StatusOr<std::shared_ptr<Backend>> CreateBackend(std::string_view device,
                                                        const BackendOptions& options) {
+  US_RETURN_IF_ERROR(CheckInstructionSet());
   if (device == "auto" && options.beside != nullptr) device = options.beside->name();
   if (device == "cpu") return CreateCpu(options);
   if (device == "auto") {

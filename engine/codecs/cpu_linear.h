@@ -25,7 +25,7 @@ class CpuLinear {
   virtual int64_t rows() const = 0;
   virtual int64_t cols() const = 0;
 
-  // Floats of one prepared input. dense: cols; fold: buckets, padded as the kernel likes.
+  // Floats that one prepared input takes; what is in them (dense: the input) is the codec's.
   virtual int64_t prepared_width() const = 0;
 
   // x [cols] to prepared [prepared_width]. May run in place when `prepared == x` and

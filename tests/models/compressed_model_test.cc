@@ -57,11 +57,11 @@ TinyModel Fold(TinyModel& model) {
 }
 
 void ExpectNear(const std::vector<std::vector<float>>& found,
-                const std::vector<std::vector<double>>& expected) {
+                const std::vector<std::vector<double>>& expected, double tolerance) {
   ASSERT_EQ(found.size(), expected.size());
   for (size_t row = 0; row < found.size(); ++row) {
     for (size_t i = 0; i < found[row].size(); ++i) {
-      ASSERT_NEAR(found[row][i], expected[row][i], 1e-3) << "row " << row << ", token " << i;
+      ASSERT_NEAR(found[row][i], expected[row][i], tolerance) << "row " << row << ", token " << i;
     }
   }
 }
@@ -84,8 +84,9 @@ TEST(CompressedModelTest, GivesTheLogitsOfItsDecodedWeights) {
     const std::vector<int32_t> ids = RandomTokens(50, 61, 2);
     const std::vector<std::vector<float>> logits = AllLogits(*model, ids);
     const std::vector<std::vector<double>> expected = ReferenceLogits(dense, ids);
-    ExpectNear(logits, expected);
-    ExpectNear(AllLogits(*dense_model, ids), expected);
+    // Inputs of products are rounded to one of 4095 steps on either side of 0.
+    ExpectNear(logits, expected, 1e-2);
+    ExpectNear(AllLogits(*dense_model, ids), expected, 1e-3);
     EXPECT_LT(model->memory_usage().weights, dense_model->memory_usage().weights / 4);
 
     // Token by token: the same bits.

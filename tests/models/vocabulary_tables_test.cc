@@ -95,7 +95,7 @@ TEST(VocabularyTablesTest, GiveTheLogitsOfTheDecodedTables) {
     ASSERT_EQ(logits.size(), expected.size());
     for (size_t row = 0; row < logits.size(); ++row) {
       for (size_t i = 0; i < logits[row].size(); ++i) {
-        ASSERT_NEAR(logits[row][i], expected[row][i], 1e-3) << "row " << row << ", token " << i;
+        ASSERT_NEAR(logits[row][i], expected[row][i], 4e-3) << "row " << row << ", token " << i;
       }
     }
     int64_t stored_bytes = 0;

@@ -11,7 +11,8 @@
 
 namespace ultrasketch {
 
-// A prepared input is the input in the order of the layout's places. The weights stay sketched in
+// A prepared input is the input in the order of the layout's places, each class padded to an even
+// number of columns, and rounded: a RoundedInput, then the integers. The weights stay sketched in
 // memory: a block of rows at a time is decoded, for all tokens of a call together.
 class AbsMaxMinCpuLinear : public CpuLinear {
  public:
@@ -22,7 +23,7 @@ class AbsMaxMinCpuLinear : public CpuLinear {
 
   int64_t rows() const override { return static_cast<int64_t>(scales_.size()); }
   int64_t cols() const override { return layout_.cols(); }
-  int64_t prepared_width() const override { return layout_.cols(); }
+  int64_t prepared_width() const override;
   void PrepareInput(const float* x, float* prepared) const override;
   void Multiply(const float* prepared, int64_t num_tokens, bool accumulate, float* y,
                 ThreadPool& pool) const override;
@@ -33,19 +34,23 @@ class AbsMaxMinCpuLinear : public CpuLinear {
   struct Part {
     int64_t num_columns;
     int64_t hash_rows;
+    float unit;
     const int32_t* offsets;  // [hash_rows, num_columns]
+
+    int64_t padded_columns() const { return (num_columns + 1) / 2 * 2; }
   };
 
   void PackRow(int64_t row, const int8_t* levels);
-  void UnpackBlock(int64_t block, uint32_t* keys) const;
-  // sums [num_tokens][rows of a block], zero before.
-  void MultiplyBlock(const uint32_t* keys, const float* prepared, int64_t num_tokens,
-                     float* sums) const;
+  void UnpackBlock(int64_t block, int16_t* keys) const;
+  // sums [num_tokens][rows of a block], zero before; `integers` are the first token's.
+  void MultiplyBlock(const int16_t* keys, const int16_t* integers, int64_t integer_stride,
+                     int64_t num_tokens, float* sums) const;
 
   const AbsMaxMinLayout& layout_;
   const absmaxmin_internal::AbsMaxMinKernels& kernels_;
   int64_t words_per_row_ = 0;
-  std::vector<uint32_t> words_;
+  int64_t padded_cols_ = 0;
+  std::vector<uint16_t> words_;
   std::vector<float> scales_;
   std::vector<int32_t> offsets_;
   std::vector<Part> parts_;

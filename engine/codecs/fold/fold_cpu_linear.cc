@@ -1,135 +1,145 @@
 #include "engine/codecs/fold/fold_cpu_linear.h"
 
 #include <algorithm>
+#include <cstring>
+#include <limits>
 
 #include "engine/base/check.h"
 
 namespace ultrasketch {
 
-using fold_internal::AvailableFoldKernels;
 using fold_internal::FoldKernels;
-using fold_internal::kBlocksPerSuperblock;
-using fold_internal::kBucketsPerWord;
-using fold_internal::kGroupsPerWord;
-using fold_internal::kMaxTokensPerTile;
-using fold_internal::kRowsPerBlock;
-using fold_internal::kTableEntries;
+using fold_internal::kBucketsPerByte;
+using fold_internal::kMaxFoldInteger;
+using fold_internal::kRowsPerTile;
+using fold_internal::kTableBytes;
+using fold_internal::TileByte;
 
 namespace {
 
-constexpr int64_t kRowsPerSuperblock = kRowsPerBlock * kBlocksPerSuperblock;
-
-// Buckets [first, first + 32) of a stored row, zero beyond its end.
-uint32_t LoadWord(const uint8_t* row_bits, int64_t row_bytes, int64_t first_bucket) {
-  uint32_t word = 0;
-  const int64_t first_byte = first_bucket / 8;
-  for (int64_t byte = 0; byte < 4 && first_byte + byte < row_bytes; ++byte) {
-    word |= uint32_t{row_bits[first_byte + byte]} << (8 * byte);
-  }
-  return word;
-}
+// Of the tables of a tile's tokens: what stays in the L2 cache.
+constexpr int64_t kMaxTileTableBytes = 384 * 1024;
+constexpr int64_t kMaxTileTokens = 32;
 
 }  // namespace
 
-FoldCpuLinear::FoldCpuLinear(const FoldLinear& linear, const FoldKernels* kernels)
+// The tokens [first_token, first_token + inputs.size()).
+struct FoldCpuLinear::TokenTile {
+  int64_t first_token = 0;
+  std::vector<RoundedInput> inputs;
+  std::vector<uint8_t> tables;    // [tokens][row bytes][kTableBytes]
+  std::vector<uint32_t> sums;     // [tokens][kRowsPerTile]
+  std::vector<int16_t> integers;  // of a token
+};
+
+FoldCpuLinear::FoldCpuLinear(const FoldLinear& linear, const FoldKernels& kernels)
     : layout_(linear.layout()),
-      kernels_(kernels != nullptr ? *kernels : *AvailableFoldKernels().front()),
+      kernels_(kernels),
       rows_(linear.site().rows),
-      num_words_((layout_.buckets() + kBucketsPerWord - 1) / kBucketsPerWord),
+      row_bytes_(linear.row_bytes()),
       scales_(linear.Scales()) {
-  const int64_t num_blocks = (rows_ + kRowsPerBlock - 1) / kRowsPerBlock;
-  words_.resize(static_cast<size_t>(num_blocks * num_words_ * kRowsPerBlock));
-  const int64_t row_bytes = linear.row_bytes();
+  bits_.resize(static_cast<size_t>(num_row_tiles() * row_bytes_ * kRowsPerTile));
   for (int64_t row = 0; row < rows_; ++row) {
-    const int64_t superblock = row / kRowsPerSuperblock;
-    const int64_t blocks = BlocksOf(superblock);
-    const int64_t block = row % kRowsPerSuperblock / kRowsPerBlock;
-    uint32_t* base = words_.data() + superblock * kRowsPerSuperblock * num_words_;
-    for (int64_t word = 0; word < num_words_; ++word) {
-      base[(word * blocks + block) * kRowsPerBlock + row % kRowsPerBlock] =
-          LoadWord(linear.bits() + row * row_bytes, row_bytes, word * kBucketsPerWord);
-    }
+    uint8_t* out = bits_.data() + row / kRowsPerTile * row_bytes_ * kRowsPerTile +
+                   TileByte(row % kRowsPerTile);
+    const uint8_t* row_bits = linear.bits() + row * row_bytes_;
+    for (int64_t byte = 0; byte < row_bytes_; ++byte) out[byte * kRowsPerTile] = row_bits[byte];
   }
 }
 
-int64_t FoldCpuLinear::num_superblocks() const {
-  return (rows_ + kRowsPerSuperblock - 1) / kRowsPerSuperblock;
+int64_t FoldCpuLinear::num_row_tiles() const { return (rows_ + kRowsPerTile - 1) / kRowsPerTile; }
+
+int64_t FoldCpuLinear::MaxTileTokens() const {
+  return std::clamp<int64_t>(kMaxTileTableBytes / (row_bytes_ * kTableBytes), 1, kMaxTileTokens);
 }
 
-int64_t FoldCpuLinear::BlocksOf(int64_t superblock) const {
-  const int64_t num_blocks = (rows_ + kRowsPerBlock - 1) / kRowsPerBlock;
-  return std::min(kBlocksPerSuperblock, num_blocks - superblock * kBlocksPerSuperblock);
+int64_t FoldCpuLinear::prepared_width() const {
+  const int64_t num_bytes =
+      static_cast<int64_t>(sizeof(RoundedInput)) + padded_buckets() * int64_t{sizeof(int16_t)};
+  return num_bytes / static_cast<int64_t>(sizeof(float));
 }
 
 void FoldCpuLinear::PrepareInput(const float* x, float* prepared) const {
-  // Through a buffer where the caller folds in place: a bucket's columns lie anywhere.
-  if (x == prepared) {
-    thread_local std::vector<float> copy;
-    copy.assign(x, x + cols());
-    x = copy.data();
-  }
-  layout_.Fold(x, prepared);
-  std::fill(prepared + layout_.buckets(), prepared + prepared_width(), 0.0f);
+  thread_local std::vector<float> sketch;
+  thread_local std::vector<int16_t> integers;
+  sketch.resize(static_cast<size_t>(layout_.buckets()));
+  integers.resize(static_cast<size_t>(padded_buckets()));
+  layout_.Fold(x, sketch.data());
+  // So that twice a sum of magnitudes, less their total, fits 32 bits.
+  const auto limit = static_cast<int32_t>(
+      std::min<int64_t>(kMaxFoldInteger, std::numeric_limits<int32_t>::max() / layout_.buckets()));
+  const RoundedInput input =
+      kernels_.round(sketch.data(), layout_.buckets(), padded_buckets(), limit, integers.data());
+  auto* const bytes = reinterpret_cast<uint8_t*>(prepared);
+  std::memcpy(bytes, &input, sizeof(input));
+  std::memcpy(bytes + sizeof(input), integers.data(), integers.size() * sizeof(int16_t));
 }
 
-void FoldCpuLinear::MultiplySuperblock(int64_t superblock, const float* tables, int64_t num_tokens,
-                                       bool accumulate, float* y) const {
-  float sums[kMaxTokensPerTile * kRowsPerSuperblock];
-  const int64_t blocks = BlocksOf(superblock);
-  const int64_t first_row = superblock * kRowsPerSuperblock;
-  kernels_.multiply(words_.data() + first_row * num_words_, num_words_, blocks, tables,
-                    num_words_ * kGroupsPerWord * kTableEntries, num_tokens, sums);
-  const int64_t num_rows = std::min(kRowsPerSuperblock, rows_ - first_row);
-  const float* scales = scales_.data() + first_row;
+void FoldCpuLinear::BuildTables(const float* prepared, int64_t first_token, int64_t num_tokens,
+                                TokenTile& tile) const {
+  tile.first_token = first_token;
+  tile.inputs.resize(static_cast<size_t>(num_tokens));
+  tile.sums.resize(static_cast<size_t>(num_tokens * kRowsPerTile));
+  tile.integers.resize(static_cast<size_t>(padded_buckets()));
+  const int64_t table_stride = row_bytes_ * kTableBytes;
+  tile.tables.resize(std::max(tile.tables.size(), static_cast<size_t>(num_tokens * table_stride)));
   for (int64_t token = 0; token < num_tokens; ++token) {
-    const float* token_sums = sums + token * blocks * kRowsPerBlock;
-    float* out = y + token * rows_ + first_row;
-    if (accumulate) {
-      for (int64_t row = 0; row < num_rows; ++row) out[row] += scales[row] * token_sums[row];
-    } else {
-      for (int64_t row = 0; row < num_rows; ++row) out[row] = scales[row] * token_sums[row];
-    }
+    const float* input = prepared + (first_token + token) * prepared_width();
+    std::memcpy(&tile.inputs[static_cast<size_t>(token)], input, sizeof(RoundedInput));
+    std::memcpy(tile.integers.data(),
+                reinterpret_cast<const uint8_t*>(input) + sizeof(RoundedInput),
+                tile.integers.size() * sizeof(int16_t));
+    kernels_.build_tables(tile.integers.data(), row_bytes_,
+                          tile.tables.data() + token * table_stride);
+  }
+}
+
+void FoldCpuLinear::MultiplyRows(int64_t row_tile, TokenTile& tile, bool accumulate,
+                                 float* y) const {
+  const auto num_tokens = static_cast<int64_t>(tile.inputs.size());
+  kernels_.sum_subsets(bits_.data() + row_tile * row_bytes_ * kRowsPerTile, row_bytes_,
+                       tile.tables.data(), num_tokens, tile.sums.data());
+  const int64_t first_row = row_tile * kRowsPerTile;
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    kernels_.scale(tile.sums.data() + token * kRowsPerTile, tile.inputs[static_cast<size_t>(token)],
+                   scales_.data() + first_row, std::min(kRowsPerTile, rows_ - first_row),
+                   accumulate, y + (tile.first_token + token) * rows_ + first_row);
   }
 }
 
 void FoldCpuLinear::Multiply(const float* prepared, int64_t num_tokens, bool accumulate, float* y,
                              ThreadPool& pool) const {
   if (num_tokens == 0) return;
-  const int64_t num_tiles = (num_tokens + kMaxTokensPerTile - 1) / kMaxTokensPerTile;
-  // Whole tiles to a thread where there are enough, because a tile's tables are built once by each
-  // thread that works on it; else its rows are split.
-  const int64_t num_threads = pool.num_threads();
-  const int64_t parts_per_tile =
-      std::min(num_superblocks(), (num_threads + num_tiles - 1) / num_tiles);
-  const int64_t table_stride = num_words_ * kGroupsPerWord * kTableEntries;
+  const int64_t num_tiles = (num_tokens + MaxTileTokens() - 1) / MaxTileTokens();
+  // Each thread that works on a tile of tokens builds its tables. So whole tiles to a thread where
+  // there are many; else their rows are split.
+  const int64_t parts_per_tile = num_tiles >= 4 * pool.num_threads()
+                                     ? 1
+                                     : std::min<int64_t>(num_row_tiles(), pool.num_threads());
   pool.ParallelFor(num_tiles * parts_per_tile, 1, [&](int64_t begin, int64_t end, int) {
-    thread_local std::vector<float> tables;
-    tables.resize(std::max(tables.size(), static_cast<size_t>(kMaxTokensPerTile * table_stride)));
+    thread_local TokenTile tile;
     int64_t tile_in_tables = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t tile = item / parts_per_tile;
+      const int64_t token_tile = item / parts_per_tile;
       const int64_t part = item % parts_per_tile;
-      const int64_t first_token = tile * kMaxTokensPerTile;
-      const int64_t tile_tokens = std::min(kMaxTokensPerTile, num_tokens - first_token);
-      if (tile != tile_in_tables) {
-        for (int64_t token = 0; token < tile_tokens; ++token) {
-          kernels_.build_tables(prepared + (first_token + token) * prepared_width(), num_words_,
-                                tables.data() + token * table_stride);
-        }
-        tile_in_tables = tile;
+      if (token_tile != tile_in_tables) {
+        // As even as can be.
+        const int64_t first_token = num_tokens * token_tile / num_tiles;
+        BuildTables(prepared, first_token, num_tokens * (token_tile + 1) / num_tiles - first_token,
+                    tile);
+        tile_in_tables = token_tile;
       }
-      const int64_t first_superblock = num_superblocks() * part / parts_per_tile;
-      const int64_t last_superblock = num_superblocks() * (part + 1) / parts_per_tile;
-      for (int64_t superblock = first_superblock; superblock < last_superblock; ++superblock) {
-        MultiplySuperblock(superblock, tables.data(), tile_tokens, accumulate,
-                           y + first_token * rows_);
+      const int64_t last_row_tile = num_row_tiles() * (part + 1) / parts_per_tile;
+      for (int64_t row_tile = num_row_tiles() * part / parts_per_tile; row_tile < last_row_tile;
+           ++row_tile) {
+        MultiplyRows(row_tile, tile, accumulate, y);
       }
     }
   });
 }
 
 int64_t FoldCpuLinear::resident_bytes() const {
-  return static_cast<int64_t>(words_.size() * sizeof(uint32_t) + scales_.size() * sizeof(float)) +
+  return static_cast<int64_t>(bits_.size() + scales_.size() * sizeof(float)) +
          layout_.cols() * static_cast<int64_t>(2 * sizeof(int32_t) + 2 * sizeof(float));
 }
 

@@ -1,54 +1,71 @@
-// The sign-bit product on a CPU, one implementation per instruction set.
+// The sign-bit product on a CPU, one implementation per instruction set: exact sums of integers, so
+// that all of them give the same bits.
 //
-// Buckets are taken in groups of four. For each token and group a table holds the 16 sums
+// A sketch z is rounded to integers q of at most 13 bits and a sign, with one scale for a token
+// (rounded_input.h). With m = |q| and the sign of q taken into the weight,
 //
-//   table[group][n] = sum over j < 4 of (bit j of n ? +1 : -1) * z[4 * group + j]
+//   sum over k of weight[r][k] * q[k] = 2 * subset_sum[r] - sum over k of m[k]
+//   subset_sum[r] = sum of those m[k] whose weight, -1 or 1, has the sign of q[k]
 //
-// and four weights of a row are one lookup by their four bits, one addition: no multiplication.
-// A table is one 512-bit register, and one `vpermps` looks it up for 16 rows.
+// so that everything that is added up is unsigned. Buckets are taken in groups of four: a table
+// holds the 16 subset sums of a group, of 14 bits, as two digits of 7, and one byte shuffle
+// (vpshufb, tbl) looks a digit up by the four weight bits of as many rows as a register has bytes.
+// The digits of two groups are added as bytes, then even and odd bytes as 16-bit integers. It is
+// the lookup of T-MAC (Wei et al., 2024) made exact.
 //
-// Packed bits, 32 buckets of a row to a word; 16 rows of words are one cache line:
+// Packed bits: 8 buckets of a row to a byte as stored, 64 rows to a tile. In a tile the byte of row
+// r is byte 2 * r, or 2 * (r - 32) + 1 from row 32 on, so that even and odd bytes are rows in
+// order:
 //
-//   word[superblock][bucket / 32][block of the superblock][row % 16]
-//
-// A superblock is kBlocksPerSuperblock blocks of 16 rows (the last one may have fewer), so that a
-// table that is loaded once serves 64 rows and the weights are read in one stream.
+//   byte[row / 64][bucket / 8][64]
 #ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_FOLD_KERNELS_H_
 #define ULTRASKETCH_ENGINE_CODECS_FOLD_FOLD_KERNELS_H_
 
 #include <cstdint>
-#include <vector>
+
+#include "engine/codecs/rounded_input.h"
 
 namespace ultrasketch::fold_internal {
 
-inline constexpr int64_t kRowsPerBlock = 16;
-inline constexpr int64_t kBlocksPerSuperblock = 4;
-inline constexpr int64_t kBucketsPerWord = 32;
-inline constexpr int64_t kGroupsPerWord = 8;
-inline constexpr int64_t kTableEntries = 16;
-inline constexpr int64_t kMaxTokensPerTile = 4;
+inline constexpr int64_t kRowsPerTile = 64;
+inline constexpr int64_t kBucketsPerByte = 8;
+// Bytes of the tables of 8 buckets of a token: [digit, low first][group of 4 buckets][16].
+inline constexpr int64_t kTableBytes = 64;
+// The largest integer of a rounded sketch: four of them are less than 2^14.
+inline constexpr int32_t kMaxFoldInteger = 4095;
+
+inline constexpr int64_t TileByte(int64_t row) { return 2 * (row % 32) + row / 32; }
 
 struct FoldKernels {
   const char* name;  // "avx512", "avx2", "portable"
 
-  // z [num_words * 32] to table [num_words * 8][16].
-  void (*build_tables)(const float* z, int64_t num_words, float* tables);
+  // RoundInput of rounded_input.h, with a limit of at most kMaxFoldInteger.
+  RoundedInput (*round)(const float* z, int64_t num_buckets, int64_t padded_buckets, int32_t limit,
+                        int16_t* q);
 
-  // sums[t][block * 16 + lane] = sum of the looked-up entries, in order of groups, for the
-  // num_blocks blocks of one superblock and 1 to kMaxTokensPerTile tokens. `tables` has a stride of
-  // table_stride floats per token, `sums` one of num_blocks * 16.
-  void (*multiply)(const uint32_t* words, int64_t num_words, int64_t num_blocks,
-                   const float* tables, int64_t table_stride, int64_t num_tokens, float* sums);
+  // q [num_bytes * 8] to tables [num_bytes][kTableBytes].
+  void (*build_tables)(const int16_t* q, int64_t num_bytes, uint8_t* tables);
+
+  // subset_sums[t][r] of the rows of a tile, for num_tokens >= 1 tokens. `bits` is
+  // [num_bytes][kRowsPerTile]; `tables` has a stride of num_bytes * kTableBytes between tokens.
+  void (*sum_subsets)(const uint8_t* bits, int64_t num_bytes, const uint8_t* tables,
+                      int64_t num_tokens, uint32_t* subset_sums);
+
+  // y[r] = row_scales[r] * (input.scale * (2 * subset_sums[r] - input.total)), or y[r] += it, for
+  // the first num_rows rows of a tile.
+  void (*scale)(const uint32_t* subset_sums, RoundedInput input, const float* row_scales,
+                int64_t num_rows, bool accumulate, float* y);
 };
 
-// Those that this processor can run, fastest first; the last is the portable one.
-const std::vector<const FoldKernels*>& AvailableFoldKernels();
+// The fastest that this processor can run.
+const FoldKernels& GetFoldKernels();
 
-extern const FoldKernels kPortableFoldKernels;
-#if defined(__x86_64__)
-extern const FoldKernels kAvx2FoldKernels;
+// Those of a given instruction set; null when this processor cannot run it.
+const FoldKernels* FindFoldKernels(const char* name);
+
 extern const FoldKernels kAvx512FoldKernels;
-#endif
+extern const FoldKernels kAvx2FoldKernels;
+extern const FoldKernels kPortableFoldKernels;
 
 }  // namespace ultrasketch::fold_internal
 

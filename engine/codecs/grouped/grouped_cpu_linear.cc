@@ -1,6 +1,8 @@
 #include "engine/codecs/grouped/grouped_cpu_linear.h"
 
 #include <algorithm>
+#include <cstring>
+#include <vector>
 
 #include "engine/base/check.h"
 
@@ -18,22 +20,33 @@ GroupedMultiply KernelFor(const GroupedTable& table, const GroupedKernels& kerne
 }  // namespace
 
 GroupedCpuLinear::GroupedCpuLinear(const GroupedTable& table, const GroupedKernels& kernels)
-    : table_(table), multiply_(KernelFor(table, kernels)) {}
+    : table_(table), kernels_(kernels), multiply_(KernelFor(table, kernels)) {}
+
+int64_t GroupedCpuLinear::prepared_width() const {
+  const int64_t num_bytes =
+      static_cast<int64_t>(sizeof(RoundedInput)) + padded_cols() * int64_t{sizeof(int16_t)};
+  return num_bytes / static_cast<int64_t>(sizeof(float));
+}
 
 void GroupedCpuLinear::PrepareInput(const float* x, float* prepared) const {
-  if (table_.type() == GroupedType::kInt8) {
-    if (x != prepared) std::copy_n(x, cols(), prepared);
-    std::fill(prepared + cols(), prepared + prepared_width(), 0.0f);
-    return;
-  }
-  for (int64_t first = 0; first < prepared_width(); first += kInt4StepColumns) {
-    float step[kInt4StepColumns] = {};
-    if (first < cols()) std::copy_n(x + first, std::min(kInt4StepColumns, cols() - first), step);
-    for (int64_t i = 0; i < kInt4StepColumns / 2; ++i) {
-      prepared[first + i] = step[2 * i];
-      prepared[first + kInt4StepColumns / 2 + i] = step[2 * i + 1];
+  thread_local std::vector<int16_t> integers;
+  integers.resize(static_cast<size_t>(padded_cols()));
+  const RoundedInput input =
+      kernels_.round(x, cols(), padded_cols(), kMaxGroupedInteger, integers.data());
+  if (table_.type() == GroupedType::kInt4) {
+    for (int64_t first = 0; first < padded_cols(); first += kInt4StepColumns) {
+      int16_t* const out = integers.data() + first;
+      int16_t step[kInt4StepColumns];
+      std::copy_n(out, kInt4StepColumns, step);
+      for (int64_t i = 0; i < kInt4StepColumns / 2; ++i) {
+        out[i] = step[2 * i];
+        out[kInt4StepColumns / 2 + i] = step[2 * i + 1];
+      }
     }
   }
+  auto* const bytes = reinterpret_cast<uint8_t*>(prepared);
+  std::memcpy(bytes, &input, sizeof(input));
+  std::memcpy(bytes + sizeof(input), integers.data(), integers.size() * sizeof(int16_t));
 }
 
 void GroupedCpuLinear::Multiply(const float* prepared, int64_t num_tokens, bool accumulate,
@@ -41,11 +54,12 @@ void GroupedCpuLinear::Multiply(const float* prepared, int64_t num_tokens, bool 
   if (num_tokens == 0) return;
   const int64_t row_bytes = table_.values().shape[1];
   const int64_t scale_bytes = table_.scales().shape[1] * ElementBytes(table_.scales().dtype);
-  // 8 rows are what the kernels take at once.
-  pool.ParallelFor(rows(), 8, [&](int64_t begin, int64_t end, int) {
+  const GroupedInputs inputs = {reinterpret_cast<const uint8_t*>(prepared),
+                                prepared_width() * static_cast<int64_t>(sizeof(float))};
+  // 16 rows are the most that the kernels take at once.
+  pool.ParallelFor(rows(), 16, [&](int64_t begin, int64_t end, int) {
     multiply_(table_.values().data + begin * row_bytes, table_.scales().data + begin * scale_bytes,
-              end - begin, cols(), prepared, prepared_width(), num_tokens, accumulate, y + begin,
-              rows());
+              end - begin, cols(), inputs, num_tokens, accumulate, y + begin, rows());
   });
 }
 

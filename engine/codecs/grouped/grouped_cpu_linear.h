@@ -10,8 +10,8 @@
 
 namespace ultrasketch {
 
-// Refers to the table, which must outlive it. The prepared input is the input in the order in which
-// the kernels meet its columns (grouped_kernels.h), with zeros after the last column.
+// Refers to the table, which must outlive it. The prepared input is the input rounded to integers
+// of 16 bits, in the order in which the kernels meet its columns (grouped_kernels.h).
 class GroupedCpuLinear final : public CpuLinear {
  public:
   // `kernels` are those of another instruction set than the best for tests.
@@ -20,14 +20,17 @@ class GroupedCpuLinear final : public CpuLinear {
 
   int64_t rows() const override { return table_.site().rows; }
   int64_t cols() const override { return table_.site().cols; }
-  int64_t prepared_width() const override { return GroupsInRow(cols()) * kGroupColumns; }
+  int64_t prepared_width() const override;
   void PrepareInput(const float* x, float* prepared) const override;
   void Multiply(const float* prepared, int64_t num_tokens, bool accumulate, float* y,
                 ThreadPool& pool) const override;
   int64_t resident_bytes() const override { return table_.resident_bytes(); }
 
  private:
+  int64_t padded_cols() const { return GroupsInRow(cols()) * kGroupColumns; }
+
   const GroupedTable& table_;
+  const GroupedKernels& kernels_;
   GroupedMultiply multiply_;
 };
 

@@ -1,8 +1,11 @@
-// Products with tables of integers in groups, one implementation per instruction set.
+// Products with tables of integers in groups, one implementation per instruction set: exact sums
+// within a group, the groups in a fixed order, so that all of them give the same bits.
 #ifndef ULTRASKETCH_ENGINE_CODECS_GROUPED_GROUPED_KERNELS_H_
 #define ULTRASKETCH_ENGINE_CODECS_GROUPED_GROUPED_KERNELS_H_
 
 #include <cstdint>
+
+#include "engine/codecs/rounded_input.h"
 
 namespace ultrasketch {
 
@@ -10,21 +13,33 @@ namespace ultrasketch {
 // the high halves the odd ones.
 inline constexpr int64_t kInt4StepColumns = 32;
 
-// y[t][r] = sum over k of w[r][k] * x[t][k], or added to y, where w is the decoded table, exactly.
-// `values` [num_rows, row bytes] and `scales` [num_rows, groups] are as stored, at any alignment; a
-// row has `cols` columns. x has x_stride floats between tokens, y y_stride.
+inline constexpr int32_t kMaxGroupedInteger = 32767;
+
+// Inputs of several tokens: a RoundedInput each and then int16 [whole groups of columns], with
+// zeros after the last column. For int4 each 32 columns of it are the even ones, then the odd ones.
+struct GroupedInputs {
+  const uint8_t* data;
+  int64_t stride;  // bytes between tokens
+};
+
+// y[t][r] = scale[t] * sum over k of w[r][k] * q[t][k], or added to y, where w is the decoded
+// table. `values` [num_rows, row bytes] and `scales` [num_rows, groups] are as stored, at any
+// alignment; a row has `cols` columns. y has y_stride floats between tokens.
 //
-// x is a whole number of groups long, with zeros after the last column. For int4 each 32 columns
-// of it are the even ones, then the odd ones.
-//
-// Each output is summed in sixteen lanes, each taking its terms in the order of x, and the lanes in
-// a fixed tree: the same to the bit for any num_rows and num_tokens.
+// Products of a group are summed as integers in eight lanes, lane l those k with k / 2 % 8 == l in
+// the order of the input. The lanes of the groups, each times its scale, are added up as floats in
+// order of groups, and the lanes in a tree: l with l + 4, l + 2, l + 1.
 using GroupedMultiply = void (*)(const uint8_t* values, const uint8_t* scales, int64_t num_rows,
-                                 int64_t cols, const float* x, int64_t x_stride, int64_t num_tokens,
+                                 int64_t cols, GroupedInputs inputs, int64_t num_tokens,
                                  bool accumulate, float* y, int64_t y_stride);
 
 struct GroupedKernels {
-  const char* name;                    // "avx512", "avx2", "portable"
+  const char* name;  // "avx512", "avx2", "portable"
+
+  // RoundInput of rounded_input.h, with a limit of at most kMaxGroupedInteger.
+  RoundedInput (*round)(const float* x, int64_t size, int64_t padded_size, int32_t limit,
+                        int16_t* q);
+
   GroupedMultiply multiply_int8_bf16;  // by type of the values, then of the scales
   GroupedMultiply multiply_int8_f16;
   GroupedMultiply multiply_int4_bf16;

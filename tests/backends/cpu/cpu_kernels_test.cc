@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/instruction_set.h"
 #include "engine/base/random.h"
 #include "tests/base/guarded_buffer.h"
 
@@ -137,14 +138,10 @@ TEST_P(CpuKernelsTest, AddAdds) {
 
 INSTANTIATE_TEST_SUITE_P(All, CpuKernelsTest, ::testing::Values("avx512", "avx2", "portable"));
 
-TEST(CpuKernelsChoiceTest, PicksTheFirstThatRuns) {
-  const CpuKernels* best = nullptr;
-  for (const char* name : {"avx512", "avx2", "portable"}) {
-    if (best == nullptr) best = FindCpuKernels(name);
-  }
-  EXPECT_EQ(&GetCpuKernels(), best);
+TEST(CpuKernelsChoiceTest, AreThoseOfTheInstructionSet) {
+  EXPECT_EQ(&GetCpuKernels(), FindCpuKernels(InstructionSet()));
+  EXPECT_STREQ(GetCpuKernels().name, InstructionSet());
   EXPECT_EQ(FindCpuKernels("sse9"), nullptr);
-  EXPECT_NE(FindCpuKernels("portable"), nullptr);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 // The AbsMaxMin sketch's CPU kernels against its decode.
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "gtest/gtest.h"
 
@@ -79,27 +81,37 @@ TEST_P(AbsMaxMinCpuTest, MultipliesAsDecoded) {
       std::vector<float> added(y.size(), 1.0f);
       linear.Multiply(prepared.data(), num_tokens, true, added.data(), pool_);
       for (int64_t token = 0; token < num_tokens; ++token) {
+        // An input is rounded to the nearest of 32767 steps on either side of 0.
+        double largest = 0;
+        for (int64_t column = 0; column < shape.cols; ++column) {
+          largest = std::max(largest,
+                             std::abs(double{x[static_cast<size_t>(token * shape.cols + column)]}));
+        }
+        const double half_step = largest / absmaxmin_internal::kMaxAbsMaxMinInteger / 2;
         for (int64_t row = 0; row < shape.rows; ++row) {
           double expected = 0;
           double magnitude = 0;
+          double weight = 0;
           for (int64_t column = 0; column < shape.cols; ++column) {
             const double term =
                 static_cast<double>(decoded[static_cast<size_t>(row * shape.cols + column)]) *
                 x[static_cast<size_t>(token * shape.cols + column)];
             expected += term;
             magnitude += std::abs(term);
+            weight += std::abs(double{decoded[static_cast<size_t>(row * shape.cols + column)]});
           }
+          const double tolerance = 4e-6 * magnitude + 1e-6 + half_step * weight;
           const auto index = static_cast<size_t>(token * shape.rows + row);
-          ASSERT_NEAR(y[index], expected, 4e-6 * magnitude + 1e-6) << token << ", " << row;
-          ASSERT_NEAR(added[index], expected + 1, 4e-6 * magnitude + 1e-6) << token << ", " << row;
+          ASSERT_NEAR(y[index], expected, tolerance) << token << ", " << row;
+          ASSERT_EQ(added[index], 1.0f + y[index]) << token << ", " << row;
         }
       }
     }
   }
 }
 
-// With a one for each column in turn the product is that column, exactly: also the sign where
-// buckets of a column are of equal magnitude.
+// With a one for each column in turn the product is that column: also the sign where buckets of a
+// column are of equal magnitude.
 TEST_P(AbsMaxMinCpuTest, SelectsTheSameBucketsAsDecoding) {
   const auto sketch = ExampleSketch(45, 60, {{60, 7, 3, 2, 1}});
   const AbsMaxMinCpuLinear linear(*sketch, kernels());
@@ -112,7 +124,7 @@ TEST_P(AbsMaxMinCpuTest, SelectsTheSameBucketsAsDecoding) {
   linear.Multiply(prepared.data(), 60, false, y.data(), pool_);
   for (size_t column = 0; column < 60; ++column) {
     for (size_t row = 0; row < 45; ++row) {
-      ASSERT_EQ(y[column * 45 + row], decoded[row * 60 + column]) << row << ", " << column;
+      ASSERT_FLOAT_EQ(y[column * 45 + row], decoded[row * 60 + column]) << row << ", " << column;
     }
   }
 }
@@ -140,14 +152,38 @@ TEST_P(AbsMaxMinCpuTest, ATokensResultDependsNeitherOnTheBatchNorOnTheThreads) {
   }
 }
 
-TEST_P(AbsMaxMinCpuTest, PreparesInPlace) {
-  const auto sketch = ExampleSketch(5, 64, {{64, 9, 2, 3, 0}});
+TEST_P(AbsMaxMinCpuTest, GivesTheSameBitsAsThePortableKernels) {
+  for (const Shape& shape : Shapes()) {
+    const auto sketch = ExampleSketch(shape.rows, shape.cols, shape.classes);
+    for (const int64_t num_tokens : {1, 2, 7}) {
+      const std::vector<float> x = RandomFloats(num_tokens * shape.cols, 6);
+      std::vector<std::vector<float>> results;
+      for (const AbsMaxMinKernels* of_set : {&kernels(), FindAbsMaxMinKernels("portable")}) {
+        const AbsMaxMinCpuLinear linear(*sketch, *of_set);
+        std::vector<float>& y =
+            results.emplace_back(static_cast<size_t>(num_tokens * shape.rows), 7.0f);
+        linear.Multiply(Prepare(linear, x, num_tokens).data(), num_tokens, false, y.data(), pool_);
+      }
+      EXPECT_EQ(results[0], results[1]) << shape.rows << " x " << shape.cols;
+    }
+  }
+}
+
+// A chunk of columns all of the largest level and input: the most that a lane must hold.
+TEST_P(AbsMaxMinCpuTest, SumsTheLargestLevelsExactly) {
+  const LinearSite site = ExampleSite(33, 300);
+  AbsMaxMinLayout layout(1, site.name, {{300, 2, 2, 8, 0}}, {});
+  const auto sketch = AbsMaxMinLinear::FromParts(
+      site, std::move(layout), std::vector<int8_t>(33 * 4, -128), std::vector<float>(33, 0.5f));
   const AbsMaxMinCpuLinear linear(*sketch, kernels());
-  ASSERT_EQ(linear.prepared_width(), linear.cols());
-  const std::vector<float> x = RandomFloats(64, 6);
-  std::vector<float> in_place = x;
-  linear.PrepareInput(in_place.data(), in_place.data());
-  EXPECT_EQ(in_place, Prepare(linear, x, 1));
+  for (const float input : {32767.0f, -32767.0f}) {
+    for (const int64_t num_tokens : {1, 3}) {
+      const std::vector<float> x(static_cast<size_t>(num_tokens * 300), input);
+      std::vector<float> y(static_cast<size_t>(num_tokens * 33));
+      linear.Multiply(Prepare(linear, x, num_tokens).data(), num_tokens, false, y.data(), pool_);
+      for (const float value : y) EXPECT_EQ(value, -128 * 0.5f * 300 * input);
+    }
+  }
 }
 
 TEST_P(AbsMaxMinCpuTest, HoldsTheSketchAndNotTheWeights) {

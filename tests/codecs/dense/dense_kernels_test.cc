@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/dtype.h"
+#include "engine/base/instruction_set.h"
 #include "engine/base/random.h"
 #include "engine/base/tensor.h"
 #include "tests/base/guarded_buffer.h"
@@ -289,14 +290,10 @@ TEST_P(DenseWideningTest, WidensEveryFiniteWeightExactly) {
 
 INSTANTIATE_TEST_SUITE_P(All, DenseWideningTest, ::testing::Values("avx512", "avx2", "portable"));
 
-TEST(DenseKernelsChoiceTest, PicksTheFirstThatRuns) {
-  const DenseKernels* best = nullptr;
-  for (const char* name : {"avx512", "avx2", "portable"}) {
-    if (best == nullptr) best = FindDenseKernels(name);
-  }
-  EXPECT_EQ(&GetDenseKernels(), best);
+TEST(DenseKernelsChoiceTest, AreThoseOfTheInstructionSet) {
+  EXPECT_EQ(&GetDenseKernels(), FindDenseKernels(InstructionSet()));
+  EXPECT_STREQ(GetDenseKernels().name, InstructionSet());
   EXPECT_EQ(FindDenseKernels("sse9"), nullptr);
-  EXPECT_NE(FindDenseKernels("portable"), nullptr);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "gtest/gtest.h"
 
+#include "engine/base/instruction_set.h"
 #include "engine/base/thread_pool.h"
 #include "engine/codecs/grouped/grouped_cpu_linear.h"
 #include "tests/base/guarded_buffer.h"
@@ -108,18 +109,26 @@ class GroupedKernelsTest : public ::testing::TestWithParam<Parameters> {
     const std::vector<float> y = Product(guarded.table(), x, 1);
     const std::vector<float> added = Product(guarded.table(), x, 2, true, 3.25f);
     for (int64_t token = 0; token < num_tokens; ++token) {
+      double largest = 0;
+      for (int64_t k = 0; k < cols; ++k) {
+        largest = std::max(largest, std::fabs(double{x[static_cast<size_t>(token * cols + k)]}));
+      }
       for (int64_t row = 0; row < rows; ++row) {
         double sum = 0;
         double magnitude = 0;
+        double weight = 0;
         for (int64_t k = 0; k < cols; ++k) {
           const double term = double{weights[static_cast<size_t>(row * cols + k)]} *
                               double{x[static_cast<size_t>(token * cols + k)]};
           sum += term;
           magnitude += std::fabs(term);
+          weight += std::fabs(double{weights[static_cast<size_t>(row * cols + k)]});
         }
         const auto i = static_cast<size_t>(token * rows + row);
         const double roundings = static_cast<double>(GroupsInRow(cols) + 12);
-        ASSERT_NEAR(y[i], sum, roundings * 0x1p-23 * magnitude)
+        // An input is rounded to the nearest of 32767 steps on either side of 0.
+        const double half_step = largest / kMaxGroupedInteger / 2;
+        ASSERT_NEAR(y[i], sum, roundings * 0x1p-23 * magnitude + half_step * weight)
             << rows << " x " << cols << ": token " << token << " of " << num_tokens << ", row "
             << row;
         ASSERT_EQ(added[i], 3.25f + y[i]);
@@ -180,6 +189,43 @@ TEST_P(GroupedKernelsTest, GivesTheSameBitsInEveryBatch) {
   }
 }
 
+TEST_P(GroupedKernelsTest, GivesTheSameBitsAsThePortableKernels) {
+  for (const int64_t cols : {1, 40, 64, 200, 1100, 5000}) {
+    const GuardedTable guarded(37, cols, type(), scale_type(), 8);
+    for (const int64_t num_tokens : {1, 2, 15}) {
+      const std::vector<float> x = RandomInputs(num_tokens * cols, 8);
+      const std::vector<float> y = Product(guarded.table(), x, 1);
+      const GroupedKernels* const kernels = kernels_;
+      kernels_ = FindGroupedKernels("portable");
+      EXPECT_EQ(Product(guarded.table(), x, 1), y) << cols << " columns, " << num_tokens;
+      kernels_ = kernels;
+    }
+  }
+}
+
+// The largest integers of both signs, so many that a lane must hold the most that it can.
+TEST_P(GroupedKernelsTest, SumsTheLargestIntegersExactly) {
+  const int64_t cols = 64 * 3;
+  const int8_t least = type() == GroupedType::kInt8 ? -128 : -8;
+  const auto packed = static_cast<uint8_t>(type() == GroupedType::kInt8 ? 0x80 : 0x88);
+  LinearSite site;
+  site.name = "model.embed_tokens";
+  site.rows = 9;
+  site.cols = cols;
+  const auto table = GroupedTable::FromParts(
+      site, type(),
+      std::vector<uint8_t>(static_cast<size_t>(9 * GroupedRowBytes(type(), cols)), packed),
+      std::vector<uint16_t>(9 * 3, FloatToBf16(1.0f)));
+  for (const float x : {-32767.0f, 32767.0f}) {
+    for (const int64_t num_tokens : {1, 3}) {
+      for (const float y :
+           Product(*table, std::vector<float>(static_cast<size_t>(num_tokens * cols), x), 1)) {
+        EXPECT_EQ(y, static_cast<float>(cols) * least * x);
+      }
+    }
+  }
+}
+
 TEST_P(GroupedKernelsTest, TakesTablesAtAnyAddress) {
   const auto example = ExampleTable(11, 130, type(), 9);
   const std::vector<float> x = RandomInputs(3 * 130, 9);
@@ -216,12 +262,9 @@ INSTANTIATE_TEST_SUITE_P(All, GroupedKernelsTest,
                                             ::testing::Values(DType::kBF16, DType::kF16)),
                          ParameterName);
 
-TEST(GroupedKernelsChoiceTest, PicksTheFirstThatRuns) {
-  const GroupedKernels* best = nullptr;
-  for (const char* name : {"avx512", "avx2", "portable"}) {
-    if (best == nullptr) best = FindGroupedKernels(name);
-  }
-  EXPECT_EQ(&GetGroupedKernels(), best);
+TEST(GroupedKernelsChoiceTest, AreThoseOfTheInstructionSet) {
+  EXPECT_EQ(&GetGroupedKernels(), FindGroupedKernels(InstructionSet()));
+  EXPECT_STREQ(GetGroupedKernels().name, InstructionSet());
   EXPECT_EQ(FindGroupedKernels("sse9"), nullptr);
 }
 
