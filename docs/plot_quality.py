@@ -4,7 +4,8 @@ of `ultrasketch bench quality` and that of gather_training.py. Standard library 
 
 usage: plot_quality.py [DOCS_FOLDER]
 
-Reads quality.json and, where it is there, training.json in the folder.
+Reads quality.json and, where it is there, training.json in the folder; and for a table each, the same
+files of other models: quality-smollm2.json, training-smollm2.json.
 """
 
 import json
@@ -16,7 +17,8 @@ WIDTH, HEIGHT = 800, 420
 LEFT, RIGHT, TOP, BOTTOM = 70, 220, 30, 60
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777"]
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+# Suffixes of the files of models beside the first.
+OTHER_MODELS = ["-smollm2"]
 STYLE = ("text{fill:#333}.grid{stroke:#ccc;stroke-width:1}.page{fill:#fff}"
          "@media(prefers-color-scheme:dark){text{fill:#ddd}.grid{stroke:#444}.page{fill:#14171a}}")
 
@@ -179,9 +181,19 @@ def main():
     if runs:
         (docs / "training.svg").write_text(draw_training(runs))
     page = docs / "quality.md"
-    before, rest = page.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{table(points, runs, dense)}\n{END}{after}")
+    text = with_table(page.read_text(), "", table(points, runs, dense))
+    for suffix in OTHER_MODELS:
+        points = json.loads((docs / f"quality{suffix}.json").read_text())["points"]
+        runs = json.loads((docs / f"training{suffix}.json").read_text())["runs"]
+        dense = next(p["perplexity"] for p in points if p["codec"] == "dense")
+        text = with_table(text, suffix, table(points, runs, dense))
+    page.write_text(text)
+
+
+def with_table(page, suffix, rows):
+    begin, end = (f"<!-- table{suffix}: {word} -->" for word in ("begin", "end"))
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{rows}\n{end}{rest.split(end)[1]}"
 
 
 if __name__ == "__main__":

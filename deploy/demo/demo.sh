@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Serves a finetuned model of half a bit per weight beside a dense model and that model compressed on
-# the spot, and streams text from all three.
+# the spot, and streams text from all three; and asks a public chat model of half a bit.
 # usage: demo.sh BIN_DIR, the folder of `ultrasketch` and `ultrasketchd`. ./run.sh demo calls it.
 set -euo pipefail
 
@@ -14,7 +14,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 readonly ULTRASKETCH=$bin/ultrasketch ULTRASKETCHD=$bin/ultrasketchd
 readonly SKETCH=deploy/models/classics-20m-sketch DENSE=deploy/models/classics-6m
-readonly TEXT=deploy/demo/sample.txt
+readonly CHAT=deploy/models/smollm2-135m-sketch
+readonly TEXT=deploy/demo/sample.txt QUESTION='Give me three tips for sleeping better.'
 readonly PROMPT='It was towards the end of a cold November that'
 readonly MAX_TOKENS=64 SEED=7 START_SECONDS=30
 
@@ -79,6 +80,7 @@ field() { sed -nE "s/.*[[:space:]]$1=([^[:space:]]+).*/\\1/p" "$work/server.log"
 start_server() {
   "$ULTRASKETCHD" --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 \
     --model "sketch=$SKETCH" --model "dense=$DENSE" --model "compressed=$work/compressed" \
+    --model "chat=$CHAT" \
     2>"$work/server.log" &
   server_pid=$!
   local deadline=$((SECONDS + START_SECONDS))
@@ -129,7 +131,7 @@ measure dense "$DENSE"
 measure compressed "$work/compressed"
 printf 'done: %d tokens each\n' "$(json_number tokens "$work/dense.eval")"
 
-say "serving the three over gRPC"
+say "serving the three, and a chat model, over gRPC"
 start_server
 address=$(field listen)
 metrics_address=$(field metrics)
@@ -137,6 +139,19 @@ printf 'gRPC on %s, metrics on http://%s/metrics\n' "$address" "$metrics_address
 generate sketch 150
 generate dense "$MAX_TOKENS"
 generate compressed "$MAX_TOKENS"
+
+say "a conversation with SmolLM2-135M-Instruct at half a bit"
+"$ULTRASKETCH" inspect "$CHAT" --json >"$work/chat.inspect"
+printf '%d parameters in %d bytes\n\n%s%s%s\n' "$(json_number parameters "$work/chat.inspect")" \
+  "$(json_number bytes "$work/chat.inspect")" "$dim" "$QUESTION" "$plain"
+"$ULTRASKETCH" chat --target "$address" --model chat --max-tokens 120 --seed "$SEED" <<<"$QUESTION"
+cat <<TEXT
+
+  It answers in whole sentences about the subject, and has lost most of what the dense model knows:
+  $CHAT/README.md says what half a bit keeps. Your turn:
+
+      $ULTRASKETCH chat --model $CHAT
+TEXT
 
 say "how they compare"
 row '' '%12s' sketch dense compressed
