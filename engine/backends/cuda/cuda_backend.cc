@@ -34,9 +34,6 @@ constexpr int64_t kStepsBetweenTimed = 64;
 
 float* Floats(DeviceBuffer& buffer) { return static_cast<float*>(buffer.data()); }
 const float* Floats(const DeviceBuffer& buffer) { return static_cast<const float*>(buffer.data()); }
-const CudaBuffer& Unwrap(const DeviceBuffer& buffer) {
-  return static_cast<const CudaBuffer&>(buffer);
-}
 const CudaLinear& Unwrap(const DeviceLinear& linear) {
   return static_cast<const CudaLinear&>(linear);
 }
@@ -66,9 +63,9 @@ CacheView LayerOf(const KvCacheLayout& layout, int layer, const DeviceBuffer& ca
   return {keys, keys + layout.layer_bytes() / 2};
 }
 
-// Operations are recorded and launched at the step's end. Some wait until the next one is known,
-// and become one kernel with it: gates and ups with what is made of them, and, with few tokens, an
-// input with the product that it is for and the rotation of queries and keys with attention.
+// Operations are recorded and launched at the step's end. What of a site is one kernel, Apply
+// decides: with few tokens an input and its product, and the rotation of queries and keys and their
+// attention; gates and ups and what is made of them, where their product can.
 class CudaBackend final : public Backend {
  public:
   CudaBackend(std::unique_ptr<CudaDevice> device, std::shared_ptr<CudaWorkspace> workspace)
@@ -143,8 +140,7 @@ class CudaBackend final : public Backend {
   absl::Status BeginStep(const StepInput& step) override {
     US_RETURN_IF_ERROR(device_->lost());
     device_->Activate();
-    deferred_.reset();
-    rotation_.reset();
+    gated_.reset();
     loader_.FreeStaging();
     buffers_->BeginStep();
     US_RETURN_IF_ERROR(step_.Begin(step));
@@ -155,7 +151,6 @@ class CudaBackend final : public Backend {
   }
 
   absl::Status EndStep() override {
-    FinishDeferred();
     // Larger steps keep the device busy for longer than launching them takes, and hardly repeat.
     constexpr int64_t kMostGraphTokens = 256;
     device_->Activate();
@@ -168,8 +163,8 @@ class CudaBackend final : public Backend {
   std::optional<StageDurations> stage_durations() const override { return stage_durations_; }
 
   void Embed(const DeviceEmbedding& embedding, DeviceBuffer& hidden) override {
-    FinishDeferred();
     const auto& table = static_cast<const CudaEmbedding&>(embedding);
+    ForgetGated(hidden);
     const int64_t num_tokens = step_.num_tokens();
     recorder_.Add(
         "Embed", StepStage::kOther, {kEmbed, &table, hidden.data(), num_tokens},
@@ -180,29 +175,35 @@ class CudaBackend final : public Backend {
   }
 
   void Apply(const SiteInput& input, const DeviceLinear& site, const SiteOutput& output) override {
-    ApplyWithoutProduct(input, site);
-    if (output.mode == SiteOutput::Mode::kAdd) {
-      LinearAdd(site, *prepared_, *output.to);
-    } else {
-      Linear(site, *prepared_, *output.to);
+    const CudaLinear& linear = Unwrap(site);
+    const MadeInput made = Make(input, linear);
+    const bool writes_gates = output.mode == SiteOutput::Mode::kWriteGates;
+    ForgetGated(*output.to);
+    ProductArguments arguments =
+        ArgumentsOf(linear, Prepared(linear), step_.num_tokens(),
+                    output.mode == SiteOutput::Mode::kAdd, Floats(*output.to));
+    if (made.input.has_value() && CanFuse(linear, *made.input)) {
+      arguments.is_gated = writes_gates && linear.rows() % (2 * kTileRows) == 0;
+      // Few outputs may be written in any order.
+      const InputSketch* const next =
+          arguments.is_gated ? &Unwrap(*output.gated_site).sketch() : nullptr;
+      const void* const places = next != nullptr && HasNarrowPlaces(*next) ? next->places : nullptr;
+      if (arguments.is_gated) {
+        gated_ = {arguments.y,
+                  places != nullptr ? FusedInput::Kind::kEntries : FusedInput::Kind::kRows};
+      }
+      MultiplyFused(made, linear, arguments, places);
+      return;
     }
+    AddInput(made, linear);
+    arguments.is_gated = writes_gates && linear.can_gate(arguments);
+    if (arguments.is_gated) gated_ = {arguments.y, FusedInput::Kind::kRows};
+    Multiply(arguments.accumulate ? "LinearAdd" : "Linear", linear, arguments);
   }
 
   void ApplyWithoutProduct(const SiteInput& input, const DeviceLinear& site) override {
-    US_CHECK(prepared_ != nullptr &&
-             step_.num_tokens() * PreparedRowBytes(Unwrap(site).matrix().num_steps) <=
-                 prepared_->num_bytes());
-    if (const auto* normalized = std::get_if<Normalized>(&input)) {
-      RmsNorm(*normalized->hidden, *normalized->weight, normalized->epsilon, site, *prepared_);
-    } else if (const auto* gated = std::get_if<Gated>(&input)) {
-      SwiGlu(*gated->gate_up, site.cols(), site, *prepared_);
-    } else {
-      const auto& attended = std::get<Attended>(input);
-      if (attended.head_norms.has_value()) NormalizeHeads(attended);
-      RotateAndStore(attended);
-      Attention(attended.shape, *attended.layout, attended.layer, *attended.qkv, *attended.cache,
-                site, *prepared_);
-    }
+    const CudaLinear& linear = Unwrap(site);
+    AddInput(Make(input, linear), linear);
   }
 
   void Logits(const Normalized& x, const DeviceEmbedding& head, DeviceBuffer& logits) override;
@@ -227,62 +228,96 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  void RmsNorm(const DeviceBuffer& hidden, const DeviceVector& weight, float epsilon,
-               const DeviceLinear& consumer, DeviceBuffer& prepared) {
-    Renew(prepared);
+  // The first part of a launch.
+  enum Operation : int {
+    kEmbed,
+    kNormalize,
+    kSwiGlu,
+    kSketch,
+    kMultiply,
+    kFused,
+    kNormalizeHeads,
+    kRotateAndStore,
+    kAttention,
+    kFinishAttention,
+  };
+
+  // A site's input as far as it is recorded: what a product can make of what there is, or a kernel
+  // of its own; nothing when the prepared input is there.
+  struct MadeInput {
+    const char* call = nullptr;
+    std::optional<FusedInput> input;
+  };
+  // silu(gate) * up in a buffer of gates and ups, and in which order.
+  struct GatedRows {
+    const float* rows;
+    FusedInput::Kind kind;
+  };
+
+  // A geometry as two parts of a launch.
+  static int64_t HeadsOf(const AttentionGeometry& geometry) {
+    return int64_t{geometry.num_heads} << 32 | geometry.num_kv_heads;
+  }
+  static int64_t SizesOf(const AttentionGeometry& geometry) {
+    return int64_t{geometry.head_dim} << 33 | int64_t{geometry.is_int8} << 32 | geometry.block_size;
+  }
+
+  static const InputSketch& SketchOf(const CudaLinear& linear, int64_t input_size) {
+    US_CHECK(linear.sketch().cols == input_size);
+    return linear.sketch();
+  }
+
+  // `buffer` is about to be written.
+  void ForgetGated(const DeviceBuffer& buffer) {
+    if (gated_.has_value() && gated_->rows == Floats(buffer)) gated_.reset();
+  }
+
+  // Prepared inputs of a site for all tokens.
+  void* Prepared(const CudaLinear& linear) {
+    US_CHECK(prepared_ != nullptr &&
+             step_.num_tokens() * PreparedRowBytes(linear.matrix().num_steps) <=
+                 prepared_->num_bytes());
+    return prepared_->data();
+  }
+
+  FusedInput InputOf(FusedInput::Kind kind, const float* rows, const CudaLinear& linear,
+                     int64_t input_size) {
     FusedInput input;
-    input.kind = FusedInput::Kind::kNormalized;
-    input.rows = Floats(hidden);
-    input.weight = Unwrap(weight).data();
-    input.epsilon = epsilon;
-    if (Defer("RmsNorm", input, consumer, weight.size(), prepared)) return;
-    Normalize("RmsNorm", hidden, /*rows=*/nullptr, step_.num_tokens(), weight, epsilon,
-              Unwrap(consumer), prepared.data());
+    input.kind = kind;
+    input.rows = rows;
+    input.sketch = SketchOf(linear, input_size);
+    input.prepared = Prepared(linear);
+    return input;
   }
 
-  void SwiGlu(const DeviceBuffer& gate_up, int64_t intermediate_size, const DeviceLinear& consumer,
-              DeviceBuffer& prepared) {
-    Renew(prepared);
-    const InputSketch& sketch = SketchOf(consumer, intermediate_size);
-    if (deferred_.has_value() && deferred_->output == gate_up.data() &&
-        deferred_->linear->rows() == 2 * intermediate_size) {
-      // The product before writes silu(gate) * up; what is left is to sketch it. Few outputs may be
-      // written in any order.
-      const Deferred product = *std::exchange(deferred_, std::nullopt);
-      const bool is_in_entries = !product.is_prepared && HasNarrowPlaces(sketch);
-      AddProduct(product, /*is_gated=*/true, is_in_entries ? sketch.places : nullptr);
-      FusedInput input;
-      input.kind = is_in_entries ? FusedInput::Kind::kEntries : FusedInput::Kind::kRows;
-      input.rows = Floats(gate_up);
-      const Deferred sketched = InputOf("SwiGlu", input, consumer, intermediate_size, prepared);
-      if (CanFuse(Unwrap(consumer), input)) {
-        deferred_ = sketched;
-      } else {
-        AddInput(sketched);
-      }
-      return;
+  // Records what must be done before there is an input.
+  MadeInput Make(const SiteInput& input, const CudaLinear& linear) {
+    return std::visit([&](const auto& parts) { return MakeInput(parts, linear); }, input);
+  }
+  MadeInput MakeInput(const Normalized& input, const CudaLinear& linear) {
+    FusedInput made =
+        InputOf(FusedInput::Kind::kNormalized, Floats(*input.hidden), linear, input.weight->size());
+    made.weight = Unwrap(*input.weight).data();
+    made.epsilon = input.epsilon;
+    return {"RmsNorm", made};
+  }
+  MadeInput MakeInput(const Gated& input, const CudaLinear& linear) {
+    const float* const rows = Floats(*input.gate_up);
+    if (gated_.has_value() && gated_->rows == rows) {
+      return {"SwiGlu", InputOf(gated_->kind, rows, linear, linear.cols())};
     }
-    FinishDeferred();
     const int64_t num_tokens = step_.num_tokens();
-    recorder_.Add("SwiGlu", Unwrap(consumer).stage(),
-                  {kSwiGlu, gate_up.data(), &consumer, prepared.data(), num_tokens},
-                  [this, in = Floats(gate_up), &sketch, num_tokens,
-                   out = prepared.data()](cudaStream_t stream) {
-                    return LaunchSwiGlu(in, num_tokens, sketch, device_->num_multiprocessors(), out,
-                                        stream);
+    recorder_.Add("SwiGlu", linear.stage(), {kSwiGlu, rows, &linear, Prepared(linear), num_tokens},
+                  [this, rows, &sketch = linear.sketch(), num_tokens,
+                   out = Prepared(linear)](cudaStream_t stream) {
+                    return LaunchSwiGlu(rows, num_tokens, sketch, device_->num_multiprocessors(),
+                                        out, stream);
                   });
+    return {"SwiGlu", std::nullopt};
   }
-
-  void Linear(const DeviceLinear& linear, const DeviceBuffer& prepared, DeviceBuffer& output) {
-    MultiplyPrepared("Linear", Unwrap(linear), prepared, /*accumulate=*/false, output);
-  }
-
-  void LinearAdd(const DeviceLinear& linear, const DeviceBuffer& prepared, DeviceBuffer& output) {
-    MultiplyPrepared("LinearAdd", Unwrap(linear), prepared, /*accumulate=*/true, output);
-  }
+  MadeInput MakeInput(const Attended& input, const CudaLinear& linear);
 
   void NormalizeHeads(const Attended& input) {
-    FinishDeferred();
     HeadNormArguments arguments;
     arguments.qkv = Floats(*input.qkv);
     arguments.num_tokens = step_.num_tokens();
@@ -300,73 +335,16 @@ class CudaBackend final : public Backend {
         [arguments](cudaStream_t stream) { return LaunchNormalizeHeads(arguments, stream); });
   }
 
-  void RotateAndStore(const Attended& input) {
-    FinishDeferred();
-    const AttentionGeometry geometry = GeometryOf(input.shape, *input.layout);
-    // Angles of 0 leave everything as it is, to the bit.
-    US_CHECK(geometry.head_dim / 2 * int64_t{sizeof(float)} <= workspace_->zeros().num_bytes());
-    const float* frequencies = input.inverse_frequencies != nullptr
-                                   ? Unwrap(*input.inverse_frequencies).data()
-                                   : static_cast<const float*>(workspace_->zeros().data());
-    rotation_ = {geometry, LayerOf(*input.layout, input.layer, *input.cache), frequencies,
-                 Floats(*input.qkv)};
-    // Otherwise attention may do it.
-    if (!step_.has_one_token_each() || !HasTokenAttention(geometry, device_->max_shared_bytes())) {
-      FinishRotation();
-    }
-  }
-
-  void Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
-                 const DeviceBuffer& qkv, const DeviceBuffer& cache, const DeviceLinear& consumer,
-                 DeviceBuffer& prepared);
-
-  // The first part of a launch.
-  enum Operation : int {
-    kEmbed,
-    kNormalize,
-    kSwiGlu,
-    kSketch,
-    kMultiply,
-    kFused,
-    kNormalizeHeads,
-    kRotateAndStore,
-    kAttention,
-    kFinishAttention,
-  };
-
-  // The input of a linear site that its product can make itself, and, once it is known, that
-  // product; or a product of prepared inputs that may be gated. What is recorded of them waits for
-  // what comes next.
-  struct Deferred {
-    const char* call = nullptr;
-    FusedInput input;
-    const CudaLinear* consumer = nullptr;
-    bool is_prepared = false;  // `input` is no more than what is at input.prepared
-    // Of the product, null before it is known.
-    const CudaLinear* linear = nullptr;
-    bool accumulate = false;
-    float* output = nullptr;
-  };
-  // Queries, keys and values that are neither rotated nor stored yet.
-  struct Rotation {
-    AttentionGeometry geometry;
-    CacheView cache;
-    const float* frequencies;
-    float* qkv;
-  };
-
-  // A geometry as two parts of a launch.
-  static int64_t HeadsOf(const AttentionGeometry& geometry) {
-    return int64_t{geometry.num_heads} << 32 | geometry.num_kv_heads;
-  }
-  static int64_t SizesOf(const AttentionGeometry& geometry) {
-    return int64_t{geometry.head_dim} << 33 | int64_t{geometry.is_int8} << 32 | geometry.block_size;
-  }
-
-  static const InputSketch& SketchOf(const DeviceLinear& consumer, int64_t input_size) {
-    const InputSketch& sketch = Unwrap(consumer).sketch();
-    US_CHECK(sketch.cols == input_size);
-    return sketch;
+  void RotateAndStore(const AttentionGeometry& geometry, const CacheView& cache,
+                      const float* frequencies, float* qkv) {
+    const int64_t num_tokens = step_.num_tokens();
+    recorder_.Add("RotateAndStore", StepStage::kAttention,
+                  {kRotateAndStore, frequencies, cache.keys, cache.values, qkv, step_.block_table(),
+                   num_tokens, HeadsOf(geometry), SizesOf(geometry)},
+                  [this, geometry, cache, frequencies, qkv, num_tokens](cudaStream_t stream) {
+                    return LaunchRotateAndStore(geometry, frequencies, step_.tokens(), num_tokens,
+                                                step_.block_table(), cache, qkv, stream);
+                  });
   }
 
   void Normalize(const char* call, const DeviceBuffer& hidden, const int32_t* rows,
@@ -404,84 +382,21 @@ class CudaBackend final : public Backend {
         [&linear, arguments](cudaStream_t stream) { return linear.launch()(arguments, stream); });
   }
 
-  // `prepared` is about to be written.
-  static void Renew(const DeviceBuffer& prepared) { Unwrap(prepared).set_spent(false); }
-
-  void MultiplyPrepared(const char* call, const CudaLinear& linear, const DeviceBuffer& prepared,
-                        bool accumulate, DeviceBuffer& output) {
-    US_CHECK(!Unwrap(prepared).is_spent());
-    if (deferred_.has_value() && deferred_->linear == nullptr && deferred_->consumer == &linear &&
-        deferred_->input.prepared == prepared.data() &&
-        // Blocks read all of the rows while others write.
-        deferred_->input.rows != Floats(output)) {
-      Unwrap(prepared).set_spent(true);
-      deferred_->linear = &linear;
-      deferred_->accumulate = accumulate;
-      deferred_->output = Floats(output);
-      // SwiGlu may follow.
-      if (accumulate || linear.rows() % (2 * kTileRows) != 0) FinishDeferred();
-      return;
-    }
-    FinishDeferred();
-    const ProductArguments arguments =
-        ArgumentsOf(linear, prepared.data(), step_.num_tokens(), accumulate, Floats(output));
-    if (linear.launch() == &LaunchFoldProduct && CanGateFoldProduct(arguments)) {
-      // SwiGlu may follow here, too.
-      Deferred product;
-      product.call = call;
-      product.input.prepared = const_cast<void*>(prepared.data());
-      product.is_prepared = true;
-      product.linear = &linear;
-      product.accumulate = accumulate;
-      product.output = Floats(output);
-      deferred_ = product;
-      return;
-    }
-    Multiply(call, linear, arguments);
-  }
-
   bool CanFuse(const CudaLinear& linear, const FusedInput& input) const {
-    return fuses_products_ && linear.launch() == &LaunchFoldProduct &&
+    return fuses_products_ && linear.is_fused() &&
            CanFuseProduct(input, linear.matrix(), linear.sketch(), step_.num_tokens(),
                           device_->num_multiprocessors(), device_->max_shared_bytes());
   }
 
-  static Deferred InputOf(const char* call, FusedInput input, const DeviceLinear& consumer,
-                          int64_t input_size, DeviceBuffer& prepared) {
-    input.sketch = SketchOf(consumer, input_size);
-    input.prepared = prepared.data();
-    return {.call = call, .input = input, .consumer = &Unwrap(consumer)};
-  }
-
-  // False when the product cannot make `input` [num_tokens, input_size] itself. Finishes what was
-  // deferred before in any case.
-  bool Defer(const char* call, const FusedInput& input, const DeviceLinear& consumer,
-             int64_t input_size, DeviceBuffer& prepared) {
-    FinishDeferred();
-    if (!CanFuse(Unwrap(consumer), input)) return false;
-    deferred_ = InputOf(call, input, consumer, input_size, prepared);
-    return true;
-  }
-
-  void FinishDeferred() {
-    FinishRotation();
-    if (!deferred_.has_value()) return;
-    const Deferred deferred = *std::exchange(deferred_, std::nullopt);
-    if (deferred.linear != nullptr) {
-      AddProduct(deferred, /*is_gated=*/false);
-    } else {
-      AddInput(deferred);
-    }
-  }
-
-  // Inputs without their product.
-  void AddInput(const Deferred& deferred) {
-    const FusedInput& input = deferred.input;
+  // The prepared input, by a kernel of its own.
+  void AddInput(const MadeInput& made, const CudaLinear& linear) {
+    if (!made.input.has_value()) return;
+    const FusedInput& input = *made.input;
     const int64_t num_tokens = step_.num_tokens();
     recorder_.Add(
-        deferred.call, deferred.consumer->stage(),
+        made.call, linear.stage(),
         {kSketch, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
-         input.attention_tokens, deferred.consumer, input.prepared, num_tokens,
+         input.attention_tokens, &linear, input.prepared, num_tokens,
          HeadsOf(input.attention.geometry), SizesOf(input.attention.geometry)},
         [this, input, num_tokens](cudaStream_t stream) {
           const int multiprocessors = device_->num_multiprocessors();
@@ -503,39 +418,18 @@ class CudaBackend final : public Backend {
   }
 
   // `entry_places`: see LaunchFusedProduct.
-  void AddProduct(const Deferred& deferred, bool is_gated, const void* entry_places = nullptr) {
-    const FusedInput& input = deferred.input;
-    ProductArguments arguments = ArgumentsOf(*deferred.linear, input.prepared, step_.num_tokens(),
-                                             deferred.accumulate, deferred.output);
-    arguments.is_gated = is_gated;
-    if (deferred.is_prepared) {
-      Multiply(deferred.call, *deferred.linear, arguments);
-      return;
-    }
+  void MultiplyFused(const MadeInput& made, const CudaLinear& linear,
+                     const ProductArguments& arguments, const void* entry_places) {
+    const FusedInput& input = *made.input;
     recorder_.Add(
-        deferred.call, deferred.linear->stage(),
+        made.call, linear.stage(),
         {kFused, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
-         input.attention_tokens, deferred.linear, arguments.num_tokens,
-         static_cast<int>(arguments.accumulate), arguments.y, static_cast<int>(is_gated),
+         input.attention_tokens, &linear, arguments.num_tokens,
+         static_cast<int>(arguments.accumulate), arguments.y, static_cast<int>(arguments.is_gated),
          entry_places, HeadsOf(input.attention.geometry), SizesOf(input.attention.geometry)},
         [arguments, input, entry_places](cudaStream_t stream) {
           return LaunchFusedProduct(arguments, input, entry_places, stream);
         });
-  }
-
-  void FinishRotation() {
-    if (!rotation_.has_value()) return;
-    const Rotation rotation = *std::exchange(rotation_, std::nullopt);
-    const int64_t num_tokens = step_.num_tokens();
-    recorder_.Add("RotateAndStore", StepStage::kAttention,
-                  {kRotateAndStore, rotation.frequencies, rotation.cache.keys,
-                   rotation.cache.values, rotation.qkv, step_.block_table(), num_tokens,
-                   HeadsOf(rotation.geometry), SizesOf(rotation.geometry)},
-                  [this, rotation, num_tokens](cudaStream_t stream) {
-                    return LaunchRotateAndStore(rotation.geometry, rotation.frequencies,
-                                                step_.tokens(), num_tokens, step_.block_table(),
-                                                rotation.cache, rotation.qkv, stream);
-                  });
   }
 
   std::unique_ptr<CudaDevice> device_;  // outlives what is on it
@@ -555,21 +449,19 @@ class CudaBackend final : public Backend {
   int64_t widest_prepared_bytes_ = 0;       // of the sites that were loaded, a token's
   std::unique_ptr<DeviceBuffer> prepared_;  // a site's inputs, from when they are made until they
                                             // are multiplied
-  std::optional<Deferred> deferred_;
-  std::optional<Rotation> rotation_;
+  std::optional<GatedRows> gated_;          // of this step
 };
 
-void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& layout, int layer,
-                            const DeviceBuffer& qkv, const DeviceBuffer& cache,
-                            const DeviceLinear& consumer, DeviceBuffer& prepared) {
-  Renew(prepared);
-  const InputSketch& sketch = SketchOf(consumer, shape.query_width());
+CudaBackend::MadeInput CudaBackend::MakeInput(const Attended& input, const CudaLinear& linear) {
+  const int64_t query_width = input.shape.query_width();
+  const InputSketch& sketch = SketchOf(linear, query_width);
+  if (input.head_norms.has_value()) NormalizeHeads(input);
   AttentionArguments arguments;
-  arguments.geometry = GeometryOf(shape, layout);
+  arguments.geometry = GeometryOf(input.shape, *input.layout);
   arguments.max_shared_bytes = device_->max_shared_bytes();
   arguments.num_multiprocessors = device_->num_multiprocessors();
-  arguments.qkv = Floats(qkv);
-  arguments.cache = LayerOf(layout, layer, cache);
+  arguments.qkv = Floats(*input.qkv);
+  arguments.cache = LayerOf(*input.layout, input.layer, *input.cache);
   constexpr int64_t kFloatBytes = sizeof(float);
   const int64_t finished_of_slot =
       int64_t{arguments.geometry.num_kv_heads} * arguments.geometry.tiles_per_group();
@@ -577,19 +469,22 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
       arguments.geometry,
       std::min(partials_.num_bytes() / (arguments.geometry.partial_floats() * kFloatBytes),
                finished_.num_bytes() / (finished_of_slot * int64_t{sizeof(int32_t)})),
-      rows_.num_bytes() / (shape.query_width() * kFloatBytes)};
-  if (step_.IsUsedForOther(key)) {
-    FinishDeferred();
-    recorder_.Run(/*repeats=*/false, timer_);
-  }
+      rows_.num_bytes() / (query_width * kFloatBytes)};
+  if (step_.IsUsedForOther(key)) recorder_.Run(/*repeats=*/false, timer_);
   const AttentionPlan& plan = step_.PlanFor(key);
-  const bool rotates = rotation_.has_value() && rotation_->qkv == arguments.qkv &&
-                       rotation_->cache.keys == arguments.cache.keys && !plan.has_long_items;
+  // Angles of 0 leave everything as it is, to the bit.
+  US_CHECK(input.shape.head_dim / 2 * kFloatBytes <= workspace_->zeros().num_bytes());
+  const float* const frequencies = input.inverse_frequencies != nullptr
+                                       ? Unwrap(*input.inverse_frequencies).data()
+                                       : static_cast<const float*>(workspace_->zeros().data());
+  const bool rotates = step_.has_one_token_each() && !plan.has_long_items &&
+                       HasTokenAttention(arguments.geometry, device_->max_shared_bytes());
   if (rotates) {
-    arguments.frequencies = std::exchange(rotation_, std::nullopt)->frequencies;
+    arguments.frequencies = frequencies;
     arguments.tokens = step_.tokens();
+  } else {
+    RotateAndStore(arguments.geometry, arguments.cache, frequencies, Floats(*input.qkv));
   }
-  FinishDeferred();
 
   arguments.block_table = step_.block_table();
   arguments.partials = static_cast<float*>(partials_.data());
@@ -613,25 +508,24 @@ void CudaBackend::Attention(const AttentionShape& shape, const KvCacheLayout& la
                                    : LaunchAttention(arguments, stream);
                   });
     if (slab.num_tokens == step_.num_tokens() && plan.most_chunks <= kMostUnmergedChunks) {
-      FusedInput input;
-      input.kind = FusedInput::Kind::kAttended;
-      input.attention = arguments;
-      input.attention_tokens = step_.attention_tokens();
-      if (Defer("Attention", input, consumer, shape.query_width(), prepared)) return;
+      FusedInput made = InputOf(FusedInput::Kind::kAttended, /*rows=*/nullptr, linear, query_width);
+      made.attention = arguments;
+      made.attention_tokens = step_.attention_tokens();
+      return {"Attention", made};
     }
     recorder_.Add(
-        "Attention", Unwrap(consumer).stage(),
-        {kFinishAttention, step_.attention_tokens(), slab.num_tokens, &consumer, prepared.data()},
+        "Attention", linear.stage(),
+        {kFinishAttention, step_.attention_tokens(), slab.num_tokens, &linear, Prepared(linear)},
         [this, arguments, tokens = step_.attention_tokens(), count = slab.num_tokens, &sketch,
-         out = prepared.data()](cudaStream_t stream) {
+         out = Prepared(linear)](cudaStream_t stream) {
           return LaunchFinishAttention(arguments, tokens, count, sketch,
                                        device_->num_multiprocessors(), out, stream);
         });
   }
+  return {"Attention", std::nullopt};
 }
 
 void CudaBackend::Logits(const Normalized& x, const DeviceEmbedding& head, DeviceBuffer& logits) {
-  FinishDeferred();
   const CudaLinear& table = static_cast<const CudaEmbedding&>(head).table();
   const int64_t rows_at_once = rows_.num_bytes() / PreparedRowBytes(table.sketch().num_steps);
   for (int64_t first = 0; first < step_.num_logit_tokens(); first += rows_at_once) {

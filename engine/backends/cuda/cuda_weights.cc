@@ -1,8 +1,10 @@
 #include "engine/backends/cuda/cuda_weights.h"
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -41,6 +43,12 @@ class MemoryPlan {
   int64_t total_bytes_ = 0;
 };
 
+constexpr ProductKernels kFoldKernels = {LaunchFoldProduct, CanGateFoldProduct, /*is_fused=*/true};
+constexpr ProductKernels kAbsMaxMinKernels = {LaunchSketchProduct};
+constexpr ProductKernels kDenseKernels = {LaunchDenseProduct};
+constexpr ProductKernels kInt8Kernels = {LaunchInt8Product};
+constexpr ProductKernels kInt4Kernels = {LaunchInt4Product};
+
 int64_t FloatBytes(int64_t count) { return count * static_cast<int64_t>(sizeof(float)); }
 
 }  // namespace
@@ -70,17 +78,23 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadLinear(const Encod
                                                                      absl::Span<const float> bias) {
   const LinearSite& site = encoded.site();
   US_CHECK(bias.empty() || static_cast<int64_t>(bias.size()) == site.rows);
+  // The registry.
+  struct CudaCodec {
+    std::string_view name;
+    absl::StatusOr<std::unique_ptr<CudaLinear>> (WeightLoader::*load)(const EncodedLinear& encoded,
+                                                                      absl::Span<const float> bias);
+  };
+  static constexpr CudaCodec kCodecs[] = {{"dense", &WeightLoader::LoadDenseSite},
+                                          {"fold", &WeightLoader::LoadFold},
+                                          {"absmaxmin", &WeightLoader::LoadAbsMaxMin}};
+  const auto* const codec =
+      std::find_if(std::begin(kCodecs), std::end(kCodecs),
+                   [&](const CudaCodec& known) { return known.name == encoded.codec_name(); });
   absl::StatusOr<std::unique_ptr<CudaLinear>> linear;
   if (const absl::Status status = CheckColumns(site.cols); !status.ok()) {
     linear = status;
-  } else if (encoded.codec_name() == "fold") {
-    linear = LoadFold(encoded, bias);
-  } else if (encoded.codec_name() == "absmaxmin") {
-    linear = LoadAbsMaxMin(encoded, bias);
-  } else if (encoded.codec_name() == "dense") {
-    linear = LoadDense(site.rows, site.cols, bias, [&](int64_t first, int64_t count, float* out) {
-      encoded.DecodeRows(first, count, out);
-    });
+  } else if (codec != std::end(kCodecs)) {
+    linear = (this->*codec->load)(encoded, bias);
   } else {
     linear = absl::UnimplementedError(
         absl::StrCat("codec ", Quoted(encoded.codec_name()), " has no CUDA kernels"));
@@ -99,10 +113,7 @@ absl::StatusOr<std::unique_ptr<CudaEmbedding>> WeightLoader::LoadEmbedding(
     return std::make_unique<CudaEmbedding>(
         std::move(integers), cols, *type == GroupedType::kInt4 ? LaunchEmbedInt4 : LaunchEmbedInt8);
   }
-  US_ASSIGN_OR_RETURN(auto linear, LoadDense(table.site().rows, cols, {},
-                                             [&](int64_t first, int64_t count, float* out) {
-                                               table.DecodeRows(first, count, out);
-                                             }));
+  US_ASSIGN_OR_RETURN(auto linear, LoadDenseSite(table, {}));
   return std::make_unique<CudaEmbedding>(std::move(linear), cols, LaunchEmbed);
 }
 
@@ -158,7 +169,14 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadDense(int64_t rows
   InputSketch sketch;
   sketch.cols = cols;
   sketch.num_steps = matrix.num_steps;
-  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchDenseProduct);
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, kDenseKernels);
+}
+
+absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadDenseSite(
+    const EncodedLinear& encoded, absl::Span<const float> bias) {
+  return LoadDense(
+      encoded.site().rows, encoded.site().cols, bias,
+      [&](int64_t first, int64_t count, float* out) { encoded.DecodeRows(first, count, out); });
 }
 
 absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const EncodedLinear& encoded,
@@ -219,7 +237,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
   sketch.num_steps = matrix.num_steps;
   sketch.max_gain = fold_sketch.max_gain;
   sketch.form = PreparedForm::kBytePlanes;
-  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchFoldProduct);
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, kFoldKernels);
 }
 
 absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
@@ -303,7 +321,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
   sketch.place_bytes = tables.place_bytes;
   sketch.cols = sketched.site().cols;
   sketch.num_steps = matrix.num_steps;
-  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, LaunchSketchProduct);
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, kAbsMaxMinKernels);
 }
 
 absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadGrouped(const GroupedTable& table) {
@@ -341,7 +359,7 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadGrouped(const Grou
   sketch.num_steps = matrix.num_steps;
   sketch.form = PreparedForm::kBytePlanes;
   return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch,
-                                      is_int4 ? LaunchInt4Product : LaunchInt8Product);
+                                      is_int4 ? kInt4Kernels : kInt8Kernels);
 }
 
 }  // namespace ultrasketch::cuda

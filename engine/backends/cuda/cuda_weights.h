@@ -34,14 +34,9 @@ class CudaBuffer final : public DeviceBuffer {
     return part_ != nullptr ? part_->resident_bytes() : memory_.num_bytes();
   }
 
-  // Of a prepared input: a product has made it for itself, and it was not written.
-  bool is_spent() const { return is_spent_; }
-  void set_spent(bool is_spent) const { is_spent_ = is_spent; }
-
  private:
   CudaMemory memory_;
   std::unique_ptr<DeviceBuffer> part_;  // null: memory_
-  mutable bool is_spent_ = false;       // products read prepared inputs
 };
 
 class CudaVector final : public DeviceVector {
@@ -56,12 +51,20 @@ class CudaVector final : public DeviceVector {
   int64_t size_;
 };
 
+// A codec's products.
+struct ProductKernels {
+  LaunchProduct launch;
+  // Whether the product takes these arguments gated; null: none does.
+  bool (*can_gate)(const ProductArguments& arguments) = nullptr;
+  bool is_fused = false;  // LaunchFusedProduct takes its tiles
+};
+
 // Packed weights, how to multiply with them, and the sketch of their inputs.
 class CudaLinear final : public DeviceLinear {
  public:
   CudaLinear(CudaMemory memory, const PackedMatrix& matrix, const InputSketch& sketch,
-             LaunchProduct launch_product)
-      : memory_(std::move(memory)), matrix_(matrix), sketch_(sketch), launch_(launch_product) {}
+             const ProductKernels& kernels)
+      : memory_(std::move(memory)), matrix_(matrix), sketch_(sketch), kernels_(kernels) {}
 
   // What products with it count as.
   StepStage stage() const { return stage_; }
@@ -73,13 +76,17 @@ class CudaLinear final : public DeviceLinear {
 
   const PackedMatrix& matrix() const { return matrix_; }
   const InputSketch& sketch() const { return sketch_; }
-  LaunchProduct launch() const { return launch_; }
+  LaunchProduct launch() const { return kernels_.launch; }
+  bool can_gate(const ProductArguments& arguments) const {
+    return kernels_.can_gate != nullptr && kernels_.can_gate(arguments);
+  }
+  bool is_fused() const { return kernels_.is_fused; }
 
  private:
   CudaMemory memory_;
   PackedMatrix matrix_;
   InputSketch sketch_;
-  LaunchProduct launch_;
+  ProductKernels kernels_;
   StepStage stage_ = StepStage::kHead;  // of a table
 };
 
@@ -120,6 +127,8 @@ class WeightLoader {
   absl::StatusOr<std::unique_ptr<CudaLinear>> LoadDense(int64_t rows, int64_t cols,
                                                         absl::Span<const float> bias,
                                                         const ReadRows& read_rows);
+  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadDenseSite(const EncodedLinear& encoded,
+                                                            absl::Span<const float> bias);
   absl::StatusOr<std::unique_ptr<CudaLinear>> LoadFold(const EncodedLinear& encoded,
                                                        absl::Span<const float> bias);
   absl::StatusOr<std::unique_ptr<CudaLinear>> LoadAbsMaxMin(const EncodedLinear& encoded,
