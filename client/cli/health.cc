@@ -86,11 +86,13 @@ class HealthCommand : public Command {
     client::CallOptions options;
     options.stop = stop;
     options.timeout = absl::Seconds(timeout_seconds_);
-    US_ASSIGN_OR_RETURN(const std::string status, client->Health(service_, options));
-    if (status == "SERVING") return absl::OkStatus();
-    return absl::UnavailableError(
-        absl::StrCat(service_.empty() ? "the server" : absl::StrCat("service ", Quoted(service_)),
-                     " is ", status));
+    const std::string asked =
+        service_.empty() ? "the server" : absl::StrCat("service ", Quoted(service_));
+    const absl::StatusOr<std::string> status = client->Health(service_, options);
+    if (absl::IsNotFound(status.status())) return Annotate(status.status(), asked);
+    US_RETURN_IF_ERROR(status.status());
+    if (*status == "SERVING") return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat(asked, " is ", *status));
   }
 
   Connection connection_;

@@ -22,7 +22,8 @@ class RecordedEvaluationTest : public testing::Test {
  protected:
   RecordedEvaluationTest() {
     std::filesystem::copy(SAMPLE_MODEL_DIR, folder_.path(),
-                          std::filesystem::copy_options::overwrite_existing);
+                          std::filesystem::copy_options::recursive |
+                              std::filesystem::copy_options::overwrite_existing);
     config_ = json::parse(*ReadFile(ConfigPath()));
   }
 

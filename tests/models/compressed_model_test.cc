@@ -1,4 +1,5 @@
 // A model in a codec's form against the dense model of its decoded weights.
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -56,12 +57,16 @@ TinyModel Fold(TinyModel& model) {
   return dense;
 }
 
+// Differences of at most `tolerance` times the row's largest logit.
 void ExpectNear(const std::vector<std::vector<float>>& found,
                 const std::vector<std::vector<double>>& expected, double tolerance) {
   ASSERT_EQ(found.size(), expected.size());
   for (size_t row = 0; row < found.size(); ++row) {
+    double largest = 0;
+    for (const double logit : expected[row]) largest = std::max(largest, std::abs(logit));
     for (size_t i = 0; i < found[row].size(); ++i) {
-      ASSERT_NEAR(found[row][i], expected[row][i], tolerance) << "row " << row << ", token " << i;
+      ASSERT_NEAR(found[row][i], expected[row][i], tolerance * largest)
+          << "row " << row << ", token " << i;
     }
   }
 }
@@ -85,8 +90,8 @@ TEST(CompressedModelTest, GivesTheLogitsOfItsDecodedWeights) {
     const std::vector<std::vector<float>> logits = AllLogits(*model, ids);
     const std::vector<std::vector<double>> expected = ReferenceLogits(dense, ids);
     // Inputs of products are rounded to one of 4095 steps on either side of 0.
-    ExpectNear(logits, expected, 1e-2);
-    ExpectNear(AllLogits(*dense_model, ids), expected, 1e-3);
+    ExpectNear(logits, expected, 3e-3);
+    ExpectNear(AllLogits(*dense_model, ids), expected, 1e-4);
     EXPECT_LT(model->memory_usage().weights, dense_model->memory_usage().weights / 4);
 
     // Token by token: the same bits.

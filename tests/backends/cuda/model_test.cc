@@ -188,7 +188,8 @@ TEST_F(CudaModelTest, ModelsThatShareTheDeviceComputeWhatEachComputesAlone) {
     EXPECT_EQ(AllLogits(*model, ids), alone);
     EXPECT_EQ(AllLogits(*sample, sample_ids), sample_alone);
   }
-  EXPECT_EQ(first->workspace_bytes() >> 20, second->workspace_bytes() >> 20);
+  // They count what they share, and little else.
+  EXPECT_LT(std::abs(first->workspace_bytes() - second->workspace_bytes()), int64_t{4} << 20);
 }
 
 TEST_F(CudaModelTest, LogLikelihoodsOfTheSampleModelAreTheCpus) {

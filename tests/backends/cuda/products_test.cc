@@ -274,7 +274,8 @@ TEST_P(GatedTest, IsTheSameToTheBitAsOneByOne) {
   constexpr auto kGates = SiteOutput::Mode::kWriteGates;
   const std::vector<float> together = sites.Run(backend, inputs, kGates);
   EXPECT_EQ(together, sites.Run(backend, inputs, SiteOutput::Mode::kWrite));
-  EXPECT_LT(RelativeError(together, sites.Run(*CpuBackend(), inputs, kGates)), 2 * kTolerance);
+  // Two sites, the second of which reads what gates made of the first one's roundings.
+  EXPECT_LT(RelativeError(together, sites.Run(*CpuBackend(), inputs, kGates)), 4 * kTolerance);
 }
 
 // Halves of a few row tiles and of many, of blocks that are not full, and, the last two, that are
