@@ -24,6 +24,8 @@ def main():
     rows = []
     for run in runs["kernels"]:
         for kernel in run["measurements"]:
+            if kernel["site"] not in ("all sites", "output_head"):
+                continue
             rows.append([
                 run["codec"], kernel["site"], str(kernel["tokens"]),
                 f"{kernel['least_microseconds']:,.0f}",
