@@ -20,6 +20,14 @@ int64_t NumWords(const AbsMaxMinClass& sketch_class) {
   return (sketch_class.buckets + CodesPerWord(sketch_class) - 1) / CodesPerWord(sketch_class);
 }
 
+// Integers from one token to the next. A chunk of the columns of many tokens is read together: they
+// lie in different sets of an L1 cache, whose sets repeat every 4 KiB.
+int64_t IntegerStride(int64_t padded_cols) {
+  constexpr int64_t kSetsRepeat = 4096 / int64_t{sizeof(int16_t)};
+  constexpr int64_t kApart = kChunkColumns + 64 / int64_t{sizeof(int16_t)};
+  return (padded_cols + kSetsRepeat - kApart - 1) / kSetsRepeat * kSetsRepeat + kApart;
+}
+
 }  // namespace
 
 AbsMaxMinCpuLinear::AbsMaxMinCpuLinear(const AbsMaxMinLinear& linear,
@@ -129,11 +137,12 @@ void AbsMaxMinCpuLinear::Multiply(const float* prepared, int64_t num_tokens, boo
   if (num_tokens == 0) return;
   // The integers as such, which are written as bytes.
   std::vector<RoundedInput> inputs(static_cast<size_t>(num_tokens));
-  std::vector<int16_t> integers(static_cast<size_t>(num_tokens * padded_cols_));
+  const int64_t integer_stride = IntegerStride(padded_cols_);
+  std::vector<int16_t> integers(static_cast<size_t>(num_tokens * integer_stride));
   for (int64_t token = 0; token < num_tokens; ++token) {
     const auto* bytes = reinterpret_cast<const uint8_t*>(prepared + token * prepared_width());
     std::memcpy(&inputs[static_cast<size_t>(token)], bytes, sizeof(RoundedInput));
-    std::memcpy(integers.data() + token * padded_cols_, bytes + sizeof(RoundedInput),
+    std::memcpy(integers.data() + token * integer_stride, bytes + sizeof(RoundedInput),
                 static_cast<size_t>(padded_cols_) * sizeof(int16_t));
   }
   const int64_t num_blocks = (rows() + kRowsPerBlock - 1) / kRowsPerBlock;
@@ -144,7 +153,7 @@ void AbsMaxMinCpuLinear::Multiply(const float* prepared, int64_t num_tokens, boo
     for (int64_t block = begin; block < end; ++block) {
       UnpackBlock(block, keys.data());
       sums.assign(static_cast<size_t>(num_tokens * kRowsPerBlock), 0.0f);
-      MultiplyBlock(keys.data(), integers.data(), padded_cols_, num_tokens, sums.data());
+      MultiplyBlock(keys.data(), integers.data(), integer_stride, num_tokens, sums.data());
       const int64_t first_row = block * kRowsPerBlock;
       const int64_t num_rows = std::min(kRowsPerBlock, rows() - first_row);
       for (int64_t token = 0; token < num_tokens; ++token) {

@@ -17,15 +17,26 @@ GroupedMultiply KernelFor(const GroupedTable& table, const GroupedKernels& kerne
   return is_half ? kernels.multiply_int4_f16 : kernels.multiply_int4_bf16;
 }
 
+// Bytes of a prepared token. The same columns of eight tokens are read together: tokens are so far
+// apart that these lie in different sets of an L1 cache, whose sets repeat every 4 KiB.
+int64_t TokenBytes(int64_t padded_cols) {
+  constexpr int64_t kSetsRepeat = 4096;
+  constexpr int64_t kApart = 1088;  // or less than a whole number of repetitions by 960
+  const int64_t num_bytes = kGroupedIntegersOffset + padded_cols * int64_t{sizeof(int16_t)};
+  const int64_t place = num_bytes % kSetsRepeat;
+  const int64_t next = place <= kApart                     ? kApart
+                       : place <= kApart + kSetsRepeat / 2 ? kApart + kSetsRepeat / 2
+                                                           : kApart + kSetsRepeat;
+  return num_bytes - place + next;
+}
+
 }  // namespace
 
 GroupedCpuLinear::GroupedCpuLinear(const GroupedTable& table, const GroupedKernels& kernels)
     : table_(table), kernels_(kernels), multiply_(KernelFor(table, kernels)) {}
 
 int64_t GroupedCpuLinear::prepared_width() const {
-  const int64_t num_bytes =
-      static_cast<int64_t>(sizeof(RoundedInput)) + padded_cols() * int64_t{sizeof(int16_t)};
-  return num_bytes / static_cast<int64_t>(sizeof(float));
+  return TokenBytes(padded_cols()) / static_cast<int64_t>(sizeof(float));
 }
 
 void GroupedCpuLinear::PrepareInput(const float* x, float* prepared) const {
@@ -46,7 +57,7 @@ void GroupedCpuLinear::PrepareInput(const float* x, float* prepared) const {
   }
   auto* const bytes = reinterpret_cast<uint8_t*>(prepared);
   std::memcpy(bytes, &input, sizeof(input));
-  std::memcpy(bytes + sizeof(input), integers.data(), integers.size() * sizeof(int16_t));
+  std::memcpy(bytes + kGroupedIntegersOffset, integers.data(), integers.size() * sizeof(int16_t));
 }
 
 void GroupedCpuLinear::Multiply(const float* prepared, int64_t num_tokens, bool accumulate,

@@ -15,8 +15,12 @@ inline constexpr int64_t kInt4StepColumns = 32;
 
 inline constexpr int32_t kMaxGroupedInteger = 32767;
 
-// Inputs of several tokens: a RoundedInput each and then int16 [whole groups of columns], with
-// zeros after the last column. For int4 each 32 columns of it are the even ones, then the odd ones.
+// Where a token's integers begin: in a line of the cache, if the token does.
+inline constexpr int64_t kGroupedIntegersOffset = 64;
+
+// Inputs of several tokens: a RoundedInput each and then, kGroupedIntegersOffset bytes from its
+// beginning, int16 [whole groups of columns], with zeros after the last column. For int4 each 32
+// columns of it are the even ones, then the odd ones.
 struct GroupedInputs {
   const uint8_t* data;
   int64_t stride;  // bytes between tokens

@@ -159,7 +159,7 @@ struct Table {
 
 inline const int16_t* Integers(GroupedInputs inputs, int64_t token, int64_t group) {
   return reinterpret_cast<const int16_t*>(inputs.data + token * inputs.stride +
-                                          sizeof(RoundedInput)) +
+                                          kGroupedIntegersOffset) +
          group * kGroupWidth;
 }
 
