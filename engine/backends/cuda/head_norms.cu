@@ -1,6 +1,5 @@
 // One warp a head: bound by latency, then by memory.
 #include "engine/backends/cuda/head_norms.h"
-
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
 
