@@ -8,6 +8,7 @@
 
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
+#include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 namespace {
@@ -24,6 +25,19 @@ int64_t BytesPerToken(const ModelConfig& config, const ModelOptions& options,
                                backend.cache_token_bytes(options.kv_cache_type, config.head_dim));
 }
 
+// What kernels of compressed sites hold beside the stored bits, at most: the order of the columns
+// and their signs or buckets, scales as floats, rows that fill a tile up.
+int64_t PackingBytes(const ModelConfig& config) {
+  constexpr int64_t kBytesPerColumn = 32;
+  constexpr int64_t kBytesPerRow = 4;
+  if (config.quantization_config.is_null()) return 0;
+  int64_t bytes = 0;
+  for (const LinearSite& site : LinearSites(config)) {
+    bytes += kBytesPerColumn * site.cols + kBytesPerRow * site.rows;
+  }
+  return bytes;
+}
+
 int64_t SaturatingProduct(int64_t a, int64_t b) {
   int64_t product = 0;
   return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<int64_t>::max() : product;
@@ -36,9 +50,15 @@ MemoryUsage EstimateMemory(const Checkpoint& checkpoint, const ModelOptions& opt
   const ModelConfig& config = checkpoint.config();
   MemoryUsage usage;
   for (const std::string& name : checkpoint.tensor_names()) {
-    const int64_t bytes = checkpoint.Find(name)->num_bytes();
+    const TensorView& tensor = *checkpoint.Find(name);
+    int64_t bytes = tensor.num_bytes();
+    // Vectors are held as floats.
+    if (tensor.shape.size() == 1) {
+      bytes = std::max(bytes, tensor.num_elements() * int64_t{sizeof(float)});
+    }
     (IsTable(name) ? usage.embedding : usage.weights) += bytes;
   }
+  usage.weights += PackingBytes(config);
   const int64_t widest_input =
       std::max({config.hidden_size, config.query_width(), config.intermediate_size});
   const int64_t activations = config.hidden_size + widest_input + config.query_width() +

@@ -14,8 +14,7 @@
 namespace ultrasketch {
 
 // What a model with these options holds on the backend's device when every sequence is as long as
-// can be; from the checkpoint's headers. An upper bound but for packing (a few percent of the
-// weights).
+// can be; from the checkpoint's headers. An upper bound.
 MemoryUsage EstimateMemory(const Checkpoint& checkpoint, const ModelOptions& options,
                            const Backend& backend);
 

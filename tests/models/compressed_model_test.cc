@@ -12,6 +12,7 @@
 
 #include "engine/codecs/fold/fold_linear.h"
 #include "engine/models/layer_table.h"
+#include "engine/models/memory_plan.h"
 #include "tests/base/temporary_folder.h"
 #include "tests/codecs/fold_examples.h"
 #include "tests/models/reference_decoder.h"
@@ -93,6 +94,13 @@ TEST(CompressedModelTest, GivesTheLogitsOfItsDecodedWeights) {
     ExpectNear(logits, expected, 3e-3);
     ExpectNear(AllLogits(*dense_model, ids), expected, 1e-4);
     EXPECT_LT(model->memory_usage().weights, dense_model->memory_usage().weights / 4);
+
+    const auto checkpoint = Checkpoint::Open(folder.path());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    const auto backend = CreateBackend("cpu", {.num_threads = 1});
+    const MemoryUsage planned = EstimateMemory(**checkpoint, SmallOptions(), **backend);
+    EXPECT_LE(model->memory_usage().weights, planned.weights);
+    EXPECT_LT(planned.weights, 3 * model->memory_usage().weights);
 
     // Token by token: the same bits.
     const std::vector<BlockId> blocks = ScatteredBlocks(7, 4);

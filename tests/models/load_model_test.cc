@@ -250,6 +250,8 @@ TEST_F(LoadModelTest, AccountsForItsMemory) {
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const auto backend = CreateBackend("cpu", {.num_threads = 1});
   const MemoryUsage planned = EstimateMemory(**checkpoint, SmallOptions(), **backend);
+  EXPECT_EQ(planned.weights, weights);
+  EXPECT_EQ(planned.embedding, embedding);
   EXPECT_EQ(planned.kv_cache, 2048 * 2 * 2 * 2 * 10 * 4);
   // Residual stream, prepared input of the widest site, q k v, gate and up; logits.
   EXPECT_EQ(planned.workspace, 512 * 4 * (40 + 56 + (4 + 2 + 2) * 10 + 2 * 56) + 512 * 61 * 4);
