@@ -190,7 +190,9 @@ absl::Status ModelCall::ForClient(absl::Status status) {
     status = !client_status_.ok() ? client_status_
                                   : absl::UnavailableError("the model is shutting down");
   }
-  if (absl::IsUnavailable(status)) return WithReason(std::move(status), "DRAINING");
+  if (absl::IsUnavailable(status) && ReasonOf(status).empty()) {
+    return WithReason(std::move(status), "DRAINING");
+  }
   return status;
 }
 

@@ -1,10 +1,13 @@
 #include "server/options.h"
 
+#include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <iostream>
 #include <limits>
 #include <memory>
 #include <set>
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -22,6 +25,18 @@
 
 namespace ultrasketch {
 namespace {
+
+// CLI::Range, which takes "nan" for a number of any range.
+CLI::Validator NumberIn(double least, double most) {
+  const CLI::Range range(least, most);
+  CLI::Validator validator = range;
+  validator.operation([range](std::string& text) {
+    const std::string error = range(text);
+    if (!error.empty() || !std::isnan(std::strtod(text.c_str(), nullptr))) return error;
+    return absl::StrCat("Value ", text, " is not a number");
+  });
+  return validator;
+}
 
 // The options before what needs more than CLI11's checks is understood; the rest is stored where it
 // belongs.
@@ -156,7 +171,7 @@ void DeclareEngine(CLI::App& app, Flags& flags) {
   app.add_option("--stream-interval-ms", flags.stream_interval_ms,
                  "Tokens of a stream that come sooner after one another share a message; 0: none "
                  "do, unless the client reads slowly")
-      ->check(CLI::Range(0.0, 10000.0))
+      ->check(NumberIn(0.0, 10000.0))
       ->type_name("MS")
       ->capture_default_str();
   app.add_option("--measure-overhead", flags.options.measures_overhead,
@@ -173,7 +188,7 @@ void DeclareEngine(CLI::App& app, Flags& flags) {
   app.add_option("--cache-idle-seconds", flags.cache_idle_seconds,
                  "After so long without requests a model gives the memory of its KV cache back, "
                  "and forgets prefixes")
-      ->check(CLI::Range(0.1, 1e9))
+      ->check(NumberIn(0.1, 1e9))
       ->type_name("SECONDS")
       ->capture_default_str();
   app.add_option(
@@ -240,7 +255,7 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
   app.add_option("--refusal-pause-ms", flags.refusal_pause_ms,
                  "How long RESOURCE_EXHAUSTED, when it says when to try again, may be held back "
                  "while there are more than a thousand a second; 0: never")
-      ->check(CLI::Range(0.0, 1000.0))
+      ->check(NumberIn(0.0, 1000.0))
       ->type_name("MS")
       ->capture_default_str();
   app.add_option("--max-unread-bytes", calls.max_unread_bytes,
@@ -251,7 +266,7 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--max-unread-seconds", flags.max_unread_seconds,
                  "How long a client may leave a message or an answer unread; then the call ends")
-      ->check(CLI::Range(0.1, 86400.0))
+      ->check(NumberIn(0.1, 86400.0))
       ->type_name("SECONDS")
       ->capture_default_str();
   app.add_option("--max-unread-answer-bytes", calls.max_unread_answer_bytes,
@@ -280,7 +295,7 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
                  "After about so long (a tenth more or less) a connection takes no further calls, "
                  "so that its client makes a new one, perhaps to another replica; open calls "
                  "finish. 0: never")
-      ->check(CLI::IsMember({0.0}) | CLI::Range(1.0, 1e6))
+      ->check(CLI::IsMember({0.0}) | NumberIn(1.0, 1e6))
       ->type_name("SECONDS")
       ->capture_default_str();
   app.add_option("--max-transport-bytes", options.server.max_transport_bytes,
@@ -299,7 +314,7 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
                  "How long requests may still run after SIGTERM or SIGINT; a second signal stops "
                  "at once. Keep it below the time after which you are killed: 30 s by default in "
                  "Kubernetes, 10 s in `docker stop` (give it -t 30, or less here)")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(NumberIn(0.0, 86400.0))
       ->type_name("SECONDS")
       ->capture_default_str();
 }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -59,7 +60,10 @@ class HealthCommand : public Command {
         "within --timeout, 5 seconds when left out.");
   }
 
-  std::string UsageError() const override { return connection_.UsageError(); }
+  std::string UsageError() const override {
+    if (std::isnan(wait_seconds_)) return "--wait: expected a number of seconds";
+    return connection_.UsageError();
+  }
 
   absl::Status Run(const Environment& environment) override {
     const absl::Time end = absl::Now() + absl::Seconds(wait_seconds_);

@@ -163,6 +163,11 @@ TEST_F(RepositoryTest, ABrokenModelIsFailedAndTheOthersServe) {
   v1::GenerateRequest request = Request("It was", 2);
   request.set_model("good");
   EXPECT_TRUE(ReadAll(*daemon.stub().GenerateStream(&context, request)).status.ok());
+  request.set_model("bad");
+  grpc::ClientContext of_failed;
+  const grpc::Status refused = ReadAll(*daemon.stub().GenerateStream(&of_failed, request)).status;
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(refused.error_details(), HasSubstr("FAILED"));
 }
 
 TEST_F(RepositoryTest, StartsEmptyAndFollowsTheFolders) {

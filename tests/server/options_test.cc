@@ -211,6 +211,8 @@ TEST(OptionsTest, RefusalsArePausedAsLongAsIsSaid) {
   EXPECT_EQ(pause({}), absl::Milliseconds(30));
   EXPECT_EQ(pause({"--refusal-pause-ms", "0"}), absl::ZeroDuration());
   EXPECT_EQ(pause({"--refusal-pause-ms", "2.5"}), absl::Microseconds(2500));
+  ExpectUsageError({"--model", "a=b", "--refusal-pause-ms", "nan"}, "--refusal-pause-ms");
+  ExpectUsageError({"--model", "a=b", "--refusal-pause-ms", "1001"}, "--refusal-pause-ms");
 }
 
 }  // namespace
