@@ -377,6 +377,13 @@ TEST(CliTest, EvaluatesAsMuchAsItIsAskedTo) {
   EXPECT_EQ(compared["reference_perplexity"], part["perplexity"]);
   EXPECT_EQ(compared["accuracy"], compared["reference_accuracy"]);
   EXPECT_GT(compared["accuracy"], 0);
+
+  // Not with one that makes other tokens of the text, which is said at once.
+  arguments.back() = absl::StrCat(SAMPLE_MODEL_DIR, "/../smollm2-135m-sketch");
+  const Completed refused = RunTool(arguments);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_EQ(ParseOutput(refused)["error"]["code"], "INVALID_ARGUMENT");
+  EXPECT_THAT(refused.err, HasSubstr("other tokens of the text"));
 }
 
 TEST(CliTest, GeneratesTheSameTextFromTheSameSeed) {
