@@ -3,10 +3,14 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <stop_token>
 #include <string>
+#include <system_error>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -19,7 +23,10 @@
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
 #include "client/finetune/self_text.h"
+#include "engine/base/status.h"
 #include "engine/finetune/finetune.h"
+#include "engine/finetune/finetune_settings.h"
+#include "engine/format/checkpoint.h"
 
 namespace ultrasketch::cli {
 namespace {
@@ -240,11 +247,53 @@ int Fail(const absl::Status& status, bool json) {
   return kExitFailed;
 }
 
+// What would keep the training from beginning, found before the teacher writes for long.
+absl::Status CheckBeforeSelfText(const FinetuneOptions& options) {
+  US_RETURN_IF_ERROR(CheckFinetuneOptions(options));
+  US_ASSIGN_OR_RETURN(const auto teacher, Checkpoint::Open(options.teacher));
+  US_ASSIGN_OR_RETURN(const auto student, Checkpoint::Open(options.student));
+  if (student->config().quantization_config.is_null()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.student, ": expected a compressed model, found a dense one"));
+  }
+  const auto extents = [](const ModelConfig& config) {
+    return std::make_tuple(config.num_layers, config.hidden_size, config.intermediate_size,
+                           config.vocab_size);
+  };
+  if (extents(teacher->config()) != extents(student->config())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.student, ": made from another model than ", options.teacher));
+  }
+  std::vector<std::string> files = options.text_files;
+  if (!options.eval_file.empty()) files.push_back(options.eval_file);
+  bool has_self = false;
+  for (const std::string& file : files) {
+    if (file == kSelfText && std::exchange(has_self, true)) {
+      return absl::InvalidArgumentError(absl::StrCat("--text: ", kSelfText, " is there twice"));
+    }
+    std::error_code error;
+    if (file != kSelfText && !std::filesystem::is_regular_file(file, error)) {
+      return absl::NotFoundError(absl::StrCat("cannot open ", file));
+    }
+  }
+  const std::string checkpoint = absl::StrCat(options.out, ".training/checkpoint.safetensors");
+  std::error_code error;
+  if (options.resume && !std::filesystem::exists(checkpoint, error)) {
+    return absl::NotFoundError(absl::StrCat("there is no checkpoint to resume from: ", checkpoint));
+  }
+  return absl::OkStatus();
+}
+
 // Puts a file of windows in the place of the word "self" among the texts.
 absl::Status PrepareSelfText(Arguments& arguments, const std::stop_token& stop) {
   FinetuneOptions& options = arguments.options;
   const auto self = std::find(options.text_files.begin(), options.text_files.end(), kSelfText);
   if (self == options.text_files.end()) return absl::OkStatus();
+  // A folder's name with a slash at its end is that folder's.
+  std::filesystem::path out = std::filesystem::path(options.out).lexically_normal();
+  if (!out.has_filename()) out = out.parent_path();
+  options.out = out.string();
+  US_RETURN_IF_ERROR(CheckBeforeSelfText(options));
   SelfTextRequest& request = arguments.self_text;
   request.teacher = options.teacher;
   request.training_folder = options.out + ".training";
@@ -252,7 +301,7 @@ absl::Status PrepareSelfText(Arguments& arguments, const std::stop_token& stop) 
   request.device = options.device;
   request.num_threads = options.num_threads;
   request.seed = options.seed;
-  request.overwrite = options.overwrite;
+  request.reuse = options.resume;
   const absl::StatusOr<std::string> path = WriteSelfTextFile(request, stop);
   if (!path.ok()) return path.status();
   *self = *path;

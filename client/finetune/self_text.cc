@@ -29,7 +29,7 @@ absl::StatusOr<std::string> WriteSelfTextFile(const SelfTextRequest& request,
   std::filesystem::create_directories(request.training_folder, error);
   if (error) return ErrnoStatus(error.value(), request.training_folder);
   std::string path = absl::StrCat(request.training_folder, "/self-text.safetensors");
-  if (!request.overwrite && std::filesystem::exists(path, error)) return path;
+  if (request.reuse && std::filesystem::exists(path, error)) return path;
 
   const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
   if (error) return ErrnoStatus(error.value(), "/proc/self/exe");

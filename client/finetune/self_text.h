@@ -21,12 +21,11 @@ struct SelfTextRequest {
   std::string device = "auto";
   int num_threads = 0;
   uint64_t seed = 0;
-  bool overwrite = false;
+  bool reuse = false;  // the file that is there already, of the training that is resumed
 };
 
 // Runs `ultrasketch self-text`, which has the engine and lies beside this executable, and returns
-// the file's path. A file that is there already, from an interrupted training say, is used again
-// unless `overwrite`: whoever trains on it checks that it fits. FAILED_PRECONDITION in one of
+// the file's path. FAILED_PRECONDITION in one of
 // several processes; UNAVAILABLE where there is no such program; CANCELLED soon after `stop`;
 // UNKNOWN when it failed, having said why on standard error.
 absl::StatusOr<std::string> WriteSelfTextFile(const SelfTextRequest& request,
