@@ -41,18 +41,14 @@ def main():
         for model in run["models"]:
             for step in model["steps"]:
                 tokens = step["sequences"] * step["new_tokens"]
-                before = next((old["milliseconds"] for old in runs.get("before", [])
-                               if (old["codec"], old["table"], old["step"]) ==
-                               (run["codec"], run["table"], step["step"])), None)
                 rows.append([
                     run["codec"], run["table"], step["step"].replace("_", " "),
-                    f"{before:,.1f}" if before else "",
                     f"{step['milliseconds']:,.1f}",
                     f"{step['milliseconds'] / tokens:,.2f}",
                     f"{step['dense_milliseconds']:,.1f}",
                     f"{step['ratio_to_dense']:.1f}",
                 ])
-    print_table(["codec", "head", "step", "before, ms", "ms", "ms a token", "dense, ms", "x dense"],
+    print_table(["codec", "head", "step", "ms", "ms a token", "dense, ms", "x dense"],
                 rows)
 
 
