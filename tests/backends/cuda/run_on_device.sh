@@ -256,6 +256,7 @@ readonly CHECKED=(
   '*AgreesWithTheCpu/many_long_decodes_of_64_int8'
   '*AgreesWithTheCpu/decode_over_many_chunks*:*AgreesWithTheCpu/heads_of_256_int8'
   '*ManyRows*tokens1:*AFoldedModelAgreesWithTheCpu'
+  '*AgreesWithTheCpu/head_norms_of_*:*AgreesWithTheCpu/no_rope_of_*'
   '*CudaTest.Samples*:*CudaTest.Ties*:*ClassesAndPlanes*'
 )
 for tool in memcheck racecheck; do
