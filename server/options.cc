@@ -186,8 +186,8 @@ void DeclareEngine(CLI::App& app, Flags& flags) {
       ->type_name("MODE")
       ->default_str("on");
   app.add_option("--cache-idle-seconds", flags.cache_idle_seconds,
-                 "After so long without requests a model gives the memory of its KV cache back, "
-                 "and forgets prefixes")
+                 "Blocks of the KV cache that nobody has used for so long give their memory back "
+                 "on CPUs, and the prefixes in them are forgotten")
       ->check(NumberIn(0.1, 1e9))
       ->type_name("SECONDS")
       ->capture_default_str();

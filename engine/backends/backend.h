@@ -46,9 +46,6 @@ class DeviceBuffer {
   virtual int64_t num_bytes() const = 0;
   // Bytes that it takes now: on CPUs pages come with their first use. From any thread.
   virtual int64_t resident_bytes() const { return num_bytes(); }
-  // The contents are not needed any more: gives the memory back where it comes with use, and what
-  // is read before it is written again is undefined.
-  virtual void Discard() {}
 };
 
 // Weights on the device. Immutable; must not outlive their backend or the encoded weights that they
@@ -168,6 +165,12 @@ class Backend {
   virtual int64_t cache_token_bytes(KvCacheType type, int head_dim) const = 0;
   // Block sizes of the cache are a multiple of this many tokens.
   virtual int cache_block_granularity() const = 0;
+  // Whether memory of a cache comes with its use, and goes back to the system by DiscardBlocks.
+  virtual bool can_discard_blocks() const { return false; }
+  // Between steps: what these blocks of the cache hold, in all layers, is not needed any more; what
+  // is read of them before it is written again is undefined.
+  virtual void DiscardBlocks(const KvCacheLayout& /*layout*/, absl::Span<const BlockId> /*blocks*/,
+                             DeviceBuffer& /*cache*/) {}
 
   // Bytes of the device that it holds for itself, beside what the functions below return. From any
   // thread, once steps are reserved.

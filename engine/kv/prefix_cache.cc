@@ -19,7 +19,8 @@ PrefixCache::PrefixCache(int64_t num_blocks, int64_t block_size, bool is_enabled
       nodes_(static_cast<size_t>(num_blocks), 0),
       parents_(static_cast<size_t>(is_enabled ? num_blocks : 0), 0),
       tokens_(static_cast<size_t>(is_enabled ? num_blocks * block_size : 0), 0),
-      registered_(0, KeyHash{this}, KeyEqual{this}) {
+      registered_(0, KeyHash{this}, KeyEqual{this}),
+      released_at_(static_cast<size_t>(num_blocks), 0) {
   US_CHECK(block_size >= 1);
   if (is_enabled) registered_.reserve(static_cast<size_t>(num_blocks));
 }
@@ -60,28 +61,44 @@ bool PrefixCache::Allocate(int64_t count, std::vector<BlockId>& blocks) {
   const size_t num_before = blocks.size();
   if (!pool_.Allocate(count, blocks)) return false;
   for (size_t i = num_before; i < blocks.size(); ++i) {
-    uint64_t& node = nodes_[static_cast<size_t>(blocks[i])];
-    if (node == 0) continue;
-    registered_.erase(registered_.find(KeyOf(blocks[i])));
-    node = 0;
-    --num_cached_;
+    if (NodeOf(blocks[i]) != 0) ForgetContents(blocks[i]);
   }
   return true;
+}
+
+// Of a block that was free.
+void PrefixCache::ForgetContents(BlockId block) {
+  registered_.erase(registered_.find(KeyOf(block)));
+  nodes_[static_cast<size_t>(block)] = 0;
+  --num_cached_;
 }
 
 void PrefixCache::Release(absl::Span<const BlockId> blocks) {
   for (size_t i = blocks.size(); i-- > 0;) {
     const bool has_contents = NodeOf(blocks[i]) != 0;
     pool_.Release(blocks[i], has_contents ? BlockPool::Reuse::kLast : BlockPool::Reuse::kNext);
-    if (has_contents && pool_.reference_count(blocks[i]) == 0) ++num_cached_;
+    if (pool_.reference_count(blocks[i]) > 0) continue;
+    if (has_contents) ++num_cached_;
+    uint64_t& released_at = released_at_[static_cast<size_t>(blocks[i])];
+    if (released_at == 0) ++num_released_;
+    released_at = num_takes_;
   }
 }
 
-void PrefixCache::Forget() {
-  US_CHECK(pool_.num_used() == 0);
-  registered_.clear();
-  std::fill(nodes_.begin(), nodes_.end(), 0);
-  num_cached_ = 0;
+std::vector<BlockId> PrefixCache::TakeUnused() {
+  std::vector<BlockId> unused;
+  for (BlockId block = 0; block < static_cast<BlockId>(pool_.num_blocks()); ++block) {
+    uint64_t& released_at = released_at_[static_cast<size_t>(block)];
+    if (released_at == 0 || released_at == num_takes_ || pool_.reference_count(block) > 0) continue;
+    // Free blocks with contents stand in order of their release: the next ones to be handed out
+    // are those that lose them here.
+    if (NodeOf(block) != 0) ForgetContents(block);
+    released_at = 0;
+    --num_released_;
+    unused.push_back(block);
+  }
+  ++num_takes_;
+  return unused;
 }
 
 BlockId PrefixCache::Register(BlockId parent, absl::Span<const int32_t> token_ids, BlockId block) {

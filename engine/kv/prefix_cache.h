@@ -57,8 +57,12 @@ class PrefixCache {
   // reference moves there.
   BlockId Register(BlockId parent, absl::Span<const int32_t> token_ids, BlockId block);
 
-  // No block has contents any more. None may be in use.
-  void Forget();
+  // The blocks that nobody has used since the call before, and that were used since they were
+  // returned last: their contents are given up, their memory may be. In order of their ids. Takes
+  // O(num_blocks).
+  std::vector<BlockId> TakeUnused();
+  // Whether a later TakeUnused would return something if no block were used until then.
+  bool has_unused() const { return num_released_ > 0; }
 
   const BlockPool& pool() const { return pool_; }
   bool is_enabled() const { return is_enabled_; }
@@ -90,6 +94,7 @@ class PrefixCache {
 
   Key KeyOf(BlockId block) const;
   uint64_t NodeOf(BlockId block) const { return nodes_[static_cast<size_t>(block)]; }
+  void ForgetContents(BlockId block);
 
   const int64_t block_size_;
   const bool is_enabled_;
@@ -100,6 +105,11 @@ class PrefixCache {
   absl::flat_hash_set<BlockId, KeyHash, KeyEqual> registered_;
   uint64_t next_node_ = 1;
   int64_t num_cached_ = 0;
+  // Calls of TakeUnused are counted. Of each block: the count when it was freed last; 0: it has not
+  // been since TakeUnused returned it.
+  uint64_t num_takes_ = 1;
+  std::vector<uint64_t> released_at_;
+  int64_t num_released_ = 0;  // entries that are not 0
 };
 
 }  // namespace ultrasketch

@@ -33,7 +33,10 @@ class DecoderModel final : public Model {
   const ModelOptions& options() const override { return options_; }
   const KvCacheLayout& cache_layout() const override { return attention_.layout; }
   MemoryUsage memory_usage() const override;
-  void ForgetCache() override { attention_.cache->Discard(); }
+  bool can_discard_blocks() const override { return backend_->can_discard_blocks(); }
+  void DiscardBlocks(absl::Span<const BlockId> blocks) override {
+    backend_->DiscardBlocks(attention_.layout, blocks, *attention_.cache);
+  }
 
   absl::Status Forward(absl::Span<const SequenceSlice> sequences) override;
   std::optional<StageDurations> stage_durations() const override {

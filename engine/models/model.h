@@ -62,9 +62,9 @@ class Model {
   // Also from other threads, while the model computes.
   virtual MemoryUsage memory_usage() const = 0;
 
-  // Between steps: no block of the cache holds anything any more. Its memory goes back to the
-  // system where it comes with use.
-  virtual void ForgetCache() {}
+  // Backend::can_discard_blocks and DiscardBlocks, of the model's cache.
+  virtual bool can_discard_blocks() const { return false; }
+  virtual void DiscardBlocks(absl::Span<const BlockId> /*blocks*/) {}
 
   // Computes one step and keeps its logits, rows in order of sequences, until the next Forward, of
   // this model or of one whose backend shares the device with this one's (BackendOptions::beside).

@@ -130,6 +130,43 @@ TEST(PrefixCacheTest, WhatWasComputedTwiceIsHeldOnce) {
   EXPECT_THAT(Find(cache, "abcdef"), SizeIs(3));
 }
 
+TEST(PrefixCacheTest, GivesUpWhatWasNotUsedForATime) {
+  PrefixCache cache(8, 2, true);
+  const std::vector<BlockId> often = Compute(cache, "abcd");
+  const std::vector<BlockId> once = Compute(cache, "xyzx");
+  const std::vector<BlockId> held = Compute(cache, "mn");
+  EXPECT_FALSE(cache.has_unused());
+  cache.Release(often);
+  cache.Release(once);
+  EXPECT_TRUE(cache.has_unused());
+  EXPECT_THAT(cache.TakeUnused(), IsEmpty());  // released since the call before
+  cache.Share(often);
+  cache.Release(often);
+  EXPECT_EQ(cache.TakeUnused(), once);
+  EXPECT_THAT(Find(cache, "xyzx"), IsEmpty());
+  EXPECT_EQ(Find(cache, "abcd"), often);
+  EXPECT_EQ(cache.num_cached(), 2);
+  EXPECT_EQ(cache.TakeUnused(), often);
+  EXPECT_FALSE(cache.has_unused());
+  EXPECT_THAT(cache.TakeUnused(), IsEmpty());  // each once
+  EXPECT_EQ(Find(cache, "mn"), held);
+  // All are there to be used again.
+  std::vector<BlockId> blocks;
+  EXPECT_TRUE(cache.Allocate(7, blocks));
+  cache.Release(blocks);
+  EXPECT_THAT(cache.TakeUnused(), IsEmpty());
+  EXPECT_THAT(cache.TakeUnused(), SizeIs(7));
+}
+
+TEST(PrefixCacheTest, GivesUpUnusedBlocksOfNoContents) {
+  PrefixCache cache(4, 2, false);
+  std::vector<BlockId> blocks;
+  ASSERT_TRUE(cache.Allocate(3, blocks));
+  cache.Release(blocks);
+  EXPECT_THAT(cache.TakeUnused(), IsEmpty());
+  EXPECT_EQ(cache.TakeUnused(), blocks);
+}
+
 TEST(PrefixCacheTest, FindsNothingWhenSwitchedOff) {
   PrefixCache cache(4, 2, false);
   const std::vector<BlockId> blocks = Compute(cache, "abcd");

@@ -100,6 +100,9 @@ class CpuBackend final : public Backend {
     return type == KvCacheType::kInt8 ? Int8TokenBytes(head_dim) : FloatTokenBytes(head_dim);
   }
   int cache_block_granularity() const override { return kAttentionLanes; }
+  bool can_discard_blocks() const override { return true; }
+  void DiscardBlocks(const KvCacheLayout& layout, absl::Span<const BlockId> blocks,
+                     DeviceBuffer& cache) override;
   int64_t available_bytes() const override { return AvailableMemoryBytes(); }
   int64_t used_bytes() const override { return ResidentMemoryBytes(); }
 
@@ -457,6 +460,21 @@ void CpuBackend::Attend(const Attended& input) {
                         }
                       }
                     });
+}
+
+void CpuBackend::DiscardBlocks(const KvCacheLayout& layout, absl::Span<const BlockId> blocks,
+                               DeviceBuffer& cache) {
+  auto& buffer = static_cast<CpuBuffer&>(cache);
+  const int64_t block_bytes = layout.layer_bytes() / layout.num_blocks;
+  // Neighbours together: a block need not fill a page.
+  for (size_t begin = 0, end = 0; begin < blocks.size(); begin = end) {
+    do ++end;
+    while (end < blocks.size() && blocks[end] == blocks[end - 1] + 1);
+    for (int layer = 0; layer < layout.num_layers; ++layer) {
+      buffer.Discard(layer * layout.layer_bytes() + blocks[begin] * block_bytes,
+                     static_cast<int64_t>(end - begin) * block_bytes);
+    }
+  }
 }
 
 void CpuBackend::Logits(const Normalized& x, const DeviceEmbedding& head, DeviceBuffer& logits) {

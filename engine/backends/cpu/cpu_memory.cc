@@ -13,6 +13,15 @@
 
 namespace ultrasketch {
 
+namespace {
+
+int64_t PageBytes() {
+  static const int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  return page_bytes;
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<CpuBuffer>> CpuBuffer::Allocate(int64_t num_bytes) {
   US_CHECK(num_bytes >= 0);
   const int64_t available = AvailableMemoryBytes();
@@ -30,7 +39,7 @@ absl::StatusOr<std::unique_ptr<CpuBuffer>> CpuBuffer::Allocate(int64_t num_bytes
 }
 
 int64_t CpuBuffer::resident_bytes() const {
-  static const int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  const int64_t page_bytes = PageBytes();
   constexpr int64_t kPagesAtOnce = 1 << 16;
   std::vector<unsigned char> pages;
   int64_t bytes = 0;
@@ -46,9 +55,17 @@ int64_t CpuBuffer::resident_bytes() const {
   return std::min(bytes, num_bytes_);
 }
 
-void CpuBuffer::Discard() {
+void CpuBuffer::Discard(int64_t offset, int64_t num_bytes) {
+  US_CHECK(offset >= 0 && num_bytes >= 0 && num_bytes <= num_bytes_ - offset);
+  const int64_t first = (offset + PageBytes() - 1) / PageBytes();
+  // The last page is the buffer's alone, to its end.
+  const int64_t end = offset + num_bytes == num_bytes_
+                          ? (num_bytes_ + PageBytes() - 1) / PageBytes()
+                          : (offset + num_bytes) / PageBytes();
+  if (end <= first) return;
   // It can only fail for pages that are locked, which then stay.
-  if (num_bytes_ > 0) madvise(data_, static_cast<size_t>(num_bytes_), MADV_DONTNEED);
+  madvise(static_cast<char*>(data_) + first * PageBytes(),
+          static_cast<size_t>((end - first) * PageBytes()), MADV_DONTNEED);
 }
 
 CpuBuffer::~CpuBuffer() { munmap(data_, static_cast<size_t>(num_bytes_ == 0 ? 1 : num_bytes_)); }

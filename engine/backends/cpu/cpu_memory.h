@@ -30,7 +30,8 @@ class CpuBuffer final : public DeviceBuffer {
   const void* data() const override { return data_; }
   int64_t num_bytes() const override { return num_bytes_; }
   int64_t resident_bytes() const override;
-  void Discard() override;
+  // Whole pages within the range go back to the system, and read as zeros.
+  void Discard(int64_t offset, int64_t num_bytes);
 
  private:
   CpuBuffer(void* data, int64_t num_bytes) : data_(data), num_bytes_(num_bytes) {}

@@ -353,10 +353,12 @@ void EngineCore::ReportStep(absl::Time end) {
   observer_->OnStep(report);
 }
 
-void EngineCore::ForgetCache() {
-  US_CHECK(!has_requests());
-  scheduler_.ForgetCache();
-  model_->ForgetCache();
+void EngineCore::TrimCache() {
+  if (model_->can_discard_blocks()) model_->DiscardBlocks(scheduler_.TakeUnusedBlocks());
+}
+
+bool EngineCore::has_cache_to_trim() const {
+  return model_->can_discard_blocks() && scheduler_.cache().has_unused();
 }
 
 std::vector<EngineEvent> EngineCore::TakeEvents() { return std::exchange(events_, {}); }

@@ -63,8 +63,11 @@ class EngineCore {
   void BeginStep();
   void FinishStep();
 
-  // Gives the memory of the KV cache back, and with it the prefix cache. Without requests only.
-  void ForgetCache();
+  // Gives the memory of those blocks of the KV cache back that nobody has used since the call
+  // before, and with it the prefixes in them. Between steps.
+  void TrimCache();
+  // Whether TrimCache has something to give back, or will have if nothing is used.
+  bool has_cache_to_trim() const;
 
   std::vector<EngineEvent> TakeEvents();
 

@@ -35,7 +35,7 @@ class EngineLoop::Impl {
        const EngineLoopOptions& options, std::shared_ptr<EngineObserver> observer)
       : limits_(MakeLimits(*model, options)),
         max_queued_tokens_(options.max_queued_tokens),
-        cache_idle_time_(options.cache_idle_time),
+        trim_interval_(options.cache_idle_time / 2),
         turns_(options.turns != nullptr ? options.turns->Join(options.weight) : nullptr),
         model_(model.get()),
         core_(std::make_unique<EngineCore>(std::move(model), std::move(tokenizer), options,
@@ -121,7 +121,6 @@ class EngineLoop::Impl {
     std::vector<QueuedRequest> arrivals;
     absl::flat_hash_set<RequestId> cancelled;
     bool stopping = false;
-    bool is_idle = false;  // nothing came for cache_idle_time_
   };
 
   void CheckNotOwnThread() const {
@@ -161,10 +160,7 @@ class EngineLoop::Impl {
         core_->EndAll(FinishReason::kCancelled, absl::CancelledError("the model is shutting down"));
       }
       core_->ExpireDeadlines(absl::Now());
-      if (news.is_idle) {
-        core_->ForgetCache();
-        has_cache_ = false;
-      }
+      TrimCache();
       if (core_->has_requests()) Step();
       if (turns_ != nullptr && !core_->has_requests()) turns_->Release();
       // Before the sinks hear of it: whoever sees a request finish sees its blocks free.
@@ -178,11 +174,19 @@ class EngineLoop::Impl {
   void Step() {
     if (turns_ != nullptr) turns_->Acquire();
     const absl::Time begin = absl::Now();
-    has_cache_ = true;
     core_->BeginStep();
     PublishStats();  // a step can be long: who left the queue makes room in it now
     core_->FinishStep();
     if (turns_ != nullptr) turns_->EndStep(absl::Now() - begin);
+  }
+
+  // Every half of the time that a block may be unused: between one half and the whole of it, it is
+  // given back.
+  void TrimCache() {
+    const absl::Time now = absl::Now();
+    if (now < trim_at_) return;
+    core_->TrimCache();
+    trim_at_ = now + trim_interval_;
   }
 
   // The model's memory is free when the thread has ended, whoever still holds the loop.
@@ -203,13 +207,9 @@ class EngineLoop::Impl {
     MutexLock lock(mutex_);
     News news;
     if (!core_->has_requests()) {
-      const absl::Time idle_at =
-          has_cache_ ? absl::Now() + cache_idle_time_ : absl::InfiniteFuture();
-      news.is_idle = !mutex_.AwaitUntil(
-          [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-            return !inbox_.empty() || !cancelled_.empty() || stopping_;
-          },
-          idle_at);
+      mutex_.AwaitUntil([this]() ABSL_SHARED_LOCKS_REQUIRED(
+                            mutex_) { return !inbox_.empty() || !cancelled_.empty() || stopping_; },
+                        core_->has_cache_to_trim() ? trim_at_ : absl::InfiniteFuture());
     }
     news.arrivals.swap(inbox_);
     news.cancelled.swap(cancelled_);
@@ -239,13 +239,13 @@ class EngineLoop::Impl {
 
   const RequestLimits limits_;
   const int64_t max_queued_tokens_;
-  const absl::Duration cache_idle_time_;
+  const absl::Duration trim_interval_;
   // The thread's alone, once it runs. Null: the device is this loop's alone.
   std::unique_ptr<DeviceTurns::Member> turns_;
   mutable Mutex model_mutex_;
   const Model* model_ ABSL_GUARDED_BY(model_mutex_);  // core_'s
   std::unique_ptr<EngineCore> core_;                  // the thread's alone, once it runs
-  bool has_cache_ = false;                            // the same: steps have used it
+  absl::Time trim_at_ = absl::InfinitePast();         // the same
 
   mutable Mutex mutex_;
   RequestId next_id_ ABSL_GUARDED_BY(mutex_) = 1;

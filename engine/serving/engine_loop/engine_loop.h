@@ -124,8 +124,9 @@ struct EngineLoopOptions {
   int32_t max_running_sequences = 64;
   int32_t max_step_tokens = 512;  // token budget of a step: prefill comes in chunks of this
   bool prefix_cache = true;       // beginnings of prompts that were computed before are reused
-  // After so long without requests the KV cache's memory goes back to the system, and what the
-  // prefix cache has kept is lost.
+  // A block of the KV cache that nobody has used for so long has its memory back at the system
+  // where that comes with use (Model::can_discard_blocks), and what the prefix cache kept there is
+  // lost.
   absl::Duration cache_idle_time = absl::Minutes(1);
   // Deltas come at least so long after those before: what is generated meanwhile comes as one.
   // First tokens and ends do not wait.

@@ -145,8 +145,8 @@ class Scheduler {
   // failed. Unknown ids are ignored.
   void Remove(SequenceId id);
 
-  // The blocks' contents are lost: no prefix is found any more. Without sequences only.
-  void ForgetCache() { cache_.Forget(); }
+  // PrefixCache::TakeUnused.
+  std::vector<BlockId> TakeUnusedBlocks() { return cache_.TakeUnused(); }
 
   const SchedulerOptions& options() const { return options_; }
   const PrefixCache& cache() const { return cache_; }

@@ -1,5 +1,8 @@
+#include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -53,6 +56,34 @@ TEST(CpuBackendTest, SaysHowMuchMemoryThereIsNot) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("1152921504606846976 bytes"), HasSubstr("available")));
+}
+
+TEST(CpuBackendTest, DiscardsBlocksInEveryLayerAndNoOthers) {
+  const auto backend = CreateBackend("cpu", {.num_threads = 1});
+  ASSERT_TRUE(backend.ok());
+  // Blocks of three kilobytes, which share pages.
+  KvCacheLayout layout = {.num_layers = 3, .num_kv_heads = 3, .head_dim = 8};
+  layout.num_blocks = 40;
+  layout.token_bytes = 64;
+  auto cache = (*backend)->Allocate(layout.total_bytes());
+  ASSERT_TRUE(cache.ok());
+  auto* const bytes = static_cast<uint8_t*>((*cache)->data());
+  std::memset(bytes, 7, static_cast<size_t>(layout.total_bytes()));
+  const int64_t before = (*cache)->resident_bytes();
+  std::vector<BlockId> discarded = {0, 1, 5, 39};
+  for (BlockId block = 10; block < 30; ++block) discarded.insert(discarded.end() - 1, block);
+  (*backend)->DiscardBlocks(layout, discarded, **cache);
+  EXPECT_LT((*cache)->resident_bytes(), before * 2 / 3);
+  const int64_t block_bytes = layout.layer_bytes() / layout.num_blocks;
+  for (int64_t i = 0; i < layout.total_bytes(); ++i) {
+    const auto block = static_cast<BlockId>(i % layout.layer_bytes() / block_bytes);
+    if (std::find(discarded.begin(), discarded.end(), block) != discarded.end()) continue;
+    ASSERT_EQ(bytes[i], 7) << "byte " << i << ", block " << block;
+  }
+  std::vector<BlockId> all(static_cast<size_t>(layout.num_blocks));
+  std::iota(all.begin(), all.end(), 0);
+  (*backend)->DiscardBlocks(layout, all, **cache);
+  EXPECT_LE((*cache)->resident_bytes(), 2 * 3 * 4096);  // the borders between layers
 }
 
 TEST(CpuBackendTest, TellsWhatTheProcessHasResident) {

@@ -178,6 +178,24 @@ TEST_F(EngineLoopLifecycleTest, AnIdleLoopForgetsItsCacheAndGoesOnWithout) {
   EXPECT_EQ(second.token_ids, first.token_ids);
 }
 
+TEST_F(EngineLoopLifecycleTest, WhatABurstLeftInTheCacheIsForgottenUnderASteadyLoad) {
+  options_.cache_idle_time = absl::Milliseconds(20);
+  Start();
+  std::vector<std::shared_ptr<RecordingSink>> burst;
+  for (int i = 0; i < 8; ++i) {
+    burst.push_back(Submit(Request(absl::StrCat(i, " prompts of a burst"), 20)));
+  }
+  for (const auto& sink : burst) sink->Wait();
+  const int64_t blocks_of_burst = loop_->stats().kv_blocks_cached;
+  const GenerationRequest request = Request("the same prompt, four blocks long", 20);
+  const RecordingSink::Record first = Submit(request)->Wait();
+  RecordingSink::Record last;
+  do {
+    last = Submit(request)->Wait();
+    EXPECT_EQ(last.token_ids, first.token_ids);
+  } while (loop_->stats().kv_blocks_cached >= blocks_of_burst);
+}
+
 TEST_F(EngineLoopLifecycleTest, CancellationInMidStreamReturnsTheBlocks) {
   FakeModelOptions model;
   model.before_forward = [this](int64_t index) {

@@ -78,9 +78,11 @@ int32_t& FakeModel::Slot(const SequenceSlice& sequence, int64_t position) {
   return cache_[static_cast<size_t>(block * layout_.block_size + position % layout_.block_size)];
 }
 
-void FakeModel::ForgetCache() {
-  std::fill(cache_.begin(), cache_.end(), -1);
-  std::fill(positions_.begin(), positions_.end(), -1);
+void FakeModel::DiscardBlocks(absl::Span<const BlockId> blocks) {
+  for (const BlockId block : blocks) {
+    std::fill_n(cache_.begin() + block * layout_.block_size, layout_.block_size, -1);
+    std::fill_n(positions_.begin() + block * layout_.block_size, layout_.block_size, -1);
+  }
 }
 
 absl::Status FakeModel::Forward(absl::Span<const SequenceSlice> sequences) {

@@ -44,7 +44,8 @@ class FakeModel final : public Model {
   const ModelOptions& options() const override { return options_.model; }
   const KvCacheLayout& cache_layout() const override { return layout_; }
   MemoryUsage memory_usage() const override;
-  void ForgetCache() override;
+  bool can_discard_blocks() const override { return true; }
+  void DiscardBlocks(absl::Span<const BlockId> blocks) override;
 
   absl::Status Forward(absl::Span<const SequenceSlice> sequences) override;
   std::optional<StageDurations> stage_durations() const override {

@@ -215,6 +215,21 @@ TEST_F(RealModelTest, ScoringAgreesWithTheLogprobsOfGeneration) {
   }
 }
 
+TEST_F(RealModelTest, TheCacheOfABurstGoesBackToTheSystemWhileOthersAreServed) {
+  EngineLoopOptions options;
+  options.cache_idle_time = absl::Milliseconds(50);
+  const auto loop = Start(4096, options);
+  ASSERT_NE(loop, nullptr);
+  std::string prompt;
+  for (int i = 0; i < 60; ++i) absl::StrAppend(&prompt, "The old house stood. ");
+  TextOf(*loop, Request(prompt, 1));
+  const int64_t of_burst = loop->memory_usage().kv_cache;
+  const std::string text = TextOf(*loop, Request("The old house stood", 1));
+  do {
+    EXPECT_EQ(TextOf(*loop, Request("The old house stood", 1)), text);
+  } while (loop->memory_usage().kv_cache > of_burst / 2);
+}
+
 TEST_F(RealModelTest, TheCacheOfAnIdleModelGoesBackToTheSystem) {
   EngineLoopOptions options;
   options.cache_idle_time = absl::Milliseconds(50);
