@@ -9,6 +9,21 @@
 #include "engine/models/vocabulary_tables.h"
 
 namespace ultrasketch {
+namespace {
+
+absl::Status CheckNorms(const Checkpoint& checkpoint) {
+  const ModelConfig& config = checkpoint.config();
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    for (const LayerVector vector : LayerVectors(config)) {
+      US_RETURN_IF_ERROR(GetTensor(checkpoint, LayerVectorName(layer, vector), {},
+                                   {LayerVectorSize(config, vector)})
+                             .status());
+    }
+  }
+  return GetTensor(checkpoint, kFinalNormName, {}, {config.hidden_size}).status();
+}
+
+}  // namespace
 
 absl::StatusOr<ModelSize> MeasureModel(const Checkpoint& checkpoint) {
   US_ASSIGN_OR_RETURN(const std::string codec_name, CheckpointCodec(checkpoint));
@@ -29,8 +44,10 @@ absl::StatusOr<ModelSize> MeasureModel(const Checkpoint& checkpoint) {
         8.0 * static_cast<double>(site_size.bytes) / static_cast<double>(site.num_weights());
     site_size.site = std::move(site);
     size.linear_bytes += site_size.bytes;
+    US_RETURN_IF_ERROR(LoadBias(site_size.site, checkpoint).status());
     size.sites.push_back(std::move(site_size));
   }
+  US_RETURN_IF_ERROR(CheckNorms(checkpoint));
   US_ASSIGN_OR_RETURN(const VocabularyTables tables, LoadVocabularyTables(checkpoint));
   for (const auto& table : {tables.embedding, tables.head}) {
     if (table == nullptr) continue;

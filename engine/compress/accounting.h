@@ -41,7 +41,8 @@ struct ModelSize {
 };
 
 // The sizes of a checkpoint, dense or compressed. Loads and so validates every linear site and
-// table: errors are those of Codec::Load and LoadVocabularyTables.
+// table, and looks for every norm and bias: errors are those of Codec::Load, LoadVocabularyTables
+// and GetTensor.
 absl::StatusOr<ModelSize> MeasureModel(const Checkpoint& checkpoint);
 
 }  // namespace ultrasketch
