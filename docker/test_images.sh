@@ -3,8 +3,9 @@
 # buildah with chroot isolation and vfs storage, on a debian:12 that debootstrap makes. Not a part of CI. Needs root,
 # a Debian mirror, and Debian's packages buildah and debootstrap.
 #
-# usage: test_images.sh [--prebuilt BUILD_FOLDER]
-#   Without it the image for CPUs is built as it stands, which compiles the server anew: half an hour on two cores.
+# usage: test_images.sh [--compiler-cache FOLDER | --prebuilt BUILD_FOLDER]
+#   Without --prebuilt the image for CPUs is built as it stands, which compiles the server anew: half an hour on two
+#   cores, less with a copy of a ccache (its folder, such as ~/.cache/ccache) of builds of this tree.
 #   --prebuilt takes the programs of a build folder of this machine (Debian 12) in place of those that the Dockerfile
 #   compiles. All else runs: setting up, configuring, and both devices' images, of which the one for GPUs stands on
 #   Debian in place of NVIDIA's base.
@@ -13,9 +14,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tests/deploy/try_server.sh
 source tests/deploy/try_server.sh
 
-usage() { printf 'usage: %s [--prebuilt BUILD_FOLDER]\n' "$0" >&2; exit 2; }
+usage() { printf 'usage: %s [--compiler-cache FOLDER | --prebuilt BUILD_FOLDER]\n' "$0" >&2; exit 2; }
 prebuilt=''
-if (($# == 2)) && [[ $1 == --prebuilt ]]; then prebuilt=$2; elif (($#)); then usage; fi
+compiler_cache=''
+case "$#:${1:-}" in
+  0:) ;;
+  2:--prebuilt) prebuilt=$2 ;;
+  2:--compiler-cache) compiler_cache=$2 ;;
+  *) usage ;;
+esac
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
 for program in buildah debootstrap; do
@@ -44,9 +51,16 @@ cleanup() {
 }
 trap cleanup EXIT
 
+volumes=()
+if [[ -n $compiler_cache ]]; then
+  cp -r "$compiler_cache" "$work/ccache"
+  printf 'base_dir = /src\nhash_dir = false\n' >"$work/ccache/ccache.conf"
+  volumes=(--volume "$work/ccache:/root/.ccache")
+fi
+
 # build DOCKERFILE [ARGUMENT]...
 build() {
-  buildah build --format docker --pull=false --layers \
+  buildah build --format docker --pull=false --layers "${volumes[@]}" \
     --build-arg DEBIAN_IMAGE=docker.io/library/debian:12 \
     --build-arg DEBIAN_RUNTIME_IMAGE=docker.io/library/debian:12-slim \
     --build-arg CUDA_RUNTIME_IMAGE=docker.io/library/debian:12-slim \
@@ -86,6 +100,7 @@ rm -rf "$work/debian"
 if [[ -z $prebuilt ]]; then
   say "the image for CPUs"
   build docker/Dockerfile --tag ultrasketch:cpu
+  [[ -z $compiler_cache ]] || CCACHE_DIR=$work/ccache ccache --show-stats
   try_image ultrasketch:cpu
   say "passed"
   exit
