@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "engine/base/check.h"
+#include "engine/base/mapped_pages.h"
 
 namespace ultrasketch {
 
@@ -119,5 +120,17 @@ MappingGuard::~MappingGuard() {
 }
 
 bool MappingGuard::is_damaged() const { return entry_->is_damaged.load(); }
+
+void ReleaseMappedPages(const void* data, int64_t num_bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t end = begin + static_cast<uintptr_t>(num_bytes);
+  const MappingGuard::Entry* const entry = FindEntry(begin);
+  if (num_bytes <= 0 || entry == nullptr || end > entry->end.load()) return;
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t first = (begin + page - 1) / page * page;
+  const uintptr_t last = end / page * page;
+  // It can only fail for pages that are locked, which then stay.
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
 
 }  // namespace ultrasketch

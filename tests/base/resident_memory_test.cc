@@ -10,6 +10,8 @@
 #include <sys/mman.h>
 
 #include "engine/base/file.h"
+#include "engine/base/large_vector.h"
+#include "engine/base/mapped_pages.h"
 #include "tests/base/temporary_folder.h"
 
 namespace ultrasketch {
@@ -51,6 +53,43 @@ TEST(ResidentMemoryTest, CountsWhatThisProcessHasReadOfAMappedFile) {
   EXPECT_LT(half, kBytes);  // the system reads ahead a little
   for (int64_t i = 0; i < kBytes; i += 512) sum = sum + (*file)->data()[i];
   EXPECT_EQ(ResidentBytes((*file)->data(), kBytes), kBytes);
+}
+
+TEST(ResidentMemoryTest, ReleasesWholePagesOfMappedFiles) {
+  const TemporaryFolder folder;
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  const std::string path = folder.Write("file", std::string(static_cast<size_t>(8 * page), 'x'));
+  const auto file = MappedFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const uint8_t* const data = (*file)->data();
+  volatile uint8_t sum = 0;
+  for (int64_t i = 0; i < 8; ++i) sum = sum + data[i * page];
+  ASSERT_EQ(ResidentBytes(data, 8 * page), 8 * page);
+  ReleaseMappedPages(data + 1, 0);
+  ReleaseMappedPages(data + 1, page - 1);
+  ReleaseMappedPages(data + page, 8 * page);  // more than the file has: not part of it
+  EXPECT_EQ(ResidentBytes(data, 8 * page), 8 * page);
+  ReleaseMappedPages(data + page - 1, 3 * page);
+  EXPECT_EQ(ResidentBytes(data, 8 * page), 6 * page);
+  EXPECT_EQ(data[page], 'x');
+}
+
+TEST(ResidentMemoryTest, LeavesOtherMemoryAlone) {
+  const std::string text(1 << 20, 'x');
+  const std::string before = text;
+  ReleaseMappedPages(text.data(), static_cast<int64_t>(text.size()));
+  EXPECT_EQ(text, before);
+}
+
+TEST(LargeVectorTest, BeginsOnAHugePageWhenItHasOne) {
+  const LargeVector<uint8_t> large(kHugePageBytes, 7);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(large.data()) % kHugePageBytes, 0);
+  LargeVector<uint8_t> small(100, 7);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(small.data()) % 64, 0);
+  small.resize(3 * kHugePageBytes, 8);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(small.data()) % kHugePageBytes, 0);
+  EXPECT_EQ(small[99], 7);
+  EXPECT_EQ(small[100], 8);
 }
 
 }  // namespace

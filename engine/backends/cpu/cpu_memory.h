@@ -2,6 +2,7 @@
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CPU_CPU_MEMORY_H_
 #define ULTRASKETCH_ENGINE_BACKENDS_CPU_CPU_MEMORY_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -74,20 +75,33 @@ class CpuVector final : public DeviceVector {
   std::vector<float> values_;
 };
 
-// Its table, and the table as the output head's matrix.
+// A table, and the table as the output head's matrix, which is packed when it is first multiplied
+// with: an embedding that is not the head never is.
 class CpuEmbedding final : public DeviceEmbedding {
  public:
-  explicit CpuEmbedding(std::shared_ptr<const EncodedLinear> table)
-      : table_(std::move(table)), linear_(table_->PackForCpu()) {}
-  // Rows are read from where the matrix is.
-  int64_t resident_bytes() const override { return linear_->resident_bytes(); }
+  explicit CpuEmbedding(std::shared_ptr<const EncodedLinear> table) : table_(std::move(table)) {}
+
+  int64_t resident_bytes() const override {
+    const CpuLinear* const packed = packed_.load(std::memory_order_acquire);
+    // Uncompressed weights are multiplied with where they are.
+    const bool is_copy = packed != nullptr && table_->codec_name() != "dense";
+    return table_->resident_bytes() + (is_copy ? packed->resident_bytes() : 0);
+  }
 
   const EncodedLinear& table() const { return *table_; }
-  const CpuLinear& linear() const { return *linear_; }
+  // For the thread whose step it is.
+  const CpuLinear& linear() const {
+    if (linear_ == nullptr) {
+      linear_ = table_->PackForCpu();
+      packed_.store(linear_.get(), std::memory_order_release);
+    }
+    return *linear_;
+  }
 
  private:
   std::shared_ptr<const EncodedLinear> table_;
-  std::unique_ptr<CpuLinear> linear_;
+  mutable std::unique_ptr<CpuLinear> linear_;
+  mutable std::atomic<const CpuLinear*> packed_{nullptr};  // linear_'s, for other threads
 };
 
 }  // namespace ultrasketch

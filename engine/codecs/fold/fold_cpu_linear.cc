@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "engine/base/check.h"
+#include "engine/base/mapped_pages.h"
 
 namespace ultrasketch {
 
@@ -45,6 +46,7 @@ FoldCpuLinear::FoldCpuLinear(const FoldLinear& linear, const FoldKernels& kernel
     const uint8_t* row_bits = linear.bits() + row * row_bytes_;
     for (int64_t byte = 0; byte < row_bytes_; ++byte) out[byte * kRowsPerTile] = row_bits[byte];
   }
+  ReleaseMappedPages(linear.bits(), rows_ * row_bytes_);
 }
 
 int64_t FoldCpuLinear::num_row_tiles() const { return (rows_ + kRowsPerTile - 1) / kRowsPerTile; }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/base/large_vector.h"
 #include "engine/codecs/cpu_linear.h"
 #include "engine/codecs/fold/fold_kernels.h"
 #include "engine/codecs/fold/fold_linear.h"
@@ -45,7 +46,7 @@ class FoldCpuLinear : public CpuLinear {
   const fold_internal::FoldKernels& kernels_;
   int64_t rows_;
   int64_t row_bytes_;
-  std::vector<uint8_t> bits_;  // [row tiles][row_bytes_][kRowsPerTile]
+  LargeVector<uint8_t> bits_;  // [row tiles][row_bytes_][kRowsPerTile]
   std::vector<float> scales_;
 };
 

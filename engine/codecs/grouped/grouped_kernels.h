@@ -1,5 +1,20 @@
 // Products with tables of integers in groups, one implementation per instruction set: exact sums
 // within a group, the groups in a fixed order, so that all of them give the same bits.
+//
+// A packed table has strips of 16 rows, one after the other. A strip is its scales,
+//
+//   uint16 [group][16 rows]                 as stored, with bytes to the next line of the cache
+//
+// and then its integers, so that a register has the same columns of several rows:
+//
+//   uint16 [group][steps][16 rows][2]       words of two int8 or four int4, plus 128 or 8, so that
+//                                           they are not negative
+//
+// Word j of a step holds columns j, 2 + j ... of the step, from its low bits on: 4 columns of int8
+// to a step, 8 of int4.
+//
+// What rows and columns that the table does not have hold means nothing: their inputs are 0, or
+// their results are not written.
 #ifndef ULTRASKETCH_ENGINE_CODECS_GROUPED_GROUPED_KERNELS_H_
 #define ULTRASKETCH_ENGINE_CODECS_GROUPED_GROUPED_KERNELS_H_
 
@@ -9,33 +24,37 @@
 
 namespace ultrasketch {
 
-// The 16 bytes of int4 that a kernel takes at once: the low halves are the even columns of these,
-// the high halves the odd ones.
-inline constexpr int64_t kInt4StepColumns = 32;
+inline constexpr int64_t kGroupedStripRows = 16;
 
 inline constexpr int32_t kMaxGroupedInteger = 32767;
+
+inline constexpr int64_t kInt8StepColumns = 4;
+inline constexpr int64_t kInt4StepColumns = 8;
+inline constexpr int32_t kInt8Offset = 128;
+inline constexpr int32_t kInt4Offset = 8;
+
+inline constexpr int64_t PackedScaleBytes(int64_t num_groups) {
+  return (num_groups * kGroupedStripRows * 2 + 63) / 64 * 64;
+}
 
 // Where a token's integers begin: in a line of the cache, if the token does.
 inline constexpr int64_t kGroupedIntegersOffset = 64;
 
 // Inputs of several tokens: a RoundedInput each and then, kGroupedIntegersOffset bytes from its
-// beginning, int16 [whole groups of columns], with zeros after the last column. For int4 each 32
-// columns of it are the even ones, then the odd ones.
+// beginning, int16 [whole groups of columns], with zeros after the last column, and int32 [groups],
+// the sum of a group's integers times -kInt8Offset or -kInt4Offset.
 struct GroupedInputs {
   const uint8_t* data;
   int64_t stride;  // bytes between tokens
 };
 
-// y[t][r] = scale[t] * sum over k of w[r][k] * q[t][k], or added to y, where w is the decoded
-// table. `values` [num_rows, row bytes] and `scales` [num_rows, groups] are as stored, at any
-// alignment; a row has `cols` columns. y has y_stride floats between tokens.
-//
-// Products of a group are summed as integers in eight lanes, lane l those k with k / 2 % 8 == l in
-// the order of the input. The lanes of the groups, each times its scale, are added up as floats in
-// order of groups, and the lanes in a tree: l with l + 4, l + 2, l + 1.
-using GroupedMultiply = void (*)(const uint8_t* values, const uint8_t* scales, int64_t num_rows,
-                                 int64_t cols, GroupedInputs inputs, int64_t num_tokens,
-                                 bool accumulate, float* y, int64_t y_stride);
+// y[t][r] = scale[t] * sum over g of float(sum over k in g of w[r][k] * q[t][k]) * scale[r][g], or
+// added to y, for the first num_rows rows of `strips`. y has y_stride floats between tokens. Sums
+// over a group are of integers of 32 bits, which cannot overflow, and exact; groups are added as
+// floats, in order.
+using GroupedMultiply = void (*)(const uint8_t* strips, int64_t num_rows, int64_t num_groups,
+                                 GroupedInputs inputs, int64_t num_tokens, bool accumulate,
+                                 float* y, int64_t y_stride);
 
 struct GroupedKernels {
   const char* name;  // "avx512", "avx2", "portable"

@@ -1,13 +1,14 @@
 // The product with a grouped table, for the instruction set of the file that includes this.
 //
-//   tile of R rows and T tokens; per group of 64 columns, in registers of 32 bytes (AVX2):
-//     R * 4 loads that widen bytes to 16 bits, R loads of scales
-//     R * T * (4 multiply-adds of pairs, 3 additions, 1 conversion, 1 multiplication, 1 addition)
+//   tile of a strip (16 rows) and T tokens; per pair of columns, in registers of 32 bytes (AVX2):
+//     2 or 3 operations to take the pair out of the words of two loads
+//     T loads that spread a pair of inputs, 2 * T multiply-adds of pairs and 2 * T additions
+//   and per group and token 2 conversions, multiplications and additions of floats
 //
-// One token: 4 rows at once, bound by reading the table. Several: 8 tokens at once, bound by the
-// operations, 10 for 64 products; a strip of rows is read from memory once and stays in the L2
-// cache for the other tokens, a chunk of columns of the inputs stays in the L1 cache for the rows
-// of a strip.
+// 8 operations for 64 products and another one for the words, four tokens at once: bound by them,
+// three of which start in a cycle. One token: 12 (int4 14), bound by reading the table. A strip is
+// read from memory once: a chunk of its columns stays in the L1 cache for all tokens, whose inputs
+// lie in the L1 and L2 caches.
 #ifndef ULTRASKETCH_ENGINE_CODECS_GROUPED_GROUPED_KERNELS_IMPL_H_
 #define ULTRASKETCH_ENGINE_CODECS_GROUPED_GROUPED_KERNELS_IMPL_H_
 
@@ -17,151 +18,84 @@
 namespace ultrasketch {
 namespace {
 
-// Sixteen 16-bit integers, eight of 32 bits or eight floats are one register or two.
-constexpr int kParts = static_cast<int>(32 / kPartBytes);
-
-typedef int8_t BytePart __attribute__((vector_size(kPartBytes / 2)));
-
-struct Short16 {
-  ShortPart parts[kParts];
-};
-struct Float8 {
-  FloatPart parts[kParts];
-};
+// Registers of a strip's sums.
+constexpr int64_t kPartRows = kPartBytes / 4;
+constexpr int kRowParts = static_cast<int>(kGroupedStripRows / kPartRows);
 
 constexpr int64_t kGroupWidth = 64;  // columns
-constexpr int kGroupVectors = static_cast<int>(kGroupWidth / 16);
 
-constexpr int kVectorRows = 4;  // for one token
-constexpr int kTileTokens = 8;  // for several
-constexpr int64_t kStripRows = 16;
-constexpr int64_t kChunkGroups = 8;   // of columns, for several tokens
-constexpr int64_t kScaleGroups = 32;  // whose scales are converted together
-
-// The processor's own prefetching begins again with every row and comes too late where rows are
-// short: the table is asked for this far ahead, in the order in which it lies.
-constexpr int64_t kBytesAhead = 16384;
-
-// Bytes with their signs.
-inline ShortPart LoadBytesPart(const uint8_t* data) {
-#if defined(__AVX2__)
-  return (ShortPart)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data)));
+// Each has two registers of sums, of 16, or with NEON four of 32.
+#if defined(__x86_64__) && !defined(__AVX2__)
+constexpr int kTileTokens = 2;
 #else
-  BytePart bytes;
-  __builtin_memcpy(&bytes, data, sizeof(bytes));
-  return __builtin_convertvector(bytes, ShortPart);
+constexpr int kTileTokens = 4;
+#endif
+constexpr int64_t kBlockTokens = 64;  // whose sums are kept together
+constexpr int64_t kChunkGroups = 8;   // of columns, for several tokens
+
+// The table is asked for this far ahead, in the order in which it lies.
+constexpr int64_t kBytesAhead = 8192;
+
+typedef uint16_t WordPart __attribute__((vector_size(kPartBytes)));
+typedef uint16_t HalfWordPart __attribute__((vector_size(kPartBytes / 2)));
+typedef uint32_t UnsignedPart __attribute__((vector_size(kPartBytes)));
+
+inline WordPart LoadWords(const uint8_t* data) {
+  WordPart words;
+  __builtin_memcpy(&words, data, sizeof(words));
+  return words;
+}
+
+inline IntPart Spread(const void* data) {
+  int32_t word;
+  __builtin_memcpy(&word, data, sizeof(word));
+  return IntPart{} + word;
+}
+
+// Keeps a sum in its register here: compilers would add products of several pairs up before they
+// add them to it, for which there are not registers enough.
+inline void Settle(IntPart& sum) {
+#if defined(__x86_64__)
+  __asm__("" : "+x"(sum));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(sum));
 #endif
 }
 
-inline Short16 LoadBytes(const uint8_t* data) {
-  Short16 loaded;
-#pragma GCC unroll 2
-  for (int part = 0; part < kParts; ++part) {
-    loaded.parts[part] = LoadBytesPart(data + part * kPartBytes / 2);
-  }
-  return loaded;
-}
+// Integers of kBits bits in words of a packed table.
+template <int kBits>
+struct Packed {
+  static constexpr int kStepPairs = 16 / kBits;  // of columns
+  static constexpr int64_t kGroupSteps = kGroupWidth / 2 / kStepPairs;
+  static constexpr int64_t kStepBytes = 4 * kGroupedStripRows;
+  static constexpr int64_t kGroupBytes = kGroupSteps * kStepBytes;
 
-inline Short16 LoadIntegers(const int16_t* data) {
-  Short16 loaded;
-#pragma GCC unroll 2
-  for (int part = 0; part < kParts; ++part) {
-    loaded.parts[part] = LoadShorts(data + part * kPartShorts);
-  }
-  return loaded;
-}
-
-// A group's integers in the order of the input.
-struct Int8Values {
-  static constexpr int64_t kGroupBytes = kGroupWidth;
-  static int64_t RowBytes(int64_t cols) { return cols; }
-
-  static void Load(const uint8_t* bytes, Short16 (&values)[kGroupVectors]) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kGroupVectors; ++i) values[i] = LoadBytes(bytes + 16 * i);
+  static ShortPart Pair(WordPart words, int pair) {
+    const WordPart shifted = pair == 0 ? words : words >> (kBits * pair);
+    return (ShortPart)(pair == kStepPairs - 1 ? shifted : shifted & uint16_t{(1 << kBits) - 1});
   }
 };
+static_assert(2 * Packed<8>::kStepPairs == kInt8StepColumns);
+static_assert(2 * Packed<4>::kStepPairs == kInt4StepColumns);
 
-struct Int4Values {
-  static constexpr int64_t kGroupBytes = kGroupWidth / 2;
-  static int64_t RowBytes(int64_t cols) { return (cols + 1) / 2; }
-
-  static void Load(const uint8_t* bytes, Short16 (&values)[kGroupVectors]) {
-#pragma GCC unroll 2
-    for (int i = 0; i < kGroupVectors / 2; ++i) {
-      const Short16 pairs = LoadBytes(bytes + 16 * i);
-#pragma GCC unroll 2
-      for (int part = 0; part < kParts; ++part) {
-        values[2 * i].parts[part] = pairs.parts[part] << 12 >> 12;
-        values[2 * i + 1].parts[part] = pairs.parts[part] >> 4;
-      }
-    }
-  }
-};
+inline UnsignedPart LoadHalfWords(const uint8_t* data) {
+  HalfWordPart words;
+  __builtin_memcpy(&words, data, sizeof(words));
+  return __builtin_convertvector(words, UnsignedPart);
+}
 
 // Stored scales, which are at least 0, to floats.
 struct Bf16Scales {
-  static void Convert(const uint8_t* stored, int64_t count, float* scales) {
-    for (int64_t i = 0; i < count; ++i) {
-      uint16_t bits;
-      __builtin_memcpy(&bits, stored + 2 * i, sizeof(bits));
-      const uint32_t word = uint32_t{bits} << 16;
-      __builtin_memcpy(scales + i, &word, sizeof(word));
-    }
-  }
+  static FloatPart Load(const uint8_t* stored) { return (FloatPart)(LoadHalfWords(stored) << 16); }
 };
 
 struct F16Scales {
-  static void Convert(const uint8_t* stored, int64_t count, float* scales) {
-    for (int64_t i = 0; i < count; ++i) {
-      uint16_t bits;
-      __builtin_memcpy(&bits, stored + 2 * i, sizeof(bits));
-      // Exponent and mantissa in place, the exponent's bias put right by a multiplication, which
-      // also makes subnormals come out exactly.
-      const uint32_t word = (bits & 0x7fffu) << 13;
-      float scaled;
-      __builtin_memcpy(&scaled, &word, sizeof(scaled));
-      scales[i] = scaled * 0x1p112f;
-    }
+  // Exponent and mantissa in place, the exponent's bias put right by a multiplication, which also
+  // makes subnormals come out exactly.
+  static FloatPart Load(const uint8_t* stored) {
+    return (FloatPart)((LoadHalfWords(stored) & 0x7fff) << 13) * 0x1p112f;
   }
 };
-
-// A table as stored.
-template <typename Values>
-struct Table {
-  Table(const uint8_t* table_values, const uint8_t* table_scales, int64_t cols)
-      : values(table_values),
-        scales(table_scales),
-        row_bytes(Values::RowBytes(cols)),
-        num_groups((cols + kGroupWidth - 1) / kGroupWidth),
-        num_whole_groups(row_bytes / Values::kGroupBytes) {}
-
-  const uint8_t* Bytes(int64_t row, int64_t group) const {
-    return values + row * row_bytes + group * Values::kGroupBytes;
-  }
-  template <typename Scales>
-  void LoadScales(int64_t row, int64_t group, int64_t count, float* out) const {
-    Scales::Convert(scales + 2 * (row * num_groups + group), count, out);
-  }
-  // The bytes of the incomplete group of a row, with zeros after them.
-  void CopyTail(int64_t row, uint8_t (&tail)[Values::kGroupBytes]) const {
-    __builtin_memset(tail, 0, sizeof(tail));
-    __builtin_memcpy(tail, Bytes(row, num_whole_groups),
-                     static_cast<uint64_t>(row_bytes - num_whole_groups * Values::kGroupBytes));
-  }
-
-  const uint8_t* values;
-  const uint8_t* scales;
-  int64_t row_bytes;
-  int64_t num_groups;
-  int64_t num_whole_groups;
-};
-
-inline const int16_t* Integers(GroupedInputs inputs, int64_t token, int64_t group) {
-  return reinterpret_cast<const int16_t*>(inputs.data + token * inputs.stride +
-                                          kGroupedIntegersOffset) +
-         group * kGroupWidth;
-}
 
 inline float InputScale(GroupedInputs inputs, int64_t token) {
   RoundedInput input;
@@ -169,153 +103,116 @@ inline float InputScale(GroupedInputs inputs, int64_t token) {
   return input.scale;
 }
 
-// Adds groups of kRows rows and kTokens tokens. Rows are row_stride bytes apart, their scales
-// scale_stride floats; `integers` are those of the first token's first group. As many bytes are
-// asked for from `ahead` on.
-template <typename Values, int kRows, int kTokens>
-inline void AddGroups(const uint8_t* bytes, int64_t row_stride, const float* scales,
-                      int64_t scale_stride, int64_t num_groups, const int16_t* integers,
-                      int64_t integer_stride, const uint8_t* ahead,
-                      Float8 (&sums)[kTokens][kRows]) {
-  for (int64_t group = 0; group < num_groups; ++group) {
-    if (ahead != nullptr) {
-      for (int64_t byte = 0; byte < kRows * Values::kGroupBytes; byte += 64) {
-        __builtin_prefetch(ahead + group * kRows * Values::kGroupBytes + byte, /*rw=*/0,
-                           /*locality=*/2);
-      }
+struct StripSums {
+  FloatPart parts[kRowParts];
+};
+
+// Adds groups [first, last) of a strip and of kTokens tokens to `sums`.
+template <typename Values, typename Scales, int kTokens, bool kPrefetches>
+void AddGroups(const uint8_t* scales, const uint8_t* values, int64_t num_groups, int64_t first,
+               int64_t last, GroupedInputs inputs, StripSums* sums) {
+  for (int64_t group = first; group < last; ++group) {
+    const auto integers = [&](int token) {
+      return inputs.data + token * inputs.stride + kGroupedIntegersOffset;
+    };
+    IntPart products[kTokens][kRowParts];
+#pragma GCC unroll 4
+    for (int token = 0; token < kTokens; ++token) {
+      const IntPart offset = Spread(integers(token) + 2 * num_groups * kGroupWidth + 4 * group);
+#pragma GCC unroll 4
+      for (int part = 0; part < kRowParts; ++part) products[token][part] = offset;
     }
+    const uint8_t* bytes = values + group * Values::kGroupBytes;
+    int64_t column_bytes = 2 * group * kGroupWidth;
+    for (int64_t step = 0; step < Values::kGroupSteps; ++step) {
+      if constexpr (kPrefetches) {
+        __builtin_prefetch(bytes + kBytesAhead, /*rw=*/0, /*locality=*/2);
+      }
+      WordPart words[kRowParts];
 #pragma GCC unroll 4
-    for (int row = 0; row < kRows; ++row) {
-      Short16 values[kGroupVectors];
-      Values::Load(bytes + row * row_stride + group * Values::kGroupBytes, values);
-      const FloatPart scale = FloatPart{} + scales[row * scale_stride + group];
-#pragma GCC unroll 8
-      for (int token = 0; token < kTokens; ++token) {
-        const int16_t* of_token = integers + token * integer_stride + group * kGroupWidth;
-        Short16 inputs[kGroupVectors];
+      for (int part = 0; part < kRowParts; ++part)
+        words[part] = LoadWords(bytes + part * kPartBytes);
 #pragma GCC unroll 4
-        for (int i = 0; i < kGroupVectors; ++i) inputs[i] = LoadIntegers(of_token + 16 * i);
-#pragma GCC unroll 2
-        for (int part = 0; part < kParts; ++part) {
-          const IntPart products = (MultiplyPairs(values[0].parts[part], inputs[0].parts[part]) +
-                                    MultiplyPairs(values[1].parts[part], inputs[1].parts[part])) +
-                                   (MultiplyPairs(values[2].parts[part], inputs[2].parts[part]) +
-                                    MultiplyPairs(values[3].parts[part], inputs[3].parts[part]));
-          FloatPart& sum = sums[token][row].parts[part];
-          sum = sum + __builtin_convertvector(products, FloatPart) * scale;
+      for (int pair = 0; pair < Values::kStepPairs; ++pair) {
+        ShortPart weights[kRowParts];
+#pragma GCC unroll 4
+        for (int part = 0; part < kRowParts; ++part)
+          weights[part] = Values::Pair(words[part], pair);
+#pragma GCC unroll 4
+        for (int token = 0; token < kTokens; ++token) {
+          const auto spread = (ShortPart)Spread(integers(token) + column_bytes + 4 * pair);
+#pragma GCC unroll 4
+          for (int part = 0; part < kRowParts; ++part) {
+            products[token][part] += MultiplyPairs(weights[part], spread);
+            Settle(products[token][part]);
+          }
         }
       }
+      bytes += Values::kStepBytes;
+      column_bytes += 4 * Values::kStepPairs;
     }
-  }
-}
-
-inline void WriteSum(const Float8& lanes, float input_scale, bool accumulate, float* y) {
-  float v[8];
-  __builtin_memcpy(v, &lanes, sizeof(v));
-  const float sum = ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-  const float value = input_scale * sum;
-  *y = accumulate ? *y + value : value;
-}
-
-// kRows rows from `row` on and one token.
-template <typename Values, typename Scales, int kRows>
-void MultiplyVector(const Table<Values>& table, int64_t row, GroupedInputs inputs, bool accumulate,
-                    float* y) {
-  Float8 sums[1][kRows] = {};
-  float scales[kRows][kScaleGroups];
-  for (int64_t first = 0; first < table.num_groups; first += kScaleGroups) {
-    const int64_t left = table.num_groups - first;
-    const int64_t count = left < kScaleGroups ? left : kScaleGroups;
-    for (int i = 0; i < kRows; ++i) {
-      table.template LoadScales<Scales>(row + i, first, count, scales[i]);
-    }
-    const bool has_tail = first + count > table.num_whole_groups;
-    AddGroups<Values, kRows, 1>(
-        table.Bytes(row, first), table.row_bytes, scales[0], kScaleGroups,
-        has_tail ? count - 1 : count, Integers(inputs, 0, first), 0,
-        table.Bytes(row, 0) + kRows * first * Values::kGroupBytes + kBytesAhead, sums);
-    if (has_tail) {
-      uint8_t tails[kRows][Values::kGroupBytes];
-      for (int i = 0; i < kRows; ++i) table.CopyTail(row + i, tails[i]);
-      AddGroups<Values, kRows, 1>(tails[0], Values::kGroupBytes, scales[0] + count - 1,
-                                  kScaleGroups, 1, Integers(inputs, 0, first + count - 1), 0,
-                                  nullptr, sums);
-    }
-  }
-  const float input_scale = InputScale(inputs, 0);
-  for (int i = 0; i < kRows; ++i) WriteSum(sums[0][i], input_scale, accumulate, y + i);
-}
-
-// A strip of up to kStripRows rows and kTokens tokens. `prefetches` the next strip.
-template <typename Values, typename Scales, int kTokens>
-void MultiplyStrip(const Table<Values>& table, int64_t first_row, int64_t num_rows,
-                   GroupedInputs inputs, bool prefetches, bool accumulate, float* y,
-                   int64_t y_stride) {
-  Float8 stored[kStripRows][kTokens][1] = {};
-  const int64_t integer_stride = inputs.stride / static_cast<int64_t>(sizeof(int16_t));
-  for (int64_t first = 0; first < table.num_groups; first += kChunkGroups) {
-    const int64_t left = table.num_groups - first;
-    const int64_t count = left < kChunkGroups ? left : kChunkGroups;
-    const bool has_tail = first + count > table.num_whole_groups;
-    for (int64_t i = 0; i < num_rows; ++i) {
-      const int64_t row = first_row + i;
-      float scales[kChunkGroups];
-      table.template LoadScales<Scales>(row, first, count, scales);
-      Float8 sums[kTokens][1];
-#pragma GCC unroll 8
-      for (int token = 0; token < kTokens; ++token) sums[token][0] = stored[i][token][0];
-      AddGroups<Values, 1, kTokens>(
-          table.Bytes(row, first), 0, scales, 0, has_tail ? count - 1 : count,
-          Integers(inputs, 0, first), integer_stride,
-          prefetches ? table.Bytes(row + kStripRows, first) : nullptr, sums);
-      if (has_tail) {
-        uint8_t tail[Values::kGroupBytes];
-        table.CopyTail(row, tail);
-        AddGroups<Values, 1, kTokens>(tail, 0, scales + count - 1, 0, 1,
-                                      Integers(inputs, 0, first + count - 1), integer_stride,
-                                      nullptr, sums);
+#pragma GCC unroll 4
+    for (int part = 0; part < kRowParts; ++part) {
+      const FloatPart scale =
+          Scales::Load(scales + 2 * (group * kGroupedStripRows + part * kPartRows));
+#pragma GCC unroll 4
+      for (int token = 0; token < kTokens; ++token) {
+        sums[token].parts[part] +=
+            __builtin_convertvector(products[token][part], FloatPart) * scale;
       }
-#pragma GCC unroll 8
-      for (int token = 0; token < kTokens; ++token) stored[i][token][0] = sums[token][0];
     }
   }
-  for (int token = 0; token < kTokens; ++token) {
-    const float input_scale = InputScale(inputs, token);
-    for (int64_t i = 0; i < num_rows; ++i) {
-      WriteSum(stored[i][token][0], input_scale, accumulate, y + token * y_stride + i);
-    }
+}
+
+inline void WriteSums(const StripSums& sums, float input_scale, int64_t num_rows, bool accumulate,
+                      float* y) {
+  StripSums scaled;
+#pragma GCC unroll 4
+  for (int part = 0; part < kRowParts; ++part) scaled.parts[part] = sums.parts[part] * input_scale;
+  float values[kGroupedStripRows];
+  __builtin_memcpy(values, &scaled, sizeof(values));
+  if (accumulate) {
+    for (int64_t row = 0; row < num_rows; ++row) y[row] += values[row];
+  } else {
+    for (int64_t row = 0; row < num_rows; ++row) y[row] = values[row];
   }
 }
 
 template <typename Values, typename Scales>
-void Multiply(const uint8_t* values, const uint8_t* scales, int64_t num_rows, int64_t cols,
-              GroupedInputs inputs, int64_t num_tokens, bool accumulate, float* y,
-              int64_t y_stride) {
-  const Table<Values> table(values, scales, cols);
-  if (num_tokens == 1) {
-    int64_t row = 0;
-    for (; row + kVectorRows <= num_rows; row += kVectorRows) {
-      MultiplyVector<Values, Scales, kVectorRows>(table, row, inputs, accumulate, y + row);
-    }
-    for (; row < num_rows; ++row) {
-      MultiplyVector<Values, Scales, 1>(table, row, inputs, accumulate, y + row);
-    }
-    return;
-  }
-  for (int64_t row = 0; row < num_rows; row += kStripRows) {
-    const int64_t rows = num_rows - row < kStripRows ? num_rows - row : kStripRows;
-    int64_t token = 0;
-    const auto multiply = [&]<int kTokens>() {
-      for (; token + kTokens <= num_tokens; token += kTokens) {
-        MultiplyStrip<Values, Scales, kTokens>(
-            table, row, rows, {inputs.data + token * inputs.stride, inputs.stride}, token == 0,
-            accumulate, y + token * y_stride + row, y_stride);
+void Multiply(const uint8_t* strips, int64_t num_rows, int64_t num_groups, GroupedInputs inputs,
+              int64_t num_tokens, bool accumulate, float* y, int64_t y_stride) {
+  const int64_t scale_bytes = PackedScaleBytes(num_groups);
+  const int64_t strip_bytes = scale_bytes + num_groups * Values::kGroupBytes;
+  const int64_t chunk_groups = num_tokens == 1 ? num_groups : kChunkGroups;
+  for (int64_t first_token = 0; first_token < num_tokens; first_token += kBlockTokens) {
+    const int64_t tokens_left = num_tokens - first_token;
+    const int64_t block_tokens = tokens_left < kBlockTokens ? tokens_left : kBlockTokens;
+    const GroupedInputs block = {inputs.data + first_token * inputs.stride, inputs.stride};
+    for (int64_t row = 0; row < num_rows; row += kGroupedStripRows) {
+      const uint8_t* scales = strips + row / kGroupedStripRows * strip_bytes;
+      StripSums sums[kBlockTokens];
+      __builtin_memset(sums, 0, static_cast<uint64_t>(block_tokens) * sizeof(*sums));
+      for (int64_t first = 0; first < num_groups; first += chunk_groups) {
+        const int64_t last = first + chunk_groups < num_groups ? first + chunk_groups : num_groups;
+        int64_t token = 0;
+        const auto add = [&]<int kTokens>() {
+          for (; token + kTokens <= block_tokens; token += kTokens) {
+            const GroupedInputs tile = {block.data + token * block.stride, block.stride};
+            const auto add_groups = token == 0 ? AddGroups<Values, Scales, kTokens, true>
+                                               : AddGroups<Values, Scales, kTokens, false>;
+            add_groups(scales, scales + scale_bytes, num_groups, first, last, tile, sums + token);
+          }
+        };
+        add.template operator()<kTileTokens>();
+        if constexpr (kTileTokens > 2) add.template operator()<2>();
+        add.template operator()<1>();
       }
-    };
-    multiply.template operator()<kTileTokens>();
-    multiply.template operator()<4>();
-    multiply.template operator()<2>();
-    multiply.template operator()<1>();
+      const int64_t rows = num_rows - row < kGroupedStripRows ? num_rows - row : kGroupedStripRows;
+      for (int64_t token = 0; token < block_tokens; ++token) {
+        WriteSums(sums[token], InputScale(block, token), rows, accumulate,
+                  y + (first_token + token) * y_stride + row);
+      }
+    }
   }
 }
 
@@ -323,14 +220,14 @@ void Multiply(const uint8_t* values, const uint8_t* scales, int64_t num_rows, in
 }  // namespace ultrasketch
 
 // Defines the table of kernels called `variable`.
-#define US_DEFINE_GROUPED_KERNELS(variable, name)                    \
-  namespace ultrasketch {                                            \
-  const GroupedKernels variable = {name,                             \
-                                   RoundInput,                       \
-                                   Multiply<Int8Values, Bf16Scales>, \
-                                   Multiply<Int8Values, F16Scales>,  \
-                                   Multiply<Int4Values, Bf16Scales>, \
-                                   Multiply<Int4Values, F16Scales>}; \
+#define US_DEFINE_GROUPED_KERNELS(variable, name)                   \
+  namespace ultrasketch {                                           \
+  const GroupedKernels variable = {name,                            \
+                                   RoundInput,                      \
+                                   Multiply<Packed<8>, Bf16Scales>, \
+                                   Multiply<Packed<8>, F16Scales>,  \
+                                   Multiply<Packed<4>, Bf16Scales>, \
+                                   Multiply<Packed<4>, F16Scales>}; \
   }
 
 #endif  // ULTRASKETCH_ENGINE_CODECS_GROUPED_GROUPED_KERNELS_IMPL_H_

@@ -54,7 +54,7 @@ class GroupedTable final : public EncodedLinear {
   std::string_view codec_name() const override { return GroupedTypeName(type_); }
   void DecodeRows(int64_t first_row, int64_t num_rows, float* out) const override;
   std::vector<NamedTensor> StoredTensors() const override;
-  // Multiplies with the stored form where it is.
+  // A copy: does not refer to the table.
   std::unique_ptr<CpuLinear> PackForCpu() const override;
 
   const TensorView& values() const { return values_; }

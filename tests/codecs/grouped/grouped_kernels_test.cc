@@ -10,10 +10,13 @@
 
 #include "gtest/gtest.h"
 
+#include "engine/base/file.h"
 #include "engine/base/instruction_set.h"
+#include "engine/base/resident_memory.h"
 #include "engine/base/thread_pool.h"
 #include "engine/codecs/grouped/grouped_cpu_linear.h"
 #include "tests/base/guarded_buffer.h"
+#include "tests/base/temporary_folder.h"
 #include "tests/codecs/grouped/grouped_examples.h"
 #include "tests/codecs/memory_source.h"
 
@@ -242,6 +245,30 @@ TEST_P(GroupedKernelsTest, TakesTablesAtAnyAddress) {
     ASSERT_TRUE(moved.ok()) << moved.status();
     EXPECT_EQ(Product(**moved, x, 1), expected) << "offset " << offset;
   }
+}
+
+// Of values that are a mapped file's.
+TEST_P(GroupedKernelsTest, KeepsOneCopyOfATableInMemory) {
+  const auto example = ExampleTable(256, 1024, type(), 11);
+  const TemporaryFolder folder;
+  const TensorView& values = example->values();
+  const auto file =
+      MappedFile::Open(folder.Write("values", {reinterpret_cast<const char*>(values.data),
+                                               static_cast<size_t>(values.num_bytes())}));
+  ASSERT_TRUE(file.ok()) << file.status();
+  MemorySource source;
+  for (const NamedTensor& tensor : example->StoredTensors()) source.Set(tensor);
+  source.view(example->StoredTensors()[0].name).data = (*file)->data();
+  const auto table = GroupedTable::Load(example->site(), type(), source);
+  ASSERT_TRUE(table.ok()) << table.status();
+  const std::vector<float> x = RandomInputs(2 * 1024, 11);
+  EXPECT_EQ(Product(**table, x, 1), Product(*example, x, 1));
+  EXPECT_EQ(ResidentBytes((*file)->data(), (*file)->size()), 0);
+  std::vector<float> row(1024);
+  std::vector<float> expected(1024);
+  (*table)->DecodeRows(77, 1, row.data());
+  example->DecodeRows(77, 1, expected.data());
+  EXPECT_EQ(row, expected);
 }
 
 TEST_P(GroupedKernelsTest, LeavesTheOutputAloneWithoutTokens) {
