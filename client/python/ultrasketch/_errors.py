@@ -1,5 +1,6 @@
 """gRPC's status with its google.rpc details as exceptions."""
 
+import copyreg
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,10 @@ class UltrasketchError(Exception):
         self.field_violations = tuple(field_violations)  # of BadRequest
         self.request_id = request_id
         self.attempts = 1  # how often the call was tried
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own calls the class with its arguments, of which the code is none.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         reason = f" [{self.reason}]" if self.reason else ""

@@ -1,12 +1,17 @@
 """Calls of a live server, blocking and with asyncio."""
 
 import asyncio
+import concurrent.futures
+import copy
 import gc
+import multiprocessing
+import pickle
 import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
 
+import grpc
 import pytest
 
 import ultrasketch
@@ -177,6 +182,41 @@ def test_what_cannot_be_sent_is_refused_here(client: Client) -> None:
         client.generate(PROMPT, add_generation_prompt=True)
     with pytest.raises(ValueError, match="target is empty"):
         Client("")
+
+
+def test_errors_cross_processes_whole() -> None:
+    original = ultrasketch.ModelFailed(
+        grpc.StatusCode.UNAVAILABLE,
+        "no",
+        reason="FAILED",
+        info={"model": "sketch"},
+        retry_delay=1.5,
+        may_retry=False,
+        field_violations=[ultrasketch.FieldViolation("stop", "is empty")],
+        request_id="mine",
+    )
+    original.attempts = 3
+    original.add_note("of the night shift")
+    copies = [pickle.loads(pickle.dumps(original, protocol)) for protocol in range(6)]
+    for copied in [*copies, copy.copy(original), copy.deepcopy(original)]:
+        assert type(copied) is ultrasketch.ModelFailed
+        assert vars(copied) == vars(original)
+        assert copied.args == original.args
+        assert str(copied) == str(original) == "UNAVAILABLE: no [FAILED] (tried 3 times)"
+
+
+def fail_to_find(target: str) -> None:
+    with Client(target) as client:
+        client.get_model("nobody")
+
+
+def test_a_pool_of_processes_outlives_an_error(live: LiveServer) -> None:
+    processes = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=processes) as pool:
+        for _ in range(2):
+            with pytest.raises(ultrasketch.NotFound) as not_found:
+                pool.submit(fail_to_find, live.target).result()
+            assert not_found.value.reason == "MODEL_NOT_FOUND"
 
 
 def test_deadlines_end_the_work(live: LiveServer, client: Client) -> None:
