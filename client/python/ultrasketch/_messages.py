@@ -50,7 +50,7 @@ def generate_request(
     add_generation_prompt: bool | None,
     options: GenerateOptions,
 ) -> generation_pb2.GenerateRequest:
-    request = _any_size(_with_options(generation_pb2.GenerateRequest(), options))
+    request = _with_options(_any_size(generation_pb2.GenerateRequest()), options)
     return _with_input(request, prompt, messages, add_generation_prompt)
 
 
@@ -60,7 +60,7 @@ def score_request(
     add_generation_prompt: bool | None,
     options: ScoreOptions,
 ) -> generation_pb2.ScoreRequest:
-    request = _any_size(_with_options(generation_pb2.ScoreRequest(), options))
+    request = _with_options(_any_size(generation_pb2.ScoreRequest()), options)
     return _with_input(request, text, messages, add_generation_prompt)
 
 
@@ -70,14 +70,14 @@ def tokenize_request(
     add_generation_prompt: bool | None,
     options: CallOptions,
 ) -> generation_pb2.TokenizeRequest:
-    request = _any_size(_with_options(generation_pb2.TokenizeRequest(), options))
+    request = _with_options(_any_size(generation_pb2.TokenizeRequest()), options)
     return _with_input(request, text, messages, add_generation_prompt)
 
 
 def detokenize_request(
     token_ids: Iterable[int], options: CallOptions
 ) -> generation_pb2.DetokenizeRequest:
-    request = _any_size(_with_options(generation_pb2.DetokenizeRequest(), options))
+    request = _with_options(_any_size(generation_pb2.DetokenizeRequest()), options)
     _set(request, "token_ids", list(token_ids))
     return request
 
@@ -109,8 +109,10 @@ def _set(request: Message, name: str, value: Any) -> None:
             raise TypeError("expected a list of strings, found one")
         else:
             setattr(request, name, value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from None
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _is_repeated(request: Message, name: str) -> bool:
@@ -126,7 +128,8 @@ def _with_input(
     if (prompt is None) == (messages is None):
         raise TypeError("expected either a text (or token ids) or messages")
     if messages is not None:
-        for message in messages:
+        for index, message in enumerate(messages):
+            _check_message(f"messages[{index}]", message)
             request.messages.messages.add(role=message["role"], content=message["content"])
         if add_generation_prompt is not None:
             request.messages.add_generation_prompt = add_generation_prompt
@@ -141,6 +144,22 @@ def _with_input(
     if add_generation_prompt is not None and messages is None:
         raise TypeError("add_generation_prompt: only messages have one")
     return request
+
+
+def _check_message(place: str, message: ChatMessage) -> None:
+    """As the command checks those of a file."""
+    if not isinstance(message, Mapping):
+        raise TypeError(
+            f"{place}: expected a mapping with role and content, found {type(message).__name__}"
+        )
+    for key, value in message.items():
+        if key not in ("role", "content"):
+            raise ValueError(f"{place}: expected role and content alone, found {key!r}")
+        if not isinstance(value, str):
+            raise TypeError(f"{place}: {key}: expected a str, found {type(value).__name__}")
+    for key in ("role", "content"):
+        if key not in message:
+            raise ValueError(f"{place} has no {key}")
 
 
 def _duration(message: Duration) -> float:

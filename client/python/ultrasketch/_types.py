@@ -25,6 +25,7 @@ class CallOptions(TypedDict, total=False):
 
 class ModelOptions(CallOptions, total=False):
     model: str  # unset: the server's only model
+    max_response_bytes: int  # OutOfRange for a larger answer; unset, or -1: any size
     add_special_tokens: bool
     split_special_tokens: bool
 
@@ -60,6 +61,7 @@ class ScoreOptions(ModelOptions, total=False):
 
 class DetokenizeOptions(CallOptions, total=False):
     model: str
+    max_response_bytes: int  # as in ModelOptions
     skip_special_tokens: bool
 
 

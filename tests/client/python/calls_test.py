@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -182,6 +183,47 @@ def test_what_cannot_be_sent_is_refused_here(client: Client) -> None:
         client.generate(PROMPT, add_generation_prompt=True)
     with pytest.raises(ValueError, match="target is empty"):
         Client("")
+
+
+def test_messages_are_checked_as_the_command_checks_them(client: Client) -> None:
+    def refuses(kind: type[Exception], message: object, match: str) -> None:
+        messages: Any = [{"role": "user", "content": "Who?"}, message]
+        for call in (client.generate, client.score, client.tokenize):
+            with pytest.raises(kind, match=match):
+                call(messages=messages, model="chat")
+
+    refuses(
+        ValueError,
+        {"role": "user", "content": "Who?", "name": "Ann"},
+        r"^messages\[1\]: expected role and content alone, found 'name'$",
+    )
+    parts = [{"type": "text", "text": "Who?"}]
+    refuses(
+        TypeError,
+        {"role": "user", "content": parts},
+        r"^messages\[1\]: content: expected a str, found list$",
+    )
+    refuses(TypeError, {"role": "user", "content": None}, "content: expected a str, found NoneType")
+    refuses(ValueError, {"role": "user"}, r"^messages\[1\] has no content$")
+    refuses(ValueError, {"content": "Who?"}, r"^messages\[1\] has no role$")
+    refuses(
+        TypeError, "Who?", r"^messages\[1\]: expected a mapping with role and content, found str"
+    )
+
+
+def test_text_that_is_no_utf8_is_refused_here(client: Client) -> None:
+    with pytest.raises(ValueError, match="^stop: .*surrogates not allowed"):
+        client.generate(PROMPT, stop=["\ud800"])
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        client.generate("\ud800")
+
+
+def test_the_callers_limit_of_an_answers_size_stands(client: Client) -> None:
+    with pytest.raises(ultrasketch.OutOfRange):
+        client.tokenize("a " * 100, model="sketch", max_response_bytes=10)
+    with pytest.raises(ultrasketch.OutOfRange):
+        client.detokenize([5] * 100, model="sketch", max_response_bytes=10)
+    assert client.tokenize(PROMPT, model="sketch", max_response_bytes=-1).ids
 
 
 def test_errors_cross_processes_whole() -> None:
