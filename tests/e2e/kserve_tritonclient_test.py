@@ -2,8 +2,8 @@
 
   kserve_tritonclient_test.py ULTRASKETCHD MODEL_FOLDER
 
-Installs tritonclient into a virtual environment of its own; where the package index cannot be
-reached, the test is skipped (exit code 77).
+Installs this project's Python client and then tritonclient into a virtual environment of their own;
+where the package index cannot be reached, the test is skipped (exit code 77).
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import tempfile
 import time
 import unittest
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = ["tritonclient[grpc]==2.73.0", "numpy==2.4.6"]
 SKIPPED = 77
 START_SECONDS = 60
@@ -29,12 +30,16 @@ def run_in_environment():
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = f"{folder}/bin/python"
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                   "--retries", "1", "--timeout", "20", *PACKAGES]
-        installed = subprocess.run(install, capture_output=True, text=True)
-        if installed.returncode != 0:
-            print("skipped: the packages could not be installed:", installed.stderr.strip()[-500:])
-            return SKIPPED
+        # One after the other: pip does not look for versions that suit both then, as it does not for
+        # those who come to need both.
+        for packages in ([str(REPOSITORY / "client/python")], PACKAGES):
+            install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+                       "--retries", "1", "--timeout", "20", *packages]
+            installed = subprocess.run(install, capture_output=True, text=True)
+            if installed.returncode != 0:
+                print("skipped: the packages could not be installed:",
+                      installed.stderr.strip()[-500:])
+                return SKIPPED
         return subprocess.run([python, "-B", __file__, *sys.argv[1:]],
                               env={**os.environ, "KSERVE_TEST_HAS_PACKAGES": "1"}).returncode
 
@@ -45,6 +50,7 @@ if not os.environ.get("KSERVE_TEST_HAS_PACKAGES"):
 import numpy
 import tritonclient.grpc
 import tritonclient.grpc.aio
+import ultrasketch
 from tritonclient.utils import InferenceServerException
 
 
@@ -208,8 +214,16 @@ class KserveTest(unittest.TestCase):
         self.client.load_model(MODEL)
         self.assertTrue(self.client.is_model_ready(MODEL))
 
+    def test_the_projects_own_client_lives_beside_it(self):
+        with ultrasketch.Client(self.server.address) as client:
+            self.assertEqual(client.health(MODEL), "SERVING")
+            text = client.generate("The old man", model=MODEL, max_tokens=12, temperature=0).text
+        result = self.infer([text_input("The old man")],
+                            parameters={"max_tokens": 12, "temperature": 0})
+        self.assertEqual(result.as_numpy("text_output")[0].decode(), text)
+
     def test_the_code_of_the_page_runs(self):
-        page = pathlib.Path(__file__).resolve().parents[2] / "docs/kserve.md"
+        page = REPOSITORY / "docs/kserve.md"
         (block,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
         code = block.replace("localhost:8001", self.server.address).replace('"sketch"', repr(MODEL))
         printed = io.StringIO()

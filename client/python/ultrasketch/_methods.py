@@ -1,12 +1,12 @@
 """The services' calls with the types of their messages, for channels of grpc and grpc.aio."""
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2
 
+from . import _health
 from .v1 import generation_pb2, model_pb2
 
 Request = TypeVar("Request", bound=Message)
@@ -61,15 +61,16 @@ MEASURE_OVERHEAD = Method(
 )
 HEALTH_CHECK = Method(
     "/grpc.health.v1.Health/Check",
-    health_pb2.HealthCheckRequest,
-    health_pb2.HealthCheckResponse,
+    _health.HealthCheckRequest,
+    _health.HealthCheckResponse,
 )
 
 
-def health_request(service: str) -> health_pb2.HealthCheckRequest:
-    return health_pb2.HealthCheckRequest(service=service)
+def health_request(service: str) -> Message:
+    request: Message = _health.HealthCheckRequest(service=service)
+    return request
 
 
-def health_name(message: health_pb2.HealthCheckResponse) -> str:
+def health_name(message: Any) -> str:
     """ "SERVING", "NOT_SERVING", ..."""
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(message.status))
+    return _health.status_name(message.status)

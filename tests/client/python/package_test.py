@@ -11,6 +11,7 @@ import tomllib
 import zipfile
 
 import pytest
+from grpc_health.v1 import health_pb2
 
 from conftest import REPOSITORY
 from ultrasketch import _methods
@@ -53,6 +54,23 @@ def test_every_call_of_the_services_has_its_method() -> None:
     }
     known = {value.path for value in vars(_methods).values() if isinstance(value, _methods.Method)}
     assert known - {_methods.HEALTH_CHECK.path} == described
+
+
+def test_health_is_spoken_as_grpcs_own_package_does() -> None:
+    request = _methods.health_request("sketch")
+    assert request == type(request).FromString(
+        health_pb2.HealthCheckRequest(service="sketch").SerializeToString()
+    )
+    statuses = health_pb2.HealthCheckResponse.ServingStatus
+    for name, number in [*statuses.items(), ("UNKNOWN", 77)]:
+        sent = health_pb2.HealthCheckResponse(status=number).SerializeToString()
+        assert _methods.health_name(_methods.HEALTH_CHECK.response.FromString(sent)) == name
+
+
+def test_nothing_is_needed_but_what_is_declared() -> None:
+    # Each of its releases is for few releases of protobuf.
+    program = "import sys; sys.modules['grpc_health'] = None; import ultrasketch"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_the_oldest_packages_that_are_tried_are_those_that_are_admitted() -> None:
