@@ -5,7 +5,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace grpc {
@@ -34,9 +36,18 @@ struct ChannelOptions {
   bool insecure_token = false;
 };
 
+// Whether `target` can only be this machine: an address of 127.0.0.0/8, ::1, the name localhost or
+// a Unix socket; of several addresses, all of them. The Python client goes by the same rule.
+bool IsLoopback(std::string_view target);
+
+// INVALID_ARGUMENT for a token that would break the header it is sent in: expected is printable
+// ASCII without spaces.
+absl::Status CheckToken(std::string_view token);
+
 // Takes and sends messages of any size. `target` as in Client::Create: INVALID_ARGUMENT when empty,
-// when there is a certificate without its key or the other way, and for a token that other machines
-// would get in plain text. Does not connect yet.
+// when there is a certificate without its key or the other way, for a token that CheckToken refuses
+// and for one that other machines would get in plain text. Calls to this machine take no proxy,
+// which the environment may name for others. Does not connect yet.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> CreateChannel(const std::string& target,
                                                              const ChannelOptions& options = {});
 

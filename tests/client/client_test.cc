@@ -1,5 +1,7 @@
 #include "client/client.h"
 
+#include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -7,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -323,16 +326,50 @@ TEST_F(ClientTest, SendsATokenWithItsCallsWhenItHasOne) {
   EXPECT_EQ(models_.last_authorization, "Bearer a-token");
 }
 
+TEST_F(ClientTest, CallsToThisMachineTakeNoProxy) {
+  setenv("http_proxy", "http://127.0.0.1:1", /*overwrite=*/1);  // where nobody listens
+  const auto client = Client::Create(absl::StrCat("ipv4:", target_));
+  ASSERT_TRUE(client.ok()) << client.status();
+  const absl::Status status = (*client)->ListModels().status();
+  unsetenv("http_proxy");
+  EXPECT_TRUE(status.ok()) << status;
+}
+
 TEST(ClientCreateTest, KeepsTokensOffForeignPlainText) {
   ChannelOptions options;
   options.token = "a-token";
   const std::string foreign = "192.0.2.1:8001";
   EXPECT_TRUE(absl::IsInvalidArgument(Client::Create(foreign, options).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Client::Create("127.example.com:1", options).status()));
   options.insecure_token = true;
   EXPECT_TRUE(Client::Create(foreign, options).ok());
   options.insecure_token = false;
   options.tls.emplace();
   EXPECT_TRUE(Client::Create(foreign, options).ok());
+}
+
+TEST(ClientCreateTest, RefusesATokenThatNoHeaderCanCarry) {
+  for (const char* token : {"a token", "t\xC3\xB6ken", "token\n", "\x01"}) {
+    ChannelOptions options;
+    options.token = token;
+    const absl::Status status = Client::Create("localhost:1", options).status();
+    EXPECT_EQ(status,
+              absl::InvalidArgumentError("expected a token of printable ASCII without spaces"));
+  }
+}
+
+TEST(IsLoopbackTest, OnlyThisMachineIs) {
+  std::ifstream table(TEST_DATA_DIR "/loopback_targets.txt");
+  std::string line;
+  int num_cases = 0;
+  while (std::getline(table, line)) {
+    if (line.starts_with('#')) continue;
+    const std::vector<std::string> fields = absl::StrSplit(line, ' ', absl::SkipEmpty());
+    ASSERT_EQ(fields.size(), 2u) << line;
+    EXPECT_EQ(IsLoopback(fields[1]), fields[0] == "loopback") << line;
+    ++num_cases;
+  }
+  EXPECT_GT(num_cases, 40);
 }
 
 TEST(ClientCreateTest, RefusesACertificateWithoutItsKey) {

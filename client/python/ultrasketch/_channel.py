@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+import string
 import time
 import uuid
 from importlib.metadata import version
@@ -20,13 +22,71 @@ _MAX_RECONNECT_BACKOFF_MS = 10_000  # gRPC's own is 2 minutes
 _KNOWN = frozenset(ClientOptions.__annotations__)
 
 
-def is_local(target: str) -> bool:
-    """Whether `target` can only be this machine."""
-    address = target.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:")
-    return target.startswith(("unix:", "unix-abstract:")) or all(
-        part.startswith(("localhost:", "127.", "[::1]")) or part == "localhost"
-        for part in address.split(",")
-    )
+def is_loopback(target: str) -> bool:
+    """Whether `target` can only be this machine: an address of 127.0.0.0/8, ::1, the name localhost
+    or a Unix socket. The C++ client goes by the same rule, and both by one table of tests."""
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    for scheme in ("ipv4:", "ipv6:"):
+        if target.startswith(scheme):
+            # gRPC's only schemes of several addresses.
+            return all(map(_is_loopback_address, target.removeprefix(scheme).split(",")))
+    # With an authority, a name server that the target names would answer.
+    for prefix in ("dns:///", "dns:"):
+        if target.startswith(prefix):
+            return _is_loopback_address(target.removeprefix(prefix))
+    return _is_loopback_address(target)
+
+
+def _is_loopback_address(address: str) -> bool:
+    """Of HOST, HOST:PORT or [HOST]:PORT, which gRPC splits so, too."""
+    host = address
+    if address.startswith("["):
+        host, bracket, rest = address[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            return False
+    elif address.count(":") == 1:
+        host = address.partition(":")[0]
+    if host.lower().removesuffix(".") == "localhost":
+        return True
+    # A name may begin with 127, too.
+    if (ipv4 := _parse_address(socket.AF_INET, host)) is not None:
+        return ipv4[0] == 127
+    return _parse_address(socket.AF_INET6, host) == b"\0" * 15 + b"\1"
+
+
+def _parse_address(family: socket.AddressFamily, host: str) -> bytes | None:
+    try:
+        return socket.inet_pton(family, host)
+    except (OSError, ValueError):
+        return None
+
+
+def check_header(name: str, value: str | bytes) -> None:
+    """Refuses what gRPC would refuse at every call, without saying which of all it was."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a str, found {type(value).__name__}")
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError(f"{name}: expected printable ASCII, found {value!r}")
+
+
+def _check_token(name: str, token: str) -> None:
+    # Without the token, which is nobody's business.
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise ValueError(f"{name}: expected a token of printable ASCII without spaces")
+    if not token:
+        raise ValueError(f"{name}: expected a token, found none")
+
+
+def _parse_token_file(name: str, text: str) -> str:
+    """The first line that is neither empty nor a comment, of which the part after the last colon,
+    so that a server's file will do. As the command reads it."""
+    for line in text.split("\n"):
+        line = line.strip(string.whitespace)
+        if line and not line.startswith("#") and (token := line.rpartition(":")[2]):
+            _check_token(name, token)
+            return token
+    raise ValueError(f"{name}: expected a token, found none")
 
 
 class Token:
@@ -35,6 +95,8 @@ class Token:
     def __init__(self, text: str | None, path: str | None) -> None:
         if text is not None and path is not None:
             raise ValueError("expected one of token and token_file, found both")
+        if text is not None:
+            _check_token("token", text)
         self._path = path
         # Replaced as a whole, so that threads see a token and the file state it belongs to.
         self._read: tuple[tuple[int, int, int], str] | None = None
@@ -47,11 +109,10 @@ class Token:
         key = (state.st_mtime_ns, state.st_size, state.st_ino)
         read = self._read
         if read is None or read[0] != key:
-            with open(self._path, encoding="ascii") as file:
-                text = file.read().strip()
-            if not text:
-                raise ValueError(f"token_file {self._path}: expected a token, found an empty file")
-            self._read = read = (key, text)
+            # Latin-1, in which any bytes are text: comments may be in any encoding.
+            with open(self._path, encoding="latin-1", newline="") as file:
+                token = _parse_token_file(f"token_file {self._path}", file.read())
+            self._read = read = (key, token)
         return read[1]
 
 
@@ -70,7 +131,7 @@ class Settings:
         if (
             (options.get("token") is not None or options.get("token_file") is not None)
             and self.tls is None
-            and not is_local(target)
+            and not is_loopback(target)
             and not options.get("token_without_tls", False)
         ):
             raise ValueError(
@@ -78,6 +139,8 @@ class Settings:
                 "token_without_tls=True where the way there is safe"
             )
         self.client_id = options.get("client_id")
+        if self.client_id is not None:
+            check_header("client_id", self.client_id)
         self.timeout = options.get("timeout")
         self.retry = options.get("retry", RetryPolicy())
         self.budget = RetryBudget(self.retry.budget)
@@ -107,7 +170,7 @@ class Settings:
             "grpc.primary_user_agent": f"ultrasketch-python/{version('ultrasketch')}",
             "grpc.service_config": json.dumps(self._service_config()),
         }
-        if is_local(self.target):
+        if is_loopback(self.target):
             # A proxy named in the environment is never meant for the machine itself.
             options["grpc.enable_http_proxy"] = 0
         if self.tls is not None and self.tls.server_name is not None:
@@ -133,15 +196,19 @@ class CallState:
             raise ValueError(f"timeout: expected seconds of at least 0, found {timeout}")
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self.request_id = options.get("request_id") or uuid.uuid4().hex
+        check_header("request_id", self.request_id)
         self._extra = tuple(options.get("metadata", ()))
+        for key, value in self._extra:
+            if not key.endswith("-bin"):
+                check_header(f"metadata {key!r}", value)
         policy = settings.retry if may_retry else RetryPolicy(max_attempts=1)
         self._retries = Retries(policy, settings.budget)
 
     def seconds_left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        metadata = [("x-request-id", self.request_id)]
+    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        metadata: list[tuple[str, str | bytes]] = [("x-request-id", self.request_id)]
         if self._settings.client_id is not None:
             metadata.append(("client-id", self._settings.client_id))
         if (token := self._settings.token.get()) is not None:

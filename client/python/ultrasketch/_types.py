@@ -20,7 +20,8 @@ class CallOptions(TypedDict, total=False):
     timeout: float | None
     # Sent as `x-request-id`; unset: a random one. Errors and streams carry it.
     request_id: str
-    metadata: Sequence[tuple[str, str]]  # sent beside the client's own
+    # Sent beside the client's own; bytes for keys that end in -bin.
+    metadata: Sequence[tuple[str, str | bytes]]
 
 
 class ModelOptions(CallOptions, total=False):

@@ -9,8 +9,9 @@ import grpc
 import pytest
 
 import ultrasketch
-from conftest import MODELS, FakeServer, LiveServer
+from conftest import MODELS, REPOSITORY, FakeServer, LiveServer
 from ultrasketch import AsyncClient, Client, Tls
+from ultrasketch._channel import is_loopback
 
 
 def test_calls_carry_ids_and_metadata(fake: FakeServer) -> None:
@@ -39,7 +40,7 @@ def test_a_token_of_a_file_is_read_again_when_it_changes(
         os.replace(replacement, file)
         client.generate("a")
         file.write_text("")
-        with pytest.raises(ValueError, match="expected a token, found an empty file"):
+        with pytest.raises(ValueError, match=f"token_file {file}: expected a token, found none"):
             client.generate("a")
     assert [call["authorization"] for call in fake.calls] == [
         "Bearer first",
@@ -47,9 +48,50 @@ def test_a_token_of_a_file_is_read_again_when_it_changes(
     ]
 
 
+def test_a_token_file_may_be_the_servers(fake: FakeServer, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_bytes("# café\r\n\n  ci:user:first \r\noperator:admin:second\n".encode("latin-1"))
+    with Client(fake.target, token_file=str(file)) as client:
+        client.generate("a")
+        file.write_text("# none yet\n")
+        with pytest.raises(ValueError, match="expected a token, found none"):
+            client.generate("a")
+        file.write_text("ci:user:sécret\n")
+        with pytest.raises(ValueError, match="printable ASCII without spaces$"):
+            client.generate("a")
+    assert [call["authorization"] for call in fake.calls] == ["Bearer first"]
+
+
+def test_what_no_header_can_carry_is_refused_by_name(fake: FakeServer) -> None:
+    for token in ["secret\n", "sécret", "a secret", "\x01", ""]:
+        with pytest.raises(ValueError, match="^token: expected a token"):
+            Client("localhost:1", token=token)
+    for client_id in ["é", "a\nb", "\x7f"]:
+        with pytest.raises(ValueError, match="^client_id: expected printable ASCII"):
+            Client("localhost:1", client_id=client_id)
+        with pytest.raises(ValueError, match="^client_id"):
+            AsyncClient("localhost:1", client_id=client_id)
+    with Client(fake.target, client_id="night shift") as client:
+        client.generate("a", metadata=[("trace-bin", b"\x00\xff")])
+        with pytest.raises(ValueError, match="^request_id: expected printable ASCII"):
+            client.generate("a", request_id="é")
+        with pytest.raises(ValueError, match="^metadata 'tenant': expected printable ASCII"):
+            client.generate("a", metadata=[("tenant", "é")])
+    assert [call["client-id"] for call in fake.calls] == ["night shift"]
+
+
+def test_only_this_machine_is_loopback() -> None:
+    lines = (REPOSITORY / "tests/data/loopback_targets.txt").read_text().splitlines()
+    cases = [line.split() for line in lines if not line.startswith("#")]
+    assert {kind for kind, _ in cases} == {"loopback", "elsewhere"}
+    wrong = [target for kind, target in cases if is_loopback(target) != (kind == "loopback")]
+    assert wrong == []
+
+
 def test_a_token_does_not_cross_the_network_in_the_clear() -> None:
-    with pytest.raises(ValueError, match="without encryption"):
-        Client("example.com:8001", token="secret")
+    for target in ["example.com:8001", "127.example.com:8001"]:
+        with pytest.raises(ValueError, match="without encryption"):
+            Client(target, token="secret")
     for target in [
         "localhost:1",
         "127.0.0.1:1",
