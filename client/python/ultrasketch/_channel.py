@@ -18,6 +18,7 @@ from ._types import CallOptions, ClientOptions, RetryPolicy, Tls
 _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
 _MAX_RECONNECT_BACKOFF_MS = 10_000  # gRPC's own is 2 minutes
+_LONGEST_TIMEOUT = 100 * 365 * 24 * 3600.0
 
 _KNOWN = frozenset(ClientOptions.__annotations__)
 
@@ -89,6 +90,15 @@ def _parse_token_file(name: str, text: str) -> str:
     raise ValueError(f"{name}: expected a token, found none")
 
 
+def check_timeout(timeout: float | None) -> float | None:
+    """None for no limit, and for one so far away that clocks do not reach it."""
+    if timeout is None:
+        return None
+    if not timeout >= 0:
+        raise ValueError(f"timeout: expected seconds of at least 0, found {timeout}")
+    return timeout if timeout < _LONGEST_TIMEOUT else None
+
+
 class Token:
     """The bearer token; of a file, as the file is at the time of the call. Thread-safe."""
 
@@ -141,7 +151,7 @@ class Settings:
         self.client_id = options.get("client_id")
         if self.client_id is not None:
             check_header("client_id", self.client_id)
-        self.timeout = options.get("timeout")
+        self.timeout = check_timeout(options.get("timeout"))
         self.retry = options.get("retry", RetryPolicy())
         self.budget = RetryBudget(self.retry.budget)
         self._round_robin = options.get("round_robin", True)
@@ -191,9 +201,7 @@ class CallState:
 
     def __init__(self, settings: Settings, options: CallOptions, *, may_retry: bool = True) -> None:
         self._settings = settings
-        timeout = options.get("timeout", settings.timeout)
-        if timeout is not None and timeout < 0:
-            raise ValueError(f"timeout: expected seconds of at least 0, found {timeout}")
+        timeout = check_timeout(options.get("timeout", settings.timeout))
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self.request_id = options.get("request_id") or uuid.uuid4().hex
         check_header("request_id", self.request_id)

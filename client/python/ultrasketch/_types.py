@@ -16,7 +16,7 @@ class CallOptions(TypedDict, total=False):
     """Of every call."""
 
     # Seconds for the whole call, retries included; DeadlineExceeded after them, and the server
-    # stops working on it. None: no limit. Unset: the client's.
+    # stops working on it. None or infinity: no limit. Unset: the client's.
     timeout: float | None
     # Sent as `x-request-id`; unset: a random one. Errors and streams carry it.
     request_id: str
@@ -250,6 +250,10 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts: expected at least 1, found {self.max_attempts}")
+        for name in ("initial_backoff", "max_backoff", "max_delay", "budget"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(f"{name}: expected at least 0, found {value}")
 
 
 class ClientOptions(TypedDict, total=False):

@@ -14,6 +14,8 @@ _CALL_TIMEOUT = 5.0
 
 class Polling:
     def __init__(self, model: str, timeout: float) -> None:
+        if not timeout >= 0:
+            raise ValueError(f"timeout: expected seconds of at least 0, found {timeout}")
         self._what = f"the model {model}" if model else "the server"
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import copy
 import gc
+import math
 import multiprocessing
 import pickle
 import threading
@@ -224,6 +225,29 @@ def test_the_callers_limit_of_an_answers_size_stands(client: Client) -> None:
     with pytest.raises(ultrasketch.OutOfRange):
         client.detokenize([5] * 100, model="sketch", max_response_bytes=10)
     assert client.tokenize(PROMPT, model="sketch", max_response_bytes=-1).ids
+
+
+def test_timeouts_are_numbers_of_seconds(live: LiveServer, client: Client) -> None:
+    with Client(live.target, timeout=math.inf) as patient:
+        assert patient.health("sketch") == "SERVING"
+        for timeout in [None, math.inf, 1e300, 3e9, 1e10, 100]:
+            assert patient.health("sketch", timeout=timeout) == "SERVING"
+        patient.wait_ready("sketch", timeout=math.inf)
+    for timeout in [math.nan, -1, -math.inf]:
+        with pytest.raises(ValueError, match="^timeout: expected seconds of at least 0"):
+            client.health(timeout=timeout)
+        with pytest.raises(ValueError, match="^timeout"):
+            Client(live.target, timeout=timeout)
+        with pytest.raises(ValueError, match="^timeout"):
+            client.wait_ready(timeout=timeout)
+
+    async def work(client: AsyncClient) -> None:
+        for timeout in [math.inf, 1e300, 3e9]:
+            assert await client.health("sketch", timeout=timeout) == "SERVING"
+        with pytest.raises(ValueError, match="^timeout"):
+            await client.health(timeout=math.nan)
+
+    with_async(live, work)
 
 
 def test_errors_cross_processes_whole() -> None:

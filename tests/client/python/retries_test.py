@@ -19,6 +19,13 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 QUICK = RetryPolicy(initial_backoff=0.01)
 
 
+def test_a_policy_is_of_numbers() -> None:
+    for name in ("initial_backoff", "max_backoff", "max_delay", "budget"):
+        for value in (-1.0, float("nan")):
+            with pytest.raises(ValueError, match=f"^{name}: expected at least 0"):
+                RetryPolicy(**{name: value})  # type: ignore[arg-type]
+
+
 def test_the_servers_delay_is_waited_out(fake: FakeServer) -> None:
     fake.refusals = [
         Refusal(EXHAUSTED, "QUEUE_FULL", delay=0.2),
