@@ -24,6 +24,14 @@ Message AnySize(Message message) {
   return message;
 }
 
+// A request about the model of this name.
+template <typename Message>
+Message Named(const std::string& name) {
+  Message message;
+  message.set_name(name);
+  return message;
+}
+
 // One call's context: deadline, and cancellation for as long as the object lives.
 class Call {
  public:
@@ -42,6 +50,20 @@ class Call {
   grpc::ClientContext context_;
   std::stop_callback<std::function<void()>> on_stop_;  // ends before context_ does
 };
+
+// A unary call.
+template <typename Stub, typename Request, typename Response>
+absl::StatusOr<Response> Invoke(Stub& stub,
+                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                             Response*),
+                                const Request& request, const CallOptions& options) {
+  US_RETURN_IF_ERROR(CheckUtf8(request));
+  Call call(options);
+  Response response;
+  const grpc::Status status = (stub.*method)(call.context(), request, &response);
+  if (!status.ok()) return FromGrpcStatus(status);
+  return response;
+}
 
 }  // namespace
 
@@ -67,20 +89,19 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(const std::string& target
 
 absl::StatusOr<GenerateResponse> Client::Generate(const GenerateRequest& request,
                                                   const CallOptions& options) {
-  Call call(options);
-  v1::GenerateResponse message;
-  const grpc::Status status =
-      impl_->generation->Generate(call.context(), AnySize(ToMessage(request)), &message);
-  if (!status.ok()) return FromGrpcStatus(status);
+  US_ASSIGN_OR_RETURN(const v1::GenerateResponse message,
+                      Invoke(*impl_->generation, &v1::GenerationService::Stub::Generate,
+                             AnySize(ToMessage(request)), options));
   return FromMessage(message);
 }
 
 absl::StatusOr<GenerateResponse> Client::GenerateStream(
     const GenerateRequest& request, const std::function<void(const GenerateDelta&)>& on_delta,
     const CallOptions& options) {
+  const v1::GenerateRequest sent = AnySize(ToMessage(request));
+  US_RETURN_IF_ERROR(CheckUtf8(sent));
   Call call(options);
-  const auto reader =
-      impl_->generation->GenerateStream(call.context(), AnySize(ToMessage(request)));
+  const auto reader = impl_->generation->GenerateStream(call.context(), sent);
   GenerateResponse response;
   v1::GenerateStreamResponse message;
   while (reader->Read(&message)) {
@@ -102,21 +123,17 @@ absl::StatusOr<GenerateResponse> Client::GenerateStream(
 }
 
 absl::StatusOr<Score> Client::ScoreText(const ScoreRequest& request, const CallOptions& options) {
-  Call call(options);
-  v1::ScoreResponse message;
-  const grpc::Status status =
-      impl_->generation->Score(call.context(), AnySize(ToMessage(request)), &message);
-  if (!status.ok()) return FromGrpcStatus(status);
+  US_ASSIGN_OR_RETURN(const v1::ScoreResponse message,
+                      Invoke(*impl_->generation, &v1::GenerationService::Stub::Score,
+                             AnySize(ToMessage(request)), options));
   return FromMessage(message);
 }
 
 absl::StatusOr<Tokens> Client::Tokenize(const TokenizeRequest& request,
                                         const CallOptions& options) {
-  Call call(options);
-  v1::TokenizeResponse message;
-  const grpc::Status status =
-      impl_->generation->Tokenize(call.context(), AnySize(ToMessage(request)), &message);
-  if (!status.ok()) return FromGrpcStatus(status);
+  US_ASSIGN_OR_RETURN(const v1::TokenizeResponse message,
+                      Invoke(*impl_->generation, &v1::GenerationService::Stub::Tokenize,
+                             AnySize(ToMessage(request)), options));
   Tokens tokens;
   tokens.ids.assign(message.token_ids().begin(), message.token_ids().end());
   tokens.spellings.assign(message.tokens().begin(), message.tokens().end());
@@ -131,11 +148,9 @@ absl::StatusOr<std::string> Client::Detokenize(const std::string& model,
   if (!model.empty()) request.set_model(model);
   request.mutable_token_ids()->Add(token_ids.begin(), token_ids.end());
   request.set_skip_special_tokens(skip_special_tokens);
-  Call call(options);
-  v1::DetokenizeResponse message;
-  const grpc::Status status =
-      impl_->generation->Detokenize(call.context(), AnySize(std::move(request)), &message);
-  if (!status.ok()) return FromGrpcStatus(status);
+  US_ASSIGN_OR_RETURN(const v1::DetokenizeResponse message,
+                      Invoke(*impl_->generation, &v1::GenerationService::Stub::Detokenize,
+                             AnySize(std::move(request)), options));
   return message.text();
 }
 
@@ -143,10 +158,9 @@ absl::StatusOr<std::string> Client::Health(const std::string& service, const Cal
   using grpc::health::v1::HealthCheckResponse;
   grpc::health::v1::HealthCheckRequest request;
   request.set_service(service);
-  Call call(options);
-  HealthCheckResponse message;
-  const grpc::Status status = impl_->health->Check(call.context(), request, &message);
-  if (!status.ok()) return FromGrpcStatus(status);
+  US_ASSIGN_OR_RETURN(
+      const HealthCheckResponse message,
+      Invoke(*impl_->health, &grpc::health::v1::Health::Stub::Check, request, options));
   if (!HealthCheckResponse::ServingStatus_IsValid(message.status())) {
     return absl::DataLossError(
         absl::StrCat("the server gave an unknown health, ", static_cast<int>(message.status())));
@@ -155,51 +169,39 @@ absl::StatusOr<std::string> Client::Health(const std::string& service, const Cal
 }
 
 absl::StatusOr<std::vector<ModelInfo>> Client::ListModels(const CallOptions& options) {
-  Call call(options);
-  v1::ListModelsResponse message;
-  const grpc::Status status = impl_->models->ListModels(call.context(), {}, &message);
-  if (!status.ok()) return FromGrpcStatus(status);
+  US_ASSIGN_OR_RETURN(const v1::ListModelsResponse message,
+                      Invoke(*impl_->models, &v1::ModelService::Stub::ListModels,
+                             v1::ListModelsRequest(), options));
   std::vector<ModelInfo> models;
   for (const v1::Model& model : message.models()) models.push_back(FromMessage(model));
   return models;
 }
 
 absl::StatusOr<ModelInfo> Client::GetModel(const std::string& name, const CallOptions& options) {
-  v1::GetModelRequest request;
-  request.set_name(name);
-  Call call(options);
-  v1::Model message;
-  const grpc::Status status = impl_->models->GetModel(call.context(), request, &message);
-  if (!status.ok()) return FromGrpcStatus(status);
+  US_ASSIGN_OR_RETURN(const v1::Model message,
+                      Invoke(*impl_->models, &v1::ModelService::Stub::GetModel,
+                             Named<v1::GetModelRequest>(name), options));
   return FromMessage(message);
 }
 
 absl::StatusOr<ModelInfo> Client::LoadModel(const std::string& name, const CallOptions& options) {
-  v1::LoadModelRequest request;
-  request.set_name(name);
-  Call call(options);
-  v1::Model message;
-  const grpc::Status status = impl_->models->LoadModel(call.context(), request, &message);
-  if (!status.ok()) return FromGrpcStatus(status);
+  US_ASSIGN_OR_RETURN(const v1::Model message,
+                      Invoke(*impl_->models, &v1::ModelService::Stub::LoadModel,
+                             Named<v1::LoadModelRequest>(name), options));
   return FromMessage(message);
 }
 
 absl::Status Client::UnloadModel(const std::string& name, const CallOptions& options) {
-  v1::UnloadModelRequest request;
-  request.set_name(name);
-  Call call(options);
-  v1::UnloadModelResponse message;
-  return FromGrpcStatus(impl_->models->UnloadModel(call.context(), request, &message));
+  return Invoke(*impl_->models, &v1::ModelService::Stub::UnloadModel,
+                Named<v1::UnloadModelRequest>(name), options)
+      .status();
 }
 
 absl::StatusOr<SketchOverhead> Client::MeasureOverhead(const std::string& name,
                                                        const CallOptions& options) {
-  v1::MeasureOverheadRequest request;
-  request.set_name(name);
-  Call call(options);
-  v1::SketchOverhead message;
-  const grpc::Status status = impl_->models->MeasureOverhead(call.context(), request, &message);
-  if (!status.ok()) return FromGrpcStatus(status);
+  US_ASSIGN_OR_RETURN(const v1::SketchOverhead message,
+                      Invoke(*impl_->models, &v1::ModelService::Stub::MeasureOverhead,
+                             Named<v1::MeasureOverheadRequest>(name), options));
   return SketchOverhead{message.prefill_ratio(), message.decode_ratio()};
 }
 

@@ -2,7 +2,13 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/status.h"
+#include "engine/base/strings.h"
 
 namespace ultrasketch::client {
 namespace {
@@ -98,6 +104,51 @@ void SetTokenizing(const Request& request, Message& message) {
   if (request.split_special_tokens) message.set_split_special_tokens(*request.split_special_tokens);
 }
 
+// The offset of the first byte that is not part of well-formed UTF-8; the size when there is none.
+size_t FirstInvalidUtf8(std::string_view text) {
+  constexpr size_t kMaxCharacterBytes = 4;
+  size_t end = 0;
+  while (end < text.size()) {
+    size_t length = 1;
+    while (length <= kMaxCharacterBytes && !IsValidUtf8(text.substr(end, length))) ++length;
+    if (length > kMaxCharacterBytes) break;
+    end += length;
+  }
+  return end;
+}
+
+// CheckUtf8 of a message in another; `prefix` is its place there and a dot.
+absl::Status CheckUtf8(const google::protobuf::Message& message, const std::string& prefix) {
+  using google::protobuf::FieldDescriptor;
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  reflection.ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    const bool is_message = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+    if (!is_message && field->type() != FieldDescriptor::TYPE_STRING) continue;
+    const int count = field->is_repeated() ? reflection.FieldSize(message, field) : 1;
+    for (int i = 0; i < count; ++i) {
+      std::string place = prefix + field->name();
+      if (field->is_repeated()) absl::StrAppend(&place, "[", i, "]");
+      if (is_message) {
+        US_RETURN_IF_ERROR(CheckUtf8(field->is_repeated()
+                                         ? reflection.GetRepeatedMessage(message, field, i)
+                                         : reflection.GetMessage(message, field),
+                                     place + "."));
+        continue;
+      }
+      std::string scratch;
+      const std::string& text =
+          field->is_repeated() ? reflection.GetRepeatedStringReference(message, field, i, &scratch)
+                               : reflection.GetStringReference(message, field, &scratch);
+      if (IsValidUtf8(text)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, " is not UTF-8 at byte ", FirstInvalidUtf8(text)));
+    }
+  }
+  return absl::OkStatus();
+}
+
 Completion* CompletionAt(int32_t index, GenerateResponse* response) {
   if (index < 0 || index >= kMaxCompletions) return nullptr;
   if (static_cast<size_t>(index) >= response->completions.size()) {
@@ -107,6 +158,8 @@ Completion* CompletionAt(int32_t index, GenerateResponse* response) {
 }
 
 }  // namespace
+
+absl::Status CheckUtf8(const google::protobuf::Message& message) { return CheckUtf8(message, ""); }
 
 std::string_view FinishReasonName(FinishReason reason) {
   switch (reason) {

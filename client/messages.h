@@ -2,6 +2,9 @@
 #ifndef ULTRASKETCH_CLIENT_MESSAGES_H_
 #define ULTRASKETCH_CLIENT_MESSAGES_H_
 
+#include "absl/status/status.h"
+#include <google/protobuf/message.h>
+
 #include "client/client.h"
 #include "ultrasketch/v1/generation.pb.h"
 #include "ultrasketch/v1/model.pb.h"
@@ -11,6 +14,10 @@ namespace ultrasketch::client {
 v1::GenerateRequest ToMessage(const GenerateRequest& request);
 v1::ScoreRequest ToMessage(const ScoreRequest& request);
 v1::TokenizeRequest ToMessage(const TokenizeRequest& request);
+
+// INVALID_ARGUMENT, naming the field and the byte, where a string in `message` is not UTF-8: gRPC
+// would not send it, and not say why.
+absl::Status CheckUtf8(const google::protobuf::Message& message);
 
 GenerateResponse FromMessage(const v1::GenerateResponse& message);
 GenerateDelta FromMessage(const v1::GenerateDelta& message);

@@ -335,6 +335,34 @@ TEST_F(ClientTest, CallsToThisMachineTakeNoProxy) {
   EXPECT_TRUE(status.ok()) << status;
 }
 
+TEST_F(ClientTest, RefusesTextThatIsNotUtf8BeforeItIsSent) {
+  const auto expect = [](const absl::Status& status, const std::string& message) {
+    EXPECT_EQ(status, absl::InvalidArgumentError(message));
+  };
+  GenerateRequest request;
+  request.prompt = "na\xC3\xAFve \xFF";
+  expect(client_->Generate(request).status(), "text is not UTF-8 at byte 7");
+  expect(client_->GenerateStream(request, {}).status(), "text is not UTF-8 at byte 7");
+  expect(client_->ScoreText({.text = "\xFF\xFE"}).status(), "text is not UTF-8 at byte 0");
+  expect(client_->Tokenize({.text = "a\xE2\x82"}).status(), "text is not UTF-8 at byte 1");
+  request.prompt = "fine";
+  request.stop = {"fine", "\xC0\x80"};
+  expect(client_->Generate(request).status(), "stop[1] is not UTF-8 at byte 0");
+  request.stop.clear();
+  request.prompt = Chat{.messages = {{"user", "fine"}, {"user", "n\xED\xA0\x80"}}};
+  expect(client_->Generate(request).status(),
+         "messages.messages[1].content is not UTF-8 at byte 1");
+  request.model = "\xFF";
+  expect(client_->Generate(request).status(), "model is not UTF-8 at byte 0");
+  expect(client_->Detokenize("\xFF", {1}).status(), "model is not UTF-8 at byte 0");
+  expect(client_->Health("\xFF").status(), "service is not UTF-8 at byte 0");
+  expect(client_->GetModel("\xFF").status(), "name is not UTF-8 at byte 0");
+  expect(client_->LoadModel("\xFF").status(), "name is not UTF-8 at byte 0");
+  expect(client_->UnloadModel("\xFF"), "name is not UTF-8 at byte 0");
+  expect(client_->MeasureOverhead("\xFF").status(), "name is not UTF-8 at byte 0");
+  EXPECT_FALSE(generation_.last_request.has_max_response_bytes());
+}
+
 TEST(ClientCreateTest, KeepsTokensOffForeignPlainText) {
   ChannelOptions options;
   options.token = "a-token";
