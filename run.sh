@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly PACKAGES=(
   build-essential cmake ninja-build ccache pkg-config
   libgrpc++-dev libssl-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
-  prometheus-cpp-dev libtomlplusplus-dev libgtest-dev libgmock-dev
+  prometheus-cpp-dev libboost-dev libtomlplusplus-dev libgtest-dev libgmock-dev
   nlohmann-json3-dev libcli11-dev libpcre2-dev libicu-dev libeigen3-dev libopenblas-openmp-dev liblzma-dev
   libtorch-dev libgloo-dev
   openssl python3 python3-venv

@@ -4,9 +4,11 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include <google/protobuf/descriptor.h>
 
 #include "engine/base/check.h"
+#include "engine/base/strings.h"
 
 namespace ultrasketch {
 namespace {
@@ -71,30 +73,32 @@ CallMetrics::CallMetrics(prometheus::Registry& registry)
                         .Name("ultrasketch_unread_bytes")
                         .Help("Answers that clients have not read, beyond what gRPC has taken.")
                         .Register(registry)
-                        .Add({})) {}
+                        .Add({})),
+      other_(NewMethod("other")) {}
 
 void CallMetrics::AddService(const std::string& full_name) {
   const google::protobuf::ServiceDescriptor* service =
       google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(full_name);
   US_CHECK(service != nullptr);
   for (int i = 0; i < service->method_count(); ++i) {
-    MethodOf(absl::StrCat(full_name, "/", service->method(i)->name()));
+    const std::string label = absl::StrCat(full_name, "/", service->method(i)->name());
+    methods_.emplace(label, NewMethod(label));
   }
 }
 
-const CallMetrics::Method& CallMetrics::MethodOf(const std::string& name) {
-  const std::string label = name.substr(name.rfind('/', 0) == 0 ? 1 : 0);
-  absl::MutexLock lock(&mutex_);
-  const auto [found, is_new] = methods_.try_emplace(label);
-  if (is_new) {
-    Method& method = found->second;
-    for (size_t i = 0; i < kNumCodes; ++i) {
-      const std::string code = absl::StatusCodeToString(static_cast<absl::StatusCode>(i));
-      method.calls[i] = &calls_.Add({{"method", label}, {"code", code}});
-    }
-    method.open = &open_calls_.Add({{"method", label}});
+CallMetrics::Method CallMetrics::NewMethod(const std::string& label) {
+  Method method;
+  for (size_t i = 0; i < kNumCodes; ++i) {
+    const std::string code = absl::StatusCodeToString(static_cast<absl::StatusCode>(i));
+    method.calls[i] = &calls_.Add({{"method", label}, {"code", code}});
   }
-  return found->second;
+  method.open = &open_calls_.Add({{"method", label}});
+  return method;
+}
+
+const CallMetrics::Method& CallMetrics::MethodOf(std::string_view name) const {
+  const auto found = methods_.find(absl::StripPrefix(A(name), "/"));
+  return found != methods_.end() ? found->second : other_;
 }
 
 std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>

@@ -5,13 +5,12 @@
 
 #include <array>
 #include <cstddef>
-#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/container/node_hash_map.h"
 #include <grpcpp/support/server_interceptor.h>
 #include <prometheus/counter.h>
 #include <prometheus/family.h>
@@ -35,20 +34,23 @@ class CallMetrics {
   explicit CallMetrics(prometheus::Registry& registry);
 
   // From now on every method of the service is there, with 0. The service's descriptor must be
-  // linked in.
+  // linked in. Before MethodOf is called from any thread.
   void AddService(const std::string& full_name);
 
-  // `name` as gRPC has it, "/package.Service/Method", or without the first slash.
-  const Method& MethodOf(const std::string& name) ABSL_LOCKS_EXCLUDED(mutex_);
+  // `name` as gRPC has it, "/package.Service/Method". Methods of no service that was added are one,
+  // `other`: clients' own names never become labels.
+  const Method& MethodOf(std::string_view name) const;
 
   prometheus::Gauge& unread_bytes() { return unread_bytes_; }
 
  private:
+  Method NewMethod(const std::string& label);
+
   prometheus::Family<prometheus::Counter>& calls_;
   prometheus::Family<prometheus::Gauge>& open_calls_;
   prometheus::Gauge& unread_bytes_;
-  absl::Mutex mutex_;
-  std::map<std::string, Method> methods_ ABSL_GUARDED_BY(mutex_);
+  absl::node_hash_map<std::string, Method> methods_;  // by "package.Service/Method"
+  Method other_;
 };
 
 // What makes a gRPC server count its calls. `metrics` outlives the server.

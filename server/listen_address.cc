@@ -195,15 +195,4 @@ absl::Status CheckCanListen(const ListenAddress& address) {
   return ListeningSockets::Open(address).status();
 }
 
-void ConnectOnce(const ListenAddress& address) {
-  const absl::StatusOr<AddrinfoPtr> found = Resolve(address);
-  if (!found.ok()) return;
-  const addrinfo& info = **found;
-  const int descriptor = socket(info.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (descriptor < 0) return;
-  // What becomes of it is of no interest: that it arrives is enough.
-  static_cast<void>(connect(descriptor, info.ai_addr, info.ai_addrlen) == 0);
-  close(descriptor);
-}
-
 }  // namespace ultrasketch

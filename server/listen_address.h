@@ -59,9 +59,6 @@ class ListeningSockets {
 // in use"). Listens for a moment.
 absl::Status CheckCanListen(const ListenAddress& address);
 
-// Opens a connection to the address and closes it. Failing is no error.
-void ConnectOnce(const ListenAddress& address);
-
 }  // namespace ultrasketch
 
 #endif  // ULTRASKETCH_SERVER_LISTEN_ADDRESS_H_

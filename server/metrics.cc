@@ -1,8 +1,12 @@
 #include "server/metrics.h"
 
+#include <functional>
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
 #include <prometheus/registry.h>
 
 namespace ultrasketch {
@@ -83,6 +87,14 @@ struct MetricFamilies final : prometheus::Collectable {
     return collected;
   }
 
+  // What a name's series are, as long as a ModelSeries has them.
+  struct Series {
+    int num_users = 0;
+    absl::flat_hash_map<const void*, std::function<void()>> removers;  // by the metric
+  };
+
+  absl::Mutex mutex;
+  absl::flat_hash_map<std::string, Series> series_of_model ABSL_GUARDED_BY(mutex);
   prometheus::Registry registry;  // owns the families that are references
   Family<Counter>& requests;
   Family<Counter>& rejected_requests;
@@ -96,15 +108,58 @@ struct MetricFamilies final : prometheus::Collectable {
   SummaryFamily step_stage;
 };
 
-RequestMetrics::RequestMetrics(const std::shared_ptr<MetricFamilies>& families,
-                               const std::string& model) {
+// Adds series of one model to the families, and removes them when it is the last of the model's.
+class ModelSeries {
+ public:
+  ModelSeries(std::shared_ptr<MetricFamilies> families, std::string model)
+      : families_(std::move(families)), model_(std::move(model)) {
+    absl::MutexLock lock(&families_->mutex);
+    ++families_->series_of_model[model_].num_users;
+  }
+  ~ModelSeries() {
+    absl::MutexLock lock(&families_->mutex);
+    const auto found = families_->series_of_model.find(model_);
+    if (--found->second.num_users > 0) return;
+    for (const auto& [metric, remove] : found->second.removers) remove();
+    families_->series_of_model.erase(found);
+  }
+  ModelSeries(const ModelSeries&) = delete;
+  ModelSeries& operator=(const ModelSeries&) = delete;
+
+  MetricFamilies& families() { return *families_; }
+
+  // `labels` beside the model's name.
+  template <typename T, typename... Arguments>
+  T& Add(Family<T>& family, prometheus::Labels labels, Arguments&&... arguments) {
+    labels.emplace("model", model_);
+    return Keep(family, family.Add(labels, std::forward<Arguments>(arguments)...));
+  }
+  SummaryFamily::Summary& Add(SummaryFamily& family, SummaryFamily::Labels labels) {
+    labels.insert(labels.begin(), {"model", model_});
+    return Keep(family, family.Add(labels));
+  }
+
+ private:
+  template <typename AnyFamily, typename T>
+  T& Keep(AnyFamily& family, T& metric) {
+    absl::MutexLock lock(&families_->mutex);
+    families_->series_of_model.find(model_)->second.removers.try_emplace(
+        &metric, [&family, &metric] { family.Remove(&metric); });
+    return metric;
+  }
+
+  const std::shared_ptr<MetricFamilies> families_;
+  const std::string model_;
+};
+
+RequestMetrics::RequestMetrics(ModelSeries& series) {
   for (size_t i = 0; i < kNumCodes; ++i) {
     const std::string code = absl::StatusCodeToString(static_cast<absl::StatusCode>(i));
-    answers_[i] = &families->requests.Add({{"model", model}, {"code", code}});
+    answers_[i] = &series.Add(series.families().requests, {{"code", code}});
   }
   for (size_t i = 0; i < kNumRejectionReasons; ++i) {
     rejections_[i] =
-        &families->rejected_requests.Add({{"model", model}, {"reason", kRejectionReasons[i]}});
+        &series.Add(series.families().rejected_requests, {{"reason", kRejectionReasons[i]}});
   }
 }
 
@@ -118,28 +173,30 @@ void RequestMetrics::OnRejected(RejectionReason reason) {
   rejections_[static_cast<size_t>(reason)]->Increment();
 }
 
-ModelMetrics::ModelMetrics(const std::shared_ptr<MetricFamilies>& families,
-                           const std::string& model)
-    : families_(families),
-      requests_(families, model),
+ModelMetrics::ModelMetrics(std::unique_ptr<ModelSeries> series)
+    : series_(std::move(series)),
+      requests_(*series_),
       time_to_first_token_(
-          families->time_to_first_token.Add({{"model", model}}, TimeToFirstTokenBuckets())),
-      inter_token_latency_(families->inter_token_latency.Add({{"model", model}}, LatencyBuckets())),
+          series_->Add(series_->families().time_to_first_token, {}, TimeToFirstTokenBuckets())),
+      inter_token_latency_(
+          series_->Add(series_->families().inter_token_latency, {}, LatencyBuckets())),
       request_duration_(
-          families->request_duration.Add({{"model", model}}, RequestDurationBuckets())),
-      queue_duration_(families->queue_duration.Add({{"model", model}}, TimeToFirstTokenBuckets())),
-      prefill_(*families, model, "prefill"),
-      decode_(*families, model, "decode"),
-      mixed_(*families, model, "mixed"),
-      prompt_tokens_(families->prompt_tokens.Add({{"model", model}})),
-      generated_tokens_(families->generated_tokens.Add({{"model", model}})) {}
+          series_->Add(series_->families().request_duration, {}, RequestDurationBuckets())),
+      queue_duration_(
+          series_->Add(series_->families().queue_duration, {}, TimeToFirstTokenBuckets())),
+      prefill_(*series_, "prefill"),
+      decode_(*series_, "decode"),
+      mixed_(*series_, "mixed"),
+      prompt_tokens_(series_->Add(series_->families().prompt_tokens, {})),
+      generated_tokens_(series_->Add(series_->families().generated_tokens, {})) {}
 
-ModelMetrics::Phase::Phase(MetricFamilies& families, const std::string& model,
-                           const std::string& phase)
-    : duration(families.step_duration.Add({{"model", model}, {"phase", phase}}, LatencyBuckets())) {
+ModelMetrics::~ModelMetrics() = default;
+
+ModelMetrics::Phase::Phase(ModelSeries& series, const std::string& phase)
+    : duration(series.Add(series.families().step_duration, {{"phase", phase}}, LatencyBuckets())) {
   for (size_t i = 0; i < kNumStepStages; ++i) {
-    stages[i] = &families.step_stage.Add(
-        {{"model", model}, {"phase", phase}, {"stage", kStepStageNames[i]}});
+    const SummaryFamily::Labels labels = {{"phase", phase}, {"stage", kStepStageNames[i]}};
+    stages[i] = &series.Add(series.families().step_stage, labels);
   }
 }
 
@@ -209,14 +266,17 @@ void TransportMetrics::OnRefusedCall(absl::StatusCode code) {
 
 Metrics::Metrics()
     : families_(std::make_shared<MetricFamilies>()),
-      unattributed_(families_, ""),
+      no_model_(std::make_unique<ModelSeries>(families_, "")),
+      unattributed_(*no_model_),
       transport_(families_->registry),
       calls_(families_->registry) {}
+
+Metrics::~Metrics() = default;
 
 std::shared_ptr<prometheus::Collectable> Metrics::collectable() const { return families_; }
 
 std::shared_ptr<ModelMetrics> Metrics::ForModel(const std::string& name) {
-  return std::make_shared<ModelMetrics>(families_, name);
+  return std::make_shared<ModelMetrics>(std::make_unique<ModelSeries>(families_, name));
 }
 
 }  // namespace ultrasketch

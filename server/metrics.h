@@ -29,6 +29,7 @@
 namespace ultrasketch {
 
 struct MetricFamilies;
+class ModelSeries;
 
 // Why a call was answered with an error before it reached the engine: label `reason`, in lower
 // case.
@@ -51,7 +52,7 @@ inline constexpr size_t kNumRejectionReasons = 11;
 // over a counter that is born with its first event misses that event. Thread-safe.
 class RequestMetrics {
  public:
-  RequestMetrics(const std::shared_ptr<MetricFamilies>& families, const std::string& model);
+  explicit RequestMetrics(ModelSeries& series);
 
   // A generation or scoring call has been answered with `code`.
   void OnAnswer(absl::StatusCode code);
@@ -67,7 +68,8 @@ class RequestMetrics {
 // One model's metrics. Thread-safe.
 class ModelMetrics final : public EngineObserver {
  public:
-  ModelMetrics(const std::shared_ptr<MetricFamilies>& families, const std::string& model);
+  explicit ModelMetrics(std::unique_ptr<ModelSeries> series);
+  ~ModelMetrics() override;
 
   void OnStep(const StepReport& report) override;
   void OnFirstToken(absl::Duration since_arrival) override;
@@ -83,7 +85,7 @@ class ModelMetrics final : public EngineObserver {
   RequestMetrics& requests() { return requests_; }
 
  private:
-  const std::shared_ptr<MetricFamilies> families_;  // own what is below
+  const std::unique_ptr<ModelSeries> series_;  // owns what is below
   RequestMetrics requests_;
   prometheus::Histogram& time_to_first_token_;
   prometheus::Histogram& inter_token_latency_;
@@ -91,7 +93,7 @@ class ModelMetrics final : public EngineObserver {
   prometheus::Histogram& queue_duration_;
   // Of the steps that computed the same.
   struct Phase {
-    Phase(MetricFamilies& families, const std::string& model, const std::string& phase);
+    Phase(ModelSeries& series, const std::string& phase);
     prometheus::Histogram& duration;
     std::array<SummaryFamily::Summary*, kNumStepStages> stages;
   };
@@ -127,8 +129,10 @@ struct TransportMetrics {
 class Metrics {
  public:
   Metrics();
+  ~Metrics();
 
-  // A new model's metrics; they may outlive this object. Each name once.
+  // A model's metrics; they may outlive this object. Those of one name count together; with the
+  // last of them the name's series go, so that names that come and go leave nothing.
   std::shared_ptr<ModelMetrics> ForModel(const std::string& name);
 
   // Requests that name no hosted model. Clients' own names never become labels.
@@ -141,6 +145,7 @@ class Metrics {
 
  private:
   std::shared_ptr<MetricFamilies> families_;
+  std::unique_ptr<ModelSeries> no_model_;
   RequestMetrics unattributed_;
   TransportMetrics transport_;
   CallMetrics calls_;

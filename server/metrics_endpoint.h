@@ -10,15 +10,12 @@
 
 #include "server/listen_address.h"
 
-namespace prometheus {
-class Exposer;
-}
-
 namespace ultrasketch {
 
 class MetricsEndpoint {
  public:
-  // Serves /metrics. Keeps the collectables. An error says why the address cannot be listened on.
+  // Serves /metrics on all addresses that the host's name stands for, one scrape at a time on a
+  // thread of its own. Keeps the collectables. An error says why the address cannot be listened on.
   static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(
       const ListenAddress& listen,
       std::vector<std::shared_ptr<prometheus::Collectable>> collectables);
@@ -28,11 +25,12 @@ class MetricsEndpoint {
   const ListenAddress& address() const { return address_; }
 
  private:
-  MetricsEndpoint() = default;
+  class Impl;
 
-  ListenAddress address_;
-  std::vector<std::shared_ptr<prometheus::Collectable>> collectables_;
-  std::unique_ptr<prometheus::Exposer> exposer_;  // last: it uses the rest
+  MetricsEndpoint(ListenAddress address, std::unique_ptr<Impl> impl);
+
+  const ListenAddress address_;
+  const std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace ultrasketch

@@ -12,6 +12,11 @@ SummaryFamily::Summary& SummaryFamily::Add(const Labels& labels) {
   return summaries_.emplace_back(labels);
 }
 
+void SummaryFamily::Remove(Summary* summary) {
+  MutexLock lock(mutex_);
+  summaries_.remove_if([summary](const Summary& each) { return &each == summary; });
+}
+
 std::vector<prometheus::MetricFamily> SummaryFamily::Collect() const {
   prometheus::MetricFamily family;
   family.name = name_;

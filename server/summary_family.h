@@ -46,8 +46,9 @@ class SummaryFamily final : public prometheus::Collectable {
       : name_(std::move(name)), help_(std::move(help)) {}
 
   // The summary with these labels, made with 0 when it is not there; it lives as long as the
-  // family.
+  // family, or until it is removed.
   Summary& Add(const Labels& labels);
+  void Remove(Summary* summary);
 
   std::vector<prometheus::MetricFamily> Collect() const override;
 

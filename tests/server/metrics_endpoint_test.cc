@@ -21,6 +21,7 @@
 namespace ultrasketch {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -102,6 +103,47 @@ TEST(MetricsEndpointTest, CountsTheCallsOfEveryMethod) {
             1);
   EXPECT_EQ(calls(models + "ListModels", "OK"), 1);
   while (open(generation + "Tokenize") != 0) std::this_thread::yield();
+}
+
+TEST(MetricsEndpointTest, NamesThatClientsInventAreOneMethod) {
+  TestServer server;
+  const auto num_lines = [&] {
+    const std::string text = server.Scrape();
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  const auto before = num_lines();
+  for (int i = 0; i < 20; ++i) {
+    const std::string name = absl::StrCat("/invented.Service", i, "/Method");
+    EXPECT_EQ(CallRaw(server.NewChannel(), name, "").status.error_code(),
+              grpc::StatusCode::UNIMPLEMENTED);
+  }
+  EXPECT_EQ(num_lines(), before);
+  EXPECT_EQ(server.Metric(R"(ultrasketch_calls_total{code="UNIMPLEMENTED",method="other"})"), 20);
+}
+
+TEST(MetricsEndpointTest, AnswersOnEveryAddressOfTheHost) {
+  for (const std::string host : {"127.0.0.1", "localhost", "::1"}) {
+    if (!CheckCanListen({host, 0}).ok()) continue;  // a machine without IPv6
+    const Metrics metrics;
+    const auto endpoint = MetricsEndpoint::Start({host, 0}, {metrics.collectable()});
+    ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+    const auto sockets = ListeningSockets::Open((*endpoint)->address());
+    EXPECT_FALSE(sockets.ok()) << host;  // it is in use
+    if (host == "::1") continue;
+    const int port = (*endpoint)->address().port;
+    EXPECT_THAT(ExchangeBytes(port, "GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n"),
+                AllOf(StartsWith("HTTP/1.1 200 "), HasSubstr("text/plain; version=0.0.4"),
+                      HasSubstr("ultrasketch_connections 0")));
+    EXPECT_THAT(ExchangeBytes(port, "HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n"),
+                AllOf(StartsWith("HTTP/1.1 200 "), Not(HasSubstr("ultrasketch"))));
+    EXPECT_THAT(ExchangeBytes(port, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+                StartsWith("HTTP/1.1 404 "));
+    EXPECT_THAT(ExchangeBytes(port, "POST /metrics HTTP/1.1\r\nHost: a\r\n\r\n"),
+                StartsWith("HTTP/1.1 405 "));
+    // No request, or one of no end, is answered with the connection's.
+    EXPECT_EQ(ExchangeBytes(port, "no request at all\r\n\r\n"), "");
+    EXPECT_EQ(ExchangeBytes(port, "GET / HTTP/1.1\r\nA: " + std::string(20'000, 'a')), "");
+  }
 }
 
 TEST(MetricsEndpointTest, ShowsTheStateOfTheModels) {

@@ -53,7 +53,7 @@ std::optional<double> CounterValue(const Metrics& metrics, const std::string& na
 
 TEST(MetricsTest, LatencyBucketsHoldTheRoundNumbers) {
   Metrics metrics;
-  metrics.ForModel("m");
+  const auto model = metrics.ForModel("m");
   const auto metric = Find(metrics, "ultrasketch_inter_token_latency_seconds", {{"model", "m"}});
   ASSERT_TRUE(metric.has_value());
   std::vector<double> bounds;
@@ -72,7 +72,7 @@ TEST(MetricsTest, LatencyBucketsHoldTheRoundNumbers) {
 
 TEST(MetricsTest, TimeToFirstTokenReachesAMinute) {
   Metrics metrics;
-  metrics.ForModel("m");
+  const auto model = metrics.ForModel("m");
   const auto metric = Find(metrics, "ultrasketch_time_to_first_token_seconds", {{"model", "m"}});
   ASSERT_TRUE(metric.has_value());
   const auto& buckets = metric->histogram.bucket;
@@ -131,12 +131,35 @@ TEST(MetricsTest, StagesAreSummedByPhaseAndThereFromTheStart) {
             prometheus::MetricType::Summary);
 }
 
-TEST(MetricsTest, AModelThatIsLoadedAgainKeepsItsStages) {
+TEST(MetricsTest, AModelThatIsGoneLeavesNoSeries) {
+  Metrics metrics;
+  const auto stays = metrics.ForModel("stays");
+  const auto num_series = [&] {
+    size_t count = 0;
+    for (const auto& family : metrics.collectable()->Collect()) count += family.metric.size();
+    return count;
+  };
+  const size_t before = num_series();
+  for (int i = 0; i < 3; ++i) {
+    const auto model = metrics.ForModel("comes and goes");
+    model->OnGeneratedTokens(7);
+    EXPECT_GT(num_series(), before);
+    EXPECT_EQ(Find(metrics, "ultrasketch_generated_tokens_total", {{"model", "comes and goes"}})
+                  ->counter.value,
+              7);
+  }
+  EXPECT_EQ(num_series(), before);
+}
+
+TEST(MetricsTest, ANewVersionOfAModelGoesOnWithTheCountsOfTheOld) {
   Metrics metrics;
   StepReport report = {.duration = absl::Milliseconds(3), .num_decode_tokens = 1};
   report.stages.emplace();
-  metrics.ForModel("m")->OnStep(report);
-  metrics.ForModel("m")->OnStep(report);
+  auto old_version = metrics.ForModel("m");
+  old_version->OnStep(report);
+  const auto new_version = metrics.ForModel("m");
+  old_version = nullptr;
+  new_version->OnStep(report);
   const auto family = FindFamily(*metrics.collectable(), "ultrasketch_step_stage_seconds");
   EXPECT_EQ(family->metric.size(), 3 * kNumStepStages);
   const auto metric = Find(metrics, "ultrasketch_step_stage_seconds",
@@ -161,7 +184,7 @@ TEST(MetricsTest, AnswersAreCountedByCode) {
 
 TEST(MetricsTest, EveryCodeAndReasonIsThereFromTheStart) {
   Metrics metrics;
-  metrics.ForModel("m");
+  const auto small = metrics.ForModel("m");
   for (const char* model : {"m", ""}) {
     for (const char* code :
          {"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
