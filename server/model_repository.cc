@@ -12,23 +12,31 @@
 #include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
-#include "server/log.h"
 #include "server/status.h"
 
 namespace ultrasketch {
 namespace {
 
-bool HasConfig(const std::filesystem::path& folder) {
-  const std::filesystem::path config = folder / "config.json";
+// Whether a folder of the repository is a model's, whole or broken: it has a config.json, of
+// whatever kind, or weights without one; or it cannot be looked into. Why that is not a model to
+// serve is for loading to find.
+bool IsModelFolder(const std::filesystem::path& folder) {
   std::error_code error;
-  if (std::filesystem::is_regular_file(config, error)) return true;
-  if (error.value() == EACCES) {
-    // It may be no model: a file system's lost+found is such a folder.
-    LogEvent(LogLevel::kWarning, "folder_skipped",
-             {{"folder", folder.string()},
-              {"message", std::string(CannotOpen(EACCES, config.string()).message())}});
+  const auto kind = std::filesystem::status(folder, error).type();
+  if (kind == std::filesystem::file_type::not_found) {
+    // A link that leads nowhere, or nothing.
+    return std::filesystem::is_symlink(std::filesystem::symlink_status(folder, error));
   }
-  return false;
+  if (!error && kind != std::filesystem::file_type::directory) return false;
+  // Of a file system, and root's alone.
+  if (folder.filename() == "lost+found") return false;
+  if (struct stat info; lstat((folder / "config.json").c_str(), &info) == 0) return true;
+  if (errno != ENOENT) return true;
+  for (auto entry = std::filesystem::directory_iterator(folder, error);
+       !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    if (entry->path().extension() == ".safetensors") return true;
+  }
+  return static_cast<bool>(error);
 }
 
 bool IsFolderName(std::string_view name) {
@@ -44,7 +52,7 @@ absl::StatusOr<std::vector<ModelSource>> FindModels(const std::string& repositor
   for (auto entry = std::filesystem::directory_iterator(repository, error);
        !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
     const std::string name = entry->path().filename().string();
-    if (IsFolderName(name) && HasConfig(entry->path())) {
+    if (IsFolderName(name) && IsModelFolder(entry->path())) {
       sources.push_back({name, entry->path().string()});
     }
   }
@@ -62,7 +70,7 @@ absl::StatusOr<ModelSource> FindModel(const std::string& repository, std::string
     return InvalidField("name", absl::StrCat(Quoted(name), " is no name of a folder"));
   }
   const std::filesystem::path folder = std::filesystem::path(repository) / std::string(name);
-  if (!HasConfig(folder)) {
+  if (!IsModelFolder(folder)) {
     return absl::NotFoundError(
         absl::StrCat("model ", Quoted(name), ": there is no ", (folder / "config.json").string()));
   }

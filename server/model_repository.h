@@ -15,13 +15,14 @@ struct ModelSource {
   std::string folder;
 };
 
-// The models of a repository: every subfolder with a config.json, by name; possibly none. One that
-// this process may not look into is skipped, which is logged. NOT_FOUND when there is no such
+// The models of a repository, by name; possibly none: every subfolder with a config.json, and those
+// of which it shows only when they are loaded what is wrong with them: with weights and no
+// config.json, unreadable ones, links that lead nowhere. NOT_FOUND when there is no such
 // repository.
 absl::StatusOr<std::vector<ModelSource>> FindModels(const std::string& repository);
 
 // The folder of one name. INVALID_ARGUMENT for a name that is no plain folder's name (a path, "..",
-// a hidden folder), NOT_FOUND when there is no such folder or no config.json in it.
+// a hidden folder), NOT_FOUND when it is none that FindModels finds.
 absl::StatusOr<ModelSource> FindModel(const std::string& repository, std::string_view name);
 
 // Names, sizes, inodes and times of a model folder's files, as text: another text means that the

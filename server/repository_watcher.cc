@@ -39,7 +39,9 @@ void RepositoryWatcher::Look() {
     const std::string fingerprint = FolderFingerprint(source.folder);
     const bool is_settled = fingerprint == folder.seen;
     folder.seen = fingerprint;
-    if (!is_settled || fingerprint == folder.loaded || fingerprint.empty()) continue;
+    if (!is_settled) continue;
+    // Unreadable: a model that is there goes on, and of a new one the host shall know why it fails.
+    if (fingerprint.empty() ? host_.Get(source.name).ok() : fingerprint == folder.loaded) continue;
     folder.loaded = fingerprint;
     host_.Load(source.name, Ignore);
   }

@@ -108,6 +108,11 @@ absl::StatusOr<int> OpenRegularFile(const std::string& path, int64_t* size) {
 
 absl::Status CannotOpen(int error_number, const std::string& path) {
   const absl::Status status = ErrnoStatus(error_number, absl::StrCat("cannot open ", path));
+  std::error_code error;
+  if (const fs::path target = fs::read_symlink(path, error); error_number == ENOENT && !error) {
+    return absl::Status(status.code(), absl::StrCat(status.message(), ": it is a link to ",
+                                                    target.string(), ", which is not there"));
+  }
   if (error_number != EACCES) return status;
   return absl::Status(status.code(), absl::StrCat(status.message(), DescribeDenial(path)));
 }

@@ -41,9 +41,10 @@ std::string Join(const std::string& folder, std::string_view name) {
 }
 
 // False also when the path cannot be looked at: opening it then says why.
+// A link that leads nowhere exists, and is an error when it is opened.
 bool Exists(const std::string& path) {
   std::error_code error;
-  return std::filesystem::exists(path, error);
+  return std::filesystem::exists(std::filesystem::symlink_status(path, error));
 }
 
 int64_t FileBytes(const std::string& path) {

@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/strings.h"
+#include "server/model_repository.h"
 #include "server/repository_watcher.h"
 #include "tests/base/temporary_folder.h"
 #include "tests/server/test_server.h"
@@ -356,6 +357,57 @@ TEST_F(ModelHostTest, TheWatcherLoadsWhatHasSettledAndUnloadsWhatIsGone) {
   EXPECT_EQ(States(), "a READY");  // a new version may be on its way
   watcher.Look();
   while (!host_.List().empty()) absl::SleepFor(absl::Milliseconds(1));
+}
+
+TEST_F(ModelHostTest, FoldersThatMayBeModelsAreFoundWhateverIsWrongWithThem) {
+  const std::filesystem::path root = repository_.path();
+  const auto folder = [&](const std::string& name) {
+    std::filesystem::create_directories(root / name);
+    return root / name;
+  };
+  Write("a", "ok");
+  std::filesystem::create_symlink("../blobs/gone", folder("broken_config") / "config.json");
+  std::filesystem::create_directories(folder("config_is_a_folder") / "config.json");
+  std::filesystem::create_symlink("../snapshots/gone", root / "gone");
+  std::filesystem::create_symlink("a", root / "link");
+  std::ofstream(folder("weights_alone") / "model.safetensors") << "weights";
+  // No models.
+  folder("empty");
+  folder("lost+found");
+  std::ofstream(folder("notes") / "README.md") << "text";
+  std::ofstream(folder(".git") / "config.json") << "ok";
+  std::ofstream(root / "file") << "text";
+
+  const auto found = FindModels(repository_.path());
+  ASSERT_TRUE(found.ok()) << found.status();
+  std::vector<std::string> names;
+  for (const ModelSource& source : *found) names.push_back(source.name);
+  EXPECT_THAT(names, ElementsAre("a", "broken_config", "config_is_a_folder", "gone", "link",
+                                 "weights_alone"));
+  for (const std::string& name : names) {
+    EXPECT_TRUE(FindModel(repository_.path(), name).ok()) << name;
+  }
+  for (const char* name : {"empty", "lost+found", "notes", "file", "none"}) {
+    EXPECT_TRUE(absl::IsNotFound(FindModel(repository_.path(), name).status())) << name;
+  }
+}
+
+TEST_F(ModelHostTest, TheWatcherTellsOfNewFoldersThatCannotBeReadAndLeavesReadModelsAlone) {
+  const std::filesystem::path root = repository_.path();
+  RepositoryWatcher watcher(repository_.path(), host_);
+  Write("a", "ok");
+  std::filesystem::create_symlink("gone", root / "b");
+  for (int i = 0; i < 4; ++i) watcher.Look();
+  AwaitLoads();
+  EXPECT_EQ(States(), "a READY, b FAILED");
+  EXPECT_EQ(num_loads("b"), 1);
+  // As a folder that is not to be read any more: what it was cannot be seen.
+  std::filesystem::rename(root / "a", root / "elsewhere");
+  std::filesystem::create_symlink("gone", root / "a");
+  for (int i = 0; i < 4; ++i) watcher.Look();
+  AwaitLoads();
+  EXPECT_THAT(States(), HasSubstr("a READY"));
+  EXPECT_EQ(num_loads("a"), 1);
 }
 
 TEST_F(ModelHostTest, TheWatcherLeavesNamesAloneThatAreServedFromElsewhere) {
