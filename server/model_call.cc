@@ -78,7 +78,7 @@ absl::Status ModelCall::Open(const std::string& name) {
 
 void ModelCall::GiveUpPlace() {
   if (!admitted_client_.has_value()) return;
-  open_calls().Release(*admitted_client_);
+  open_calls().Release(*admitted_client_, is_answered_);
   admitted_client_.reset();
 }
 
@@ -142,6 +142,10 @@ void ModelCall::CountDelta(const GenerationDelta& delta, int64_t num_prompt_toke
 
 absl::Status ModelCall::End(absl::Status status) {
   status = ForClient(std::move(status));
+  if (admitted_client_.has_value()) {
+    is_answered_ = true;
+    open_calls().Answer(*admitted_client_);
+  }
   BeginUnread();
   requests().OnAnswer(status.code());
   if (model_ != nullptr) model_->metrics->OnRequestDuration(absl::Now() - arrival_);

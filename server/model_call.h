@@ -131,6 +131,7 @@ class ModelCall final : public OpenCall {
   const absl::Time deadline_;
   const std::function<void(const absl::Status&)> on_slow_reader_;
   std::optional<std::string> admitted_client_;
+  bool is_answered_ = false;
   UnreadSince unread_;
   bool is_slow_ = false;  // CheckReader's alone
   std::shared_ptr<const HostedModel> model_;

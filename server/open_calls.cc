@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "engine/base/strings.h"
 #include "server/status.h"
 
 namespace ultrasketch {
@@ -15,6 +16,10 @@ namespace {
 
 // After so long without calls the heap's free pages go back to the system.
 constexpr absl::Duration kTrimDelay = absl::Seconds(5);
+
+// So many answers beyond the limit of requests may be unread: a client that waits for each answer
+// is ahead of gRPC's own end of the call by a few.
+constexpr int64_t kMoreAnswered = 16;
 
 }  // namespace
 
@@ -43,32 +48,50 @@ void OpenCalls::Remove(OpenCall* call) {
   calls_.erase(found);
 }
 
+std::string OpenCalls::WhyFull(const Requests& requests, int64_t limit, std::string_view whose) {
+  if (requests.unanswered >= limit) {
+    return absl::StrCat(A(whose), " has ", requests.unanswered, " requests open, at most ", limit,
+                        " may be");
+  }
+  const int64_t max_answered = limit + kMoreAnswered;
+  if (requests.answered < max_answered) return "";
+  return absl::StrCat(A(whose), " has ", requests.answered, " answers that were not read, at most ",
+                      max_answered, " may be");
+}
+
 absl::Status OpenCalls::Admit(const std::string& client) {
   absl::MutexLock lock(&mutex_);
-  if (num_requests_ >= limits_.max_requests) {
-    return TryAgainLater(absl::ResourceExhaustedError(absl::StrCat(
-                             "the server is full: ", num_requests_, " requests are open")),
-                         kServerFullReason,
-                         SpreadRetryDelay(num_requests_, drain_rate_.PerSecond(), num_refused_++));
+  if (std::string why = WhyFull(requests_, limits_.max_requests, "the server"); !why.empty()) {
+    return TryAgainLater(absl::ResourceExhaustedError(why), kServerFullReason,
+                         SpreadRetryDelay(requests_.unanswered + requests_.answered,
+                                          drain_rate_.PerSecond(), num_refused_++));
   }
-  int32_t& num_of_client = num_requests_of_client_[client];
-  if (num_of_client >= limits_.max_requests_per_client) {
-    return TryAgainLater(absl::ResourceExhaustedError(absl::StrCat(
-                             "this client has ", num_of_client, " requests open, at most ",
-                             limits_.max_requests_per_client, " may be")),
-                         kClientFullReason, kUnknownRetryDelay);
+  Requests& of_client = requests_of_client_[client];
+  if (std::string why = WhyFull(of_client, limits_.max_requests_per_client, "this client");
+      !why.empty()) {
+    return TryAgainLater(absl::ResourceExhaustedError(why), kClientFullReason, kUnknownRetryDelay);
   }
-  ++num_of_client;
-  ++num_requests_;
+  ++of_client.unanswered;
+  ++requests_.unanswered;
   return absl::OkStatus();
 }
 
-void OpenCalls::Release(const std::string& client) {
+void OpenCalls::Answer(const std::string& client) {
   absl::MutexLock lock(&mutex_);
-  const auto found = num_requests_of_client_.find(client);
-  if (--found->second == 0) num_requests_of_client_.erase(found);
-  --num_requests_;
-  drain_rate_.Observe(absl::Now(), 1, num_requests_);
+  for (Requests* requests : {&requests_, &requests_of_client_.find(client)->second}) {
+    --requests->unanswered;
+    ++requests->answered;
+  }
+}
+
+void OpenCalls::Release(const std::string& client, bool is_answered) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = requests_of_client_.find(client);
+  for (Requests* requests : {&requests_, &found->second}) {
+    --(is_answered ? requests->answered : requests->unanswered);
+  }
+  if (found->second.unanswered + found->second.answered == 0) requests_of_client_.erase(found);
+  drain_rate_.Observe(absl::Now(), 1, requests_.unanswered + requests_.answered);
 }
 
 absl::Status OpenCalls::CheckUnreadAnswers() const {

@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
@@ -29,8 +30,9 @@
 namespace ultrasketch {
 
 struct CallLimits {
-  // Calls that generate or score, waiting ones and unread ones too, over all models. Further ones
-  // are RESOURCE_EXHAUSTED.
+  // Calls that generate or score, waiting ones too, over all models. Further ones are
+  // RESOURCE_EXHAUSTED. Those that are answered and whose client has not read the answer yet count
+  // apart: as many again may be open, and a few more.
   int32_t max_requests = 4096;
   int32_t max_requests_per_client = 4096;
   // What waits to be read in a stream; beyond it the stream ends with SLOW_READER.
@@ -88,7 +90,9 @@ class OpenCalls {
   // Takes a place for a request of `client` until Release. RESOURCE_EXHAUSTED, with when to try
   // again, when there is none.
   absl::Status Admit(const std::string& client);
-  void Release(const std::string& client);
+  // The request is about to be answered: who has read the answer may come with the next one.
+  void Answer(const std::string& client);
+  void Release(const std::string& client, bool is_answered);
 
   // False when the deadline came first.
   bool AwaitNone(absl::Time deadline);
@@ -116,8 +120,15 @@ class OpenCalls {
   absl::Mutex mutex_;
   absl::flat_hash_map<OpenCall*, bool> calls_ ABSL_GUARDED_BY(mutex_);  // is_waited_for
   int64_t num_waited_for_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t num_requests_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::map<std::string, int32_t> num_requests_of_client_ ABSL_GUARDED_BY(mutex_);
+  struct Requests {
+    int64_t unanswered = 0;
+    int64_t answered = 0;
+  };
+  // Why a request is one too many, for `whose`; else empty.
+  static std::string WhyFull(const Requests& requests, int64_t limit, std::string_view whose);
+
+  Requests requests_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, Requests> requests_of_client_ ABSL_GUARDED_BY(mutex_);
   DrainRate drain_rate_ ABSL_GUARDED_BY(mutex_);
   uint64_t num_refused_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -147,6 +147,29 @@ std::string PushbackOf(const grpc::ClientContext& context) {
 }
 
 // A server of which one request runs and two wait: the queue is full until the gate opens.
+TEST(ErrorsTest, MoreCompletionsThanTheQueueEverHoldsAreRefusedForGood) {
+  TestModel model;
+  model.engine_loop.max_queued_requests = 2;
+  TestServer server({model});
+  v1::GenerateRequest request = Request("prompt");
+  request.set_n(3);
+  const grpc::Status status = GenerateStream(server, request).status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(DetailsOf(status).fields, ElementsAre("n"));
+  request.set_n(2);
+  EXPECT_TRUE(GenerateStream(server, request).status.ok());
+}
+
+TEST(ErrorsTest, AClientThatWaitsForEachAnswerHasOneRequestOpen) {
+  ServerOptions options;
+  options.call_limits.max_requests_per_client = 1;
+  TestServer server({TestModel()}, options);
+  for (int i = 0; i < 200; ++i) {
+    const grpc::Status status = GenerateStream(server, Request("prompt", 1)).status;
+    ASSERT_TRUE(status.ok()) << i << ": " << status.error_message();
+  }
+}
+
 class FullQueueTest : public ::testing::Test {
  protected:
   void SetUp() override {

@@ -37,9 +37,29 @@ TEST(OpenCallsTest, AdmitsUpToTheLimitsOfTheServerAndOfEachClient) {
   EXPECT_TRUE(absl::IsResourceExhausted(server_full));
   EXPECT_EQ(ReasonOf(server_full), kServerFullReason);
   EXPECT_THAT(S(server_full.message()), HasSubstr("3 requests"));
-  calls.Release("a");
+  calls.Release("a", /*is_answered=*/false);
   EXPECT_TRUE(calls.Admit("b").ok());
-  calls.Release("b");
+  calls.Release("b", /*is_answered=*/false);
+  EXPECT_TRUE(calls.Admit("a").ok());
+}
+
+TEST(OpenCallsTest, WhoIsAnsweredMayComeAgainUntilManyAnswersAreUnread) {
+  prometheus::Gauge unread;
+  CallLimits limits;
+  limits.max_requests_per_client = 1;
+  OpenCalls calls(limits, unread);
+  int num_admitted = 0;
+  absl::Status status;
+  for (; num_admitted < 100; ++num_admitted) {
+    status = calls.Admit("a");
+    if (!status.ok()) break;
+    EXPECT_FALSE(calls.Admit("a").ok());  // one at a time
+    calls.Answer("a");
+  }
+  EXPECT_EQ(num_admitted, 17);
+  EXPECT_EQ(ReasonOf(status), kClientFullReason);
+  EXPECT_THAT(S(status.message()), HasSubstr("17 answers that were not read"));
+  for (int i = 0; i < num_admitted; ++i) calls.Release("a", /*is_answered=*/true);
   EXPECT_TRUE(calls.Admit("a").ok());
 }
 

@@ -123,16 +123,18 @@ absl::Status ValidateOptions(const GenerationRequest& request, int32_t vocab_siz
   return CheckLeavesATokenToChoose(request, vocab_size);
 }
 
+absl::Status ValidateNumCompletions(int32_t num_completions, const RequestLimits& limits) {
+  if (num_completions <= limits.max_queued_requests) return absl::OkStatus();
+  return Invalid("n", num_completions, " is outside [1, ", limits.max_queued_requests,
+                 "]: as many completions may wait");
+}
+
 absl::Status ValidateRequest(const GenerationRequest& request, const RequestLimits& limits) {
   US_RETURN_IF_ERROR(ValidateOptions(request, limits.vocab_size));
   if (request.prompt_ids.empty()) return Invalid("input", "the prompt has no tokens");
   US_RETURN_IF_ERROR(CheckLength(request, limits));
   US_RETURN_IF_ERROR(CheckIds("token_ids", request.prompt_ids, limits.vocab_size));
-  if (request.num_completions > limits.max_queued_requests) {
-    return Invalid("n", request.num_completions, " is outside [1, ", limits.max_queued_requests,
-                   "]: as many completions may wait");
-  }
-  return absl::OkStatus();
+  return ValidateNumCompletions(request.num_completions, limits);
 }
 
 }  // namespace ultrasketch

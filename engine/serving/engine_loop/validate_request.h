@@ -29,6 +29,9 @@ struct RequestLimits {
 
 absl::Status ValidateRequest(const GenerationRequest& request, const RequestLimits& limits);
 
+// The part of ValidateRequest that asks whether so many completions could ever wait.
+absl::Status ValidateNumCompletions(int32_t num_completions, const RequestLimits& limits);
+
 // The part of ValidateRequest that needs no prompt, nor what there is room for: the ranges of the
 // options, and whether they leave a token to choose. A text need not be tokenized to fail here.
 absl::Status ValidateOptions(const GenerationRequest& request, int32_t vocab_size);
