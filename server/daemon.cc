@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,6 +15,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -191,7 +193,7 @@ class Daemon {
 
   // On the signals' thread.
   void OnSignal(int count, int signal) {
-    LogEvent(LogLevel::kInfo, "signal", {{"name", signal == SIGTERM ? "SIGTERM" : "SIGINT"}});
+    LogEvent(LogLevel::kInfo, "signal", {{"name", absl::StrCat("SIG", sigabbrev_np(signal))}});
     if (count == 1) {
       absl::MutexLock lock(&mutex_);
       stop_requested_ = true;

@@ -1,11 +1,17 @@
 #include "server/log.h"
 
+#include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <climits>
+#include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "nlohmann/json.hpp"
 
@@ -54,18 +60,6 @@ std::string JsonString(std::string_view value) {
                                    nlohmann::json::error_handler_t::replace);
 }
 
-void WriteLine(std::string line) {
-  line += '\n';
-  // One write a line: lines of several threads do not mix.
-  size_t written = 0;
-  while (written < line.size()) {
-    const ssize_t result = write(STDERR_FILENO, line.data() + written, line.size() - written);
-    if (result < 0 && errno == EINTR) continue;
-    if (result <= 0) return;
-    written += static_cast<size_t>(result);
-  }
-}
-
 }  // namespace
 
 void SetLogFormat(LogFormat format) { log_format = format; }
@@ -91,8 +85,57 @@ std::string FormatLogLine(LogFormat format, absl::Time time, LogLevel level, std
   return line + "}";
 }
 
+namespace {
+
+// Writes lines to standard error, one after the other. A pipe whose reader has stopped must not
+// stop the server: it is waited for once; after that lines are lost until it reads again.
+class LineWriter {
+ public:
+  void Write(std::string line) {
+    absl::MutexLock lock(&mutex_);
+    if (!AwaitReader(num_lost_ == 0 ? kPatienceMs : 0)) {
+      ++num_lost_;
+      return;
+    }
+    if (num_lost_ > 0) {
+      line = absl::StrCat(FormatLogLine(log_format, absl::Now(), LogLevel::kWarning, "log_lost",
+                                        {{"lines", LogNumber(std::exchange(num_lost_, 0))}}),
+                          "\n", line);
+    }
+    line += '\n';
+    size_t written = 0;
+    do {
+      // As much as a pipe takes at once when it takes anything.
+      const size_t size = std::min<size_t>(line.size() - written, PIPE_BUF);
+      const ssize_t result = write(STDERR_FILENO, line.data() + written, size);
+      if (result < 0 && errno == EINTR) continue;
+      if (result <= 0) return;
+      written += static_cast<size_t>(result);
+    } while (written < line.size() && AwaitReader(kPatienceMs));
+  }
+
+ private:
+  static constexpr int kPatienceMs = 1000;
+
+  // An error is for write to find.
+  static bool AwaitReader(int milliseconds) {
+    pollfd descriptor = {STDERR_FILENO, POLLOUT, 0};
+    int ready = 0;
+    do {
+      ready = poll(&descriptor, 1, milliseconds);
+    } while (ready < 0 && errno == EINTR);
+    return ready != 0;
+  }
+
+  absl::Mutex mutex_;
+  int64_t num_lost_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace
+
 void LogEvent(LogLevel level, std::string_view event, const std::vector<LogField>& fields) {
-  WriteLine(FormatLogLine(log_format, absl::Now(), level, event, fields));
+  static LineWriter& writer = *new LineWriter();  // also for who logs while the process exits
+  writer.Write(FormatLogLine(log_format, absl::Now(), level, event, fields));
 }
 
 void LogEvent(LogLevel level, std::string_view event, std::initializer_list<LogField> fields) {

@@ -47,6 +47,8 @@ struct LogField {
 // From now on. Text at first.
 void SetLogFormat(LogFormat format);
 
+// A line on standard error. Lines that nobody reads, of a pipe that is full, are lost after a
+// second, and counted in a line of their own when they are read again.
 void LogEvent(LogLevel level, std::string_view event, std::initializer_list<LogField> fields = {});
 void LogEvent(LogLevel level, std::string_view event, const std::vector<LogField>& fields);
 

@@ -310,10 +310,11 @@ void DeclareLimits(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(size_t{1} << 10, size_t{1} << 40))
       ->type_name("BYTES")
       ->capture_default_str();
-  app.add_option("--drain-seconds", flags.drain_seconds,
-                 "How long requests may still run after SIGTERM or SIGINT; a second signal stops "
-                 "at once. Keep it below the time after which you are killed: 30 s by default in "
-                 "Kubernetes, 10 s in `docker stop` (give it -t 30, or less here)")
+  app.add_option(
+         "--drain-seconds", flags.drain_seconds,
+         "How long requests may still run after SIGTERM, SIGINT or SIGHUP; a second signal stops "
+         "at once. Keep it below the time after which you are killed: 30 s by default in "
+         "Kubernetes, 10 s in `docker stop` (give it -t 30, or less here)")
       ->check(NumberIn(0.0, 86400.0))
       ->type_name("SECONDS")
       ->capture_default_str();

@@ -1,4 +1,4 @@
-// SIGTERM and SIGINT as calls on an ordinary thread.
+// SIGTERM, SIGINT and, unless it is ignored, SIGHUP as calls on an ordinary thread.
 #ifndef ULTRASKETCH_SERVER_SHUTDOWN_SIGNALS_H_
 #define ULTRASKETCH_SERVER_SHUTDOWN_SIGNALS_H_
 

@@ -1,5 +1,7 @@
 #include "server/toml_config.h"
 
+#include <array>
+#include <charconv>
 #include <cstdint>
 #include <sstream>
 
@@ -16,10 +18,17 @@ namespace {
                          CLI::ExitCodes::ConfigError);
 }
 
+// The fewest digits that stand for this number and no other.
+std::string ShortestText(double number) {
+  std::array<char, 32> digits;
+  const auto end = std::to_chars(digits.begin(), digits.end(), number);
+  return std::string(digits.begin(), end.ptr);
+}
+
 std::string ToText(const toml::key& key, const toml::node& node) {
   if (const auto* text = node.as_string()) return text->get();
   if (const auto* integer = node.as_integer()) return absl::StrCat(integer->get());
-  if (const auto* number = node.as_floating_point()) return absl::StrCat(number->get());
+  if (const auto* number = node.as_floating_point()) return ShortestText(number->get());
   if (const auto* boolean = node.as_boolean()) return boolean->get() ? "on" : "off";
   Fail(node.source(), absl::StrCat(std::string(key.str()),
                                    ": expected a string, a number, true or false, or an array of "
@@ -38,7 +47,7 @@ std::string ToValue(const std::string& text) {
   double number = 0;
   if (absl::SimpleAtoi(text, &integer) && absl::StrCat(integer) == text) return text;
   if (text.find('.') != std::string::npos && absl::SimpleAtod(text, &number) &&
-      absl::StrCat(number) == text) {
+      ShortestText(number) == text) {
     return text;
   }
   return Quote(text);

@@ -65,7 +65,7 @@ TEST(DaemonTest, DrainsBeforeItStops) {
   v1::GenerateStreamResponse message;
   ASSERT_TRUE(reader->Read(&message));
   const size_t num_before = static_cast<size_t>(message.delta().token_ids_size());
-  daemon.Signal(SIGTERM);
+  daemon.Signal(SIGHUP);  // as SIGTERM
   ASSERT_NE(daemon.AwaitLine("event=draining"), "");
   const StreamOutput output = ReadAll(*reader);
   EXPECT_TRUE(output.status.ok()) << output.status.error_message();

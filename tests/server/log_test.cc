@@ -1,5 +1,9 @@
 #include "server/log.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -11,7 +15,10 @@
 namespace ultrasketch {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 const absl::Time kTime = absl::FromUnixMillis(1'772'366'400'123);
 constexpr char kStart[] = "time=2026-03-01T12:00:00.123Z level=info ";
@@ -24,6 +31,31 @@ std::string Text(const std::vector<LogField>& fields) {
 
 std::string Json(const std::vector<LogField>& fields) {
   return FormatLogLine(LogFormat::kJson, kTime, LogLevel::kWarning, "e", fields);
+}
+
+TEST(LogTest, LosesLinesInsteadOfWaitingForAReaderThatHasStopped) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  ASSERT_EQ(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
+  const std::string page(4096, 'x');
+  int num_pages = 0;
+  while (write(ends[1], page.data(), page.size()) == static_cast<ssize_t>(page.size())) ++num_pages;
+  ASSERT_EQ(fcntl(ends[1], F_SETFL, 0), 0);
+  const int standard_error = dup(STDERR_FILENO);
+  ASSERT_GE(dup2(ends[1], STDERR_FILENO), 0);
+
+  for (int i = 0; i < 3; ++i) LogEvent(LogLevel::kInfo, "lost");
+  std::string text(page.size(), ' ');
+  for (int i = 0; i < num_pages; ++i) {
+    EXPECT_EQ(read(ends[0], text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  }
+  LogEvent(LogLevel::kInfo, "read");
+  text.resize(static_cast<size_t>(std::max<ssize_t>(0, read(ends[0], text.data(), text.size()))));
+
+  dup2(standard_error, STDERR_FILENO);
+  for (const int descriptor : {standard_error, ends[0], ends[1]}) close(descriptor);
+  EXPECT_THAT(text, AllOf(HasSubstr("event=log_lost lines=3\n"), HasSubstr("event=read\n"),
+                          Not(HasSubstr("event=lost"))));
 }
 
 TEST(LogTest, PlainValuesStandAlone) {

@@ -65,7 +65,7 @@ listen = "0.0.0.0:9001"
 insecure = true
 reflection = false
 threads = 3
-drain-seconds = 1.5
+drain-seconds = 12345.678125
 memory-limit = "2KiB"
 kv-cache-tokens = "auto"
 )")});
@@ -76,7 +76,7 @@ kv-cache-tokens = "auto"
   EXPECT_EQ(options.server.listen.ToString(), "0.0.0.0:9001");
   EXPECT_FALSE(options.server.reflection);
   EXPECT_EQ(options.load.num_threads, 3);
-  EXPECT_EQ(options.drain_patience, absl::Seconds(1.5));
+  EXPECT_EQ(options.drain_patience, absl::Seconds(12345.678125));
   EXPECT_EQ(options.load.memory_limit_bytes, 2048);
 }
 
