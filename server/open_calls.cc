@@ -60,7 +60,7 @@ std::string OpenCalls::WhyFull(const Requests& requests, int64_t limit, std::str
 }
 
 absl::Status OpenCalls::Admit(const std::string& client) {
-  absl::MutexLock lock(&mutex_);
+  absl::MutexLock lock(&admission_mutex_);
   if (std::string why = WhyFull(requests_, limits_.max_requests, "the server"); !why.empty()) {
     return TryAgainLater(absl::ResourceExhaustedError(why), kServerFullReason,
                          SpreadRetryDelay(requests_.unanswered + requests_.answered,
@@ -77,7 +77,7 @@ absl::Status OpenCalls::Admit(const std::string& client) {
 }
 
 void OpenCalls::Answer(const std::string& client) {
-  absl::MutexLock lock(&mutex_);
+  absl::MutexLock lock(&admission_mutex_);
   for (Requests* requests : {&requests_, &requests_of_client_.find(client)->second}) {
     --requests->unanswered;
     ++requests->answered;
@@ -85,7 +85,7 @@ void OpenCalls::Answer(const std::string& client) {
 }
 
 void OpenCalls::Release(const std::string& client, bool is_answered) {
-  absl::MutexLock lock(&mutex_);
+  absl::MutexLock lock(&admission_mutex_);
   const auto found = requests_of_client_.find(client);
   for (Requests* requests : {&requests_, &found->second}) {
     --(is_answered ? requests->answered : requests->unanswered);

@@ -127,10 +127,13 @@ class OpenCalls {
   // Why a request is one too many, for `whose`; else empty.
   static std::string WhyFull(const Requests& requests, int64_t limit, std::string_view whose);
 
-  Requests requests_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, Requests> requests_of_client_ ABSL_GUARDED_BY(mutex_);
-  DrainRate drain_rate_ ABSL_GUARDED_BY(mutex_);
-  uint64_t num_refused_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Of requests. Taken last: Answer is called with a call's own mutex held, CheckReader with
+  // mutex_.
+  absl::Mutex admission_mutex_;
+  Requests requests_ ABSL_GUARDED_BY(admission_mutex_);
+  std::map<std::string, Requests> requests_of_client_ ABSL_GUARDED_BY(admission_mutex_);
+  DrainRate drain_rate_ ABSL_GUARDED_BY(admission_mutex_);
+  uint64_t num_refused_ ABSL_GUARDED_BY(admission_mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;  // last: it uses everything above
 };
