@@ -200,6 +200,7 @@ struct ModelInfo {
   int32_t max_context_tokens = 0;
   bool chat = false;  // takes conversations
   int32_t vocab_size = 0;
+  std::string kv_cache_type;  // "fp16", "int8", ...
   int64_t weights_bytes = 0;
   int64_t embedding_bytes = 0;
   int64_t kv_cache_bytes = 0;

@@ -279,6 +279,7 @@ ModelInfo FromMessage(const v1::Model& message) {
   info.max_context_tokens = message.max_context_tokens();
   info.chat = message.chat();
   info.vocab_size = message.vocab_size();
+  info.kv_cache_type = message.kv_cache_type();
   info.weights_bytes = message.memory().weights_bytes();
   info.embedding_bytes = message.memory().embedding_bytes();
   info.kv_cache_bytes = message.memory().kv_cache_bytes();

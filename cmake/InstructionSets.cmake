@@ -14,7 +14,7 @@ function(us_instruction_sets)
           list(APPEND options -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma
                -mprefer-vector-width=512)
         elseif(set STREQUAL "avx2")
-          list(APPEND options -mavx2 -mfma)
+          list(APPEND options -mavx2 -mfma -mf16c)
         endif()
       endif()
       set_source_files_properties(${name}_${set}.cc PROPERTIES COMPILE_OPTIONS "${options}")

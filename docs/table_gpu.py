@@ -64,13 +64,13 @@ def contexts(results):
                 times.setdefault(key, {})[run["column"]] = step
     rows = []
     for (preset, context, is_prompt, _, name), by_cache in sorted(times.items()):
-        of = {cache: by_cache.get(cache, {}) for cache in ("float", "int8")}
+        of = {cache: by_cache.get(cache, {}) for cache in ("fp16", "int8")}
         int8 = of["int8"]
         rows.append([
             preset, f"{context:,}", "prompt" if is_prompt else label(name),
             *(milliseconds(of[cache].get("milliseconds")) for cache in of),
             *(milliseconds(of[cache].get("dense_milliseconds")) for cache in of),
-            milliseconds(of["float"].get("dense_cublas_milliseconds")),
+            milliseconds(of["fp16"].get("dense_cublas_milliseconds")),
             f"{ratio(int8['ratio_to_dense'])}, {ratio(int8['ratio_to_dense_cublas'])}" if int8 else ""])
     return table(["model", "context", "step", "`fold`", "`fold`, int8 KV", "dense", "dense, int8 KV",
                   "with cublasLt", "ratios of int8 KV"], rows)

@@ -49,6 +49,7 @@ struct HostedModel : RequestModel {
   std::optional<RecordedEvaluation> evaluation;
   MemoryUsage planned_memory;   // what it holds when its KV cache is full
   int64_t kv_cache_tokens = 0;  // capacity of the KV cache
+  KvCacheType kv_cache_type = KvCacheType::kFp16;
 
   // Of the model, as long as it is in memory.
   std::weak_ptr<Backend> backend;

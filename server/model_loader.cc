@@ -71,7 +71,7 @@ std::shared_ptr<Backend> FindBackend(const std::vector<std::shared_ptr<const Hos
   return nullptr;
 }
 
-void LogLoaded(const HostedModel& model, KvCacheType kv_cache_type, absl::Duration duration) {
+void LogLoaded(const HostedModel& model, absl::Duration duration) {
   const MemoryUsage memory = model.engine_loop->memory_usage();
   LogEvent(
       LogLevel::kInfo, "model_loaded",
@@ -84,7 +84,7 @@ void LogLoaded(const HostedModel& model, KvCacheType kv_cache_type, absl::Durati
        {"bits_per_weight_file", LogNumber(absl::StrFormat("%.3f", model.bits_per_weight_file))},
        {"memory", HumanBytes(static_cast<double>(memory.total()))},
        {"kv_cache_tokens", LogNumber(model.kv_cache_tokens)},
-       {"kv_cache_type", kv_cache_type == KvCacheType::kInt8 ? "int8" : "float"},
+       {"kv_cache_type", KvCacheTypeName(model.kv_cache_type)},
        {"kv_cache_limit", HumanBytes(static_cast<double>(model.planned_memory.kv_cache))},
        {"context_tokens", LogNumber(model.max_context_tokens)},
        {"load_seconds", LogNumber(absl::StrFormat("%.3f", absl::ToDoubleSeconds(duration)))}});
@@ -125,6 +125,7 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::TryLoad(
   US_ASSIGN_OR_RETURN(hosted->evaluation, ReadRecordedEvaluation(*checkpoint));
   hosted->planned_memory = EstimateMemory(*checkpoint, model_options, *backend);
   hosted->kv_cache_tokens = model_options.kv_cache_tokens;
+  hosted->kv_cache_type = model_options.kv_cache_type;
   hosted->max_prompt_tokens = options_.max_prompt_tokens;
   hosted->max_completion_tokens = options_.max_completion_tokens;
   hosted->vocab_size = config.vocab_size;
@@ -207,7 +208,7 @@ absl::StatusOr<std::shared_ptr<HostedModel>> ModelLoader::Load(
   const absl::Time start = absl::Now();
   auto model = TryLoad(source, held);
   if (model.ok()) {
-    LogLoaded(**model, options_.kv_cache_type, absl::Now() - start);
+    LogLoaded(**model, absl::Now() - start);
   } else {
     LogEvent(
         LogLevel::kError, "model_failed",

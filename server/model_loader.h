@@ -29,7 +29,7 @@ struct ModelLoadOptions {
   int num_threads = 0;          // CPU threads of the models; 0: all that the process may use
   // Unset: as much of what is free as PlanKvCacheTokens says.
   std::optional<int64_t> kv_cache_tokens;
-  KvCacheType kv_cache_type = KvCacheType::kFloat;
+  KvCacheType kv_cache_type = KvCacheType::kFp16;
   // Most bytes that all models of a device may hold together, KV caches in full; 0: what there is.
   int64_t memory_limit_bytes = 0;
   // Of one prompt, and of one completion; 0: as many as the context takes.

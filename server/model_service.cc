@@ -47,6 +47,7 @@ void FillModel(const ModelHost::Listing& listing, v1::Model& message) {
   message.set_bits_per_weight_file(model.bits_per_weight_file);
   message.set_max_context_tokens(model.max_context_tokens);
   message.set_vocab_size(model.vocab_size);
+  message.set_kv_cache_type(KvCacheTypeName(model.kv_cache_type));
   if (!model.weights_checksum.empty()) message.set_weights_checksum(model.weights_checksum);
   if (model.evaluation.has_value()) {
     v1::Evaluation& evaluation = *message.mutable_evaluation();

@@ -201,13 +201,12 @@ void DeclareEngine(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option_function<std::string>(
          "--kv-cache-type",
-         [&load](const std::string& type) {
-           load.kv_cache_type = type == "int8" ? KvCacheType::kInt8 : KvCacheType::kFloat;
-         },
-         "How keys and values are kept: float (of 32 bits on CPUs, of 16 on GPUs), or int8, with a "
-         "scale for each token and head")
-      ->check(CLI::IsMember({"float", "int8"}))
-      ->default_str("float")
+         [&load](const std::string& name) { load.kv_cache_type = *FindKvCacheType(name); },
+         "How keys and values are kept: fp16; int8, with a scale for each token and head; int4, "
+         "with "
+         "a scale for each 32 numbers of them (CPUs); or fp32 (CPUs)")
+      ->check(CLI::IsMember(KvCacheTypeNames()))
+      ->default_str("fp16")
       ->type_name("TYPE");
   app.add_option(
          "--memory-limit", flags.memory_limit,

@@ -73,11 +73,10 @@ absl::Status StepBench::Run(const Environment& environment) {
   const StopFlag stop(environment.stop);
   options_.cancelled = stop.flag();
   options_.shapes = StepShapes(batches_, context_, prompt_);
-  nlohmann::ordered_json json = {
-      {"codec", options_.codec},
-      {"bits_per_weight", options_.bits_per_weight},
-      {"table", options_.table},
-      {"kv_cache_type", options_.kv_cache_type == KvCacheType::kInt8 ? "int8" : "float"}};
+  nlohmann::ordered_json json = {{"codec", options_.codec},
+                                 {"bits_per_weight", options_.bits_per_weight},
+                                 {"table", options_.table},
+                                 {"kv_cache_type", KvCacheTypeName(options_.kv_cache_type)}};
   nlohmann::ordered_json models = nlohmann::ordered_json::array();
   std::vector<std::vector<std::string>> rows = {{"preset", "layers", "step", "dense ms",
                                                  "with cublasLt", options_.codec + " ms", "x dense",

@@ -14,6 +14,7 @@
 #include "client/cli/local_model.h"
 #include "client/cli/output.h"
 #include "engine/backends/backend.h"
+#include "engine/backends/cache_token_bytes.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/compress/accounting.h"
@@ -94,12 +95,13 @@ struct MemoryReport {
   std::string device;
   int64_t context_tokens = 0;
   int64_t sequences = 0;
+  std::string kv_cache_type;
   MemoryUsage usage;
 };
 
 absl::StatusOr<MemoryReport> PlanMemory(const Checkpoint& checkpoint, const std::string& device,
                                         std::optional<int64_t> context_tokens, int64_t sequences,
-                                        int64_t max_step_tokens) {
+                                        int64_t max_step_tokens, KvCacheType kv_cache_type) {
   const ModelConfig& config = checkpoint.config();
   MemoryReport report;
   report.context_tokens = context_tokens.value_or(config.max_position_embeddings);
@@ -113,6 +115,9 @@ absl::StatusOr<MemoryReport> PlanMemory(const Checkpoint& checkpoint, const std:
   report.device = std::string(backend->name());
   ModelOptions options;
   options.max_step_tokens = max_step_tokens;
+  options.kv_cache_type = kv_cache_type;
+  US_RETURN_IF_ERROR(CacheTokenBytes(*backend, kv_cache_type, config.head_dim).status());
+  report.kv_cache_type = KvCacheTypeName(kv_cache_type);
   // Each sequence fills its last block only in part.
   const int64_t blocks = (report.context_tokens + options.block_size - 1) / options.block_size;
   options.kv_cache_tokens = blocks * options.block_size * sequences;
@@ -125,13 +130,10 @@ absl::StatusOr<MemoryReport> PlanMemory(const Checkpoint& checkpoint, const std:
 
 nlohmann::ordered_json ToJson(const MemoryReport& report) {
   const MemoryUsage& usage = report.usage;
-  return {{"device", report.device},
-          {"context_tokens", report.context_tokens},
-          {"sequences", report.sequences},
-          {"weights_bytes", usage.weights},
-          {"embedding_bytes", usage.embedding},
-          {"kv_cache_bytes", usage.kv_cache},
-          {"workspace_bytes", usage.workspace},
+  return {{"device", report.device},          {"context_tokens", report.context_tokens},
+          {"sequences", report.sequences},    {"kv_cache_type", report.kv_cache_type},
+          {"weights_bytes", usage.weights},   {"embedding_bytes", usage.embedding},
+          {"kv_cache_bytes", usage.kv_cache}, {"workspace_bytes", usage.workspace},
           {"total_bytes", usage.total()}};
 }
 
@@ -139,12 +141,12 @@ std::string Describe(const MemoryReport& report) {
   const MemoryUsage& usage = report.usage;
   std::vector<std::vector<std::string>> rows = {
       {absl::StrCat("memory on ", report.device), "bytes", ""}};
-  const auto add = [&rows](const char* kind, int64_t bytes) {
+  const auto add = [&rows](const std::string& kind, int64_t bytes) {
     rows.push_back({kind, WithThousands(bytes), HumanBytes(static_cast<double>(bytes))});
   };
   add("weights", usage.weights);
   add("embedding and head", usage.embedding);
-  add("KV cache", usage.kv_cache);
+  add(absl::StrCat("KV cache, ", report.kv_cache_type), usage.kv_cache);
   add("workspace", usage.workspace);
   add("total", usage.total());
   return absl::StrCat("\nServed with ", WithThousands(report.sequences), " sequences of ",
@@ -180,6 +182,7 @@ class InspectCommand : public Command {
         ->needs(memory)
         ->type_name("N")
         ->capture_default_str();
+    DeclareKvCacheType(app, kv_cache_type_)->needs(memory);
     app.add_option("--device", device_, "With --memory: auto, cpu, cuda or cuda:N")
         ->needs(memory)
         ->type_name("DEVICE")
@@ -197,8 +200,8 @@ class InspectCommand : public Command {
     US_ASSIGN_OR_RETURN(const ModelSize size, MeasureModel(*checkpoint));
     std::optional<MemoryReport> memory;
     if (memory_) {
-      US_ASSIGN_OR_RETURN(
-          memory, PlanMemory(*checkpoint, device_, context_tokens_, sequences_, max_step_tokens_));
+      US_ASSIGN_OR_RETURN(memory, PlanMemory(*checkpoint, device_, context_tokens_, sequences_,
+                                             max_step_tokens_, kv_cache_type_));
     }
     if (environment.json) {
       nlohmann::ordered_json json = ToJson(opened, codec, size);
@@ -212,6 +215,7 @@ class InspectCommand : public Command {
  private:
   std::string model_;
   bool memory_ = false;
+  KvCacheType kv_cache_type_ = KvCacheType::kFp16;
   int64_t sequences_ = EngineLoopOptions().max_running_sequences;
   std::optional<int64_t> context_tokens_;
   int64_t max_step_tokens_ = EngineLoopOptions().max_step_tokens;

@@ -15,16 +15,15 @@ void DeclareDeviceOptions(CLI::App& app, LocalModelOptions& options) {
       ->type_name("N");
 }
 
-void DeclareKvCacheType(CLI::App& app, KvCacheType& type) {
-  app.add_option_function<std::string>(
-         "--kv-cache-type",
-         [&type](const std::string& name) {
-           type = name == "int8" ? KvCacheType::kInt8 : KvCacheType::kFloat;
-         },
-         "How keys and values are kept: float (of 32 bits on CPUs, of 16 on GPUs), or int8, with a "
-         "scale for each token and head")
-      ->check(CLI::IsMember({"float", "int8"}))
-      ->default_str("float")
+CLI::Option* DeclareKvCacheType(CLI::App& app, KvCacheType& type) {
+  return app
+      .add_option_function<std::string>(
+          "--kv-cache-type", [&type](const std::string& name) { type = *FindKvCacheType(name); },
+          "How keys and values are kept: fp16; int8, with a scale for each token and head; int4, "
+          "with "
+          "a scale for each 32 numbers of them (CPUs); or fp32 (CPUs)")
+      ->check(CLI::IsMember(KvCacheTypeNames()))
+      ->default_str(KvCacheTypeName(type))
       ->type_name("TYPE");
 }
 

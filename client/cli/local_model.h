@@ -21,14 +21,14 @@ struct LocalModelOptions {
   std::string folder;
   std::string device = "auto";
   int num_threads = 0;  // 0: all that the process may use
-  KvCacheType kv_cache_type = KvCacheType::kFloat;
+  KvCacheType kv_cache_type = KvCacheType::kFp16;
 };
 
 // --device and --threads.
 void DeclareDeviceOptions(CLI::App& app, LocalModelOptions& options);
 
 // --kv-cache-type.
-void DeclareKvCacheType(CLI::App& app, KvCacheType& type);
+CLI::Option* DeclareKvCacheType(CLI::App& app, KvCacheType& type);
 
 // OpenModel, its warnings written to standard error: "warning: <sentence>", a line each.
 absl::StatusOr<OpenedModel> OpenLocalModel(const std::string& folder,

@@ -31,6 +31,7 @@ nlohmann::ordered_json ToJson(const client::ModelInfo& model) {
       {"max_context_tokens", model.max_context_tokens},
       {"chat", model.chat},
       {"vocab_size", model.vocab_size},
+      {"kv_cache_type", model.kv_cache_type},
       {"memory_bytes",
        {{"weights", model.weights_bytes},
         {"embedding", model.embedding_bytes},

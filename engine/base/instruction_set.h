@@ -1,6 +1,6 @@
 // Which instruction set the CPU kernels use, as the names of their sources have it: "avx512" (F,
-// BW, DQ, VL and FMA), "avx2" (and FMA) or "portable", what every processor of the architecture
-// has (SSE2, NEON).
+// BW, DQ, VL and FMA), "avx2" (FMA and F16C, too) or "portable", what every processor of the
+// architecture has (SSE2, NEON).
 #ifndef ULTRASKETCH_ENGINE_BASE_INSTRUCTION_SET_H_
 #define ULTRASKETCH_ENGINE_BASE_INSTRUCTION_SET_H_
 

@@ -234,25 +234,84 @@ inline Float16 LoadWidened(const uint8_t* data, Convert convert) {
   return ForParts(load, PartPointers(data, sizeof(ShortPart)));
 }
 
-// Sixteen signed bytes.
-[[maybe_unused]] inline Float16 LoadBytes(const int8_t* data) {
-  typedef int8_t BytePart __attribute__((vector_size(kPartLanes)));
-  const auto load = [](const uint8_t* part) {
-    BytePart stored;
-    __builtin_memcpy(&stored, part, sizeof(stored));
-#if defined(__AVX512F__)
-    return BitCast<FloatPart>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(BitCast<__m128i>(stored))));
-#elif defined(__AVX2__)
-    return BitCast<FloatPart>(
-        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(BitCast<int64_t>(stored)))));
-#else
-    return __builtin_convertvector(__builtin_convertvector(stored, IntPart), FloatPart);
-#endif
-  };
-  return ForParts(load, PartPointers(data, kPartLanes));
+typedef int8_t Bytes16 __attribute__((vector_size(16)));
+
+[[maybe_unused]] inline Bytes16 LoadBytes16(const void* data) {
+  Bytes16 bytes;
+  __builtin_memcpy(&bytes, data, sizeof(bytes));
+  return bytes;
 }
 
-// Stored elements to floats. F16 is exact for all finite values.
+[[maybe_unused]] inline Float16 ToFloats(Bytes16 bytes) {
+  Float16 result;
+#if defined(__AVX512F__)
+  result.a = BitCast<FloatPart>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(BitCast<__m128i>(bytes))));
+#elif defined(__AVX2__)
+  const auto low = BitCast<__m128i>(bytes);
+  const __m128i high = _mm_unpackhi_epi64(low, low);
+  result.a = BitCast<FloatPart>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)));
+  result.b = BitCast<FloatPart>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)));
+#else
+  typedef int8_t BytePart __attribute__((vector_size(kPartLanes)));
+  struct {
+    BytePart a, b, c, d;
+  } parts;
+  static_assert(sizeof(parts) == sizeof(bytes));
+  __builtin_memcpy(&parts, &bytes, sizeof(bytes));
+  const auto widen = [](BytePart part) {
+    return __builtin_convertvector(__builtin_convertvector(part, IntPart), FloatPart);
+  };
+  result.a = widen(parts.a);
+  result.b = widen(parts.b);
+  result.c = widen(parts.c);
+  result.d = widen(parts.d);
+#endif
+  return result;
+}
+
+// Sixteen signed bytes.
+[[maybe_unused]] inline Float16 LoadBytes(const int8_t* data) {
+  return ToFloats(LoadBytes16(data));
+}
+
+// The lower and the upper halves of bytes.
+[[maybe_unused]] inline Bytes16 LowHalves(Bytes16 pairs) { return pairs & 0x0f; }
+[[maybe_unused]] inline Bytes16 HighHalves(Bytes16 pairs) {
+  typedef uint16_t Words8 __attribute__((vector_size(16)));
+  return BitCast<Bytes16>(BitCast<Words8>(pairs) >> 4) & 0x0f;
+}
+
+// The halves of eight bytes, the lower one of each first.
+[[maybe_unused]] inline Bytes16 SpreadHalves(const uint8_t* pairs) {
+  typedef uint16_t Words8 __attribute__((vector_size(16)));
+  typedef uint8_t Bytes8 __attribute__((vector_size(8)));
+  Bytes8 bytes;
+  __builtin_memcpy(&bytes, pairs, sizeof(bytes));
+#if defined(__AVX2__)
+  const auto words = BitCast<Words8>(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(BitCast<int64_t>(bytes))));
+#else
+  const Words8 words = __builtin_convertvector(bytes, Words8);
+#endif
+  return BitCast<Bytes16>((words | words << 4) & 0x0f0f);
+}
+
+// table[index] of each byte; indices are 0 to 15.
+[[maybe_unused]] inline Bytes16 LookUp(Bytes16 table, Bytes16 indices) {
+#if defined(__AVX2__)
+  return BitCast<Bytes16>(_mm_shuffle_epi8(BitCast<__m128i>(table), BitCast<__m128i>(indices)));
+#elif defined(__aarch64__)
+  return BitCast<Bytes16>(vqtbl1q_s8(BitCast<int8x16_t>(table), BitCast<uint8x16_t>(indices)));
+#else
+  int8_t from[16];
+  int8_t at[16];
+  __builtin_memcpy(from, &table, sizeof(from));
+  __builtin_memcpy(at, &indices, sizeof(at));
+  for (int8_t& byte : at) byte = from[byte];
+  return LoadBytes16(at);
+#endif
+}
+
+// Stored elements to floats, exactly.
 struct F32Elements {
   static constexpr int64_t kBytes = 4;
   static Float16 LoadAsFloat(const uint8_t* data) {
@@ -270,18 +329,31 @@ struct Bf16Elements {
 struct F16Elements {
   static constexpr int64_t kBytes = 2;
   static Float16 LoadAsFloat(const uint8_t* data) {
-    return LoadWidened(data, [](UintPart bits) {
+    const auto load = [](const uint8_t* part) {
+      ShortPart stored;
+      __builtin_memcpy(&stored, part, sizeof(stored));
+#if defined(__AVX512F__)
+      return BitCast<FloatPart>(_mm512_cvtph_ps(BitCast<__m256i>(stored)));
+#elif defined(__AVX2__)
+      return BitCast<FloatPart>(_mm256_cvtph_ps(BitCast<__m128i>(stored)));
+#elif defined(__aarch64__)
+      return BitCast<FloatPart>(vcvt_f32_f16(BitCast<float16x4_t>(stored)));
+#else
       // Exponent and mantissa in place, the exponent's bias put right by a multiplication, which
-      // also makes subnormals come out exactly.
+      // also makes subnormals come out exactly; infinity and NaN have the largest exponent.
+      const UintPart bits = Widen(stored);
       const UintPart magnitude = (bits & 0x7fffu) << 13;
-      const FloatPart scaled = BitCast<FloatPart>(magnitude) * 0x1p112f;
-      return BitCast<FloatPart>(BitCast<UintPart>(scaled) | ((bits & 0x8000u) << 16));
-    });
+      const UintPart scaled = BitCast<UintPart>(BitCast<FloatPart>(magnitude) * 0x1p112f);
+      const auto is_not_finite = BitCast<UintPart>(magnitude > (0x7bffu << 13));
+      return BitCast<FloatPart>(scaled | (is_not_finite & 0x7f800000u) | ((bits & 0x8000u) << 16));
+#endif
+    };
+    return ForParts(load, PartPointers(data, sizeof(ShortPart)));
   }
 };
 
 // e^x, relative error below 3e-7; 0 for x < -87, e^88 for x > 88. Cody and Waite's reduction and a
-// polynomial of degree 6.
+// polynomial of degree 6, every operation rounded by itself: the same bits on all instruction sets.
 [[maybe_unused]] inline FloatPart ExpPart(FloatPart x) {
   const FloatPart zero = {};
   const FloatPart low = zero - 87.0f;
@@ -289,17 +361,17 @@ struct F16Elements {
   const FloatPart not_low = x < low ? low : x;
   const FloatPart clamped = not_low > high ? high : not_low;
   const FloatPart magic = zero + 12582912.0f;  // 1.5 * 2^23: the sum's last place is a unit
-  const FloatPart shifted = MultiplyAddPart(clamped, zero + 1.44269504f, magic);
+  const FloatPart shifted = clamped * 1.44269504f + magic;
   const FloatPart n = shifted - magic;
-  FloatPart r = MultiplyAddPart(n, zero - 0.693359375f, clamped);
-  r = MultiplyAddPart(n, zero + 2.12194440e-4f, r);
+  FloatPart r = clamped - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
   FloatPart p = zero + 1.3888889e-3f;
-  p = MultiplyAddPart(p, r, zero + 8.3333333e-3f);
-  p = MultiplyAddPart(p, r, zero + 4.1666667e-2f);
-  p = MultiplyAddPart(p, r, zero + 1.6666667e-1f);
-  p = MultiplyAddPart(p, r, zero + 0.5f);
-  p = MultiplyAddPart(p, r, zero + 1.0f);
-  p = MultiplyAddPart(p, r, zero + 1.0f);
+  p = p * r + 8.3333333e-3f;
+  p = p * r + 4.1666667e-2f;
+  p = p * r + 1.6666667e-1f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
   const IntPart exponent = (BitCast<IntPart>(shifted) - BitCast<IntPart>(magic)) << 23;
   const FloatPart power = BitCast<FloatPart>(BitCast<IntPart>(p) + exponent);
   return x < low ? zero : power;

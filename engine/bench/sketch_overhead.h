@@ -33,7 +33,7 @@ struct SketchOverheadOptions {
   // reckoned from theirs.
   int64_t dense_bytes = int64_t{512} << 20;
   // How keys and values are kept, with layers of both kinds.
-  KvCacheType kv_cache_type = KvCacheType::kFloat;
+  KvCacheType kv_cache_type = KvCacheType::kFp16;
   // Runs a step, which takes the device for itself. An error ends the measurement.
   std::function<absl::Status(absl::FunctionRef<absl::Status()> step)> run;
   // Asked now and then: whether to end with CANCELLED.

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "engine/backends/backend.h"
+#include "engine/backends/cache_token_bytes.h"
 #include "engine/backends/cuda/cuda_plugin.h"
 #include "engine/base/status.h"
 #include "engine/bench/kernel_bench.h"
@@ -107,8 +108,8 @@ class SyntheticModel {
     attention_.layout.head_dim = config_.head_dim;
     attention_.layout.num_blocks = max_blocks;
     attention_.layout.type = options.kv_cache_type;
-    attention_.layout.token_bytes =
-        backend_.cache_token_bytes(options.kv_cache_type, config_.head_dim);
+    US_ASSIGN_OR_RETURN(attention_.layout.token_bytes,
+                        CacheTokenBytes(backend_, options.kv_cache_type, config_.head_dim));
     US_ASSIGN_OR_RETURN(attention_.cache, backend_.Allocate(attention_.layout.total_bytes()));
     const std::vector<float> frequencies = RopeInverseFrequencies(config_);
     US_ASSIGN_OR_RETURN(attention_.inverse_frequencies,

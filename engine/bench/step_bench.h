@@ -36,7 +36,7 @@ struct StepBenchOptions {
   // Embedding and head of the compressed model: "dense", "int8", "int4". Those of the uncompressed
   // one are bfloat16.
   std::string table = "int8";
-  KvCacheType kv_cache_type = KvCacheType::kFloat;  // of both models
+  KvCacheType kv_cache_type = KvCacheType::kFp16;  // of both models
   std::vector<StepShape> shapes = StepShapes({1, 8, 64}, 512, 2048);
   double seconds = 0.5;                           // for each measurement, at least
   std::function<void(double fraction)> progress;  // may be empty

@@ -4,12 +4,9 @@
 
 #include <cstdint>
 
-namespace ultrasketch {
+#include "engine/kv/cache_type.h"
 
-enum class KvCacheType : uint8_t {
-  kFloat,  // floating-point numbers of the backend's width
-  kInt8,   // bytes, with a scale for each token's key and value of a head (int8_row.h)
-};
+namespace ultrasketch {
 
 // For each layer the keys and values of [num_blocks][num_kv_heads][block_size] tokens: in which
 // order they lie within a layer is the backend's.
@@ -19,7 +16,7 @@ struct KvCacheLayout {
   int head_dim = 0;
   int block_size = 16;  // tokens in a block
   int64_t num_blocks = 0;
-  KvCacheType type = KvCacheType::kFloat;
+  KvCacheType type = KvCacheType::kFp16;
   int64_t token_bytes = 0;  // of a token's key and value of one head: Backend::cache_token_bytes
 
   // Bytes of all blocks in one layer.

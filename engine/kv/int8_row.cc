@@ -21,7 +21,9 @@ uint16_t RoundToInt8(absl::Span<const float> row, int8_t* out) {
   const uint32_t scale = (std::bit_cast<uint32_t>(least) + 0xffffu) >> 16;
   const float inverse = 1.0f / ScaleOf(static_cast<uint16_t>(scale));
   for (size_t i = 0; i < row.size(); ++i) {
-    const float rounded = std::nearbyint(row[i] * inverse);
+    // Of so small a number the sum's last place is a unit: it rounds to the nearest, ties to even.
+    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
+    const float rounded = (row[i] * inverse + kMagic) - kMagic;
     out[i] = static_cast<int8_t>(std::clamp(rounded, -float{kMostInt8}, float{kMostInt8}));
   }
   return static_cast<uint16_t>(scale);

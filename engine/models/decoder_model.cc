@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "engine/backends/cache_token_bytes.h"
 #include "engine/base/check.h"
 #include "engine/base/status.h"
 #include "engine/models/decoder_layer.h"
@@ -113,12 +114,7 @@ absl::Status DecoderModel::PlanCache() {
   layout.head_dim = config().head_dim;
   layout.block_size = options_.block_size;
   layout.type = options_.kv_cache_type;
-  layout.token_bytes = backend_->cache_token_bytes(layout.type, layout.head_dim);
-  if (layout.token_bytes == 0) {
-    return absl::UnimplementedError(
-        absl::StrCat("KV cache of type int8: ", std::string(backend_->name()),
-                     " has none for heads of ", layout.head_dim));
-  }
+  US_ASSIGN_OR_RETURN(layout.token_bytes, CacheTokenBytes(*backend_, layout.type, layout.head_dim));
   layout.num_blocks = layout.BlocksForTokens(options_.kv_cache_tokens);
   if (layout.num_blocks > std::numeric_limits<int64_t>::max() / layout.block_bytes()) {
     return absl::ResourceExhaustedError(

@@ -38,7 +38,7 @@ struct ModelOptions {
   int block_size = 16;
 
   // How keys and values are kept.
-  KvCacheType kv_cache_type = KvCacheType::kFloat;
+  KvCacheType kv_cache_type = KvCacheType::kFp16;
 };
 
 // Bytes held, by what for. They add up to what the model holds on its device.

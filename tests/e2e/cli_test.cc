@@ -289,6 +289,20 @@ TEST(CliTest, InspectSaysWhatAServerWillHold) {
             memory["weights_bytes"].get<int64_t>() + memory["embedding_bytes"].get<int64_t>() +
                 memory["kv_cache_bytes"].get<int64_t>() + memory["workspace_bytes"].get<int64_t>());
 
+  EXPECT_EQ(memory["kv_cache_type"], "fp16");
+  // Bytes of a key or value of 64 numbers.
+  for (const auto& [type, row_bytes] : std::vector<std::pair<std::string, int64_t>>{
+           {"fp16", 128}, {"int8", 64 + 2}, {"int4", 32 + 2 * 2}, {"fp32", 256}}) {
+    const Completed of_type =
+        RunTool({"inspect", SAMPLE_MODEL_DIR, "--memory", "--sequences", "3", "--context", "100",
+                 "--device", "cpu", "--kv-cache-type", type, "--json"});
+    ASSERT_EQ(of_type.exit_code, 0) << of_type.err;
+    EXPECT_EQ(ParseOutput(of_type)["memory"]["kv_cache_bytes"], cache_elements / 64 * row_bytes)
+        << type;
+  }
+  EXPECT_EQ(
+      RunTool({"inspect", SAMPLE_MODEL_DIR, "--memory", "--kv-cache-type", "float"}).exit_code, 2);
+
   const Completed beyond =
       RunTool({"inspect", SAMPLE_MODEL_DIR, "--memory", "--context", "1000000", "--device", "cpu"});
   EXPECT_EQ(beyond.exit_code, 1);

@@ -224,6 +224,7 @@ TEST(ServingTest, ListsItsModels) {
     EXPECT_EQ(model["codec"], "dense");
     EXPECT_EQ(model["bits_per_weight_linear"], 16.0);
     EXPECT_EQ(model["max_context_tokens"], 1024);
+    EXPECT_EQ(model["kv_cache_type"], "fp16");
   }
   const Completed table = RunTool({"models", "list", "--target", server.address()});
   EXPECT_THAT(table.out, HasSubstr("sample"));

@@ -39,7 +39,7 @@ at::Tensor TrainerLogits(const Decoder& decoder, const std::vector<int32_t>& ids
 }
 
 at::Tensor ServedLogits(const std::string& folder, const std::vector<int32_t>& ids) {
-  const auto model = MustLoadModel(folder, 2);
+  const auto model = MustLoadModel(folder, 2, {.kv_cache_type = KvCacheType::kFp32});
   const std::vector<std::vector<float>> rows = AllLogits(*model, ids);
   at::Tensor logits = at::empty(
       {static_cast<int64_t>(rows.size()), static_cast<int64_t>(rows.front().size())}, at::kFloat);

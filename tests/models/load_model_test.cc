@@ -159,8 +159,8 @@ TEST_F(LoadModelTest, RefusesLimitsOutOfRange) {
 TEST_F(LoadModelTest, SaysHowMuchMemoryTheCacheNeedsAndThereIs) {
   ModelOptions options = SmallOptions();
   options.kv_cache_tokens = int64_t{1} << 34;
-  // 2 layers, keys and values, 2 heads of 10 floats.
-  const int64_t bytes = options.kv_cache_tokens * 2 * 2 * 2 * 10 * 4;
+  // 2 layers, keys and values, 2 heads of 10 numbers of 2 bytes.
+  const int64_t bytes = options.kv_cache_tokens * 2 * 2 * 2 * 10 * 2;
   ExpectRefused(absl::StatusCode::kResourceExhausted,
                 {"KV cache", std::to_string(bytes) + " bytes", "needed", "available"}, options);
 }
@@ -214,18 +214,25 @@ TEST_F(LoadModelTest, RoundsTheCacheUpToWholeBlocks) {
   EXPECT_EQ((*model)->num_logits(), 0);
 }
 
-TEST_F(LoadModelTest, ACacheOfBytesTakesAByteAndItsScales) {
-  ModelOptions options = SmallOptions();
-  options.kv_cache_type = KvCacheType::kInt8;
-  const auto model = Load(options);
-  ASSERT_TRUE(model.ok()) << model.status();
-  // Key and value, two layers, two key heads of 10 dimensions and a scale of two bytes.
-  constexpr int64_t kTokenBytes = 2 * 2 * 2 * (10 + 2);
-  EXPECT_EQ((*model)->cache_layout().total_bytes(), 2048 * kTokenBytes);
-  const auto checkpoint = Checkpoint::Open(folder_.path());
-  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+TEST_F(LoadModelTest, TheCacheTakesWhatItsTypeTakes) {
   const auto backend = CreateBackend("cpu", {.num_threads = 1});
-  EXPECT_EQ(EstimateMemory(**checkpoint, options, **backend).kv_cache, 2048 * kTokenBytes);
+  // Bytes of a key or value of 10 dimensions; scales are of two.
+  const std::pair<KvCacheType, int64_t> kExpected[] = {{KvCacheType::kFp16, 20},
+                                                       {KvCacheType::kInt8, 10 + 2},
+                                                       {KvCacheType::kInt4, 5 + 2},
+                                                       {KvCacheType::kFp32, 40}};
+  for (const auto& [type, row_bytes] : kExpected) {
+    ModelOptions options = SmallOptions();
+    options.kv_cache_type = type;
+    const auto model = Load(options);
+    ASSERT_TRUE(model.ok()) << model.status();
+    const auto checkpoint = Checkpoint::Open(folder_.path());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    // Keys and values of two layers and two key heads.
+    const int64_t expected = 2048 * 2 * 2 * 2 * row_bytes;
+    EXPECT_EQ((*model)->cache_layout().total_bytes(), expected) << KvCacheTypeName(type);
+    EXPECT_EQ(EstimateMemory(**checkpoint, options, **backend).kv_cache, expected);
+  }
 }
 
 TEST_F(LoadModelTest, AccountsForItsMemory) {
@@ -252,7 +259,7 @@ TEST_F(LoadModelTest, AccountsForItsMemory) {
   const MemoryUsage planned = EstimateMemory(**checkpoint, SmallOptions(), **backend);
   EXPECT_EQ(planned.weights, weights);
   EXPECT_EQ(planned.embedding, embedding);
-  EXPECT_EQ(planned.kv_cache, 2048 * 2 * 2 * 2 * 10 * 4);
+  EXPECT_EQ(planned.kv_cache, 2048 * 2 * 2 * 2 * 10 * 2);
   // Residual stream, prepared input of the widest site, q k v, gate and up; logits.
   EXPECT_EQ(planned.workspace, 512 * 4 * (40 + 56 + (4 + 2 + 2) * 10 + 2 * 56) + 512 * 61 * 4);
 

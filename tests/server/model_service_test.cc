@@ -43,6 +43,7 @@ TEST(ModelServiceTest, DescribesAModel) {
   EXPECT_EQ(model.bits_per_weight_file(), 17.5);
   EXPECT_EQ(model.max_context_tokens(), 256);
   EXPECT_EQ(model.vocab_size(), 300);
+  EXPECT_EQ(model.kv_cache_type(), "fp16");
   EXPECT_EQ(model.memory().weights_bytes(), 1000);
   EXPECT_EQ(model.memory().workspace_bytes(), 30);
   EXPECT_TRUE(model.has_chat());

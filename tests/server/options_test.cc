@@ -54,6 +54,17 @@ class ConfigFileTest : public ::testing::Test {
   TemporaryFolder folder_;
 };
 
+TEST(OptionsTest, NamesTheTypesOfTheKvCache) {
+  for (const KvCacheType type : kKvCacheTypes) {
+    const Parsed parsed =
+        Parse({"--model", "a=/models/a", "--kv-cache-type", KvCacheTypeName(type)});
+    ASSERT_TRUE(parsed.ok()) << parsed.err;
+    EXPECT_EQ(parsed.options().load.kv_cache_type, type);
+  }
+  EXPECT_EQ(Parse({"--model", "a=/models/a"}).options().load.kv_cache_type, KvCacheType::kFp16);
+  ExpectUsageError({"--model", "a=/models/a", "--kv-cache-type", "float"}, "fp16,int8,int4,fp32");
+}
+
 TEST_F(ConfigFileTest, HoldsWhateverTheCommandLineTakes) {
   const Parsed parsed = Parse({"--config", Write(R"(
 # A comment, with a "quote.
@@ -68,6 +79,7 @@ threads = 3
 drain-seconds = 12345.678125
 memory-limit = "2KiB"
 kv-cache-tokens = "auto"
+kv-cache-type = "int4"
 )")});
   ASSERT_TRUE(parsed.ok()) << parsed.err;
   const DaemonOptions& options = parsed.options();
@@ -78,6 +90,7 @@ kv-cache-tokens = "auto"
   EXPECT_EQ(options.load.num_threads, 3);
   EXPECT_EQ(options.drain_patience, absl::Seconds(12345.678125));
   EXPECT_EQ(options.load.memory_limit_bytes, 2048);
+  EXPECT_EQ(options.load.kv_cache_type, KvCacheType::kInt4);
 }
 
 TEST_F(ConfigFileTest, GivesWayToTheCommandLine) {

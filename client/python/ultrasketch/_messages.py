@@ -357,6 +357,7 @@ def model(message: model_pb2.Model) -> Model:
             if message.HasField("evaluation")
             else None
         ),
+        kv_cache_type=message.kv_cache_type,
     )
 
 

@@ -212,6 +212,7 @@ class Model:
     chat: bool = False  # takes `messages`
     sketch_overhead: SketchOverhead | None = None  # None: not measured yet, or not compressed
     evaluation: Evaluation | None = None  # None: whoever made the model recorded none
+    kv_cache_type: str = ""  # how keys and values are kept: "fp16", "int8", ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,12 @@
 #include "engine/backends/cpu/cpu_kernels.h"
 #include "engine/backends/cpu/cpu_memory.h"
 #include "engine/backends/cpu/cpu_workspace.h"
+#include "engine/backends/cpu/store_in_cache.h"
 #include "engine/backends/step_stages.h"
 #include "engine/base/check.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
-#include "engine/kv/int8_row.h"
+#include "engine/kv/int4_row.h"
 
 namespace ultrasketch {
 namespace {
@@ -97,7 +98,17 @@ class CpuBackend final : public Backend {
 
   int activation_bytes() const override { return sizeof(float); }
   int64_t cache_token_bytes(KvCacheType type, int head_dim) const override {
-    return type == KvCacheType::kInt8 ? Int8TokenBytes(head_dim) : FloatTokenBytes(head_dim);
+    switch (type) {
+      case KvCacheType::kFp16:
+        return Fp16TokenBytes(head_dim);
+      case KvCacheType::kInt8:
+        return Int8TokenBytes(head_dim);
+      case KvCacheType::kInt4:
+        return head_dim % 2 == 0 ? Int4TokenBytes(head_dim) : 0;
+      case KvCacheType::kFp32:
+        return Fp32TokenBytes(head_dim);
+    }
+    return 0;
   }
   int cache_block_granularity() const override { return kAttentionLanes; }
   bool can_discard_blocks() const override { return true; }
@@ -268,6 +279,7 @@ class CpuBackend final : public Backend {
   static void RotateHeads(const float* rotations, const AttentionShape& shape, float* row);
   // Makes rotated queries in place, and keys and values in the cache.
   void RotateAndStore(const Attended& input);
+  CpuKernels::AttendFunction* AttendFunctionFor(KvCacheType type) const;
   // To workspace_->attended().
   void Attend(const Attended& input);
 
@@ -337,37 +349,24 @@ void CpuBackend::RotateAndStore(const Attended& input) {
   const bool rotates = input.inverse_frequencies != nullptr;
   if (rotates) PrepareRotations(*input.inverse_frequencies);
   const int64_t head_dim = shape.head_dim;
+  const auto size = static_cast<size_t>(head_dim);
   const int64_t block_size = layout.block_size;
   uint8_t* const of_layer =
       static_cast<uint8_t*>(input.cache->data()) + input.layer * layout.layer_bytes();
-  const auto store_floats = [&](const float* k, const float* v, uint8_t* start, int64_t slot) {
-    auto* const keys = reinterpret_cast<float*>(start);
-    for (int64_t i = 0; i < head_dim; ++i) keys[i * block_size + slot] = k[i];
-    std::copy_n(v, head_dim, keys + (block_size + slot) * head_dim);
-  };
-  const auto store_int8 = [&](const float* k, const float* v, uint8_t* start, int64_t slot) {
-    auto* const keys = reinterpret_cast<int8_t*>(start);
-    auto* const scales = reinterpret_cast<uint16_t*>(keys + 2 * block_size * head_dim);
-    int8_t* const value = keys + (block_size + slot) * head_dim;
-    // By way of the value's place, which is not written yet.
-    scales[slot] = RoundToInt8({k, static_cast<size_t>(head_dim)}, value);
-    for (int64_t i = 0; i < head_dim; ++i) keys[i * block_size + slot] = value[i];
-    scales[block_size + slot] = RoundToInt8({v, static_cast<size_t>(head_dim)}, value);
-  };
   const auto store = [&](int64_t token, const BlockId block, int64_t slot) {
     float* row = Floats(*input.qkv) + token * shape.qkv_width();
     if (input.head_norms.has_value()) NormalizeHeads(*input.head_norms, shape, row);
     if (rotates) RotateHeads(workspace_->rotations().data() + token * head_dim, shape, row);
-    const float* k = row + shape.query_width();
-    const float* v = k + shape.key_width();
+    float* const k = row + shape.query_width();
+    float* const v = k + shape.key_width();
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
       uint8_t* const start = of_layer + (int64_t{block} * layout.num_kv_heads + head) * block_size *
                                             layout.token_bytes;
-      if (layout.type == KvCacheType::kInt8) {
-        store_int8(k + head * head_dim, v + head * head_dim, start, slot);
-      } else {
-        store_floats(k + head * head_dim, v + head * head_dim, start, slot);
-      }
+      StoreInCache(layout, {k + head * head_dim, size}, {v + head * head_dim, size}, start, slot);
+    }
+    if (layout.type == KvCacheType::kInt4) {
+      for (int64_t head = 0; head < shape.num_heads; ++head)
+        RotateRow({row + head * head_dim, size});
     }
   };
   ForEachToken([&](int64_t token, int) {
@@ -382,6 +381,20 @@ void CpuBackend::RotateAndStore(const Attended& input) {
   });
 }
 
+CpuKernels::AttendFunction* CpuBackend::AttendFunctionFor(KvCacheType type) const {
+  switch (type) {
+    case KvCacheType::kFp16:
+      return kernels_.attend_fp16;
+    case KvCacheType::kInt8:
+      return kernels_.attend_int8;
+    case KvCacheType::kInt4:
+      return kernels_.attend_int4;
+    case KvCacheType::kFp32:
+      return kernels_.attend_fp32;
+  }
+  return nullptr;
+}
+
 void CpuBackend::Attend(const Attended& input) {
   const AttentionShape& shape = input.shape;
   const KvCacheLayout& layout = *input.layout;
@@ -389,7 +402,7 @@ void CpuBackend::Attend(const Attended& input) {
   const int64_t heads_per_group = shape.num_heads / shape.num_kv_heads;
   const auto* const of_layer =
       static_cast<const uint8_t*>(input.cache->data()) + input.layer * layout.layer_bytes();
-  const bool is_int8 = layout.type == KvCacheType::kInt8;
+  CpuKernels::AttendFunction* const attend_tile = AttendFunctionFor(layout.type);
   const int64_t width = shape.query_width();
   std::vector<float>& attended = workspace_->attended();
   attended.resize(static_cast<size_t>(num_tokens() * width));
@@ -447,7 +460,12 @@ void CpuBackend::Attend(const Attended& input) {
     work.num_keys = num_keys;
     work.outputs = outputs;
     float* const scores = workspace_->Scratch(thread, AttentionTile::kMaxQueries * kAttentionChunk);
-    (is_int8 ? kernels_.attend_int8 : kernels_.attend)(work, scores);
+    attend_tile(work, scores);
+    if (layout.type == KvCacheType::kInt4) {
+      for (float* output : absl::MakeConstSpan(outputs, static_cast<size_t>(num_queries))) {
+        RotateRow({output, static_cast<size_t>(head_dim)});
+      }
+    }
   };
   // Later tiles have more keys: threads take them in turn, so that each gets some of all lengths.
   const int64_t num_threads = pool_.num_threads();

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "engine/kv/int4_levels.h"
+
 namespace ultrasketch {
 
 // Keys are attended to in chunks of this many positions, counted from 0: a query's result does not
@@ -20,8 +22,13 @@ inline constexpr int kAttentionLanes = 16;
 // block_size * token_bytes, with their keys, transposed, so that the scores of 16 keys are one
 // vector, and their values after them:
 //
-//   float   keys [head_dim][block_size], values [block_size][head_dim]
-//   int8    the same in bytes; then the scales of keys and of values, each [block_size] bfloat16
+//   fp32, fp16   keys [head_dim][block_size], values [block_size][head_dim]
+//   int8         the same in bytes; then the scales of keys and of values, each [block_size]
+//                bfloat16
+//   int4         keys [head_dim / 2][block_size], values [block_size][head_dim / 2] in bytes of two
+//                dimensions, the first in the lower half; then the scales of keys and of values,
+//                each [groups of 32 dimensions][block_size] bfloat16. Queries and outputs are
+//                rotated as they are (int4_row.h).
 struct AttentionTile {
   const uint8_t* cache;
   const int32_t* blocks;  // of the sequence
@@ -39,8 +46,14 @@ struct AttentionTile {
   static constexpr int64_t kMaxQueries = 16;
 };
 
-inline constexpr int64_t FloatTokenBytes(int64_t head_dim) { return 2 * 4 * head_dim; }
-inline constexpr int64_t Int8TokenBytes(int64_t head_dim) { return 2 * head_dim + 2 * 2; }
+// Of a token's key and value of one head.
+inline constexpr int64_t Fp32TokenBytes(int64_t head_dim) { return 2 * 4 * head_dim; }
+inline constexpr int64_t Fp16TokenBytes(int64_t head_dim) { return 2 * 2 * head_dim; }
+inline constexpr int64_t Int8TokenBytes(int64_t head_dim) { return 2 * (head_dim + 2); }
+// Of even head_dim.
+inline constexpr int64_t Int4TokenBytes(int64_t head_dim) {
+  return 2 * (head_dim / 2 + 2 * ((head_dim + kInt4Group - 1) / kInt4Group));
+}
 
 struct CpuKernels {
   const char* name;
@@ -54,11 +67,14 @@ struct CpuKernels {
   // x[i] += y[i]
   void (*add)(const float* y, int64_t size, float* x);
 
-  // outputs = softmax(scale * q . k) v, by an online softmax over chunks of keys. `scores` is
-  // scratch of kMaxQueries * kAttentionChunk floats.
-  void (*attend)(const AttentionTile& tile, float* scores);
-  // The same of a cache of bytes.
-  void (*attend_int8)(const AttentionTile& tile, float* scores);
+  // outputs = softmax(scale * q . k) v, by an online softmax over chunks of keys, over a cache of
+  // each type. `scores` is scratch of kMaxQueries * kAttentionChunk floats. The same bits on every
+  // instruction set.
+  using AttendFunction = void(const AttentionTile& tile, float* scores);
+  AttendFunction* attend_fp16;
+  AttendFunction* attend_int8;
+  AttendFunction* attend_int4;
+  AttendFunction* attend_fp32;
 };
 
 // The fastest that this processor can run.

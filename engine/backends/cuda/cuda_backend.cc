@@ -88,7 +88,8 @@ class CudaBackend final : public Backend {
   std::string description() const override { return device_->description(); }
   int activation_bytes() const override { return sizeof(float); }
   int64_t cache_token_bytes(KvCacheType type, int head_dim) const override {
-    if (type == KvCacheType::kFloat) return 2 * int64_t{sizeof(uint16_t)} * head_dim;
+    if (type == KvCacheType::kFp16) return 2 * int64_t{sizeof(uint16_t)} * head_dim;
+    if (type != KvCacheType::kInt8) return 0;
     const int padded = Int8HeadDim(head_dim);
     return padded == 0 ? 0 : Int8TokenBytes(padded);
   }

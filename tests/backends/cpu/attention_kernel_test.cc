@@ -1,5 +1,5 @@
 // The attention of every instruction set against a softmax in double precision, over caches of
-// floats and of bytes whose unused slots are NaN.
+// every type whose unused slots are NaN; and all instruction sets against each other.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -12,8 +12,10 @@
 #include "gtest/gtest.h"
 
 #include "engine/backends/cpu/cpu_kernels.h"
+#include "engine/backends/cpu/store_in_cache.h"
 #include "engine/base/random.h"
 #include "engine/kv/cache_layout.h"
+#include "engine/kv/int4_row.h"
 #include "engine/kv/int8_row.h"
 #include "tests/base/guarded_buffer.h"
 
@@ -21,6 +23,21 @@ namespace ultrasketch {
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+CpuKernels::AttendFunction* AttendFunctionFor(const CpuKernels& kernels, KvCacheType type) {
+  switch (type) {
+    case KvCacheType::kFp16:
+      return kernels.attend_fp16;
+    case KvCacheType::kInt8:
+      return kernels.attend_int8;
+    case KvCacheType::kInt4:
+      return kernels.attend_int4;
+    case KvCacheType::kFp32:
+      return kernels.attend_fp32;
+  }
+  return nullptr;
+}
 
 // A layer's cache, one sequence in it whose blocks lie in no order, and queries of one head.
 struct Setting {
@@ -33,14 +50,14 @@ struct Setting {
   int64_t queries_per_token = 1;
   double query_deviation = 1;
   double key_offset = 0;
-  KvCacheType cache_type = KvCacheType::kFloat;
+  KvCacheType cache_type = KvCacheType::kFp32;
 };
 
 std::string Describe(const Setting& s) {
   return "head_dim " + std::to_string(s.head_dim) + ", block_size " + std::to_string(s.block_size) +
          ", " + std::to_string(s.num_cached) + " cached, " + std::to_string(s.num_tokens) +
          " tokens of " + std::to_string(s.queries_per_token) + " queries, " +
-         (s.cache_type == KvCacheType::kInt8 ? "int8" : "float");
+         KvCacheTypeName(s.cache_type);
 }
 
 class Sequence {
@@ -79,6 +96,13 @@ class Sequence {
     return setting_.num_cached + query / setting_.queries_per_token + 1;
   }
 
+  // Stores another key or value in place of that of a position.
+  void Replace(int64_t position, bool is_key, float value) {
+    std::vector<float>& all = is_key ? k_ : v_;
+    std::fill_n(all.begin() + position * setting_.head_dim, setting_.head_dim, value);
+    Store(position);
+  }
+
   // Queries [first, first + count) in one tile; the result [count][head_dim].
   std::vector<float> Attend(const CpuKernels& kernels, int64_t first, int64_t count) const {
     const int64_t head_dim = setting_.head_dim;
@@ -108,7 +132,9 @@ class Sequence {
     tile.queries = query_pointers.data();
     tile.num_keys = num_keys.data();
     tile.outputs = outputs.data();
-    (IsInt8() ? kernels.attend_int8 : kernels.attend)(tile, scores.data());
+    if (IsInt4()) RotateRows(queries.data(), count);
+    AttendFunctionFor(kernels, setting_.cache_type)(tile, scores.data());
+    if (IsInt4()) RotateRows(output.data(), count);
     return std::vector<float>(output.begin(), output.end());
   }
 
@@ -139,44 +165,80 @@ class Sequence {
   }
 
  private:
-  bool IsInt8() const { return setting_.cache_type == KvCacheType::kInt8; }
+  bool IsInt4() const { return setting_.cache_type == KvCacheType::kInt4; }
+  int64_t TokenBytes() const {
+    switch (setting_.cache_type) {
+      case KvCacheType::kFp16:
+        return Fp16TokenBytes(setting_.head_dim);
+      case KvCacheType::kInt8:
+        return Int8TokenBytes(setting_.head_dim);
+      case KvCacheType::kInt4:
+        return Int4TokenBytes(setting_.head_dim);
+      case KvCacheType::kFp32:
+        return Fp32TokenBytes(setting_.head_dim);
+    }
+    return 0;
+  }
   // Of a block and head.
-  int64_t HeadBytes() const {
-    return setting_.block_size *
-           (IsInt8() ? Int8TokenBytes(setting_.head_dim) : FloatTokenBytes(setting_.head_dim));
+  int64_t HeadBytes() const { return setting_.block_size * TokenBytes(); }
+
+  void RotateRows(float* rows, int64_t count) const {
+    for (int64_t i = 0; i < count; ++i) {
+      RotateRow({rows + i * setting_.head_dim, static_cast<size_t>(setting_.head_dim)});
+    }
   }
 
-  // The newest of k_ and v_, as position `position`. What is rounded on the way is what the
-  // reference sees.
+  // Of k_ and v_. What the cache's type makes of them is what
+  // the reference sees.
   void Store(int64_t position) {
-    const int64_t head_dim = setting_.head_dim;
-    const int64_t block_size = setting_.block_size;
-    const int64_t slot = position % block_size;
-    const int64_t block = blocks_.data()[position / block_size];
+    KvCacheLayout layout;
+    layout.block_size = static_cast<int>(setting_.block_size);
+    layout.type = setting_.cache_type;
+    const int64_t block = blocks_.data()[position / setting_.block_size];
     auto* const start = reinterpret_cast<uint8_t*>(cache_.data()) +
                         (block * setting_.num_kv_heads + setting_.kv_head) * HeadBytes();
-    float* const k = k_.data() + position * head_dim;
-    float* const v = v_.data() + position * head_dim;
-    if (!IsInt8()) {
-      auto* const keys = reinterpret_cast<float*>(start);
-      for (int64_t d = 0; d < head_dim; ++d) {
-        keys[d * block_size + slot] = k[d];
-        keys[(block_size + slot) * head_dim + d] = v[d];
-      }
-      return;
-    }
-    auto* const keys = reinterpret_cast<int8_t*>(start);
-    auto* const scales = reinterpret_cast<uint16_t*>(keys + 2 * block_size * head_dim);
-    std::vector<int8_t> row(static_cast<size_t>(head_dim));
     for (const bool is_key : {true, false}) {
-      float* const values = is_key ? k : v;
-      uint16_t& scale = scales[(is_key ? 0 : block_size) + slot];
-      scale = RoundToInt8({values, row.size()}, row.data());
-      for (int64_t d = 0; d < head_dim; ++d) {
-        const int8_t stored = row[static_cast<size_t>(d)];
-        keys[is_key ? d * block_size + slot : (block_size + slot) * head_dim + d] = stored;
-        values[d] = stored * ScaleOf(scale);
+      std::vector<float>& all = is_key ? k_ : v_;
+      const absl::Span<float> row =
+          absl::MakeSpan(all).subspan(static_cast<size_t>(position * setting_.head_dim),
+                                      static_cast<size_t>(setting_.head_dim));
+      (is_key ? stored_key_ : stored_value_).assign(row.begin(), row.end());
+      MakeStored(row);
+    }
+    StoreInCache(layout, absl::MakeSpan(stored_key_), absl::MakeSpan(stored_value_), start,
+                 position % setting_.block_size);
+  }
+
+  // `row` as the cache's type has it.
+  void MakeStored(absl::Span<float> row) const {
+    switch (setting_.cache_type) {
+      case KvCacheType::kFp32:
+        return;
+      case KvCacheType::kFp16:
+        for (float& value : row) {
+          // 11 bits, of normal numbers; ties to even.
+          int exponent;
+          std::frexp(value, &exponent);
+          const float unit = std::ldexp(1.0f, std::max(exponent - 11, -24));
+          value = std::clamp(std::nearbyint(value / unit) * unit, -65504.0f, 65504.0f);
+        }
+        return;
+      case KvCacheType::kInt8: {
+        std::vector<int8_t> bytes(row.size());
+        const float scale = ScaleOf(RoundToInt8(row, bytes.data()));
+        for (size_t i = 0; i < row.size(); ++i) row[i] = bytes[i] * scale;
+        return;
       }
+      case KvCacheType::kInt4:
+        RotateRow(row);
+        for (size_t first = 0; first < row.size(); first += kInt4Group) {
+          const absl::Span<float> group = row.subspan(first, kInt4Group);
+          uint8_t codes[kInt4Group];
+          const float scale = ScaleOf(RoundToInt4(group, codes));
+          for (size_t i = 0; i < group.size(); ++i) group[i] = kInt4Levels[codes[i]] * scale;
+        }
+        RotateRow(row);
+        return;
     }
   }
 
@@ -188,6 +250,8 @@ class Sequence {
   std::vector<float> q_;
   std::vector<float> k_;
   std::vector<float> v_;
+  std::vector<float> stored_key_;
+  std::vector<float> stored_value_;
 };
 
 class AttentionKernelTest : public ::testing::TestWithParam<const char*> {
@@ -198,7 +262,7 @@ class AttentionKernelTest : public ::testing::TestWithParam<const char*> {
   }
 
   void ExpectMatches(const Setting& setting, double tolerance = 4e-6) {
-    for (const KvCacheType type : {KvCacheType::kFloat, KvCacheType::kInt8}) {
+    for (const KvCacheType type : kKvCacheTypes) {
       Setting of_type = setting;
       of_type.cache_type = type;
       ExpectMatchesOfType(of_type, tolerance);
@@ -224,7 +288,7 @@ class AttentionKernelTest : public ::testing::TestWithParam<const char*> {
 };
 
 TEST_P(AttentionKernelTest, MatchesForEveryHeadDimAndLength) {
-  for (const int64_t head_dim : {2, 10, 16, 48, 64, 80, 128}) {
+  for (const int64_t head_dim : {2, 10, 40, 64, 80, 128, 160, 256}) {
     for (const int64_t block_size : {16, 32}) {
       for (const int64_t num_keys :
            {1, 2, 15, 16, 17, 31, 33, 100, 255, 256, 257, 272, 511, 512, 513, 600}) {
@@ -292,17 +356,89 @@ TEST_P(AttentionKernelTest, TakesLargeScores) {
 
 // A query's result has the same bits alone and beside others, in whatever tile.
 TEST_P(AttentionKernelTest, GivesTheSameBitsInEveryTile) {
-  Setting setting;
-  setting.head_dim = 80;
-  setting.num_cached = 245;
-  setting.num_tokens = 16;
-  const Sequence sequence(setting);
-  const std::vector<float> together = sequence.Attend(*kernels_, 0, 16);
-  for (int64_t count = 1; count < 16; ++count) {
-    for (int64_t first = 0; first + count <= 16; ++first) {
-      const std::vector<float> part = sequence.Attend(*kernels_, first, count);
-      ASSERT_TRUE(std::equal(part.begin(), part.end(), together.begin() + first * 80))
-          << "queries from " << first << ", " << count;
+  for (const KvCacheType type : kKvCacheTypes) {
+    Setting setting;
+    setting.head_dim = 80;
+    setting.num_cached = 245;
+    setting.num_tokens = 16;
+    setting.cache_type = type;
+    const Sequence sequence(setting);
+    const std::vector<float> together = sequence.Attend(*kernels_, 0, 16);
+    for (int64_t count = 1; count < 16; ++count) {
+      for (int64_t first = 0; first + count <= 16; ++first) {
+        const std::vector<float> part = sequence.Attend(*kernels_, first, count);
+        ASSERT_TRUE(std::equal(part.begin(), part.end(), together.begin() + first * 80))
+            << Describe(setting) << ": queries from " << first << ", " << count;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionKernelTest, GivesTheBitsOfThePortableKernels) {
+  for (const int64_t head_dim : {2, 10, 40, 64, 80, 128, 160, 256}) {
+    for (const int64_t queries_per_token : {1, 2, 3, 4, 5}) {
+      for (const KvCacheType type : kKvCacheTypes) {
+        Setting setting;
+        setting.head_dim = head_dim;
+        setting.num_cached = 300;
+        setting.num_tokens = 3;
+        setting.queries_per_token = queries_per_token;
+        setting.query_deviation = 3;
+        setting.cache_type = type;
+        const Sequence sequence(setting);
+        const int64_t count = sequence.NumQueries();
+        ASSERT_EQ(sequence.Attend(*kernels_, 0, count),
+                  sequence.Attend(kPortableCpuKernels, 0, count))
+            << Describe(setting);
+      }
+    }
+  }
+}
+
+// Queries that do not see a key are not touched by what it holds, nor are other sequences.
+TEST_P(AttentionKernelTest, WhatIsNotFiniteStaysWithThoseThatSeeIt) {
+  for (const KvCacheType type : kKvCacheTypes) {
+    for (const bool is_key : {true, false}) {
+      for (const float bad : {kInfinity, -kInfinity, kNaN}) {
+        Setting setting;
+        setting.num_cached = 30;
+        setting.num_tokens = 8;
+        setting.cache_type = type;
+        Sequence sequence(setting);
+        const std::vector<float> expected = sequence.Attend(*kernels_, 0, 8);
+        sequence.Replace(34, is_key, bad);  // seen by the queries from 4 on
+        const std::vector<float> found = sequence.Attend(*kernels_, 0, 8);
+        ASSERT_TRUE(std::equal(found.begin(), found.begin() + 4 * 64, expected.begin()))
+            << Describe(setting);
+        if (!is_key) {
+          for (size_t i = 4 * 64; i < found.size(); ++i) {
+            ASSERT_FALSE(std::isfinite(found[i])) << Describe(setting);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(AttentionKernelTest, TakesZerosAndHugeNumbers) {
+  for (const KvCacheType type : kKvCacheTypes) {
+    Setting setting;
+    setting.num_cached = 40;
+    setting.num_tokens = 1;
+    setting.cache_type = type;
+    for (const float key : {0.0f, 1e4f, 1e30f}) {
+      Sequence sequence(setting);
+      for (int64_t position = 0; position < 41; ++position) sequence.Replace(position, true, key);
+      for (int64_t position = 0; position < 41; ++position) {
+        sequence.Replace(position, false, position % 2 == 0 ? 0.0f : 1000.0f);
+      }
+      // All scores are the same: the mean. Rows that are rotated to a single number are what int4
+      // rounds worst.
+      for (const float value : sequence.Attend(*kernels_, 0, 1)) {
+        ASSERT_TRUE(std::isfinite(value)) << Describe(setting) << ", keys of " << key;
+        if (type == KvCacheType::kInt4) continue;
+        ASSERT_NEAR(value, 1000.0 * 20 / 41, 8) << Describe(setting) << ", keys of " << key;
+      }
     }
   }
 }

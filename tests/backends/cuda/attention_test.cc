@@ -249,7 +249,7 @@ TEST_P(AttentionTest, DoesNotDependOnTheBatchOrOnTheSteps) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
                          ::testing::Combine(::testing::ValuesIn(Examples()),
-                                            ::testing::Values(KvCacheType::kFloat,
+                                            ::testing::Values(KvCacheType::kFp16,
                                                               KvCacheType::kInt8)),
                          [](const auto& test) {
                            return std::get<0>(test.param).name +

@@ -232,7 +232,7 @@ TEST_F(CudaModelTest, RandomModelsOfEveryFamilyAgreeWithTheReference) {
 TEST_F(CudaModelTest, AFoldedModelAgreesWithTheCpu) {
   const TemporaryFolder folder;
   WriteFoldedModel(folder.path());
-  for (const KvCacheType type : {KvCacheType::kFloat, KvCacheType::kInt8}) {
+  for (const KvCacheType type : {KvCacheType::kFp16, KvCacheType::kInt8}) {
     const ModelOptions options = {.kv_cache_type = type};
     const auto cpu = Load(folder.path(), CpuBackend(), options);
     const auto cuda = Load(folder.path(), CudaBackendOrNull(), options);
@@ -283,7 +283,7 @@ TEST_F(CudaModelTest, LogitsOfADenseModelDoNotDependOnChunksOrBatch) {
 TEST_F(CudaModelTest, LogitsOfAFoldedModelDoNotDependOnChunksOrBatch) {
   const TemporaryFolder folder;
   WriteFoldedModel(folder.path());
-  for (const KvCacheType type : {KvCacheType::kFloat, KvCacheType::kInt8}) {
+  for (const KvCacheType type : {KvCacheType::kFp16, KvCacheType::kInt8}) {
     const auto model = Load(folder.path(), CudaBackendOrNull(), {.kv_cache_type = type});
     ASSERT_TRUE(model != nullptr);
     ExpectLogitsOfNoBatch(*model);

@@ -231,7 +231,7 @@ if wanted steps; then
     bench "steps-8b-$table" 120 step --preset llama-3.1-8b --table "$table"
   done
   bench steps-1b-absmaxmin 60 step --preset llama-3.2-1b --codec absmaxmin
-  for type in float int8; do
+  for type in fp16 int8; do
     bench "steps-1b-long-$type" 90 step --preset llama-3.2-1b --batch 1,4,16,64 --context 8192 \
       --prompt 8192 --kv-cache-type "$type"
   done

@@ -33,8 +33,9 @@ class RealModelTest : public ::testing::Test {
   // A loop with its own instance of the model.
   std::unique_ptr<EngineLoop> Start(int64_t kv_cache_tokens = 4096,
                                     const EngineLoopOptions& options = {},
-                                    const std::string& device = "cpu") {
-    absl::StatusOr<std::unique_ptr<Model>> model = Load(kv_cache_tokens, device);
+                                    const std::string& device = "cpu",
+                                    KvCacheType kv_cache_type = KvCacheType::kFp16) {
+    absl::StatusOr<std::unique_ptr<Model>> model = Load(kv_cache_tokens, device, kv_cache_type);
     EXPECT_TRUE(model.ok()) << model.status();
     return model.ok() ? EngineLoop::Start(*std::move(model), tokenizer_, options) : nullptr;
   }
@@ -59,7 +60,8 @@ class RealModelTest : public ::testing::Test {
 
  private:
   static absl::StatusOr<std::unique_ptr<Model>> Load(int64_t kv_cache_tokens,
-                                                     const std::string& device) {
+                                                     const std::string& device,
+                                                     KvCacheType kv_cache_type) {
     US_ASSIGN_OR_RETURN(std::shared_ptr<Backend> backend,
                         CreateBackend(device, BackendOptions{.num_threads = 2}));
     US_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint,
@@ -67,12 +69,19 @@ class RealModelTest : public ::testing::Test {
     ModelOptions options;
     options.max_step_tokens = 512;
     options.kv_cache_tokens = kv_cache_tokens;
+    options.kv_cache_type = kv_cache_type;
     return LoadModel(std::move(checkpoint), std::move(backend), options);
   }
 };
 
-TEST_F(RealModelTest, ConcurrentRequestsGiveTheTextThatEachGivesAlone) {
-  const auto loop = Start();
+class RealModelCacheTest : public RealModelTest,
+                           public ::testing::WithParamInterface<KvCacheType> {};
+
+INSTANTIATE_TEST_SUITE_P(Types, RealModelCacheTest, ::testing::ValuesIn(kKvCacheTypes),
+                         [](const auto& type) { return KvCacheTypeName(type.param); });
+
+TEST_P(RealModelCacheTest, ConcurrentRequestsGiveTheTextThatEachGivesAlone) {
+  const auto loop = Start(4096, {}, "cpu", GetParam());
   ASSERT_NE(loop, nullptr);
   const GenerationRequest request = Request("It was a dark night, and", 11);
   const std::string alone = TextOf(*loop, request);
@@ -91,12 +100,12 @@ TEST_F(RealModelTest, ConcurrentRequestsGiveTheTextThatEachGivesAlone) {
   EXPECT_NE(other, alone);
 }
 
-TEST_F(RealModelTest, PreemptionDoesNotChangeTheText) {
+TEST_P(RealModelCacheTest, PreemptionDoesNotChangeTheText) {
   GenerationRequest request = Request("The captain said that he", 1);
   request.num_completions = 5;
   std::vector<std::vector<std::string>> texts;
   for (const int64_t kv_cache_tokens : {4096, 160}) {
-    const auto loop = Start(kv_cache_tokens);
+    const auto loop = Start(kv_cache_tokens, {}, "cpu", GetParam());
     ASSERT_NE(loop, nullptr);
     const auto outputs = GenerateAndWait(*loop, request);
     ASSERT_TRUE(outputs.ok()) << outputs.status();
@@ -155,9 +164,9 @@ void ExpectPrefixCacheChangesNothing(
   EXPECT_EQ(answers[0], answers[1]);
 }
 
-TEST_F(RealModelTest, ThePrefixCacheDoesNotChangeATextByABit) {
+TEST_P(RealModelCacheTest, ThePrefixCacheDoesNotChangeATextByABit) {
   ExpectPrefixCacheChangesNothing(
-      [this](const EngineLoopOptions& options) { return Start(4096, options); },
+      [this](const EngineLoopOptions& options) { return Start(4096, options, "cpu", GetParam()); },
       [this](std::string_view prompt, uint64_t seed) { return Request(prompt, seed); });
 }
 
