@@ -26,7 +26,7 @@ install(TARGETS ultrasketch ultrasketchd
   RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT programs)
 if(TARGET ultrasketch_cuda)
   # Beside the executables, which look for it there.
-  install(TARGETS ultrasketch_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT programs)
+  install(TARGETS ultrasketch_cuda ultrasketch_cuda_compress LIBRARY DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT programs)
 endif()
 install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT programs)
 install(DIRECTORY deploy/models/classics-20m-sketch

@@ -153,6 +153,10 @@ class CompressCommand : public Command {
     app.add_flag("--no-special-tokens,--no-add-special-tokens", no_special_tokens_,
                  "Neither windows of --calibration nor the text of --eval get the tokens that the "
                  "model expects around a text");
+    app.add_option("--device", options_.device,
+                   "Where to compute: auto, cpu, cuda or cuda:N; auto is a GPU where there is one")
+        ->capture_default_str()
+        ->type_name("DEVICE");
     app.add_option("--seed", options_.seed, "Of the hash")
         ->check(AtLeast<uint64_t>(0))
         ->capture_default_str()
@@ -201,9 +205,14 @@ class CompressCommand : public Command {
     if (!eval_file_.empty()) {
       US_ASSIGN_OR_RETURN(eval_tokens, ReadEvaluationText(*checkpoint));
     }
-    options_.on_start = [](int64_t memory_bytes) {
-      std::cerr << "needs up to " << HumanBytes(static_cast<double>(memory_bytes)) << " of memory; "
-                << HumanBytes(static_cast<double>(AvailableMemoryBytes())) << " are available\n";
+    options_.on_start = [](const CompressionStart& start) {
+      const auto human = [](int64_t bytes) { return HumanBytes(static_cast<double>(bytes)); };
+      std::cerr << "needs up to " << human(start.memory.host_bytes) << " of memory; "
+                << human(AvailableMemoryBytes()) << " are available\n";
+      if (start.memory.device_bytes == 0) return;
+      std::cerr << start.device << " (" << start.device_description << "): needs up to "
+                << human(start.memory.device_bytes) << " of its memory; "
+                << human(start.device_available_bytes) << " are available\n";
     };
     options_.on_warning = [](std::string_view warning) {
       std::cerr << "warning: " << warning << "\n";

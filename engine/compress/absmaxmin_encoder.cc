@@ -5,6 +5,7 @@
 #include "nlohmann/json.hpp"
 
 #include "engine/base/check.h"
+#include "engine/base/status.h"
 #include "engine/compress/absmaxmin_fit.h"
 
 namespace ultrasketch {
@@ -17,11 +18,10 @@ AbsMaxMinEncoder::AbsMaxMinEncoder(absl::Span<const LinearSite> sites,
 
 nlohmann::json AbsMaxMinEncoder::Parameters() const { return {{"seed", seed_}}; }
 
-std::unique_ptr<EncodedLinear> AbsMaxMinEncoder::Encode(size_t index,
-                                                        absl::Span<const float> weights,
-                                                        const SiteMoments& moments,
-                                                        ThreadPool& pool) const {
-  return FitAbsMaxMinSite(sites_[index], classes_[index], seed_, weights, moments, pool);
+absl::StatusOr<std::unique_ptr<EncodedLinear>> AbsMaxMinEncoder::Encode(
+    size_t index, absl::Span<const float> weights, FitMoments& moments, ThreadPool& pool) const {
+  US_ASSIGN_OR_RETURN(const SiteMoments* const sums, moments.OnHost());
+  return FitAbsMaxMinSite(sites_[index], classes_[index], seed_, weights, *sums, pool);
 }
 
 }  // namespace ultrasketch

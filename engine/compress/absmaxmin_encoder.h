@@ -21,9 +21,10 @@ class AbsMaxMinEncoder : public SiteEncoder {
                    std::vector<std::vector<AbsMaxMinClass>> classes, uint64_t seed);
 
   nlohmann::json Parameters() const override;
-  std::unique_ptr<EncodedLinear> Encode(size_t index, absl::Span<const float> weights,
-                                        const SiteMoments& moments,
-                                        ThreadPool& pool) const override;
+  absl::StatusOr<std::unique_ptr<EncodedLinear>> Encode(size_t index,
+                                                        absl::Span<const float> weights,
+                                                        FitMoments& moments,
+                                                        ThreadPool& pool) const override;
 
  private:
   const std::vector<LinearSite> sites_;

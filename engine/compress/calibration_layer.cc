@@ -1,11 +1,11 @@
 #include "engine/compress/calibration_layer.h"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
 #include "engine/base/check.h"
 #include "engine/base/status.h"
-#include "engine/compress/decoder_math.h"
 
 namespace ultrasketch {
 namespace {
@@ -27,62 +27,100 @@ absl::StatusOr<LayerVectorValues> ReadLayerVectors(const Checkpoint& checkpoint,
   return values;
 }
 
-void SiteInputs::Make(const LayerRow& row, int layer, const LayerVectorValues& vectors,
+absl::StatusOr<std::unique_ptr<FitArray>> LoadArray(absl::Span<const float> values,
+                                                    FitDevice& device) {
+  US_ASSIGN_OR_RETURN(std::unique_ptr<FitArray> array,
+                      device.Allocate(static_cast<int64_t>(values.size())));
+  US_RETURN_IF_ERROR(device.Upload(values, array->data()));
+  return array;
+}
+
+absl::StatusOr<LayerVectorArrays> LoadLayerVectors(const LayerVectorValues& values,
+                                                   FitDevice& device) {
+  LayerVectorArrays arrays;
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i].empty()) continue;
+    US_ASSIGN_OR_RETURN(arrays[i], LoadArray(values[i], device));
+  }
+  return arrays;
+}
+
+absl::StatusOr<SiteInputs> SiteInputs::Make(const ModelConfig& config, FitDevice& device) {
+  SiteInputs inputs(config, device);
+  US_ASSIGN_OR_RETURN(inputs.inverse_frequencies_,
+                      LoadArray(RopeInverseFrequencies(config), device));
+  return inputs;
+}
+
+void SiteInputs::Make(const LayerRow& row, int layer, const LayerVectorArrays& vectors,
                       absl::Span<const int64_t> window_tokens, float* from, float* x) const {
-  const auto vector = [&](LayerVector which) -> absl::Span<const float> {
-    return vectors[static_cast<size_t>(which)];
-  };
+  const auto vector = [&](LayerVector which) { return vectors[static_cast<size_t>(which)].get(); };
   switch (row.reads) {
     case SiteReads::kNormalized:
-      NormalizeRows(from, vector(row.norm), config_.rms_norm_eps, NumTokens(window_tokens), x,
-                    pool_);
+      device_->Normalize(from, *vector(row.norm), config_->rms_norm_eps, NumTokens(window_tokens),
+                         x);
       break;
     case SiteReads::kAttended: {
-      WindowAttention attention;
-      if (config_.has_rope(layer)) attention.inverse_frequencies = inverse_frequencies_;
+      FitAttention attention;
+      attention.num_heads = config_->num_attention_heads;
+      attention.num_kv_heads = config_->num_kv_heads;
+      attention.head_dim = config_->head_dim;
+      attention.epsilon = config_->rms_norm_eps;
+      if (config_->has_rope(layer)) attention.inverse_frequencies = inverse_frequencies_.get();
       attention.query_norm = vector(LayerVector::kQueryNorm);
       attention.key_norm = vector(LayerVector::kKeyNorm);
-      AttendWindows(config_, attention, window_tokens, from, x, pool_);
+      device_->Attend(attention, window_tokens, from, x);
       break;
     }
     case SiteReads::kGated:
-      GateRows(from, config_.intermediate_size, NumTokens(window_tokens), x, pool_);
+      device_->Gate(from, config_->intermediate_size, NumTokens(window_tokens), x);
       break;
   }
 }
 
 absl::StatusOr<DenseLayer> DenseLayer::Read(const Checkpoint& checkpoint,
                                             absl::Span<const LinearSite> sites, int layer,
-                                            ThreadPool& pool) {
-  DenseLayer read;
+                                            FitDevice& device) {
+  DenseLayer read(device);
   read.layer_ = layer;
-  US_ASSIGN_OR_RETURN(read.vectors_, ReadLayerVectors(checkpoint, layer));
+  US_ASSIGN_OR_RETURN(const LayerVectorValues vectors, ReadLayerVectors(checkpoint, layer));
+  US_ASSIGN_OR_RETURN(read.vectors_, LoadLayerVectors(vectors, device));
   for (int kind = 0; kind < kNumSiteKinds; ++kind) {
     const LinearSite& site = sites[static_cast<size_t>(layer * kNumSiteKinds + kind)];
     US_CHECK(site.layer == layer && site.kind == static_cast<SiteKind>(kind));
-    US_ASSIGN_OR_RETURN(DenseSite dense, DenseSite::Read(site, checkpoint, pool));
-    read.sites_.push_back(std::move(dense));
+    US_ASSIGN_OR_RETURN(DenseSite dense, DenseSite::Read(site, checkpoint));
+    read.sites_.push_back(std::make_unique<DenseSite>(std::move(dense)));
+    const DenseSite& kept = *read.sites_.back();
+    US_ASSIGN_OR_RETURN(auto product, device.LoadDense(kept.site(), kept.weights(), kept.bias()));
+    read.products_.push_back(std::move(product));
   }
   return read;
 }
 
-void DenseLayer::Run(const SiteInputs& inputs, absl::Span<const int64_t> window_tokens,
-                     absl::FunctionRef<void(const LinearSite& site, float* y)> on_output,
-                     ThreadPool& pool, std::vector<float>& hidden) const {
+absl::Status DenseLayer::Run(
+    const SiteInputs& inputs, absl::Span<const int64_t> window_tokens,
+    absl::FunctionRef<absl::Status(const LinearSite& site, float* y)> on_output,
+    float* hidden) const {
   const int64_t num_tokens = NumTokens(window_tokens);
-  std::vector<float> x;
-  std::vector<float> y;
-  for (const LayerRow& row : kLayerTable) {
-    const DenseSite& dense = sites_[static_cast<size_t>(row.site)];
-    x.resize(static_cast<size_t>(num_tokens * dense.site().cols));
-    inputs.Make(row, layer_, vectors_, window_tokens,
-                row.reads == SiteReads::kNormalized ? hidden.data() : y.data(), x.data());
-    y.resize(static_cast<size_t>(num_tokens * dense.site().rows));
-    dense.Apply(x.data(), num_tokens, y.data(), pool);
-    on_output(dense.site(), y.data());
-    if (row.writes != SiteWrites::kResidual) continue;
-    for (size_t i = 0; i < hidden.size(); ++i) hidden[i] += y[i];
+  int64_t most_cols = 0;
+  int64_t most_rows = 0;
+  for (const auto& dense : sites_) {
+    most_cols = std::max(most_cols, dense->site().cols);
+    most_rows = std::max(most_rows, dense->site().rows);
   }
+  US_ASSIGN_OR_RETURN(const auto x, device_->Allocate(num_tokens * most_cols));
+  US_ASSIGN_OR_RETURN(const auto y, device_->Allocate(num_tokens * most_rows));
+  for (const LayerRow& row : kLayerTable) {
+    const LinearSite& site = sites_[static_cast<size_t>(row.site)]->site();
+    inputs.Make(row, layer_, vectors_, window_tokens,
+                row.reads == SiteReads::kNormalized ? hidden : y->data(), x->data());
+    products_[static_cast<size_t>(row.site)]->Apply(x->data(), num_tokens, y->data());
+    US_RETURN_IF_ERROR(on_output(site, y->data()));
+    if (row.writes == SiteWrites::kResidual) {
+      device_->Add(y->data(), num_tokens * site.rows, hidden);
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace ultrasketch

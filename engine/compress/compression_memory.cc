@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/compress/cpu_fit_device.h"
 #include "engine/compress/layer_fit.h"
 #include "engine/compress/logit_scale.h"
 #include "engine/compress/sensitivity.h"
@@ -19,6 +20,7 @@ constexpr int64_t kProgramBytes = int64_t{64} << 20;
 
 // Of the cache of a model that writes its own text.
 constexpr int64_t kSampleCacheBytes = int64_t{256} << 20;
+constexpr int64_t kGpuSampleCacheBytes = int64_t{4} << 30;
 constexpr int64_t kMostSampledWindows = 128;
 
 int64_t CacheBytesOfWindow(const ModelConfig& config, const CompressOptions& options) {
@@ -32,45 +34,65 @@ int64_t CalibrationWindowTokens(const ModelConfig& config, const CompressOptions
   return std::min(options.calibration_window_tokens, config.max_position_embeddings);
 }
 
-int64_t SampledWindowsAtOnce(const ModelConfig& config, const CompressOptions& options) {
-  const int64_t fitting = kSampleCacheBytes / CacheBytesOfWindow(config, options);
+int64_t SampledWindowsAtOnce(const ModelConfig& config, const CompressOptions& options,
+                             bool on_gpu) {
+  const int64_t fitting =
+      (on_gpu ? kGpuSampleCacheBytes : kSampleCacheBytes) / CacheBytesOfWindow(config, options);
   return std::clamp<int64_t>(fitting, 1,
                              std::min(options.calibration_windows, kMostSampledWindows));
 }
 
-int64_t EstimateCompressionMemory(const ModelConfig& config, const CompressOptions& options) {
-  int64_t widest_rows = 0;
-  int64_t widest_cols = 0;
+CompressionMemory EstimateCompressionMemory(const ModelConfig& config, int64_t checkpoint_bytes,
+                                            const CompressOptions& options,
+                                            const FitDevice& device) {
+  const bool on_gpu = device.name() != "cpu";
   int64_t encoding = 0;
   const absl::StatusOr<TableTypes> table_types =
       ChooseTableTypes(config, options.embedding, options.head, options.bits_per_weight);
   int64_t compressed = table_types.ok() ? TableBytes(config, *table_types) : 0;
-  int64_t layer_weights = 0;  // of a layer's sites, as they are and transposed
+  int64_t layer_weights = 0;  // of a layer's sites, as they are and transposed or decoded
   for (const LinearSite& site : LinearSites(config)) {
-    widest_rows = std::max(widest_rows, site.rows);
-    widest_cols = std::max(widest_cols, site.cols);
-    // Moments of inputs and outputs, the same folded, and a factor and an inverse.
-    encoding = std::max(encoding, (5 * site.cols + 2 * site.rows) * site.cols * kDouble);
+    // Moments of inputs and outputs, the same folded, and a factor and an inverse; on a GPU also
+    // the weights to be and their errors, for all rows at a time.
+    const int64_t of_rows = on_gpu ? 5 : 2;
+    encoding = std::max(encoding, (5 * site.cols + of_rows * site.rows) * site.cols * kDouble);
     compressed +=
         static_cast<int64_t>(static_cast<double>(site.num_weights()) * options.bits_per_weight / 8);
     if (site.layer == 0) layer_weights += 2 * site.num_weights() * kFloat;
   }
   const int64_t always = kProgramBytes + compressed;
-  if (options.calibration_windows == 0) return always + encoding + layer_weights;
-
-  const int64_t window_tokens = CalibrationWindowTokens(config, options);
-  const int64_t num_tokens = options.calibration_windows * window_tokens;
-  const int64_t streams = num_tokens * (2 * config.hidden_size + config.query_width()) * kFloat;
-  const int64_t batch = LayerFitBatchTokens(window_tokens) *
-                        (6 * config.hidden_size + 2 * widest_rows + 4 * widest_cols) * kFloat;
-  const int64_t sampling =
-      options.calibration_files.empty()
-          ? SampledWindowsAtOnce(config, options) *
-                (CacheBytesOfWindow(config, options) + config.vocab_size * kFloat)
-          : 0;
-  return always +
-         std::max({streams + batch + layer_weights + encoding, streams + LogitScaleMemory(config),
-                   SensitivityMemory(config) + 2 * layer_weights, sampling});
+  int64_t working = layer_weights + encoding;  // where the arithmetic is done
+  if (options.calibration_windows > 0) {
+    const int64_t window_tokens = CalibrationWindowTokens(config, options);
+    const int64_t num_tokens = options.calibration_windows * window_tokens;
+    const int64_t streams =
+        LayerFitMemory(config, num_tokens, window_tokens, device.batch_tokens());
+    const int64_t head_rows =
+        on_gpu ? config.vocab_size : std::min<int64_t>(kCpuHeadRowsAtOnce, config.vocab_size);
+    const int64_t head = 2 * head_rows * config.hidden_size * kFloat;
+    const int64_t windows = SampledWindowsAtOnce(config, options, on_gpu);
+    const int64_t sampling =
+        options.calibration_files.empty()
+            ? windows * (CacheBytesOfWindow(config, options) + config.vocab_size * kFloat) +
+                  (on_gpu ? checkpoint_bytes : 0)
+            : 0;
+    working = std::max(
+        {streams + working, streams + head + LogitScaleMemory(config),
+         SensitivityMemory(config, device.batch_tokens()) + std::max(2 * layer_weights, head),
+         sampling});
+  }
+  CompressionMemory memory;
+  if (!on_gpu) {
+    memory.host_bytes = always + working;
+    return memory;
+  }
+  memory.device_bytes = working + device.workspace_bytes();
+  // A layer's weights as floats, those of a site decoded, a batch of a stream, and of a codec that
+  // is fitted on CPUs its moments.
+  memory.host_bytes = always + layer_weights +
+                      2 * device.batch_tokens() * config.hidden_size * kFloat +
+                      (options.codec == "fold" ? 0 : encoding);
+  return memory;
 }
 
 }  // namespace ultrasketch

@@ -13,7 +13,8 @@ namespace ultrasketch {
 int64_t CalibrationWindowTokens(const ModelConfig& config, const CompressOptions& options);
 
 // Calibration windows that the model writes together: as many as a bounded cache holds, at least 1.
-int64_t SampledWindowsAtOnce(const ModelConfig& config, const CompressOptions& options);
+int64_t SampledWindowsAtOnce(const ModelConfig& config, const CompressOptions& options,
+                             bool on_gpu);
 
 }  // namespace ultrasketch
 

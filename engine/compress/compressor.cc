@@ -198,13 +198,18 @@ CompressedSite SiteReport(const EncodedLinear& encoded) {
 absl::StatusOr<EncodedSites> EncodeFromWeights(const Checkpoint& checkpoint,
                                                absl::Span<const LinearSite> sites,
                                                const SiteEncoder& encoder,
-                                               const CompressOptions& options, ThreadPool& pool) {
+                                               const CompressOptions& options, FitDevice& device,
+                                               ThreadPool& pool) {
   EncodedSites result;
   for (size_t index = 0; index < sites.size(); ++index) {
     US_RETURN_IF_ERROR(StartSite(sites, index, options));
     const LinearSite& site = sites[index];
     US_ASSIGN_OR_RETURN(const std::vector<float> weights, ReadSiteWeights(site, checkpoint));
-    result.sites.push_back(encoder.Encode(index, weights, WeightMoments(site, weights), pool));
+    US_ASSIGN_OR_RETURN(const auto dense, device.LoadDense(site, weights, {}));
+    US_ASSIGN_OR_RETURN(const auto moments,
+                        device.LoadMoments(site, *dense, WeightMoments(site, weights)));
+    US_ASSIGN_OR_RETURN(auto encoded, encoder.Encode(index, weights, *moments, pool));
+    result.sites.push_back(std::move(encoded));
     result.reports.push_back(SiteReport(*result.sites.back()));
     result.reports.back().relative_weight_error =
         RelativeWeightError(*result.sites.back(), weights, pool);
@@ -212,16 +217,18 @@ absl::StatusOr<EncodedSites> EncodeFromWeights(const Checkpoint& checkpoint,
   return result;
 }
 
-// What the dense model writes, in bfloat16 or whatever it is stored in, on the CPU.
+// What the dense model writes, in bfloat16 or whatever it is stored in.
 absl::StatusOr<CalibrationText> SampleFromModel(const std::shared_ptr<const Checkpoint>& checkpoint,
                                                 int64_t window_tokens,
-                                                const CompressOptions& options) {
+                                                const CompressOptions& options,
+                                                const FitDevice& device) {
   BackendOptions backend_options;
   backend_options.num_threads = options.num_threads;
   US_ASSIGN_OR_RETURN(const std::shared_ptr<Backend> backend,
-                      CreateBackend("cpu", backend_options));
+                      CreateBackend(device.name(), backend_options));
   ModelOptions model_options;
-  const int64_t windows = SampledWindowsAtOnce(checkpoint->config(), options);
+  const int64_t windows =
+      SampledWindowsAtOnce(checkpoint->config(), options, device.name() != "cpu");
   model_options.max_step_tokens = windows;
   model_options.max_step_logits = windows;
   const int64_t window_blocks =
@@ -233,10 +240,11 @@ absl::StatusOr<CalibrationText> SampleFromModel(const std::shared_ptr<const Chec
 }
 
 absl::StatusOr<CalibrationText> MakeCalibration(const std::shared_ptr<const Checkpoint>& checkpoint,
-                                                const CompressOptions& options) {
+                                                const CompressOptions& options,
+                                                const FitDevice& device) {
   const int64_t window_tokens = CalibrationWindowTokens(checkpoint->config(), options);
   if (options.calibration_files.empty()) {
-    return SampleFromModel(checkpoint, window_tokens, options);
+    return SampleFromModel(checkpoint, window_tokens, options, device);
   }
   US_ASSIGN_OR_RETURN(const FolderTokenizer loaded, LoadFolderTokenizer(checkpoint->folder()));
   US_ASSIGN_OR_RETURN(
@@ -255,14 +263,15 @@ absl::StatusOr<std::vector<double>> MeasureImportance(const Checkpoint& checkpoi
                                                       absl::Span<const LinearSite> sites,
                                                       const CalibrationText& text,
                                                       const CompressOptions& options,
-                                                      ThreadPool& pool) {
+                                                      FitDevice& device, ThreadPool& pool) {
   SensitivityOptions sensitivity_options;
   sensitivity_options.seed = options.seed;
   sensitivity_options.progress = [&](double fraction) {
     return Continue(options, "sensitivities", kSensitivityShare * fraction);
   };
-  US_ASSIGN_OR_RETURN(const std::vector<double> sensitivities,
-                      MeasureSensitivities(checkpoint, sites, text, sensitivity_options, pool));
+  US_ASSIGN_OR_RETURN(
+      const std::vector<double> sensitivities,
+      MeasureSensitivities(checkpoint, sites, text, sensitivity_options, device, pool));
   return ImportanceFromSensitivities(sites, sensitivities);
 }
 
@@ -277,21 +286,19 @@ json QuantizationConfig(const SiteEncoder& encoder, const CompressOptions& optio
 
 absl::Status Prepare(const std::shared_ptr<const Checkpoint>& checkpoint,
                      absl::Span<const LinearSite> sites, const CompressOptions& options,
-                     FitJournal& journal, ThreadPool& pool) {
+                     FitJournal& journal, FitDevice& device, ThreadPool& pool) {
   if (journal.has_preparation()) return absl::OkStatus();
   Report(options, "calibration text", 0.0);
-  US_ASSIGN_OR_RETURN(CalibrationText text, MakeCalibration(checkpoint, options));
+  US_ASSIGN_OR_RETURN(CalibrationText text, MakeCalibration(checkpoint, options, device));
   US_ASSIGN_OR_RETURN(std::vector<double> importance,
-                      MeasureImportance(*checkpoint, sites, text, options, pool));
+                      MeasureImportance(*checkpoint, sites, text, options, device, pool));
   return journal.SetPreparation(std::move(text), std::move(importance));
 }
 
-absl::StatusOr<EncodedSites> EncodeFromCalibration(const Checkpoint& checkpoint,
-                                                   absl::Span<const LinearSite> sites,
-                                                   const SiteEncoder& encoder,
-                                                   const EncodedLinear* embedding,
-                                                   const CompressOptions& options,
-                                                   FitJournal& journal, ThreadPool& pool) {
+absl::StatusOr<EncodedSites> EncodeFromCalibration(
+    const Checkpoint& checkpoint, absl::Span<const LinearSite> sites, const SiteEncoder& encoder,
+    const EncodedLinear* embedding, const CompressOptions& options, FitJournal& journal,
+    FitDevice& device, ThreadPool& pool) {
   const json quantization_config = QuantizationConfig(encoder, options);
   LayerFitOptions fit_options;
   fit_options.embedding = embedding;
@@ -303,8 +310,8 @@ absl::StatusOr<EncodedSites> EncodeFromCalibration(const Checkpoint& checkpoint,
         quantization_config);
   };
   fit_options.on_layer = [&](int, const FittedLayer& layer) { return journal.AppendLayer(layer); };
-  US_ASSIGN_OR_RETURN(LayerFit fit,
-                      FitLayers(checkpoint, sites, encoder, journal.text(), fit_options, pool));
+  US_ASSIGN_OR_RETURN(LayerFit fit, FitLayers(checkpoint, sites, encoder, journal.text(),
+                                              fit_options, device, pool));
   EncodedSites result;
   result.replaced.push_back(std::move(fit.last_norm));
   for (FittedLayer& layer : fit.layers) {
@@ -349,12 +356,23 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
   const auto make_encoder = FindEncodableCodec(options.codec)->make_encoder;
   US_ASSIGN_OR_RETURN(std::unique_ptr<SiteEncoder> encoder,
                       make_encoder(sites, TypicalImportance(sites), options));
-  CompressionReport report;
-  report.estimated_memory_bytes = EstimateCompressionMemory(checkpoint->config(), options);
-  if (options.on_start) options.on_start(report.estimated_memory_bytes);
-
   ThreadPool pool(options.num_threads);
-  US_ASSIGN_OR_RETURN(const json description, DescribeFit(*checkpoint, options, pool));
+  US_ASSIGN_OR_RETURN(const std::unique_ptr<FitDevice> device,
+                      CreateFitDevice(options.device, pool));
+  CompressionStart start_state;
+  start_state.memory =
+      EstimateCompressionMemory(checkpoint->config(), checkpoint->file_bytes(), options, *device);
+  start_state.device = std::string(device->name());
+  start_state.device_description = device->description();
+  start_state.device_available_bytes = device->available_bytes();
+  CompressionReport report;
+  report.device = start_state.device;
+  report.estimated_memory_bytes = start_state.memory.host_bytes;
+  report.estimated_device_memory_bytes = start_state.memory.device_bytes;
+  if (options.on_start) options.on_start(start_state);
+
+  US_ASSIGN_OR_RETURN(const json description,
+                      DescribeFit(*checkpoint, options, device->name(), pool));
   US_ASSIGN_OR_RETURN(const std::unique_ptr<FitJournal> journal,
                       FitJournal::Open(out + ".partial", description, options.resume));
   report.resumed_layers = journal->num_layers();
@@ -365,10 +383,11 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
     EncodedSites encoded;
     if (options.calibration_windows == 0) {
       report.calibration_source = "none";
-      US_ASSIGN_OR_RETURN(encoded, EncodeFromWeights(*checkpoint, sites, *encoder, options, pool));
+      US_ASSIGN_OR_RETURN(encoded,
+                          EncodeFromWeights(*checkpoint, sites, *encoder, options, *device, pool));
     } else {
       report.calibration_source = options.calibration_files.empty() ? "self-generated" : "files";
-      US_RETURN_IF_ERROR(Prepare(checkpoint, sites, options, *journal, pool));
+      US_RETURN_IF_ERROR(Prepare(checkpoint, sites, options, *journal, *device, pool));
       report.calibration_tokens = journal->text().num_tokens();
       std::string warning = CalibrationWarning(journal->text(), options.calibration_windows,
                                                options.calibration_window_tokens);
@@ -379,8 +398,9 @@ absl::StatusOr<CompressionReport> CompressCheckpoint(std::shared_ptr<const Check
       US_ASSIGN_OR_RETURN(encoder, make_encoder(sites, journal->importance(), options));
       US_ASSIGN_OR_RETURN(
           encoded, EncodeFromCalibration(*checkpoint, sites, *encoder, tables.embedding.get(),
-                                         options, *journal, pool));
+                                         options, *journal, *device, pool));
     }
+    report.peak_device_memory_bytes = device->peak_bytes();
     if (Cancelled(options)) return absl::CancelledError("compression was cancelled");
 
     Report(options, "writing", 1.0);
@@ -440,7 +460,10 @@ json ToJson(const CompressionReport& report) {
           {"calibration_tokens", report.calibration_tokens},
           {"calibration_source", report.calibration_source},
           {"resumed_layers", report.resumed_layers},
+          {"device", report.device},
           {"estimated_memory_bytes", report.estimated_memory_bytes},
+          {"estimated_device_memory_bytes", report.estimated_device_memory_bytes},
+          {"peak_device_memory_bytes", report.peak_device_memory_bytes},
           {"warnings", report.warnings},
           {"sites", std::move(sites)}};
 }

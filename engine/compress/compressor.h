@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "nlohmann/json_fwd.hpp"
 
+#include "engine/compress/fit_device.h"
 #include "engine/format/checkpoint.h"
 
 namespace ultrasketch {
@@ -28,6 +29,22 @@ namespace ultrasketch {
 struct CompressProgress {
   std::string_view stage;  // "calibration text", "layer 3 of 10", "writing", ...
   double fraction = 0;     // of the whole work, estimated, in [0, 1], never falling
+};
+
+// Bytes of memory that compressing takes at its peak, estimated from above: activations of the
+// calibration text, the weights of one layer, the moments of one site, or the cache with which the
+// model writes its own text.
+struct CompressionMemory {
+  int64_t host_bytes = 0;    // beside the checkpoint's mapped files, which use what there is
+  int64_t device_bytes = 0;  // of a GPU; 0 without one
+};
+
+// What is known before the work begins.
+struct CompressionStart {
+  CompressionMemory memory;
+  std::string device;                  // "cpu", "cuda:0"
+  std::string device_description;      // for people
+  int64_t device_available_bytes = 0;  // of a GPU
 };
 
 struct CompressOptions {
@@ -49,6 +66,11 @@ struct CompressOptions {
   // weight, else as they are), "keep", "int8" or "int4".
   std::string embedding = "auto";
   std::string head = "auto";
+
+  // Where the arithmetic is done: "cpu", "cuda", "cuda:N" or "auto" (a CUDA device when there is
+  // one, else the CPU). Results of different devices differ in roundings, which now and then turn a
+  // bit.
+  std::string device = "auto";
 
   // Of the hash, and of the model's own samples when there is no calibration text.
   uint64_t seed = 0;
@@ -80,7 +102,7 @@ struct CompressOptions {
 
   // Called once, when all options have been found to be possible and before anything is done. May
   // be empty.
-  std::function<void(int64_t estimated_memory_bytes)> on_start;
+  std::function<void(const CompressionStart& start)> on_start;
 
   std::function<void(const CompressProgress&)> progress;  // may be empty
 
@@ -116,8 +138,11 @@ struct CompressionReport {
   double seconds = 0;
   int64_t parameters = 0;          // of the dense model
   int64_t calibration_tokens = 0;  // 0 when fitted to the weights alone
+  std::string device;              // "cpu", "cuda:0"
   int64_t estimated_memory_bytes = 0;
-  int resumed_layers = 0;  // finished by an earlier compression
+  int64_t estimated_device_memory_bytes = 0;  // of a GPU
+  int64_t peak_device_memory_bytes = 0;       // what the fit really took of it
+  int resumed_layers = 0;                     // finished by an earlier compression
   // "files", "self-generated" or "none".
   std::string calibration_source;
   std::vector<CompressedSite> sites;  // in order of execution
@@ -128,15 +153,15 @@ struct CompressionReport {
 // The keys that `ultrasketch compress --json` prints: the report's field names. NaN becomes null.
 nlohmann::json ToJson(const CompressionReport& report);
 
-// Bytes of memory that compressing takes at its peak, estimated from above: activations of the
-// calibration text, the weights of one layer, the moments of one site, or the cache with which the
-// model writes its own text. Beside them the checkpoint's mapped files use what memory there is.
-// Valid options.
-int64_t EstimateCompressionMemory(const ModelConfig& config, const CompressOptions& options);
+// Of a model whose files have `checkpoint_bytes`. Valid options; `device` is theirs.
+CompressionMemory EstimateCompressionMemory(const ModelConfig& config, int64_t checkpoint_bytes,
+                                            const CompressOptions& options,
+                                            const FitDevice& device);
 
 // Compresses `checkpoint` to the folder `out_folder`, which appears whole or not at all: it is
 // written to the folder with ".partial" added and renamed.
 //
+// UNAVAILABLE when there is no such device, RESOURCE_EXHAUSTED when its memory does not suffice;
 // INVALID_ARGUMENT for options out of range and a checkpoint that is compressed already;
 // OUT_OF_RANGE for a target that the codec cannot meet; what ResolveOutputFolder (model_writer.h)
 // says of the output folder; CANCELLED; otherwise what reading the checkpoint and writing the

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "engine/compress/products.h"
 
@@ -137,13 +138,13 @@ void NormalizeRows(const float* hidden, absl::Span<const float> weight, float ep
   });
 }
 
-void AttendWindows(const ModelConfig& config, const WindowAttention& attention,
-                   absl::Span<const int64_t> window_tokens, float* qkv, float* out,
-                   ThreadPool& pool) {
-  const int64_t head_dim = config.head_dim;
-  const int64_t heads_per_kv_head = config.num_attention_heads / config.num_kv_heads;
-  const int64_t query_width = config.query_width();
-  const int64_t qkv_width = query_width + 2 * config.key_width();
+void AttendWindows(const WindowAttention& attention, absl::Span<const int64_t> window_tokens,
+                   float* qkv, float* out, ThreadPool& pool) {
+  const int64_t head_dim = attention.head_dim;
+  const int64_t heads_per_kv_head = attention.num_heads / attention.num_kv_heads;
+  const int64_t query_width = attention.num_heads * head_dim;
+  const int64_t key_width = attention.num_kv_heads * head_dim;
+  const int64_t qkv_width = query_width + 2 * key_width;
 
   std::vector<int64_t> positions;
   for (const int64_t count : window_tokens) {
@@ -161,11 +162,11 @@ void AttendWindows(const ModelConfig& config, const WindowAttention& attention,
         cosines[i] = std::cos(position * frequencies[i]);
         sines[i] = std::sin(position * frequencies[i]);
       }
-      for (int64_t head = 0; head < config.num_attention_heads + config.num_kv_heads; ++head) {
+      for (int64_t head = 0; head < attention.num_heads + attention.num_kv_heads; ++head) {
         float* const values = qkv + token * qkv_width + head * head_dim;
         const absl::Span<const float> norm =
-            head < config.num_attention_heads ? attention.query_norm : attention.key_norm;
-        if (!norm.empty()) NormalizeRow(values, norm, config.rms_norm_eps, values);
+            head < attention.num_heads ? attention.query_norm : attention.key_norm;
+        if (!norm.empty()) NormalizeRow(values, norm, attention.epsilon, values);
         RotateHead(values, cosines, sines);
       }
     }
@@ -181,7 +182,7 @@ void AttendWindows(const ModelConfig& config, const WindowAttention& attention,
   int64_t first_token = 0;
   for (const int64_t count : window_tokens) {
     for (int64_t query = 0; query < count; query += kQueriesPerTask) {
-      for (int64_t head = 0; head < config.num_attention_heads; ++head) {
+      for (int64_t head = 0; head < attention.num_heads; ++head) {
         tasks.push_back({first_token, query, std::min(kQueriesPerTask, count - query), head});
       }
     }
@@ -208,7 +209,7 @@ void AttendWindows(const ModelConfig& config, const WindowAttention& attention,
         const float* row = key_rows + key * qkv_width;
         for (int64_t i = 0; i < head_dim; ++i)
           keys[static_cast<size_t>(i * num_keys + key)] = row[i];
-        std::copy_n(row + config.key_width(), head_dim, values.data() + key * head_dim);
+        std::copy_n(row + key_width, head_dim, values.data() + key * head_dim);
       }
       for (int64_t query = 0; query < task.num_queries; ++query) {
         const float* row = window + (task.first_query + query) * qkv_width + task.head * head_dim;

@@ -1,24 +1,15 @@
 #include "engine/compress/dense_site.h"
 
 #include "engine/base/status.h"
-#include "engine/compress/products.h"
 #include "engine/compress/site_moments.h"
 
 namespace ultrasketch {
 
-absl::StatusOr<DenseSite> DenseSite::Read(const LinearSite& site, const Checkpoint& checkpoint,
-                                          ThreadPool& pool) {
+absl::StatusOr<DenseSite> DenseSite::Read(const LinearSite& site, const Checkpoint& checkpoint) {
   DenseSite dense(site);
   US_ASSIGN_OR_RETURN(dense.weights_, ReadSiteWeights(site, checkpoint));
   US_ASSIGN_OR_RETURN(dense.bias_, LoadBias(site, checkpoint));
-  dense.transposed_.resize(dense.weights_.size());
-  Transpose(dense.weights_.data(), site.rows, site.cols, dense.transposed_.data(), pool);
   return dense;
-}
-
-void DenseSite::Apply(const float* x, int64_t num_tokens, float* y, ThreadPool& pool) const {
-  MultiplyTransposed(x, transposed_.data(), num_tokens, site_.rows, site_.cols, y, pool);
-  AddBias(bias_, num_tokens, site_.rows, y);
 }
 
 void AddBias(absl::Span<const float> bias, int64_t num_tokens, int64_t rows, float* y) {

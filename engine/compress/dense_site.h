@@ -1,4 +1,4 @@
-// A linear site as the dense checkpoint has it, ready to be multiplied by many tokens.
+// A linear site as the dense checkpoint has it.
 #ifndef ULTRASKETCH_ENGINE_COMPRESS_DENSE_SITE_H_
 #define ULTRASKETCH_ENGINE_COMPRESS_DENSE_SITE_H_
 
@@ -9,7 +9,6 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
-#include "engine/base/thread_pool.h"
 #include "engine/codecs/linear_site.h"
 #include "engine/format/checkpoint.h"
 
@@ -19,22 +18,17 @@ namespace ultrasketch {
 class DenseSite {
  public:
   // Errors are those of GetTensor and CheckFinite.
-  static absl::StatusOr<DenseSite> Read(const LinearSite& site, const Checkpoint& checkpoint,
-                                        ThreadPool& pool);
+  static absl::StatusOr<DenseSite> Read(const LinearSite& site, const Checkpoint& checkpoint);
 
   const LinearSite& site() const { return site_; }
   const std::vector<float>& weights() const { return weights_; }  // [rows, cols]
   const std::vector<float>& bias() const { return bias_; }        // [rows], or none
-
-  // y [num_tokens, rows] = W x + bias, with x [num_tokens, cols].
-  void Apply(const float* x, int64_t num_tokens, float* y, ThreadPool& pool) const;
 
  private:
   explicit DenseSite(const LinearSite& site) : site_(site) {}
 
   LinearSite site_;
   std::vector<float> weights_;
-  std::vector<float> transposed_;
   std::vector<float> bias_;
 };
 

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <fstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/base/file.h"
@@ -52,7 +53,7 @@ absl::StatusOr<std::string> FileChecksum(const std::string& path) {
 }  // namespace
 
 absl::StatusOr<json> DescribeFit(const Checkpoint& checkpoint, const CompressOptions& options,
-                                 ThreadPool& pool) {
+                                 std::string_view device, ThreadPool& pool) {
   US_ASSIGN_OR_RETURN(const std::string model, ModelChecksum(checkpoint, pool));
   json files = json::array();
   for (const std::string& path : options.calibration_files) {
@@ -62,6 +63,8 @@ absl::StatusOr<json> DescribeFit(const Checkpoint& checkpoint, const CompressOpt
   json description = {{"fit_version", kFitVersion},
                       {"model", model},
                       {"codec", options.codec},
+                      // Without its number: "cpu", "cuda".
+                      {"device", std::string(device.substr(0, device.find(':')))},
                       {"bits", options.bits_per_weight},
                       {"embedding", options.embedding},
                       {"head", options.head},

@@ -2,6 +2,8 @@
 #ifndef ULTRASKETCH_ENGINE_COMPRESS_FIT_DESCRIPTION_H_
 #define ULTRASKETCH_ENGINE_COMPRESS_FIT_DESCRIPTION_H_
 
+#include <string_view>
+
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 
@@ -12,9 +14,11 @@
 namespace ultrasketch {
 
 // Checksums of the model and of the calibration files, which are read once for it, the options that
-// the result depends on, and the version of the fit. Not where the files are.
+// the result depends on, the kind of the device, whose name is `device`, and the version of the
+// fit. Not where the files are.
 absl::StatusOr<nlohmann::json> DescribeFit(const Checkpoint& checkpoint,
-                                           const CompressOptions& options, ThreadPool& pool);
+                                           const CompressOptions& options, std::string_view device,
+                                           ThreadPool& pool);
 
 }  // namespace ultrasketch
 

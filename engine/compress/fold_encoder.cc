@@ -7,6 +7,7 @@
 #include "nlohmann/json.hpp"
 
 #include "engine/base/check.h"
+#include "engine/base/status.h"
 
 namespace ultrasketch {
 namespace {
@@ -17,7 +18,7 @@ constexpr double kRelativePrior = 3e-2;
 
 // How much of the outputs a column carries: its energy times that of its weights.
 std::vector<double> ColumnImportance(const LinearSite& site, absl::Span<const float> weights,
-                                     const RowMajorMatrix& input, double prior) {
+                                     absl::Span<const double> energies, double prior) {
   std::vector<double> importance(static_cast<size_t>(site.cols), 0.0);
   for (int64_t row = 0; row < site.rows; ++row) {
     const float* row_weights = weights.data() + row * site.cols;
@@ -27,7 +28,7 @@ std::vector<double> ColumnImportance(const LinearSite& site, absl::Span<const fl
     }
   }
   for (int64_t column = 0; column < site.cols; ++column) {
-    importance[static_cast<size_t>(column)] *= input(column, column) + prior;
+    importance[static_cast<size_t>(column)] *= energies[static_cast<size_t>(column)] + prior;
   }
   return importance;
 }
@@ -43,8 +44,34 @@ void AddFolded(const FoldLayout& layout, const Value* in, double weight, double*
   }
 }
 
-// The moments of the folded inputs, with `prior` tokens' worth of uncorrelated inputs of unit
-// variance for which y = W x.
+// The levels' bits as they are stored: [rows, ceil(buckets / 8)].
+std::vector<uint8_t> BitsOf(const FoldLayout& layout, const FoldFit& fit, int64_t rows,
+                            ThreadPool& pool) {
+  const int64_t row_bytes = (layout.buckets() + 7) / 8;
+  std::vector<uint8_t> bits(static_cast<size_t>(rows * row_bytes), 0);
+  pool.ParallelFor(rows, 1, [&](int64_t begin, int64_t end, int) {
+    const int16_t* level = fit.levels.data() + begin * layout.groups();
+    for (int64_t row = begin; row < end; ++row) {
+      uint8_t* row_bits = bits.data() + row * row_bytes;
+      int64_t first_bucket = 0;
+      for (const FoldClass& fold_class : layout.classes()) {
+        for (int64_t group = 0; group < fold_class.num_groups(); ++group, ++level) {
+          const int code = (*level + (1 << fold_class.planes) - 1) / 2;
+          for (int64_t plane = 0; plane < fold_class.planes; ++plane) {
+            const int64_t bucket = first_bucket + plane * fold_class.num_groups() + group;
+            const int bit = code >> (fold_class.planes - 1 - plane) & 1;
+            row_bits[bucket / 8] |= static_cast<uint8_t>(bit << (bucket % 8));
+          }
+        }
+        first_bucket += fold_class.num_buckets();
+      }
+    }
+  });
+  return bits;
+}
+
+}  // namespace
+
 FoldMoments FoldTheMoments(const FoldLayout& layout, const SiteMoments& moments,
                            absl::Span<const float> weights, double prior, ThreadPool& pool) {
   const int64_t rows = moments.cross.rows();
@@ -75,7 +102,6 @@ FoldMoments FoldTheMoments(const FoldLayout& layout, const SiteMoments& moments,
   return folded;
 }
 
-// [groups]
 std::vector<uint8_t> PlanesOfGroups(const FoldLayout& layout) {
   std::vector<uint8_t> planes;
   for (const FoldClass& fold_class : layout.classes()) {
@@ -84,31 +110,6 @@ std::vector<uint8_t> PlanesOfGroups(const FoldLayout& layout) {
   }
   return planes;
 }
-
-// The levels' bits as they are stored: [rows, ceil(buckets / 8)].
-std::vector<uint8_t> BitsOf(const FoldLayout& layout, const FoldFit& fit, int64_t rows) {
-  const int64_t row_bytes = (layout.buckets() + 7) / 8;
-  std::vector<uint8_t> bits(static_cast<size_t>(rows * row_bytes), 0);
-  const int16_t* level = fit.levels.data();
-  for (int64_t row = 0; row < rows; ++row) {
-    uint8_t* row_bits = bits.data() + row * row_bytes;
-    int64_t first_bucket = 0;
-    for (const FoldClass& fold_class : layout.classes()) {
-      for (int64_t group = 0; group < fold_class.num_groups(); ++group, ++level) {
-        const int code = (*level + (1 << fold_class.planes) - 1) / 2;
-        for (int64_t plane = 0; plane < fold_class.planes; ++plane) {
-          const int64_t bucket = first_bucket + plane * fold_class.num_groups() + group;
-          const int bit = code >> (fold_class.planes - 1 - plane) & 1;
-          row_bits[bucket / 8] |= static_cast<uint8_t>(bit << (bucket % 8));
-        }
-      }
-      first_bucket += fold_class.num_buckets();
-    }
-  }
-  return bits;
-}
-
-}  // namespace
 
 FoldLayout ChooseFoldLayout(const LinearSite& site, const FoldShape& shape, uint64_t seed,
                             absl::Span<const double> column_importance) {
@@ -132,15 +133,17 @@ FoldLayout ChooseFoldLayout(const LinearSite& site, const FoldShape& shape, uint
   return FoldLayout(seed, site.name, std::move(classes), std::move(column_classes));
 }
 
-std::unique_ptr<FoldLinear> FitFoldSite(const LinearSite& site, const FoldShape& shape,
-                                        uint64_t seed, absl::Span<const float> weights,
-                                        const SiteMoments& moments, ThreadPool& pool) {
-  const double prior = kRelativePrior * moments.input.trace() / static_cast<double>(site.cols);
+absl::StatusOr<std::unique_ptr<FoldLinear>> FitFoldSite(const LinearSite& site,
+                                                        const FoldShape& shape, uint64_t seed,
+                                                        absl::Span<const float> weights,
+                                                        FitMoments& moments, ThreadPool& pool) {
+  US_ASSIGN_OR_RETURN(const std::vector<double> energies, moments.InputEnergies());
+  const double prior = kRelativePrior * std::accumulate(energies.begin(), energies.end(), 0.0) /
+                       static_cast<double>(site.cols);
   FoldLayout layout =
-      ChooseFoldLayout(site, shape, seed, ColumnImportance(site, weights, moments.input, prior));
-  const FoldFit fit = FitFold(FoldTheMoments(layout, moments, weights, prior, pool),
-                              PlanesOfGroups(layout), {}, pool);
-  std::vector<uint8_t> bits = BitsOf(layout, fit, site.rows);
+      ChooseFoldLayout(site, shape, seed, ColumnImportance(site, weights, energies, prior));
+  US_ASSIGN_OR_RETURN(const FoldFit fit, moments.FitFolded(layout, prior));
+  std::vector<uint8_t> bits = BitsOf(layout, fit, site.rows, pool);
   return FoldLinear::FromParts(site, std::move(layout), std::move(bits), fit.scales);
 }
 
@@ -152,9 +155,10 @@ FoldEncoder::FoldEncoder(absl::Span<const LinearSite> sites, std::vector<FoldSha
 
 nlohmann::json FoldEncoder::Parameters() const { return {{"seed", seed_}}; }
 
-std::unique_ptr<EncodedLinear> FoldEncoder::Encode(size_t index, absl::Span<const float> weights,
-                                                   const SiteMoments& moments,
-                                                   ThreadPool& pool) const {
+absl::StatusOr<std::unique_ptr<EncodedLinear>> FoldEncoder::Encode(size_t index,
+                                                                   absl::Span<const float> weights,
+                                                                   FitMoments& moments,
+                                                                   ThreadPool& pool) const {
   return FitFoldSite(sites_[index], shapes_[index], seed_, weights, moments, pool);
 }
 

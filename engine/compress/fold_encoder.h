@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
 #include "engine/base/thread_pool.h"
@@ -22,10 +23,19 @@ namespace ultrasketch {
 FoldLayout ChooseFoldLayout(const LinearSite& site, const FoldShape& shape, uint64_t seed,
                             absl::Span<const double> column_importance);
 
-// Fits a site.
-std::unique_ptr<FoldLinear> FitFoldSite(const LinearSite& site, const FoldShape& shape,
-                                        uint64_t seed, absl::Span<const float> weights,
-                                        const SiteMoments& moments, ThreadPool& pool);
+// The moments of the inputs folded by `layout`, with `prior` tokens' worth of uncorrelated inputs
+// of unit variance for which y = W x, W being `weights` [rows, cols].
+FoldMoments FoldTheMoments(const FoldLayout& layout, const SiteMoments& moments,
+                           absl::Span<const float> weights, double prior, ThreadPool& pool);
+
+// The bit planes of each group, [groups].
+std::vector<uint8_t> PlanesOfGroups(const FoldLayout& layout);
+
+// Fits a site to its complete moments. Errors are the device's.
+absl::StatusOr<std::unique_ptr<FoldLinear>> FitFoldSite(const LinearSite& site,
+                                                        const FoldShape& shape, uint64_t seed,
+                                                        absl::Span<const float> weights,
+                                                        FitMoments& moments, ThreadPool& pool);
 
 class FoldEncoder : public SiteEncoder {
  public:
@@ -33,9 +43,10 @@ class FoldEncoder : public SiteEncoder {
   FoldEncoder(absl::Span<const LinearSite> sites, std::vector<FoldShape> shapes, uint64_t seed);
 
   nlohmann::json Parameters() const override;
-  std::unique_ptr<EncodedLinear> Encode(size_t index, absl::Span<const float> weights,
-                                        const SiteMoments& moments,
-                                        ThreadPool& pool) const override;
+  absl::StatusOr<std::unique_ptr<EncodedLinear>> Encode(size_t index,
+                                                        absl::Span<const float> weights,
+                                                        FitMoments& moments,
+                                                        ThreadPool& pool) const override;
 
  private:
   const std::vector<LinearSite> sites_;

@@ -12,37 +12,33 @@
 #include "engine/base/check.h"
 #include "engine/base/status.h"
 #include "engine/compress/calibration_layer.h"
-#include "engine/compress/decoder_math.h"
 #include "engine/compress/dense_site.h"
 #include "engine/compress/logit_scale.h"
-#include "engine/compress/norm_refit.h"
-#include "engine/compress/products.h"
 #include "engine/compress/site_moments.h"
 #include "engine/models/layer_table.h"
 
 namespace ultrasketch {
 namespace {
 
-// Tokens that go through a site together.
-constexpr int64_t kBatchTokens = 2048;
-
 // Tokens whose logits decide how sure the compressed model should be.
 constexpr int64_t kLogitTokens = 4096;
 
 // Whole windows, consecutive in the text.
 struct Batch {
+  size_t first_window = 0;
   int64_t first_token = 0;
   int64_t num_tokens = 0;
   std::vector<int64_t> window_tokens;
 };
 
-std::vector<Batch> MakeBatches(const CalibrationText& text) {
+// Of up to `batch_tokens`, or one window.
+std::vector<Batch> MakeBatches(const CalibrationText& text, int64_t batch_tokens) {
   std::vector<Batch> batches;
   int64_t first_token = 0;
-  for (const auto& window : text.windows) {
-    const auto count = static_cast<int64_t>(window.size());
-    if (batches.empty() || batches.back().num_tokens + count > kBatchTokens) {
-      batches.push_back({first_token, 0, {}});
+  for (size_t index = 0; index < text.windows.size(); ++index) {
+    const auto count = static_cast<int64_t>(text.windows[index].size());
+    if (batches.empty() || batches.back().num_tokens + count > batch_tokens) {
+      batches.push_back({index, first_token, 0, {}});
     }
     batches.back().num_tokens += count;
     batches.back().window_tokens.push_back(count);
@@ -51,53 +47,27 @@ std::vector<Batch> MakeBatches(const CalibrationText& text) {
   return batches;
 }
 
-// A site as it is after compression.
-class CompressedSiteProduct {
- public:
-  CompressedSiteProduct(const EncodedLinear& encoded, std::vector<float> bias)
-      : linear_(encoded.PackForCpu()), bias_(std::move(bias)) {}
-
-  // y = W' x + bias
-  void Apply(const float* x, int64_t num_tokens, float* y, ThreadPool& pool) {
-    const int64_t width = linear_->prepared_width();
-    prepared_.resize(static_cast<size_t>(num_tokens * width));
-    pool.ParallelFor(num_tokens, 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t token = begin; token < end; ++token) {
-        linear_->PrepareInput(x + token * linear_->cols(), prepared_.data() + token * width);
-      }
-    });
-    linear_->Multiply(prepared_.data(), num_tokens, false, y, pool);
-    AddBias(bias_, num_tokens, linear_->rows(), y);
-  }
-
- private:
-  std::unique_ptr<CpuLinear> linear_;
-  std::vector<float> bias_;
-  std::vector<float> prepared_;
-};
-
-void AddInPlace(const std::vector<float>& values, int64_t count, float* out) {
-  for (int64_t i = 0; i < count; ++i) out[i] += values[static_cast<size_t>(i)];
-}
-
 class LayerFitter {
  public:
   LayerFitter(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites,
               const SiteEncoder& encoder, const CalibrationText& text,
-              const LayerFitOptions& options, ThreadPool& pool)
+              const LayerFitOptions& options, FitDevice& device, ThreadPool& pool)
       : checkpoint_(checkpoint),
         config_(checkpoint.config()),
         sites_(sites),
         encoder_(encoder),
         text_(text),
         options_(options),
+        device_(device),
         pool_(pool),
-        batches_(MakeBatches(text)),
+        batches_(MakeBatches(text, device.batch_tokens())),
         num_tokens_(text.num_tokens()),
-        hidden_size_(config_.hidden_size),
-        inputs_(config_, pool) {}
+        hidden_size_(config_.hidden_size) {}
 
   absl::StatusOr<LayerFit> Run() {
+    US_ASSIGN_OR_RETURN(const SiteInputs inputs, SiteInputs::Make(config_, device_));
+    inputs_ = &inputs;
+    US_RETURN_IF_ERROR(AllocateScratch());
     US_RETURN_IF_ERROR(Embed());
     for (int layer = 0; layer < config_.num_layers; ++layer) {
       finished_ = layer < options_.num_finished_layers;
@@ -108,6 +78,7 @@ class LayerFitter {
                  fit_.layers.back().norms.size() == 2);
       }
       US_ASSIGN_OR_RETURN(vectors_, ReadLayerVectors(checkpoint_, layer));
+      US_ASSIGN_OR_RETURN(vector_arrays_, LoadLayerVectors(vectors_, device_));
       for (size_t row = 0; row < kLayerTable.size(); row += 2) {
         US_RETURN_IF_ERROR(FitRows(layer, kLayerTable[row], kLayerTable[row + 1]));
       }
@@ -115,77 +86,137 @@ class LayerFitter {
         US_RETURN_IF_ERROR(options_.on_layer(layer, fit_.layers.back()));
       }
     }
+    for (auto* scratch : {&between_, &x_, &kept_}) scratch->reset();
     US_RETURN_IF_ERROR(RefitLastNorm());
     return std::move(fit_);
   }
 
  private:
+  absl::Status AllocateScratch() {
+    int64_t batch_tokens = 0;
+    for (const Batch& batch : batches_) batch_tokens = std::max(batch_tokens, batch.num_tokens);
+    // What the sites in between put out and read, and attention's outputs of the whole text.
+    int64_t most_rows = 0;
+    int64_t most_cols = 0;
+    int64_t kept_cols = 0;
+    for (const LayerRow& row : kLayerTable) {
+      const LinearSite& site = sites_[static_cast<size_t>(row.site)];
+      if (row.writes != SiteWrites::kResidual) {
+        most_rows = std::max(most_rows, site.rows);
+      } else if (KeepsInput(row)) {
+        kept_cols = site.cols;
+      }
+      if (row.writes == SiteWrites::kResidual) most_cols = std::max(most_cols, site.cols);
+    }
+    const auto allocate = [&](int64_t size, std::unique_ptr<FitArray>& array) -> absl::Status {
+      US_ASSIGN_OR_RETURN(array, device_.Allocate(size));
+      return absl::OkStatus();
+    };
+    US_RETURN_IF_ERROR(allocate(num_tokens_ * hidden_size_, dense_));
+    US_RETURN_IF_ERROR(allocate(num_tokens_ * hidden_size_, compressed_));
+    US_RETURN_IF_ERROR(allocate(num_tokens_ * kept_cols, kept_));
+    US_RETURN_IF_ERROR(allocate(batch_tokens * hidden_size_, dense_x_));
+    US_RETURN_IF_ERROR(allocate(batch_tokens * hidden_size_, compressed_x_));
+    US_RETURN_IF_ERROR(allocate(batch_tokens * most_rows, between_));
+    return allocate(batch_tokens * most_cols, x_);
+  }
+
+  // Attention takes longer to compute again than an MLP, and less memory to keep.
+  static bool KeepsInput(const LayerRow& row) { return row.reads == SiteReads::kAttended; }
+
   absl::Status Embed() {
     const std::string name = "model.embed_tokens.weight";
     US_ASSIGN_OR_RETURN(const TensorView table,
                         GetTensor(checkpoint_, name, {}, {config_.vocab_size, hidden_size_}));
-    dense_.resize(static_cast<size_t>(num_tokens_ * hidden_size_));
-    float* out = dense_.data();
-    for (const auto& window : text_.windows) {
-      for (const int32_t id : window) {
-        US_CHECK(id >= 0 && id < config_.vocab_size);
+    std::vector<float> rows;
+    for (const Batch& batch : batches_) {
+      rows.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
+      const auto fill = [&](auto copy_row) {
+        float* out = rows.data();
+        for (size_t i = 0; i < batch.window_tokens.size(); ++i) {
+          for (const int32_t id : text_.windows[batch.first_window + i]) {
+            US_CHECK(id >= 0 && id < config_.vocab_size);
+            copy_row(id, out);
+            out += hidden_size_;
+          }
+        }
+      };
+      fill([&](int32_t id, float* out) {
         CopyToFloat(table, id * hidden_size_, hidden_size_, out);
-        out += hidden_size_;
+      });
+      for (const float value : rows) {
+        if (!std::isfinite(value)) return CheckFinite(checkpoint_, name, table);
       }
-    }
-    for (const float value : dense_) {
-      if (!std::isfinite(value)) return CheckFinite(checkpoint_, name, table);
-    }
-    compressed_ = dense_;
-    if (options_.embedding == nullptr) return absl::OkStatus();
-    out = compressed_.data();
-    for (const auto& window : text_.windows) {
-      for (const int32_t id : window) {
-        options_.embedding->DecodeRows(id, 1, out);
-        out += hidden_size_;
+      US_RETURN_IF_ERROR(device_.Upload(rows, Rows(*dense_, batch)));
+      if (options_.embedding != nullptr) {
+        fill([&](int32_t id, float* out) { options_.embedding->DecodeRows(id, 1, out); });
       }
+      US_RETURN_IF_ERROR(device_.Upload(rows, Rows(*compressed_, batch)));
     }
     return absl::OkStatus();
   }
 
-  // Reads the dense form of a site of the current layer.
-  absl::StatusOr<DenseSite> StartSite(int layer, SiteKind kind) {
+  // A site of the current layer as the dense model has it.
+  struct Dense {
+    std::unique_ptr<DenseSite> values;
+    std::unique_ptr<FitProduct> product;
+    const LinearSite& site() const { return values->site(); }
+  };
+
+  absl::StatusOr<Dense> StartSite(int layer, SiteKind kind) {
     const size_t index = SiteIndex(layer, kind);
     if (options_.on_site) US_RETURN_IF_ERROR(options_.on_site(index));
     US_CHECK(sites_[index].layer == layer && sites_[index].kind == kind);
-    return DenseSite::Read(sites_[index], checkpoint_, pool_);
+    US_ASSIGN_OR_RETURN(DenseSite values, DenseSite::Read(sites_[index], checkpoint_));
+    Dense dense;
+    dense.values = std::make_unique<DenseSite>(std::move(values));
+    US_ASSIGN_OR_RETURN(dense.product, device_.LoadDense(dense.site(), dense.values->weights(),
+                                                         dense.values->bias()));
+    return dense;
   }
 
   static size_t SiteIndex(int layer, SiteKind kind) {
     return static_cast<size_t>(layer) * kNumSiteKinds + static_cast<size_t>(kind);
   }
 
-  // Fits a site of the current layer.
-  void FitSite(const DenseSite& dense, const SiteMoments& moments) {
-    FittedSite fitted;
-    fitted.encoded = encoder_.Encode(SiteIndex(dense.site().layer, dense.site().kind),
-                                     dense.weights(), moments, pool_);
-    fitted.relative_output_error = RelativeOutputError(*fitted.encoded, moments, pool_);
-    fitted.relative_weight_error = RelativeWeightError(*fitted.encoded, dense.weights(), pool_);
-    fit_.layers.back().sites.push_back(std::move(fitted));
+  // The encoded form of a site of the current layer, which has been fitted.
+  absl::StatusOr<std::unique_ptr<FitProduct>> LoadFitted(const Dense& dense) {
+    const auto kind = static_cast<size_t>(dense.site().kind);
+    return device_.LoadEncoded(*fit_.layers.back().sites[kind].encoded, dense.values->bias());
   }
 
-  CompressedSiteProduct Product(const DenseSite& dense) {
-    const auto kind = static_cast<size_t>(dense.site().kind);
-    return CompressedSiteProduct(*fit_.layers.back().sites[kind].encoded, dense.bias());
+  // Fits a site of the current layer. Returns its product.
+  absl::StatusOr<std::unique_ptr<FitProduct>> FitSite(const Dense& dense, FitMoments& moments) {
+    FittedSite fitted;
+    US_ASSIGN_OR_RETURN(fitted.encoded,
+                        encoder_.Encode(SiteIndex(dense.site().layer, dense.site().kind),
+                                        dense.values->weights(), moments, pool_));
+    fitted.relative_weight_error =
+        RelativeWeightError(*fitted.encoded, dense.values->weights(), pool_);
+    fit_.layers.back().sites.push_back(std::move(fitted));
+    US_ASSIGN_OR_RETURN(std::unique_ptr<FitProduct> product, LoadFitted(dense));
+    US_ASSIGN_OR_RETURN(fit_.layers.back().sites.back().relative_output_error,
+                        moments.OutputError(*product));
+    return product;
   }
 
   // Fits a site that reads a norm of the residual streams, and the weight of that norm.
-  absl::Status FitNormedSite(const DenseSite& dense, LayerVector which) {
-    const std::vector<float>& norm = vectors_[static_cast<size_t>(which)];
-    const SiteMoments moments = NormedMoments(dense, norm);
-    FitSite(dense, moments);
-    const std::vector<double> factors =
-        FitChannelFactors(*fit_.layers.back().sites.back().encoded, moments, pool_);
+  absl::StatusOr<std::unique_ptr<FitProduct>> FitNormedSite(const Dense& dense, LayerVector which) {
+    const FitArray& norm = *vector_arrays_[static_cast<size_t>(which)];
+    US_ASSIGN_OR_RETURN(const auto moments, device_.MakeMoments(dense.site(), *dense.product));
+    for (const Batch& batch : batches_) {
+      const float* const dense_x = Normed(*dense_, batch, norm, *dense_x_);
+      const float* const compressed_x = Normed(*compressed_, batch, norm, *compressed_x_);
+      US_RETURN_IF_ERROR(moments->AddInputs(dense_x, compressed_x, batch.num_tokens));
+    }
+    US_RETURN_IF_ERROR(moments->Complete());
+    US_ASSIGN_OR_RETURN(std::unique_ptr<FitProduct> product, FitSite(dense, *moments));
+    US_ASSIGN_OR_RETURN(const std::vector<double> factors, moments->ChannelFactors(*product));
     US_ASSIGN_OR_RETURN(ReplacedTensor replaced,
-                        ReplacedNorm(LayerVectorName(dense.site().layer, which), norm, factors));
+                        ReplacedNorm(LayerVectorName(dense.site().layer, which),
+                                     vectors_[static_cast<size_t>(which)], factors));
     fit_.layers.back().norms.push_back(std::move(replaced));
-    return absl::OkStatus();
+    return product;
   }
 
   // The current layer's vectors as they are stored, up to the last norm that has been fitted.
@@ -201,145 +232,91 @@ class LayerFitter {
     return stored;
   }
 
-  // The moments of a site that reads a norm of both residual streams.
-  SiteMoments NormedMoments(const DenseSite& dense, absl::Span<const float> norm) {
-    const int64_t cols = dense.site().cols;
-    SiteMoments moments;
-    moments.input.setZero(cols, cols);
-    RowMajorMatrix dense_input = RowMajorMatrix::Zero(cols, cols);
-    RowMajorMatrix dense_cross = RowMajorMatrix::Zero(cols, cols);
-    for (const Batch& batch : batches_) {
-      const float* dense_x = Normed(dense_, batch, norm, dense_x_);
-      const float* compressed_x = Normed(compressed_, batch, norm, compressed_x_);
-      AddSelfProducts(compressed_x, cols, batch.num_tokens, moments.input.data(), pool_);
-      AddOuterProducts(dense_x, cols, compressed_x, cols, batch.num_tokens, dense_cross.data(),
-                       pool_);
-      AddSelfProducts(dense_x, cols, batch.num_tokens, dense_input.data(), pool_);
-    }
-    CompleteSymmetric(cols, moments.input.data());
-    CompleteSymmetric(cols, dense_input.data());
-    SetOutputMoments(dense.site(), dense.weights(), dense_input, dense_cross, moments, pool_);
-    return moments;
-  }
-
-  const float* Normed(const std::vector<float>& hidden, const Batch& batch,
-                      absl::Span<const float> norm, std::vector<float>& out) {
-    out.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
-    NormalizeRows(Rows(hidden, batch), norm, config_.rms_norm_eps, batch.num_tokens, out.data(),
-                  pool_);
+  const float* Normed(const FitArray& hidden, const Batch& batch, const FitArray& norm,
+                      const FitArray& out) {
+    device_.Normalize(Rows(hidden, batch), norm, config_.rms_norm_eps, batch.num_tokens,
+                      out.data());
     return out.data();
   }
 
-  const float* Rows(const std::vector<float>& matrix, const Batch& batch) const {
+  float* Rows(const FitArray& matrix, const Batch& batch) const {
     return matrix.data() + batch.first_token * hidden_size_;
-  }
-  float* Rows(std::vector<float>& matrix, const Batch& batch) const {
-    return matrix.data() + batch.first_token * hidden_size_;
-  }
-
-  // Adds a batch to the moments of a site that writes to the residual stream: x is its compressed
-  // input; the dense stream is past the site already, the compressed one before it.
-  void AddResidualMoments(const DenseSite& dense, const Batch& batch, const float* x,
-                          SiteMoments& moments) {
-    const int64_t cols = dense.site().cols;
-    if (moments.input.size() == 0) {
-      moments.input.setZero(cols, cols);
-      moments.cross.setZero(hidden_size_, cols);
-      moments.output.setZero(hidden_size_);
-    }
-    target_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
-    const float* dense_rows = Rows(dense_, batch);
-    const float* compressed_rows = Rows(compressed_, batch);
-    const std::vector<float>& bias = dense.bias();
-    for (int64_t token = 0; token < batch.num_tokens; ++token) {
-      for (int64_t i = 0; i < hidden_size_; ++i) {
-        const int64_t place = token * hidden_size_ + i;
-        float value = dense_rows[place] - compressed_rows[place];
-        if (!bias.empty()) value -= bias[static_cast<size_t>(i)];
-        target_[static_cast<size_t>(place)] = value;
-        moments.output(i) += static_cast<double>(value) * value;
-      }
-    }
-    AddSelfProducts(x, cols, batch.num_tokens, moments.input.data(), pool_);
-    AddOuterProducts(target_.data(), hidden_size_, x, cols, batch.num_tokens, moments.cross.data(),
-                     pool_);
-  }
-
-  void FitResidualSite(const DenseSite& dense, SiteMoments& moments) {
-    CompleteSymmetric(dense.site().cols, moments.input.data());
-    FitSite(dense, moments);
-    moments = {};
   }
 
   // Fits two rows of the layer's table: a site that reads a norm of the residual streams, and the
   // one that reads what it wrote, and adds to them.
   absl::Status FitRows(int layer, const LayerRow& in_row, const LayerRow& out_row) {
     US_CHECK(in_row.reads == SiteReads::kNormalized && out_row.writes == SiteWrites::kResidual);
-    US_ASSIGN_OR_RETURN(const DenseSite dense_in, StartSite(layer, in_row.site));
-    if (!finished_) US_RETURN_IF_ERROR(FitNormedSite(dense_in, in_row.norm));
-    CompressedSiteProduct compressed_in = Product(dense_in);
-    const LayerVectorValues compressed_vectors = StoredVectors(layer);
+    US_ASSIGN_OR_RETURN(const Dense dense_in, StartSite(layer, in_row.site));
+    std::unique_ptr<FitProduct> compressed_in;
+    if (finished_) {
+      US_ASSIGN_OR_RETURN(compressed_in, LoadFitted(dense_in));
+    } else {
+      US_ASSIGN_OR_RETURN(compressed_in, FitNormedSite(dense_in, in_row.norm));
+    }
+    US_ASSIGN_OR_RETURN(const LayerVectorArrays compressed_vectors,
+                        LoadLayerVectors(StoredVectors(layer), device_));
 
-    US_ASSIGN_OR_RETURN(const DenseSite dense_out, StartSite(layer, out_row.site));
+    US_ASSIGN_OR_RETURN(const Dense dense_out, StartSite(layer, out_row.site));
     const int64_t cols = dense_out.site().cols;
     // A batch of what the second site reads, in either stream before the rows.
-    const auto make_x = [&](auto& in, const LayerVectorValues& vectors, const Batch& batch,
-                            std::vector<float>& hidden, float* x) {
-      dense_x_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
-      inputs_.Make(in_row, layer, vectors, batch.window_tokens, Rows(hidden, batch),
-                   dense_x_.data());
-      between_.resize(static_cast<size_t>(batch.num_tokens * dense_in.site().rows));
-      in.Apply(dense_x_.data(), batch.num_tokens, between_.data(), pool_);
-      inputs_.Make(out_row, layer, vectors, batch.window_tokens, between_.data(), x);
+    const auto make_x = [&](FitProduct& in, const LayerVectorArrays& vectors, const Batch& batch,
+                            const FitArray& hidden, float* x) {
+      inputs_->Make(in_row, layer, vectors, batch.window_tokens, Rows(hidden, batch),
+                    dense_x_->data());
+      in.Apply(dense_x_->data(), batch.num_tokens, between_->data());
+      inputs_->Make(out_row, layer, vectors, batch.window_tokens, between_->data(), x);
     };
-    const auto add = [&](auto& out, const float* x, const Batch& batch,
-                         std::vector<float>& hidden) {
-      update_.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
-      out.Apply(x, batch.num_tokens, update_.data(), pool_);
-      AddInPlace(update_, batch.num_tokens * hidden_size_, Rows(hidden, batch));
+    const auto add = [&](FitProduct& out, const float* x, const Batch& batch,
+                         const FitArray& hidden) {
+      float* const update = compressed_x_->data();
+      out.Apply(x, batch.num_tokens, update);
+      device_.Add(update, batch.num_tokens * hidden_size_, Rows(hidden, batch));
     };
 
-    SiteMoments moments;
-    // Attention takes longer to compute again than an MLP, and less memory to keep.
-    const bool keeps_x = out_row.reads == SiteReads::kAttended;
-    std::vector<float> kept(static_cast<size_t>(keeps_x ? num_tokens_ * cols : 0));
-    for (const Batch& batch : batches_) {
-      x_.resize(static_cast<size_t>(batch.num_tokens * cols));
-      // The dense stream moves on.
-      make_x(dense_in, vectors_, batch, dense_, x_.data());
-      add(dense_out, x_.data(), batch, dense_);
-      if (finished_ && !keeps_x) continue;
-      float* const x = keeps_x ? kept.data() + batch.first_token * cols : x_.data();
-      make_x(compressed_in, compressed_vectors, batch, compressed_, x);
-      if (!finished_) AddResidualMoments(dense_out, batch, x, moments);
+    std::unique_ptr<FitMoments> moments;
+    if (!finished_) {
+      US_ASSIGN_OR_RETURN(moments, device_.MakeMoments(dense_out.site(), *dense_out.product));
     }
-    if (!finished_) FitResidualSite(dense_out, moments);
-    CompressedSiteProduct compressed_out = Product(dense_out);
+    const bool keeps_x = KeepsInput(out_row);
     for (const Batch& batch : batches_) {
-      x_.resize(static_cast<size_t>(batch.num_tokens * cols));
-      float* const x = keeps_x ? kept.data() + batch.first_token * cols : x_.data();
-      if (!keeps_x) make_x(compressed_in, compressed_vectors, batch, compressed_, x);
-      add(compressed_out, x, batch, compressed_);
+      // The dense stream moves on.
+      make_x(*dense_in.product, vector_arrays_, batch, *dense_, x_->data());
+      add(*dense_out.product, x_->data(), batch, *dense_);
+      if (finished_ && !keeps_x) continue;
+      float* const x = keeps_x ? kept_->data() + batch.first_token * cols : x_->data();
+      make_x(*compressed_in, compressed_vectors, batch, *compressed_, x);
+      if (finished_) continue;
+      US_RETURN_IF_ERROR(moments->AddResiduals(x, Rows(*dense_, batch), Rows(*compressed_, batch),
+                                               batch.num_tokens));
+    }
+    std::unique_ptr<FitProduct> compressed_out;
+    if (finished_) {
+      US_ASSIGN_OR_RETURN(compressed_out, LoadFitted(dense_out));
+    } else {
+      US_RETURN_IF_ERROR(moments->Complete());
+      US_ASSIGN_OR_RETURN(compressed_out, FitSite(dense_out, *moments));
+      moments.reset();
+    }
+    for (const Batch& batch : batches_) {
+      float* const x = keeps_x ? kept_->data() + batch.first_token * cols : x_->data();
+      if (!keeps_x) make_x(*compressed_in, compressed_vectors, batch, *compressed_, x);
+      add(*compressed_out, x, batch, *compressed_);
     }
     return SetResidualError(dense_out.site());
   }
 
   absl::Status SetResidualError(const LinearSite& site) {
-    double error = 0;
-    double energy = 0;
-    for (size_t i = 0; i < dense_.size(); ++i) {
-      const double difference = static_cast<double>(compressed_[i]) - dense_[i];
-      error += difference * difference;
-      energy += static_cast<double>(dense_[i]) * dense_[i];
-    }
-    if (!std::isfinite(energy) || !std::isfinite(error)) {
+    US_ASSIGN_OR_RETURN(const SquareSums sums, device_.Compare(compressed_->data(), dense_->data(),
+                                                               num_tokens_ * hidden_size_));
+    if (!std::isfinite(sums.energy) || !std::isfinite(sums.error)) {
       return absl::InvalidArgumentError(
           absl::StrCat(site.name, ": on the calibration text the ",
-                       std::isfinite(energy) ? "compressed" : "dense",
+                       std::isfinite(sums.energy) ? "compressed" : "dense",
                        " model's residual stream after this site is not finite"));
     }
     fit_.layers.back().sites[static_cast<size_t>(site.kind)].relative_residual_error =
-        energy > 0 ? error / energy : std::numeric_limits<double>::quiet_NaN();
+        sums.energy > 0 ? sums.error / sums.energy : std::numeric_limits<double>::quiet_NaN();
     return absl::OkStatus();
   }
 
@@ -373,12 +350,19 @@ class LayerFitter {
     const int64_t stride = std::max<int64_t>(1, num_tokens_ / kLogitTokens);
     std::vector<float> dense_sample;
     std::vector<float> compressed_sample;
+    std::vector<float> dense_x;
+    std::vector<float> compressed_x;
+    US_ASSIGN_OR_RETURN(const auto norm_array, LoadArray(norm, device_));
     for (const Batch& batch : batches_) {
-      const float* dense_x = Normed(dense_, batch, norm, dense_x_);
-      const float* compressed_x = Normed(compressed_, batch, norm, compressed_x_);
+      dense_x.resize(static_cast<size_t>(batch.num_tokens * hidden_size_));
+      compressed_x.resize(dense_x.size());
+      US_RETURN_IF_ERROR(device_.Download(Normed(*dense_, batch, *norm_array, *dense_x_),
+                                          absl::MakeSpan(dense_x)));
+      US_RETURN_IF_ERROR(device_.Download(Normed(*compressed_, batch, *norm_array, *compressed_x_),
+                                          absl::MakeSpan(compressed_x)));
       for (int64_t token = 0; token < batch.num_tokens; ++token) {
-        const float* dense_row = dense_x + token * hidden_size_;
-        const float* compressed_row = compressed_x + token * hidden_size_;
+        const float* dense_row = dense_x.data() + token * hidden_size_;
+        const float* compressed_row = compressed_x.data() + token * hidden_size_;
         for (size_t i = 0; i < norm.size(); ++i) {
           cross[i] += static_cast<double>(dense_row[i]) * compressed_row[i];
           energy[i] += static_cast<double>(compressed_row[i]) * compressed_row[i];
@@ -397,9 +381,12 @@ class LayerFitter {
     for (size_t i = 0; i < compressed_sample.size(); ++i) {
       compressed_sample[i] *= static_cast<float>(factors[i % norm.size()]);
     }
-    const double scale =
-        BestLogitScale(head, dense_sample.data(), compressed_sample.data(),
-                       static_cast<int64_t>(dense_sample.size()) / hidden_size_, pool_);
+    US_ASSIGN_OR_RETURN(const auto dense_array, LoadArray(dense_sample, device_));
+    US_ASSIGN_OR_RETURN(const auto compressed_array, LoadArray(compressed_sample, device_));
+    US_ASSIGN_OR_RETURN(
+        const double scale,
+        BestLogitScale(head, dense_array->data(), compressed_array->data(),
+                       static_cast<int64_t>(dense_sample.size()) / hidden_size_, device_));
 
     for (double& factor : factors) factor *= scale;
     US_ASSIGN_OR_RETURN(fit_.last_norm, ReplacedNorm(name, norm, factors));
@@ -428,38 +415,50 @@ class LayerFitter {
   const SiteEncoder& encoder_;
   const CalibrationText& text_;
   const LayerFitOptions& options_;
+  FitDevice& device_;
   ThreadPool& pool_;
   const std::vector<Batch> batches_;
   const int64_t num_tokens_;
   const int64_t hidden_size_;
-  const SiteInputs inputs_;
+  const SiteInputs* inputs_ = nullptr;
 
   LayerFit fit_;
   // Of the current layer.
   LayerVectorValues vectors_;  // as the dense model has them
-  bool finished_ = false;      // it only moves the streams on
+  LayerVectorArrays vector_arrays_;
+  bool finished_ = false;  // it only moves the streams on
 
   // The residual streams [num_tokens, hidden_size].
-  std::vector<float> dense_;
-  std::vector<float> compressed_;
+  std::unique_ptr<FitArray> dense_;
+  std::unique_ptr<FitArray> compressed_;
+  // What a site reads that is not computed again, of all tokens.
+  std::unique_ptr<FitArray> kept_;
 
   // Scratch of one batch.
-  std::vector<float> dense_x_;
-  std::vector<float> compressed_x_;
-  std::vector<float> between_;
-  std::vector<float> x_;
-  std::vector<float> update_;
-  std::vector<float> target_;
+  std::unique_ptr<FitArray> dense_x_;       // [num_tokens, hidden_size]
+  std::unique_ptr<FitArray> compressed_x_;  // [num_tokens, hidden_size]
+  std::unique_ptr<FitArray> between_;
+  std::unique_ptr<FitArray> x_;
 };
 
 }  // namespace
 
-int64_t LayerFitBatchTokens(int64_t window_tokens) { return std::max(kBatchTokens, window_tokens); }
+int64_t LayerFitMemory(const ModelConfig& config, int64_t num_tokens, int64_t window_tokens,
+                       int64_t batch_tokens) {
+  const int64_t qkv_width = config.query_width() + 2 * config.key_width();
+  const int64_t streams = num_tokens * (2 * config.hidden_size + config.query_width());
+  const int64_t batch =
+      std::max(batch_tokens, window_tokens) *
+      (2 * config.hidden_size + std::max(2 * config.intermediate_size, qkv_width) +
+       std::max(config.intermediate_size, config.query_width()));
+  return (streams + batch) * static_cast<int64_t>(sizeof(float));
+}
 
 absl::StatusOr<LayerFit> FitLayers(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites,
                                    const SiteEncoder& encoder, const CalibrationText& text,
-                                   const LayerFitOptions& options, ThreadPool& pool) {
-  return LayerFitter(checkpoint, sites, encoder, text, options, pool).Run();
+                                   const LayerFitOptions& options, FitDevice& device,
+                                   ThreadPool& pool) {
+  return LayerFitter(checkpoint, sites, encoder, text, options, device, pool).Run();
 }
 
 }  // namespace ultrasketch

@@ -21,6 +21,7 @@
 #include "engine/base/thread_pool.h"
 #include "engine/codecs/codec.h"
 #include "engine/compress/calibration.h"
+#include "engine/compress/fit_device.h"
 #include "engine/compress/model_writer.h"
 #include "engine/compress/site_encoder.h"
 #include "engine/format/checkpoint.h"
@@ -65,13 +66,16 @@ struct LayerFitOptions {
   std::function<absl::Status(int layer, const FittedLayer& fitted)> on_layer;
 };
 
-// Tokens that go through a site together: whole windows.
-int64_t LayerFitBatchTokens(int64_t window_tokens);
-
 // Fits `sites` (all of the checkpoint's, in order of execution), for which `encoder` was made.
 absl::StatusOr<LayerFit> FitLayers(const Checkpoint& checkpoint, absl::Span<const LinearSite> sites,
                                    const SiteEncoder& encoder, const CalibrationText& text,
-                                   const LayerFitOptions& options, ThreadPool& pool);
+                                   const LayerFitOptions& options, FitDevice& device,
+                                   ThreadPool& pool);
+
+// Bytes of the device's memory that the streams take, and those of a batch of a text of
+// `window_tokens` in each window.
+int64_t LayerFitMemory(const ModelConfig& config, int64_t num_tokens, int64_t window_tokens,
+                       int64_t batch_tokens);
 
 }  // namespace ultrasketch
 

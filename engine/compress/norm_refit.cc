@@ -11,9 +11,6 @@
 namespace ultrasketch {
 namespace {
 
-// Added to the diagonal of the normal equations, relative to its mean, and drawing to 1.
-constexpr double kRelativeDamping = 1e-3;
-
 constexpr int64_t kRowsAtOnce = 256;
 
 }  // namespace
@@ -40,7 +37,7 @@ std::vector<double> FitChannelFactors(const EncodedLinear& encoded, const SiteMo
   }
   CompleteSymmetric(cols, normal.data());
   normal = normal.cwiseProduct(moments.input).eval();
-  const double damping = kRelativeDamping * normal.diagonal().mean();
+  const double damping = kRelativeChannelDamping * normal.diagonal().mean();
   std::vector<double> factors(static_cast<size_t>(cols), 1.0);
   if (!(damping > 0) || !std::isfinite(damping)) return factors;
   normal.diagonal().array() += damping;

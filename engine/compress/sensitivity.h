@@ -13,6 +13,7 @@
 #include "engine/base/thread_pool.h"
 #include "engine/codecs/linear_site.h"
 #include "engine/compress/calibration.h"
+#include "engine/compress/fit_device.h"
 #include "engine/format/checkpoint.h"
 
 namespace ultrasketch {
@@ -33,11 +34,11 @@ absl::StatusOr<std::vector<double>> MeasureSensitivities(const Checkpoint& check
                                                          absl::Span<const LinearSite> sites,
                                                          const CalibrationText& text,
                                                          const SensitivityOptions& options,
-                                                         ThreadPool& pool);
+                                                         FitDevice& device, ThreadPool& pool);
 
-// Bytes of activations that it holds: one residual stream for each site. Beside them are a layer's
-// weights as floats.
-int64_t SensitivityMemory(const ModelConfig& config);
+// Bytes of activations that it holds in the device's memory: one residual stream for each site.
+// Beside them are a layer's weights as floats, or the head's.
+int64_t SensitivityMemory(const ModelConfig& config, int64_t batch_tokens);
 
 }  // namespace ultrasketch
 

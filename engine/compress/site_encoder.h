@@ -6,12 +6,13 @@
 #include <cstddef>
 #include <memory>
 
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "nlohmann/json_fwd.hpp"
 
 #include "engine/base/thread_pool.h"
 #include "engine/codecs/codec.h"
-#include "engine/compress/site_moments.h"
+#include "engine/compress/fit_device.h"
 
 namespace ultrasketch {
 
@@ -25,10 +26,12 @@ class SiteEncoder {
   virtual nlohmann::json Parameters() const = 0;
 
   // Encodes site `index` of those that it was made for, `weights` [rows, cols] being its dense
-  // weights. Any finite moments give a valid result that does not depend on the number of threads.
-  virtual std::unique_ptr<EncodedLinear> Encode(size_t index, absl::Span<const float> weights,
-                                                const SiteMoments& moments,
-                                                ThreadPool& pool) const = 0;
+  // weights and `moments` complete. Any finite moments give a valid result that does not depend on
+  // the number of threads. Errors are the device's.
+  virtual absl::StatusOr<std::unique_ptr<EncodedLinear>> Encode(size_t index,
+                                                                absl::Span<const float> weights,
+                                                                FitMoments& moments,
+                                                                ThreadPool& pool) const = 0;
 };
 
 }  // namespace ultrasketch

@@ -24,6 +24,10 @@ struct SiteMoments {
   Eigen::VectorXd output;  // sum of y^2 [rows]
 };
 
+// Added to the diagonal of the normal equations of a norm's channel factors (norm_refit.h),
+// relative to its mean, and drawing the factors to 1.
+inline constexpr double kRelativeChannelDamping = 1e-3;
+
 // A site's dense weights [rows, cols] as float, members stacked. Errors are those of GetTensor and
 // CheckFinite.
 absl::StatusOr<std::vector<float>> ReadSiteWeights(const LinearSite& site,

@@ -14,6 +14,7 @@
 
 #include "engine/codecs/dense/dense_linear.h"
 #include "engine/compress/compressor.h"
+#include "engine/compress/cpu_fit_device.h"
 #include "engine/compress/decoder_math.h"
 #include "engine/compress/layer_fit.h"
 #include "engine/models/layer_table.h"
@@ -35,9 +36,10 @@ class DenseEncoder final : public SiteEncoder {
  public:
   explicit DenseEncoder(absl::Span<const LinearSite> sites) : sites_(sites) {}
   nlohmann::json Parameters() const override { return {}; }
-  std::unique_ptr<EncodedLinear> Encode(size_t index, absl::Span<const float> weights,
-                                        const SiteMoments& /*moments*/,
-                                        ThreadPool& /*pool*/) const override {
+  absl::StatusOr<std::unique_ptr<EncodedLinear>> Encode(size_t index,
+                                                        absl::Span<const float> weights,
+                                                        FitMoments& /*moments*/,
+                                                        ThreadPool& /*pool*/) const override {
     LinearSite site = sites_[index];
     stored_.push_back(std::make_unique<std::vector<float>>(weights.begin(), weights.end()));
     const TensorView view = {DType::kF32,
@@ -76,6 +78,7 @@ class CalibrationStreamTest : public testing::TestWithParam<Variation> {
   std::vector<LinearSite> sites_;
   CalibrationText text_;
   ThreadPool pool_{2};
+  const std::unique_ptr<FitDevice> device_ = MakeCpuFitDevice(pool_);
 };
 
 TEST_P(CalibrationStreamTest, EqualsTheModelsForward) {
@@ -91,12 +94,15 @@ TEST_P(CalibrationStreamTest, EqualsTheModelsForward) {
       hidden.insert(hidden.end(), row, row + static_cast<std::ptrdiff_t>(width));
     }
   }
-  const SiteInputs inputs(config, pool_);
+  const auto inputs = SiteInputs::Make(config, *device_);
+  ASSERT_TRUE(inputs.ok()) << inputs.status();
   for (int layer = 0; layer < config.num_layers; ++layer) {
-    const auto dense = DenseLayer::Read(*checkpoint_, sites_, layer, pool_);
+    const auto dense = DenseLayer::Read(*checkpoint_, sites_, layer, *device_);
     ASSERT_TRUE(dense.ok()) << dense.status();
-    dense->Run(
-        inputs, window_tokens, [](const LinearSite&, float*) {}, pool_, hidden);
+    const absl::Status run = dense->Run(
+        *inputs, window_tokens, [](const LinearSite&, float*) { return absl::OkStatus(); },
+        hidden.data());
+    ASSERT_TRUE(run.ok()) << run;
   }
   std::vector<float> normed(hidden.size());
   NormalizeRows(hidden.data(), tiny_.values(kFinalNormName), config.rms_norm_eps,
@@ -123,7 +129,7 @@ TEST_P(CalibrationStreamTest, EqualsTheModelsForward) {
 // The fit's two streams take the same way: with nothing lost at any site they stay the same.
 TEST_P(CalibrationStreamTest, TheFitsStreamsAreOneWhenNothingIsLost) {
   const DenseEncoder encoder(sites_);
-  const auto fit = FitLayers(*checkpoint_, sites_, encoder, text_, {}, pool_);
+  const auto fit = FitLayers(*checkpoint_, sites_, encoder, text_, {}, *device_, pool_);
   ASSERT_TRUE(fit.ok()) << fit.status();
   for (const FittedLayer& layer : fit->layers) {
     for (size_t kind = 0; kind < layer.sites.size(); ++kind) {

@@ -16,6 +16,7 @@
 
 #include "engine/base/file.h"
 #include "engine/compress/accounting.h"
+#include "engine/compress/cpu_fit_device.h"
 #include "engine/format/json.h"
 #include "engine/models/checkpoint_codec.h"
 
@@ -433,13 +434,30 @@ TEST_F(CompressorTest, ResumingNothingStartsAtTheStart) {
 TEST_F(CompressorTest, EstimatesMemoryThatGrowsWithTheTextAndNotWithTheLayers) {
   const ModelConfig config = Sample()->config();
   CompressOptions options = QuickOptions();
-  const int64_t little = EstimateCompressionMemory(config, options);
+  ThreadPool pool(1);
+  const auto device = MakeCpuFitDevice(pool);
+  const auto estimate = [&](const ModelConfig& of) {
+    return EstimateCompressionMemory(of, Sample()->file_bytes(), options, *device).host_bytes;
+  };
+  const int64_t little = estimate(config);
   options.calibration_windows *= 100;
-  const int64_t more_text = EstimateCompressionMemory(config, options);
+  const int64_t more_text = estimate(config);
   EXPECT_GT(more_text, little + 594 * 64 * config.hidden_size * 8);
   ModelConfig deep = config;
   deep.num_layers *= 10;
-  EXPECT_LT(EstimateCompressionMemory(deep, options), 2 * more_text);
+  EXPECT_LT(estimate(deep), 2 * more_text);
+}
+
+TEST_F(CompressorTest, NamesDevicesThatAreNotThere) {
+  CompressOptions options = QuickOptions();
+  options.device = "gpu";
+  EXPECT_EQ(CompressCheckpoint(Sample(), Path("out"), options).status().message(),
+            "device \"gpu\": expected \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"");
+  options.device = "cuda:999";
+  const absl::Status status = CompressCheckpoint(Sample(), Path("out"), options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("device \"cuda:999\": no CUDA device 999"));
+  EXPECT_THAT(FolderNames(), IsEmpty());
 }
 
 TEST_F(CompressorTest, ProgressNeverFalls) {

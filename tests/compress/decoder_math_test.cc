@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/random.h"
+#include "engine/compress/cpu_fit_device.h"
 #include "engine/compress/logit_scale.h"
 
 namespace ultrasketch {
@@ -45,10 +46,6 @@ TEST(DecoderMathTest, GatesBySilu) {
 }
 
 TEST(DecoderMathTest, AttendsCausallyWithinWindows) {
-  ModelConfig config;
-  config.num_attention_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 6;
   const std::vector<float> frequencies = {1.0f, 0.3f, 0.05f};
   const std::vector<int64_t> windows = {1, 130, 5};
   constexpr int64_t kTokens = 136;
@@ -58,8 +55,11 @@ TEST(DecoderMathTest, AttendsCausallyWithinWindows) {
   std::vector<float> out(kTokens * 24);
   ThreadPool pool(3);
   WindowAttention attention;
+  attention.num_heads = 4;
+  attention.num_kv_heads = 2;
+  attention.head_dim = 6;
   attention.inverse_frequencies = frequencies;
-  AttendWindows(config, attention, windows, qkv.data(), out.data(), pool);
+  AttendWindows(attention, windows, qkv.data(), out.data(), pool);
 
   const auto rotated = [&](int64_t token, int64_t position, int64_t head, int64_t i) {
     const float* values = original.data() + token * kWidth + head * 6;
@@ -129,7 +129,8 @@ TEST(LogitScaleTest, UndoesAScale) {
   for (const float factor : {0.8f, 1.0f, 2.0f}) {
     std::vector<float> x = dense_x;
     for (float& value : x) value *= factor;
-    EXPECT_NEAR(BestLogitScale(view, dense_x.data(), x.data(), kTokens, pool), 1 / factor, 0.01);
+    EXPECT_NEAR(*BestLogitScale(view, dense_x.data(), x.data(), kTokens, *MakeCpuFitDevice(pool)),
+                1 / factor, 0.01);
   }
 }
 
@@ -143,7 +144,8 @@ TEST(LogitScaleTest, TrustsNoiseLittle) {
   const std::vector<float> dense_x = Random(kTokens * kHidden, 7);
   const std::vector<float> noise = Random(kTokens * kHidden, 8);
   ThreadPool pool(2);
-  EXPECT_LT(BestLogitScale(view, dense_x.data(), noise.data(), kTokens, pool), 0.3);
+  EXPECT_LT(*BestLogitScale(view, dense_x.data(), noise.data(), kTokens, *MakeCpuFitDevice(pool)),
+            0.3);
 }
 
 }  // namespace

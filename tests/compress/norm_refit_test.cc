@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/random.h"
+#include "engine/compress/cpu_fit_device.h"
 #include "engine/compress/fold_encoder.h"
 #include "engine/compress/site_moments.h"
 
@@ -36,7 +37,10 @@ std::unique_ptr<FoldLinear> SomeSketch(ThreadPool& pool) {
   for (int64_t i = 0; i < site.num_weights(); ++i) {
     weights.push_back(static_cast<float>(Uniform(1, i)));
   }
-  return FitFoldSite(site, {16, 1, false}, 5, weights, WeightMoments(site, weights), pool);
+  const auto device = MakeCpuFitDevice(pool);
+  const auto dense = device->LoadDense(site, weights, {});
+  const auto moments = device->LoadMoments(site, **dense, WeightMoments(site, weights));
+  return *FitFoldSite(site, {16, 1, false}, 5, weights, **moments, pool);
 }
 
 // Moments of random inputs, of which the last `num_dead` are always zero, and the outputs

@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/compress/cpu_fit_device.h"
 #include "engine/compress/site_importance.h"
 #include "engine/models/layer_table.h"
 
@@ -29,7 +30,8 @@ class SensitivityTest : public testing::Test {
 
   std::vector<double> Measure(int num_threads, const SensitivityOptions& options = {}) {
     ThreadPool pool(num_threads);
-    auto measured = MeasureSensitivities(*checkpoint_, sites_, text_, options, pool);
+    auto measured =
+        MeasureSensitivities(*checkpoint_, sites_, text_, options, *MakeCpuFitDevice(pool), pool);
     EXPECT_TRUE(measured.ok()) << measured.status();
     return measured.value_or(std::vector<double>());
   }
@@ -63,7 +65,8 @@ TEST_F(SensitivityTest, EndsWhenToldTo) {
     return fraction > 0.2 ? absl::CancelledError("enough") : absl::OkStatus();
   };
   ThreadPool pool(1);
-  const auto measured = MeasureSensitivities(*checkpoint_, sites_, text_, options, pool);
+  const auto measured =
+      MeasureSensitivities(*checkpoint_, sites_, text_, options, *MakeCpuFitDevice(pool), pool);
   EXPECT_EQ(measured.status().code(), absl::StatusCode::kCancelled);
 }
 

@@ -169,7 +169,7 @@ stage_nvcc() {
   $all && architectures='80-real;86-real;89-real;90a-real;100;120'
   configure cuda -B build-cuda-compile "-DULTRASKETCH_CUDA_ARCHITECTURES=$architectures" \
     -DULTRASKETCH_FINETUNE=OFF -DULTRASKETCH_SERVICE=OFF &&
-    cmake --build build-cuda-compile -j "$jobs" --target ultrasketch_cuda >&2
+    cmake --build build-cuda-compile -j "$jobs" --target ultrasketch_cuda ultrasketch_cuda_compress >&2
 }
 
 status=0

@@ -18,8 +18,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/bin" "$work/lib" "$work/models"
 
-for program in ultrasketch ultrasketchd cuda_backend_test cuda_host_test real_model_test \
-  libultrasketch_cuda.so libultrasketch_cuda_bench.so; do
+for program in ultrasketch ultrasketchd cuda_backend_test cuda_compress_test cuda_host_test \
+  real_model_test libultrasketch_cuda.so libultrasketch_cuda_bench.so \
+  libultrasketch_cuda_compress.so; do
   if [[ -e $build/bin/$program ]]; then
     cp "$build/bin/$program" "$work/bin/"
     strip --strip-debug "$work/bin/$program"

@@ -60,6 +60,8 @@ if wanted tests; then
   grep -E '^\[  (PASSED|FAILED|SKIPPED)' "$logs/tests.log" | sort -u | tail -n 40
   # The first lines of each failure.
   grep -E -A 4 'Failure$' "$logs/tests.log" | head -n 80
+  stage tests-compress 400 "$bin/cuda_compress_test"
+  grep -E '^\[  (PASSED|FAILED|SKIPPED)|Failure$' -A 4 "$logs/tests-compress.log" | head -n 60
   stage tests-real-model 120 "$bin/real_model_test" --gtest_filter='*OnAGpu*'
   grep -E '^\[  (PASSED|FAILED|SKIPPED)|Failure$' -A 4 "$logs/tests-real-model.log" | head -n 40
   # Products of one or two tokens as on devices that have no instructions to count bits.
