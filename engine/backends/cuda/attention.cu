@@ -10,9 +10,9 @@
 // steps before are on their way while the block waits for the queries. Otherwise they go from the
 // cache to registers in the order in which the tensor cores take them. Bound: each key and value is
 // read once (memory).
-#include "engine/backends/cuda/attention_stage.cuh"
-#include "engine/backends/cuda/producer_launch.cuh"
-#include "engine/backends/cuda/producer_rows.cuh"
+#include "engine/backends/cuda/attention_kv_tile.cuh"
+#include "engine/backends/cuda/input_launch.cuh"
+#include "engine/backends/cuda/input_rows.cuh"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -25,29 +25,29 @@ constexpr int kValueBatch = 4;
 
 // A block's shared memory, in order.
 struct Shared {
-  __half* queries;            // [16][RowStride]
-  float* pieces;              // [4][16][padded head_dim]: weighted values of a chunk's pieces
-  float* running;             // [16][padded head_dim]: of the chunks so far
-  float* piece_maximum;       // [4][16]
-  float* piece_sum;           // [4][16]
-  MergeWeights* piece_merge;  // [4][16]
-  float* chunk_maximum;       // [16]
-  float* chunk_sum;           // [16]
-  MergeWeights* merge;        // [16]
-  float* running_sum;         // [16]
+  __half* queries;              // [16][RowStride]
+  float* kv_tiles;              // [4][16][padded head_dim]: weighted values of a chunk's pieces
+  float* running;               // [16][padded head_dim]: of the chunks so far
+  float* kv_tile_maximum;       // [4][16]
+  float* kv_tile_sum;           // [4][16]
+  MergeWeights* kv_tile_merge;  // [4][16]
+  float* split_maximum;         // [16]
+  float* split_sum;             // [16]
+  MergeWeights* merge;          // [16]
+  float* running_sum;           // [16]
 
   __device__ Shared(uint8_t* memory, int head_dim) {
     const int padded = PaddedHeadDim(head_dim);
     queries = reinterpret_cast<__half*>(memory);
-    pieces = reinterpret_cast<float*>(queries + kAttentionRows * RowStride(head_dim));
-    running = pieces + kAttentionWarps * kAttentionRows * padded;
-    piece_maximum = running + kAttentionRows * padded;
-    piece_sum = piece_maximum + kAttentionWarps * kAttentionRows;
-    chunk_maximum = piece_sum + kAttentionWarps * kAttentionRows;
-    chunk_sum = chunk_maximum + kAttentionRows;
-    running_sum = chunk_sum + kAttentionRows;
+    kv_tiles = reinterpret_cast<float*>(queries + kAttentionRows * RowStride(head_dim));
+    running = kv_tiles + kAttentionWarps * kAttentionRows * padded;
+    kv_tile_maximum = running + kAttentionRows * padded;
+    kv_tile_sum = kv_tile_maximum + kAttentionWarps * kAttentionRows;
+    split_maximum = kv_tile_sum + kAttentionWarps * kAttentionRows;
+    split_sum = split_maximum + kAttentionRows;
+    running_sum = split_sum + kAttentionRows;
     merge = reinterpret_cast<MergeWeights*>(running_sum + kAttentionRows);
-    piece_merge = merge + kAttentionRows;
+    kv_tile_merge = merge + kAttentionRows;
   }
 
   static __host__ __device__ int64_t Bytes(int head_dim) {
@@ -76,14 +76,14 @@ __device__ uint4 LoadKey(const __half* key, int first, int head_dim) {
 
 // Asks for the keys and values of a chunk, before the block waits for those of this step: most of
 // them are of steps before. They are read soon after in any case.
-__device__ void PrefetchChunk(const Tile& tile, const AttentionArguments& arguments) {
+__device__ void PrefetchSplit(const Tile& tile, const AttentionArguments& arguments) {
   const AttentionGeometry& geometry = tile.geometry;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t run_bytes = int64_t{kRunKeys} * geometry.head_dim * int64_t{sizeof(__half)};
-  for (int run = static_cast<int>(threadIdx.x) / 32; run < kAttentionChunk / kRunKeys;
+  for (int run = static_cast<int>(threadIdx.x) / 32; run < kKvSplitKeys / kRunKeys;
        run += kAttentionWarps) {
-    const int position = tile.item.chunk * kAttentionChunk + run * kRunKeys;
-    if (position >= tile.MostKeys()) return;
+    const int position = tile.item.split * kKvSplitKeys + run * kRunKeys;
+    if (position >= tile.MaxKeys()) return;
     // Of blocks of more than 16, values lie apart: the lines of as many bytes are near enough.
     const int64_t offset = RunBase(tile, arguments.block_table, position) +
                            int64_t{position % geometry.block_size} * geometry.head_dim;
@@ -92,45 +92,45 @@ __device__ void PrefetchChunk(const Tile& tile, const AttentionArguments& argume
   }
 }
 
-__device__ void MarkEmptyPiece(int warp, Shared& shared) {
+__device__ void MarkEmptyKvTile(int warp, Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   if (lane >= kAttentionRows) return;
-  shared.piece_maximum[warp * kAttentionRows + lane] = -INFINITY;
-  shared.piece_sum[warp * kAttentionRows + lane] = 0.0f;
+  shared.kv_tile_maximum[warp * kAttentionRows + lane] = -INFINITY;
+  shared.kv_tile_sum[warp * kAttentionRows + lane] = 0.0f;
 }
 
-__device__ void WritePieceSums(const PieceWeights& weights, int warp, Shared& shared) {
+__device__ void WriteKvTileSums(const KvTileWeights& weights, int warp, Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   if (lane % 4 != 0) return;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = warp * kAttentionRows + lane / 4 + 8 * half;
-    shared.piece_maximum[row] = weights.maximum[half];
-    shared.piece_sum[row] = weights.sum[half];
+    shared.kv_tile_maximum[row] = weights.maximum[half];
+    shared.kv_tile_sum[row] = weights.sum[half];
   }
 }
 
-// One warp, keys [first_key, first_key + kAttentionPiece): maximum, sum and weighted values to
+// One warp, keys [first_key, first_key + kKvTileKeys): maximum, sum and weighted values to
 // piece `warp` of the shared memory.
-__device__ void AttendPiece(const Tile& tile, const AttentionArguments& arguments, int first_key,
-                            int warp, Shared& shared) {
+__device__ void AttendKvTile(const Tile& tile, const AttentionArguments& arguments, int first_key,
+                             int warp, Shared& shared) {
   const AttentionGeometry& geometry = tile.geometry;
   const int head_dim = geometry.head_dim;
   const int block_size = geometry.block_size;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int low_row = lane / 4;
   const int quad = lane % 4;
-  const int most_keys = tile.MostKeys();
+  const int max_keys = tile.MaxKeys();
 
-  if (first_key >= most_keys) {
-    MarkEmptyPiece(warp, shared);
+  if (first_key >= max_keys) {
+    MarkEmptyKvTile(warp, shared);
     return;
   }
 
   // First element of the cache for run `run` of the piece.
   const auto run_base = [&](int run, bool& exists) -> int64_t {
     const int position = first_key + run * kRunKeys;
-    exists = position < most_keys;
+    exists = position < max_keys;
     return exists ? RunBase(tile, arguments.block_table, position) : 0;
   };
   const auto run_slot = [&](int run) { return (first_key + run * kRunKeys) % block_size; };
@@ -143,22 +143,22 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
     const int64_t base = run_base(run, exists);
     const __half* keys = static_cast<const __half*>(arguments.cache.keys) + base +
                          int64_t{run_slot(run) + low_row % 2} * head_dim;
-    for (int first = 0; first < head_dim; first += kKeyBatch * kHeadDimStep) {
+    for (int first = 0; first < head_dim; first += kKeyBatch * kHeadDimTile) {
       uint4 key[kKeyBatch][kKeyTiles];
 #pragma unroll
       for (int part = 0; part < kKeyBatch; ++part) {
-        const int dim = first + part * kHeadDimStep + quad * 8;
+        const int dim = first + part * kHeadDimTile + quad * 8;
 #pragma unroll
         for (int j = 0; j < kKeyTiles; ++j) {
           key[part][j] =
               exists ? LoadKey(keys + int64_t{2 * j} * head_dim, dim, head_dim) : uint4{};
         }
       }
-      FinishIssuingLoads();
+      CompilerBarrier();
 #pragma unroll
       for (int part = 0; part < kKeyBatch; ++part) {
-        if (first + part * kHeadDimStep >= head_dim) break;
-        const int dim = first + part * kHeadDimStep + quad * 8;
+        if (first + part * kHeadDimTile >= head_dim) break;
+        const int dim = first + part * kHeadDimTile + quad * 8;
         const __half* query = shared.queries + low_row * RowStride(head_dim) + dim;
         const uint4 low = *reinterpret_cast<const uint4*>(query);
         const uint4 high = *reinterpret_cast<const uint4*>(query + 8 * RowStride(head_dim));
@@ -169,8 +169,8 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
   }
 
   const int num_keys[2] = {tile.NumKeys(low_row), tile.NumKeys(low_row + 8)};
-  const PieceWeights weights = WeighScores(scores, first_key, num_keys);
-  WritePieceSums(weights, warp, shared);
+  const KvTileWeights weights = WeighScores(scores, first_key, num_keys);
+  WriteKvTileSums(weights, warp, shared);
 
   // Weighted values, eight dimensions at a time. This lane reads dimension `low_row` of them.
   {
@@ -178,9 +178,9 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
     const int64_t base = run_base(quad, exists);
     const __half* values =
         static_cast<const __half*>(arguments.cache.values) + base + run_slot(quad);
-    const int count = most_keys - (first_key + quad * kRunKeys);
+    const int count = max_keys - (first_key + quad * kRunKeys);
     const int padded = PaddedHeadDim(head_dim);
-    float* out = shared.pieces + (warp * kAttentionRows + low_row) * padded + 2 * quad;
+    float* out = shared.kv_tiles + (warp * kAttentionRows + low_row) * padded + 2 * quad;
     for (int first = 0; first < head_dim; first += kValueBatch * 8) {
       uint4 low[kValueBatch];
       uint4 high[kValueBatch];
@@ -195,7 +195,7 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
           high[part] = source[1];
         }
       }
-      FinishIssuingLoads();
+      CompilerBarrier();
 #pragma unroll
       for (int part = 0; part < kValueBatch; ++part) {
         if (first + part * 8 >= head_dim) break;
@@ -214,59 +214,59 @@ __device__ void AttendPiece(const Tile& tile, const AttentionArguments& argument
 
 // The same of a piece in shared memory.
 template <int kDims>
-__device__ void AttendStagedPiece(const Tile& tile, int first_key, int warp, uint8_t* stage,
-                                  Shared& shared) {
+__device__ void AttendStagedKvTile(const Tile& tile, int first_key, int warp, uint8_t* stage,
+                                   Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int low_row = lane / 4;
   const int quad = lane % 4;
-  if (first_key >= tile.MostKeys()) {
-    MarkEmptyPiece(warp, shared);
+  if (first_key >= tile.MaxKeys()) {
+    MarkEmptyKvTile(warp, shared);
     return;
   }
-  if (first_key + kAttentionPiece > tile.MostKeys()) {
-    ClearValues<kDims>(tile.MostKeys() - first_key, stage, lane, 32);
+  if (first_key + kKvTileKeys > tile.MaxKeys()) {
+    ClearValues<kDims>(tile.MaxKeys() - first_key, stage, lane, 32);
     __syncwarp();
   }
   float scores[kKeyTiles][4] = {};
-  ScorePiece<kDims>(shared.queries, stage, scores);
+  ScoreKvTile<kDims>(shared.queries, stage, scores);
   const int num_keys[2] = {tile.NumKeys(low_row), tile.NumKeys(low_row + 8)};
-  const PieceWeights weights = WeighScores(scores, first_key, num_keys);
-  WritePieceSums(weights, warp, shared);
-  float* out = shared.pieces + (warp * kAttentionRows + low_row) * kDims + 2 * quad;
-  WeighPiece<kDims>(weights, stage, [&](int dims, const float(&sums)[4]) {
+  const KvTileWeights weights = WeighScores(scores, first_key, num_keys);
+  WriteKvTileSums(weights, warp, shared);
+  float* out = shared.kv_tiles + (warp * kAttentionRows + low_row) * kDims + 2 * quad;
+  WeighKvTile<kDims>(weights, stage, [&](int dims, const float(&sums)[4]) {
     *reinterpret_cast<float2*>(out + dims * 8) = {sums[0], sums[1]};
     *reinterpret_cast<float2*>(out + 8 * kDims + dims * 8) = {sums[2], sums[3]};
   });
 }
 
 // One thread a row: how the pieces merge to the chunk, and the chunk with those before it.
-__device__ void WeighChunk(int row, float& running_maximum, Shared& shared) {
+__device__ void WeighSplit(int row, float& running_maximum, Shared& shared) {
   float maximum = -INFINITY;
   float sum = 0.0f;
 #pragma unroll
-  for (int piece = 0; piece < kAttentionWarps; ++piece) {
-    const int index = piece * kAttentionRows + row;
-    const MergeWeights merge = WeighMerge(maximum, shared.piece_maximum[index]);
-    shared.piece_merge[index] = merge;
-    sum = Merge(sum, shared.piece_sum[index], merge);
+  for (int kv_tile = 0; kv_tile < kAttentionWarps; ++kv_tile) {
+    const int index = kv_tile * kAttentionRows + row;
+    const MergeWeights merge = WeighMerge(maximum, shared.kv_tile_maximum[index]);
+    shared.kv_tile_merge[index] = merge;
+    sum = Merge(sum, shared.kv_tile_sum[index], merge);
     maximum = merge.maximum;
   }
-  shared.chunk_maximum[row] = maximum;
-  shared.chunk_sum[row] = sum;
+  shared.split_maximum[row] = maximum;
+  shared.split_sum[row] = sum;
   const MergeWeights merge = WeighMerge(running_maximum, maximum);
   shared.merge[row] = merge;
   shared.running_sum[row] = Merge(shared.running_sum[row], sum, merge);
   running_maximum = merge.maximum;
 }
 
-__device__ float ChunkValue(const Shared& shared, int row, int i, int padded) {
+__device__ float SplitValue(const Shared& shared, int row, int i, int padded) {
   float value = 0.0f;
 #pragma unroll
-  for (int piece = 0; piece < kAttentionWarps; ++piece) {
-    const int index = piece * kAttentionRows + row;
-    const MergeWeights merge = shared.piece_merge[index];
+  for (int kv_tile = 0; kv_tile < kAttentionWarps; ++kv_tile) {
+    const int index = kv_tile * kAttentionRows + row;
+    const MergeWeights merge = shared.kv_tile_merge[index];
     // Pieces without a visible key have not written their values.
-    if (merge.added != 0.0f) value = Merge(value, shared.pieces[index * padded + i], merge);
+    if (merge.added != 0.0f) value = Merge(value, shared.kv_tiles[index * padded + i], merge);
   }
   return value;
 }
@@ -274,7 +274,7 @@ __device__ float ChunkValue(const Shared& shared, int row, int i, int padded) {
 // Of kDims dimensions at most, staged; 0: any, from the cache to registers.
 template <int kDims>
 struct AttendShape {
-  static constexpr int kStageBytes = kDims > 0 ? PieceStage<kDims>::kBytes : 0;
+  static constexpr int kStageBytes = kDims > 0 ? KvTileLayout<kDims>::kBytes : 0;
   static int64_t SharedBytes(int head_dim) {
     return (Shared::Bytes(head_dim) + 127) / 128 * 128 + kAttentionWarps * kStageBytes;
   }
@@ -282,8 +282,8 @@ struct AttendShape {
 
 // Runs of the piece from `first_key` on that were in the cache before this step.
 __device__ int NumOldRuns(const Tile& tile, int first_key) {
-  if (tile.item.chunk < 0) return 0;
-  return min(max((tile.item.num_keys - 1 - first_key) / kRunKeys, 0), kAttentionPiece / kRunKeys);
+  if (tile.item.split < 0) return 0;
+  return min(max((tile.item.num_keys - 1 - first_key) / kRunKeys, 0), kKvTileKeys / kRunKeys);
 }
 
 // Grid: (items, key heads * tiles of their query heads).
@@ -291,7 +291,7 @@ template <int kDims>
 __global__ void __launch_bounds__(kThreads)
     Attend(const __grid_constant__ AttentionArguments arguments) {
   extern __shared__ __align__(128) uint8_t memory[];
-  AllowNextKernel();
+  LaunchDependents();
   const AttentionGeometry& geometry = arguments.geometry;
   const int head_dim = geometry.head_dim;
   const int padded = PaddedHeadDim(head_dim);
@@ -299,7 +299,7 @@ __global__ void __launch_bounds__(kThreads)
 
   const AttentionItem item = arguments.items[blockIdx.x];
   if (item.num_tokens == 0) {
-    WaitForKernelBefore();
+    WaitForGridDependency();
     return;
   }
   const Tile tile(geometry, item, static_cast<int>(blockIdx.y));
@@ -310,18 +310,18 @@ __global__ void __launch_bounds__(kThreads)
       memory + (Shared::Bytes(head_dim) + 127) / 128 * 128 + warp * AttendShape<kDims>::kStageBytes;
   [[maybe_unused]] int num_copied_runs = 0;
   constexpr int kCopiedDims = kDims > 0 ? kDims : 32;
-  [[maybe_unused]] PieceCopier<kCopiedDims, 32> copier(tile, arguments, thread % 32);
+  [[maybe_unused]] KvTileCopier<kCopiedDims, 32> copier(tile, arguments, thread % 32);
   // Items and block table were there before the step's first kernel.
   if constexpr (kDims > 0) {
     ClearPadding<kDims>(head_dim, stage, thread % 32, 32);
-    const int first_key = max(tile.item.chunk, 0) * kAttentionChunk + warp * kAttentionPiece;
+    const int first_key = max(tile.item.split, 0) * kKvSplitKeys + warp * kKvTileKeys;
     num_copied_runs = NumOldRuns(tile, first_key);
-    copier.Find(first_key, tile.MostKeys());
+    copier.Find(first_key, tile.MaxKeys());
     copier.Copy(0, num_copied_runs, stage);
-  } else if (tile.item.chunk >= 0) {
-    PrefetchChunk(tile, arguments);
+  } else if (tile.item.split >= 0) {
+    PrefetchSplit(tile, arguments);
   }
-  WaitForKernelBefore();
+  WaitForGridDependency();
 
   LoadQueries(tile, arguments.qkv, shared.queries, warp, kAttentionWarps);
   float running_maximum = -INFINITY;  // of row `thread`, in the first threads
@@ -331,54 +331,54 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
 
-  const bool one_chunk = tile.item.chunk >= 0;
-  const int first_chunk = one_chunk ? tile.item.chunk : 0;
-  const int end_chunk =
-      one_chunk ? first_chunk + 1 : (tile.MostKeys() + kAttentionChunk - 1) / kAttentionChunk;
-  for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
-    const int first_key = chunk * kAttentionChunk + warp * kAttentionPiece;
+  const bool one_split = tile.item.split >= 0;
+  const int first_split = one_split ? tile.item.split : 0;
+  const int end_split =
+      one_split ? first_split + 1 : (tile.MaxKeys() + kKvSplitKeys - 1) / kKvSplitKeys;
+  for (int split = first_split; split < end_split; ++split) {
+    const int first_key = split * kKvSplitKeys + warp * kKvTileKeys;
     if constexpr (kDims > 0) {
       __syncwarp();  // done with the chunk before
-      if (chunk != first_chunk) copier.Find(first_key, tile.MostKeys());
-      copier.Copy(num_copied_runs, kAttentionPiece / kRunKeys, stage);
+      if (split != first_split) copier.Find(first_key, tile.MaxKeys());
+      copier.Copy(num_copied_runs, kKvTileKeys / kRunKeys, stage);
       CommitCopies();
       num_copied_runs = 0;
       WaitForCopies<0>();
       __syncwarp();
-      AttendStagedPiece<kDims>(tile, first_key, warp, stage, shared);
+      AttendStagedKvTile<kDims>(tile, first_key, warp, stage, shared);
     } else {
-      AttendPiece(tile, arguments, first_key, warp, shared);
+      AttendKvTile(tile, arguments, first_key, warp, shared);
     }
     __syncthreads();
-    if (thread < kAttentionRows) WeighChunk(thread, running_maximum, shared);
+    if (thread < kAttentionRows) WeighSplit(thread, running_maximum, shared);
     __syncthreads();
-    if (one_chunk) break;
+    if (one_split) break;
     for (int index = thread; index < kAttentionRows * padded; index += kThreads) {
       const int row = index / padded;
       const int i = index % padded;
       if (i >= head_dim) continue;
       shared.running[index] =
-          Merge(shared.running[index], ChunkValue(shared, row, i, padded), shared.merge[row]);
+          Merge(shared.running[index], SplitValue(shared, row, i, padded), shared.merge[row]);
     }
     __syncthreads();
   }
 
-  if (one_chunk) {
+  if (one_split) {
     const PartialLayout layout(geometry);
-    float* const partial = arguments.partials + int64_t{tile.item.slot} * layout.chunk_floats;
+    float* const partial = arguments.partials + int64_t{tile.item.slot} * layout.split_floats;
     for (int index = thread; index < kAttentionRows * (head_dim + 2); index += kThreads) {
       const int row = index / (head_dim + 2);
       const int i = index % (head_dim + 2);
       if (!tile.IsRow(row)) continue;
       const int place = tile.TokenOf(row) * geometry.num_heads + tile.first_head + tile.HeadOf(row);
       if (i < head_dim) {
-        partial[place * head_dim + i] = ChunkValue(shared, row, i, padded);
+        partial[place * head_dim + i] = SplitValue(shared, row, i, padded);
       } else {
         partial[layout.RangeOffset(place) + i - head_dim] =
-            i == head_dim ? shared.chunk_maximum[row] : shared.chunk_sum[row];
+            i == head_dim ? shared.split_maximum[row] : shared.split_sum[row];
       }
     }
-    MergeChunksIfLast<kThreads>(tile, arguments);
+    MergeSplitsIfLast<kThreads>(tile, arguments);
     return;
   }
   for (int index = thread; index < kAttentionRows * head_dim; index += kThreads) {
@@ -395,21 +395,22 @@ __global__ void __launch_bounds__(kThreads)
 template <int kBlockThreads>
 __global__ void __launch_bounds__(kBlockThreads)
     FinishAttention(const __grid_constant__ AttentionArguments arguments,
-                    const AttentionToken* tokens, const __grid_constant__ InputSketch input_sketch,
-                    uint8_t* prepared, bool is_staged) {
+                    const AttentionToken* tokens,
+                    const __grid_constant__ InputTransform input_transform, uint8_t* packed_input,
+                    bool is_staged) {
   extern __shared__ __align__(16) float x[];
-  AllowNextKernel();
-  const InputSketch sketch = StageSketch<kBlockThreads>(
-      input_sketch, StagedTables(x, input_sketch, is_staged), ThisShare());
+  LaunchDependents();
+  const InputTransform transform = LoadTransformTables<kBlockThreads>(
+      input_transform, StagedTables(x, input_transform, is_staged), ThisInputSplit());
   AwaitTables();
-  WaitForKernelBefore();
+  WaitForGridDependency();
   const AttentionToken token = tokens[arguments.first_token + blockIdx.x];
-  const RowRange row = LoadAttention<kBlockThreads, /*kChunks=*/4>(
+  const RowRange row = LoadAttention<kBlockThreads, /*kSplits=*/4>(
       arguments, PartialLayout(arguments.geometry), token,
-      arguments.attended + int64_t{blockIdx.x} * sketch.cols, SketchedRow(x, sketch));
-  WritePrepared<kBlockThreads>(
-      x, row.gain, row.maximum, sketch, ThisShare(),
-      prepared + (arguments.first_token + blockIdx.x) * PreparedRowBytes(sketch.num_steps));
+      arguments.attended + int64_t{blockIdx.x} * transform.cols, TransformedRow(x, transform));
+  WritePackedInput<kBlockThreads>(x, row.inverse_rms, row.absmax, transform, ThisInputSplit(),
+                                  packed_input + (arguments.first_token + blockIdx.x) *
+                                                     PackedInputBytes(transform.num_k_tiles));
 }
 
 template <int kDims>
@@ -442,11 +443,11 @@ cudaError_t LaunchAttention(const AttentionArguments& arguments, cudaStream_t st
 }
 
 cudaError_t LaunchFinishAttention(const AttentionArguments& arguments, const AttentionToken* tokens,
-                                  int64_t num_tokens, const InputSketch& sketch,
-                                  int num_multiprocessors, void* prepared, cudaStream_t stream) {
-  return LaunchProducer([](auto threads) { return FinishAttention<threads.value>; }, num_tokens,
-                        sketch, num_multiprocessors, stream, arguments, tokens, sketch,
-                        static_cast<uint8_t*>(prepared));
+                                  int64_t num_tokens, const InputTransform& transform, int num_sms,
+                                  void* packed_input, cudaStream_t stream) {
+  return LaunchInputKernel([](auto threads) { return FinishAttention<threads.value>; }, num_tokens,
+                           transform, num_sms, stream, arguments, tokens, transform,
+                           static_cast<uint8_t*>(packed_input));
 }
 
 }  // namespace ultrasketch::cuda

@@ -15,15 +15,15 @@
 #include <type_traits>
 #include <utility>
 
+#include "engine/backends/cuda/input_launch.cuh"
 #include "engine/backends/cuda/int8_attention.cuh"
 #include "engine/backends/cuda/kernels.h"
-#include "engine/backends/cuda/producer_launch.cuh"
 
 namespace ultrasketch::cuda {
 namespace {
 
-constexpr int kPieces = kAttentionChunk / kAttentionPiece;
-constexpr int kRuns = kAttentionPiece / kRunKeys;
+constexpr int kPieces = kKvSplitKeys / kKvTileKeys;
+constexpr int kRuns = kKvTileKeys / kRunKeys;
 
 // --- Storing ---
 
@@ -76,13 +76,13 @@ __global__ void __launch_bounds__(kStoreWarps * 32)
     RotateAndStoreInt8(const __grid_constant__ AttentionGeometry geometry, const float* frequencies,
                        const TokenInput* tokens, const int32_t* block_table, uint8_t* cache,
                        float* qkv) {
-  AllowNextKernel();
+  LaunchDependents();
   const TokenInput token = tokens[blockIdx.x];
   const int half = geometry.head_dim / 2;
   const int slot = token.cache_position % geometry.block_size;
   const int64_t block = block_table[token.first_block + token.cache_position / geometry.block_size];
   const Rotations<kDims> rotations(frequencies, token.position, half);
-  WaitForKernelBefore();
+  WaitForGridDependency();
   const int num_keys_end = geometry.num_heads + geometry.num_kv_heads;
   const int num_rows = num_keys_end + geometry.num_kv_heads;
 #pragma unroll 1
@@ -215,11 +215,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   constexpr int kCrews = Shape::kCrews;
   using Run = Int8Run<kDims>;
   extern __shared__ __align__(128) uint8_t memory[];
-  AllowNextKernel();
+  LaunchDependents();
   const AttentionGeometry& geometry = arguments.geometry;
   const AttentionItem item = arguments.items[blockIdx.x];
   if (item.num_tokens == 0) {
-    WaitForKernelBefore();
+    WaitForGridDependency();
     return;
   }
   const Tile tile(geometry, item, static_cast<int>(blockIdx.y));
@@ -227,18 +227,16 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   const int warp = ThisWarp();
   const int lane = thread % 32;
   const int half = geometry.head_dim / 2;
-  const int most_keys = tile.MostKeys();
-  const bool one_chunk = item.chunk >= 0;
-  const int first_chunk = max(item.chunk, 0);
-  const int end_chunk =
-      one_chunk ? first_chunk + 1 : (most_keys + kAttentionChunk - 1) / kAttentionChunk;
+  const int most_keys = tile.MaxKeys();
+  const bool one_chunk = item.split >= 0;
+  const int first_chunk = max(item.split, 0);
+  const int end_chunk = one_chunk ? first_chunk + 1 : (most_keys + kKvSplitKeys - 1) / kKvSplitKeys;
   const Int8Queries<kDims> queries{memory + Shape::kQueries};
   auto* const ranges = reinterpret_cast<float2*>(memory + Shape::kRanges);
   uint8_t* const stage = memory + warp * Shape::kStageBytes;
   const RunFinder<kDims> finder(tile, arguments);
   const auto copy_piece = [&](int chunk, int piece) {
-    CopyPiece<kDims>(finder.Find(chunk * kAttentionChunk + piece * kAttentionPiece, most_keys),
-                     stage);
+    CopyPiece<kDims>(finder.Find(chunk * kKvSplitKeys + piece * kKvTileKeys, most_keys), stage);
     CommitCopies();
   };
 
@@ -247,8 +245,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     // Items, block table and cache were there before the step's first kernel, but for the newest
     // key and value.
     copy_piece(first_chunk, warp);
-    const int new_key = item.num_keys - 1 - first_chunk * kAttentionChunk;
-    const bool has_new_key = new_key < kAttentionChunk;
+    const int new_key = item.num_keys - 1 - first_chunk * kKvSplitKeys;
+    const bool has_new_key = new_key < kKvSplitKeys;
     const int num_rows = tile.num_heads + (has_new_key ? 2 : 0);
     const Rotations<kDims> rotations(arguments.frequencies,
                                      arguments.tokens[item.first_token].position, half);
@@ -259,15 +257,15 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
         Int8RunBase<kDims>(geometry,
                            arguments.block_table[item.first_block + position / geometry.block_size],
                            tile.kv_head, slot);
-    const int new_piece = new_key / kAttentionPiece;
-    uint8_t* const staged_run = memory + new_piece * Shape::kStageBytes +
-                                new_key % kAttentionPiece / kRunKeys * Run::kStride;
+    const int new_piece = new_key / kKvTileKeys;
+    uint8_t* const staged_run =
+        memory + new_piece * Shape::kStageBytes + new_key % kKvTileKeys / kRunKeys * Run::kStride;
     // Of several tiles with the same keys one stores the newest.
     const bool stores = tile.first_head == tile.kv_head * geometry.heads_per_group();
     WaitForCopies<0>();
     // The newest key and value go over what was copied from their places.
     __syncthreads();
-    WaitForKernelBefore();
+    WaitForGridDependency();
 
     TokenRows<kDims, kCrews> token;
     token.Load(arguments, tile, num_rows);
@@ -286,7 +284,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       }
     }
   } else {
-    WaitForKernelBefore();
+    WaitForGridDependency();
     copy_piece(first_chunk, warp);
     __syncthreads();  // cleared
 #pragma unroll 1
@@ -322,7 +320,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     }
 #pragma unroll 1
     for (int piece = warp; piece < kPieces; piece += kCrews) {
-      const int first_key = chunk * kAttentionChunk + piece * kAttentionPiece;
+      const int first_key = chunk * kKvSplitKeys + piece * kKvTileKeys;
       if (first_key >= most_keys) break;
       if (kCrews < kPieces && piece != warp) {
         __syncwarp();  // done with the piece before
@@ -355,7 +353,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       float2 range = {-INFINITY, 0.0f};
 #pragma unroll
       for (int piece = 0; piece < kPieces; ++piece) {
-        if (chunk * kAttentionChunk + piece * kAttentionPiece >= most_keys) break;
+        if (chunk * kKvSplitKeys + piece * kKvTileKeys >= most_keys) break;
         const float* const values = Shape::PieceValues(memory, piece) + row * kDims + lane;
         const float2 added = ranges[piece * kInt8Rows + row];
         const MergeWeights merge = WeighMerge(range.x, added.x);
@@ -386,7 +384,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     float* out;
     float factor = 1.0f;
     if (one_chunk) {
-      float* const partial = arguments.partials + int64_t{item.slot} * layout.chunk_floats;
+      float* const partial = arguments.partials + int64_t{item.slot} * layout.split_floats;
       const int place = token_of_tile * geometry.num_heads + head;
       out = partial + place * geometry.head_dim;
       if (lane == 0) {
@@ -403,7 +401,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       if (dim < geometry.head_dim) out[dim] = __fmul_rn(running[r][d], factor);
     }
   }
-  if (one_chunk) MergeChunksIfLast<Shape::kThreads>(tile, arguments);
+  if (one_chunk) MergeSplitsIfLast<Shape::kThreads>(tile, arguments);
 }
 
 // --- Single tokens of many sequences ---
@@ -441,21 +439,21 @@ __global__ void __launch_bounds__(32, Shape::kBlocks)
   constexpr int kDims = Shape::kDims;
   using Run = Int8Run<kDims>;
   extern __shared__ __align__(128) uint8_t memory[];
-  AllowNextKernel();
+  LaunchDependents();
   const int lane = static_cast<int>(threadIdx.x);
   const int num_parts = arguments.geometry.num_kv_heads * arguments.geometry.tiles_per_group();
   const AttentionItem item = arguments.items[static_cast<int>(blockIdx.x) / num_parts];
   if (item.num_tokens == 0) {
-    WaitForKernelBefore();
+    WaitForGridDependency();
     return;
   }
   const AttentionGeometry& geometry = arguments.geometry;
   const Tile tile(geometry, item, static_cast<int>(blockIdx.x) % num_parts);
   const int half = geometry.head_dim / 2;
-  const int first_key = max(item.chunk, 0) * kAttentionChunk;
+  const int first_key = max(item.split, 0) * kKvSplitKeys;
   const RunFinder<kDims> finder(tile, arguments);
   const auto copy_piece = [&](int piece) {
-    CopyPiece<kDims>(finder.Find(first_key + piece * kAttentionPiece, item.num_keys),
+    CopyPiece<kDims>(finder.Find(first_key + piece * kKvTileKeys, item.num_keys),
                      memory + piece % 2 * Shape::kStageBytes);
   };
   // Items, block table and cache were there before the step's first kernel, but for the newest key
@@ -470,11 +468,11 @@ __global__ void __launch_bounds__(32, Shape::kBlocks)
   const Rotations<kDims> rotations(arguments.frequencies,
                                    arguments.tokens[item.first_token].position, half);
   const int slot = position % geometry.block_size;
-  const int new_piece = (position - first_key) / kAttentionPiece;
+  const int new_piece = (position - first_key) / kKvTileKeys;
   const bool has_new_key = new_piece < kPieces;
   const float* const token = arguments.qkv + item.first_token * geometry.qkv_width();
   __syncwarp();
-  WaitForKernelBefore();
+  WaitForGridDependency();
 
   {
     HeadRow<kDims> rows[kInt8Rows];
@@ -513,7 +511,7 @@ __global__ void __launch_bounds__(32, Shape::kBlocks)
   MergedValues<kDims> chunk;
 #pragma unroll 1
   for (int piece = 0; piece < kPieces; ++piece) {
-    const int piece_key = first_key + piece * kAttentionPiece;
+    const int piece_key = first_key + piece * kKvTileKeys;
     if (piece_key >= item.num_keys) break;
     uint8_t* const stage = memory + piece % 2 * Shape::kStageBytes;
     WaitForCopies<1>();
@@ -543,9 +541,9 @@ __global__ void __launch_bounds__(32, Shape::kBlocks)
   const int head = tile.first_head + row;
   float* out;
   float factor = 1.0f;
-  if (item.chunk >= 0) {
+  if (item.split >= 0) {
     const PartialLayout layout(geometry);
-    float* const partial = arguments.partials + int64_t{item.slot} * layout.chunk_floats;
+    float* const partial = arguments.partials + int64_t{item.slot} * layout.split_floats;
     out = partial + head * geometry.head_dim;
     if (lane % 4 == 0) {
       *reinterpret_cast<float2*>(partial + layout.RangeOffset(head)) = chunk.range;
@@ -585,10 +583,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   constexpr int kDims = Shape::kDims;
   using Run = Int8Run<kDims>;
   extern __shared__ __align__(128) uint8_t memory[];
-  AllowNextKernel();
+  LaunchDependents();
   const AttentionItem item = arguments.prompt_items[gridDim.x - 1 - blockIdx.x];
   if (item.num_tokens == 0) {
-    WaitForKernelBefore();
+    WaitForGridDependency();
     return;
   }
   const AttentionGeometry& geometry = arguments.geometry;
@@ -602,7 +600,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   own_item.num_tokens = max(0, min(tile_tokens, item.num_tokens - warp * tile_tokens));
   const Tile tile(geometry, own_item, static_cast<int>(blockIdx.y));
   const int most_keys = item.num_keys + item.num_tokens - 1;
-  const int tile_keys = own_item.num_tokens > 0 ? tile.MostKeys() : 0;
+  const int tile_keys = own_item.num_tokens > 0 ? tile.MaxKeys() : 0;
   const Int8Queries<kDims> queries{memory + 2 * Shape::kStageBytes + warp * Shape::kQueryBytes};
   queries.Clear(lane, 32);
 
@@ -610,14 +608,14 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   const RunFinder<kDims> finder(tile, arguments);
   const auto copy_piece = [&](int piece) {
     static_assert(kPromptTiles == 2 * kRuns);
-    const uint8_t* const source = OfLane(finder.Find(piece * kAttentionPiece, most_keys), warp / 2);
+    const uint8_t* const source = OfLane(finder.Find(piece * kKvTileKeys, most_keys), warp / 2);
     if (source == nullptr) return;
     const int first = warp % 2 * Run::kKeyBytes;
     const int end = warp % 2 == 0 ? Run::kKeyBytes : Run::kBytes;
     uint8_t* const to = memory + piece % 2 * Shape::kStageBytes + warp / 2 * Run::kStride;
     for (int i = first + lane * 16; i < end; i += 32 * 16) CopyAsync16(to + i, source + i);
   };
-  WaitForKernelBefore();
+  WaitForGridDependency();
 
   copy_piece(0);
   CommitCopies();
@@ -637,7 +635,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 
   MergedValues<kDims> chunk;
   MergedValues<kDims> running;
-  const int num_pieces = (most_keys + kAttentionPiece - 1) / kAttentionPiece;
+  const int num_pieces = (most_keys + kKvTileKeys - 1) / kKvTileKeys;
 #pragma unroll 1
   for (int piece = 0; piece < num_pieces; ++piece) {
     WaitForCopies<0>();
@@ -647,7 +645,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       copy_piece(piece + 1);
       CommitCopies();
     }
-    const int first_key = piece * kAttentionPiece;
+    const int first_key = piece * kKvTileKeys;
     if (first_key >= tile_keys) continue;
     const bool begins_chunk = piece % kPieces == 0;
     MergedValues<kDims> added;
@@ -660,7 +658,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       chunk.Merge(added);
     }
     // The chunk is complete, or all that this tile sees of it.
-    if (piece % kPieces == kPieces - 1 || first_key + kAttentionPiece >= tile_keys) {
+    if (piece % kPieces == kPieces - 1 || first_key + kKvTileKeys >= tile_keys) {
       if (piece < kPieces) {
         running = chunk;
       } else {
@@ -774,8 +772,8 @@ cudaError_t LaunchInt8TokenAttention(const AttentionArguments& arguments, cudaSt
     const int num_tiles = geometry.num_kv_heads * geometry.tiles_per_group();
     // As many blocks of a chunk each as find room at once; those merge chunks, too.
     constexpr int kBlocksEach = 4;
-    if (arguments.merges_chunks ||
-        arguments.num_items * num_tiles <= int64_t{kBlocksEach} * arguments.num_multiprocessors) {
+    if (arguments.merges_splits ||
+        arguments.num_items * num_tiles <= int64_t{kBlocksEach} * arguments.num_sms) {
       return LaunchFew<dims.value, /*kRotates=*/true>(arguments, stream);
     }
     if (const cudaError_t error = AllowSharedMemory(AttendManyInt8<Many>, Many::kSharedBytes);

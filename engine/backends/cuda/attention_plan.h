@@ -20,7 +20,7 @@ struct PlannedSpan {
 };
 
 // Consecutive tokens whose intermediate results fit the workspace together.
-struct AttentionSlab {
+struct AttentionTokenBlock {
   int64_t first_item = 0;
   int64_t num_items = 0;
   int64_t num_prompt_items = 0;  // after the others
@@ -30,11 +30,11 @@ struct AttentionSlab {
 
 struct AttentionPlan {
   std::vector<AttentionItem> items;
-  std::vector<AttentionToken> tokens;  // [num_tokens]
-  std::vector<AttentionSlab> slabs;    // cover items and tokens in order
-  int64_t most_chunks = 0;             // of a token, that are not merged by attention
-  bool merges_chunks = false;          // AttentionArguments::merges_chunks
-  bool has_long_items = false;         // of several chunks
+  std::vector<AttentionToken> tokens;             // [num_tokens]
+  std::vector<AttentionTokenBlock> token_blocks;  // cover items and tokens in order
+  int64_t max_splits = 0;                         // of a token, that are not merged by attention
+  bool merges_splits = false;                     // AttentionArguments::merges_splits
+  bool has_long_items = false;                    // of several chunks
 };
 
 // At least 1 slot and kAttentionRows tokens of workspace. A sequence with no more new tokens than
@@ -48,7 +48,7 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
                    int64_t max_slots, int64_t max_attended_tokens, AttentionPlan& plan);
 
 // No plan for these spans has more items, whatever the geometry and the workspace.
-int64_t MostAttentionItems(absl::Span<const PlannedSpan> spans);
+int64_t MaxAttentionItems(absl::Span<const PlannedSpan> spans);
 
 }  // namespace ultrasketch::cuda
 

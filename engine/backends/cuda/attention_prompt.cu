@@ -11,14 +11,14 @@
 // copy the next one. What does not change a result is left out: the first piece of a chunk is the
 // chunk so far, and the first chunk all there is. What a lane reads of a stage is at constant
 // distances from four addresses.
-#include "engine/backends/cuda/attention_stage.cuh"
-#include "engine/backends/cuda/producer_launch.cuh"
+#include "engine/backends/cuda/attention_kv_tile.cuh"
+#include "engine/backends/cuda/input_launch.cuh"
 
 namespace ultrasketch::cuda {
 namespace {
 
 constexpr int kThreads = kPromptTiles * 32;
-constexpr int kPiecesPerChunk = kAttentionChunk / kAttentionPiece;
+constexpr int kKvTilesPerSplit = kKvSplitKeys / kKvTileKeys;
 
 // kHasRunning: weighted values of the chunks before are in shared memory. Of more than 64
 // dimensions not every device has that much, and there are registers, if not quite enough.
@@ -31,7 +31,7 @@ struct PromptShape {
   static constexpr int kQueryBytes = kAttentionRows * kDims * 2;
   static constexpr int kRunningBytes = kHasRunning ? kAttentionRows * kDims * 4 : 0;
   static constexpr int kWarpBytes = kQueryBytes + kRunningBytes;
-  static constexpr int kSharedBytes = 2 * PieceStage<kDims>::kBytes + kPromptTiles * kWarpBytes;
+  static constexpr int kSharedBytes = 2 * KvTileLayout<kDims>::kBytes + kPromptTiles * kWarpBytes;
 };
 
 // The tile's queries in shared memory as instructions take them: of each 16 dimensions, four
@@ -143,7 +143,7 @@ struct RowSums {
 template <int kDims>
 class PromptCopier {
  public:
-  __device__ PromptCopier(const Tile& tile, const AttentionArguments& arguments, int most_keys)
+  __device__ PromptCopier(const Tile& tile, const AttentionArguments& arguments, int max_keys)
       : block_table_(arguments.block_table + tile.item.first_block),
         head_dim_(tile.geometry.head_dim),
         block_size_(tile.geometry.block_size) {
@@ -155,9 +155,9 @@ class PromptCopier {
     // Blocks hold whole runs.
     next_block_ = run_ * kRunKeys / block_size_;
     next_slot_ = run_ * kRunKeys % block_size_;
-    blocks_per_piece_ = kAttentionPiece / block_size_;
-    slots_per_piece_ = kAttentionPiece % block_size_;
-    keys_left_ = most_keys - run_ * kRunKeys;
+    blocks_per_kv_tile_ = kKvTileKeys / block_size_;
+    slots_per_kv_tile_ = kKvTileKeys % block_size_;
+    keys_left_ = max_keys - run_ * kRunKeys;
     const int head_bytes = block_size_ * head_dim_ * kHalfBytes;
     block_bytes_ = tile.geometry.num_kv_heads * head_bytes;
     const int64_t head_offset = tile.kv_head * int64_t{head_bytes};
@@ -175,9 +175,9 @@ class PromptCopier {
   __device__ void LookUp() {
     block_ = keys_left_ > 0 ? block_table_[next_block_] : -1;
     slot_ = next_slot_;
-    keys_left_ -= kAttentionPiece;
-    next_block_ += blocks_per_piece_;
-    next_slot_ += slots_per_piece_;
+    keys_left_ -= kKvTileKeys;
+    next_block_ += blocks_per_kv_tile_;
+    next_slot_ += slots_per_kv_tile_;
     if (next_slot_ >= block_size_) {
       next_slot_ -= block_size_;
       ++next_block_;
@@ -196,11 +196,11 @@ class PromptCopier {
   }
 
  private:
-  using Stage = PieceStage<kDims>;
+  using Stage = KvTileLayout<kDims>;
   static constexpr int kHalfBytes = 2;
   static constexpr int kPartBytes = Stage::kPartBytes;
   static constexpr int kParts = kDims * kHalfBytes / kPartBytes;  // of a key
-  static constexpr int kRuns = kAttentionPiece / kRunKeys;
+  static constexpr int kRuns = kKvTileKeys / kRunKeys;
   static constexpr int kRunBytes = kRunKeys * kDims * kHalfBytes;
   // Of the warp's lanes over the keys or values of a run.
   static constexpr int kPassBytes = 32 * kPartBytes;
@@ -225,7 +225,7 @@ class PromptCopier {
   }
 
   __device__ void CopyValues(const uint8_t* source, uint8_t* to) const {
-    constexpr int kPassStageBytes = kPassDims * kAttentionPiece * kHalfBytes;
+    constexpr int kPassStageBytes = kPassDims * kKvTileKeys * kHalfBytes;
     const int source_step = kPassDims * block_size_ * kHalfBytes;
     const int dim = static_cast<int>(threadIdx.x) % 32 / 2;
     if (head_dim_ == kDims) {
@@ -251,8 +251,8 @@ class PromptCopier {
   bool has_keys_;
   int next_block_;
   int next_slot_;
-  int blocks_per_piece_;
-  int slots_per_piece_;
+  int blocks_per_kv_tile_;
+  int slots_per_kv_tile_;
   int keys_left_;  // from the run on that is looked up next
   int block_bytes_;
   // Of the lane's first pass.
@@ -269,25 +269,25 @@ class LaneOffsets {
  public:
   __device__ LaneOffsets() {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    keys_ = PieceStage<kDims>::KeyOffset(KeyOfColumn(0, lane / 4), lane % 4);
-    values_ = PieceStage<kDims>::ValueOffset(lane / 4, lane % 4 * 2);
+    keys_ = KvTileLayout<kDims>::KeyOffset(KeyOfColumn(0, lane / 4), lane % 4);
+    values_ = KvTileLayout<kDims>::ValueOffset(lane / 4, lane % 4 * 2);
   }
 
   // Of the key of column l / 4 of the first key tile, dimensions 8 (l % 4) and the next seven, or
   // 32 after them.
   __device__ int Keys(int half) const {
-    const int distance = half * kHeadDimStep * 2;
+    const int distance = half * kHeadDimTile * 2;
     return kDims % 64 == 0 ? keys_ ^ distance : keys_ + distance;
   }
   // Of dimension l / 4: the first eight keys of the lane's run, or the others.
-  __device__ int Values(int half) const { return values_ ^ half * PieceStage<kDims>::kPartBytes; }
+  __device__ int Values(int half) const { return values_ ^ half * KvTileLayout<kDims>::kPartBytes; }
 
  private:
   int keys_;
   int values_;
 };
 
-// ScorePiece with queries at hand.
+// ScoreKvTile with queries at hand.
 template <int kDims>
 __device__ inline void ScoreKeys(const QueryFragments<kDims>& queries, const uint8_t* stage,
                                  const LaneOffsets<kDims>& offsets, float (&scores)[kKeyTiles][4]) {
@@ -297,7 +297,7 @@ __device__ inline void ScoreKeys(const QueryFragments<kDims>& queries, const uin
 #pragma unroll
   for (int first = 0; first < kKeyTiles; first += kAtOnce) {
 #pragma unroll
-    for (int part = 0; part < kDims / kHeadDimStep; ++part) {
+    for (int part = 0; part < kDims / kHeadDimTile; ++part) {
       const uint8_t* const keys =
           stage + offsets.Keys(part % 2) + part / 2 * 128 + first * kKeyTileBytes;
       const uint4 low = queries.Get(2 * part);
@@ -311,21 +311,21 @@ __device__ inline void ScoreKeys(const QueryFragments<kDims>& queries, const uin
       }
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
-        MultiplyAccumulate(a0, {key[j].x, key[j].y}, scores[first + j]);
+        MmaF16(a0, {key[j].x, key[j].y}, scores[first + j]);
       }
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
-        MultiplyAccumulate(a1, {key[j].z, key[j].w}, scores[first + j]);
+        MmaF16(a1, {key[j].z, key[j].w}, scores[first + j]);
       }
     }
   }
 }
 
-// WeighPiece with a lane's addresses at hand.
+// WeighKvTile with a lane's addresses at hand.
 template <int kDims, typename Take>
-__device__ inline void WeighStage(const PieceWeights& weights, const uint8_t* stage,
+__device__ inline void WeighStage(const KvTileWeights& weights, const uint8_t* stage,
                                   const LaneOffsets<kDims>& offsets, const Take& take) {
-  constexpr int kDimTileBytes = 8 * kAttentionPiece * 2;
+  constexpr int kDimTileBytes = 8 * kKvTileKeys * 2;
   const uint8_t* const low = stage + offsets.Values(0);
   const uint8_t* const high = stage + offsets.Values(1);
 #pragma unroll
@@ -355,11 +355,11 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks)
     AttendPrompt(const __grid_constant__ AttentionArguments arguments) {
   constexpr int kDims = Shape::kDims;
   extern __shared__ __align__(128) uint8_t memory[];
-  using Stage = PieceStage<kDims>;
-  AllowNextKernel();
+  using Stage = KvTileLayout<kDims>;
+  LaunchDependents();
   const AttentionItem item = arguments.prompt_items[gridDim.x - 1 - blockIdx.x];
   if (item.num_tokens == 0) {
-    WaitForKernelBefore();
+    WaitForGridDependency();
     return;
   }
   const AttentionGeometry& geometry = arguments.geometry;
@@ -367,15 +367,15 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks)
   const int warp = ThisWarp();
   const int lane = thread % 32;
   const Tile tile(geometry, OwnItem(item, geometry, warp), static_cast<int>(blockIdx.y));
-  const int most_keys = item.num_keys + item.num_tokens - 1;
-  const int own_keys = tile.item.num_tokens > 0 ? tile.MostKeys() : 0;
+  const int max_keys = item.num_keys + item.num_tokens - 1;
+  const int own_keys = tile.item.num_tokens > 0 ? tile.MaxKeys() : 0;
   uint8_t* const warp_memory = memory + 2 * Stage::kBytes + warp * Shape::kWarpBytes;
   for (int stage = 0; stage < 2; ++stage) {
     ClearPadding<kDims>(geometry.head_dim, memory + stage * Stage::kBytes, thread, kThreads);
   }
-  PromptCopier<kDims> copier(tile, arguments, most_keys);
+  PromptCopier<kDims> copier(tile, arguments, max_keys);
   copier.LookUp();
-  WaitForKernelBefore();
+  WaitForGridDependency();
 
   copier.Copy(memory);
   CommitCopies();
@@ -393,62 +393,62 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks)
 
   RunningValues<Shape> running(warp_memory);
   RowSums running_sums;
-  float chunk[kDims / 8][4];
-  RowSums chunk_sums;
-  const int num_pieces = (most_keys + kAttentionPiece - 1) / kAttentionPiece;
+  float split[kDims / 8][4];
+  RowSums split_sums;
+  const int num_kv_tiles = (max_keys + kKvTileKeys - 1) / kKvTileKeys;
 #pragma unroll 1
-  for (int piece = 0; piece < num_pieces; ++piece) {
+  for (int kv_tile = 0; kv_tile < num_kv_tiles; ++kv_tile) {
     WaitForCopies<0>();
     // The piece is there for all, and all are done with the one whose place the next one takes.
     __syncthreads();
-    if (piece + 1 < num_pieces) {
-      copier.Copy(memory + (piece + 1) % 2 * Stage::kBytes);
+    if (kv_tile + 1 < num_kv_tiles) {
+      copier.Copy(memory + (kv_tile + 1) % 2 * Stage::kBytes);
       CommitCopies();
       copier.LookUp();
     }
-    const int first_key = piece * kAttentionPiece;
-    uint8_t* const stage = memory + piece % 2 * Stage::kBytes;
-    if (first_key + kAttentionPiece > most_keys) {
-      ClearValues<kDims>(most_keys - first_key, stage, thread, kThreads);
+    const int first_key = kv_tile * kKvTileKeys;
+    uint8_t* const stage = memory + kv_tile % 2 * Stage::kBytes;
+    if (first_key + kKvTileKeys > max_keys) {
+      ClearValues<kDims>(max_keys - first_key, stage, thread, kThreads);
       __syncthreads();
     }
     if (first_key >= own_keys) continue;
     float scores[kKeyTiles][4] = {};
     ScoreKeys<kDims>(queries, stage, offsets, scores);
-    const PieceWeights weights = WeighScores(scores, first_key, num_keys);
-    if (piece % kPiecesPerChunk == 0) {
+    const KvTileWeights weights = WeighScores(scores, first_key, num_keys);
+    if (kv_tile % kKvTilesPerSplit == 0) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        chunk_sums.maximum[half] = weights.maximum[half];
-        chunk_sums.sum[half] = weights.sum[half];
+        split_sums.maximum[half] = weights.maximum[half];
+        split_sums.sum[half] = weights.sum[half];
       }
       WeighStage<kDims>(weights, stage, offsets, [&](int dims, const float(&sums)[4]) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) chunk[dims][i] = sums[i];
+        for (int i = 0; i < 4; ++i) split[dims][i] = sums[i];
       });
     } else {
       MergeWeights merge[2];
-      chunk_sums.Merge(weights.maximum, weights.sum, merge);
+      split_sums.Merge(weights.maximum, weights.sum, merge);
       WeighStage<kDims>(weights, stage, offsets, [&](int dims, const float(&sums)[4]) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) chunk[dims][i] = Merge(chunk[dims][i], sums[i], merge[i / 2]);
+        for (int i = 0; i < 4; ++i) split[dims][i] = Merge(split[dims][i], sums[i], merge[i / 2]);
       });
     }
     // The chunk is complete, or all that this tile sees of it.
-    if (piece % kPiecesPerChunk == kPiecesPerChunk - 1 || first_key + kAttentionPiece >= own_keys) {
-      if (piece < kPiecesPerChunk) {
-        running_sums = chunk_sums;
+    if (kv_tile % kKvTilesPerSplit == kKvTilesPerSplit - 1 || first_key + kKvTileKeys >= own_keys) {
+      if (kv_tile < kKvTilesPerSplit) {
+        running_sums = split_sums;
 #pragma unroll
         for (int dims = 0; dims < kDims / 8; ++dims) {
-          const float(&values)[4] = chunk[dims];
+          const float(&values)[4] = split[dims];
           running.Set(dims, {values[0], values[1], values[2], values[3]});
         }
       } else {
         MergeWeights merge[2];
-        running_sums.Merge(chunk_sums.maximum, chunk_sums.sum, merge);
+        running_sums.Merge(split_sums.maximum, split_sums.sum, merge);
 #pragma unroll
         for (int dims = 0; dims < kDims / 8; ++dims) {
-          const float(&added)[4] = chunk[dims];
+          const float(&added)[4] = split[dims];
           const float4 before = running.Get(dims);
           running.Set(dims,
                       {Merge(before.x, added[0], merge[0]), Merge(before.y, added[1], merge[0]),

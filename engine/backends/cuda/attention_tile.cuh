@@ -17,12 +17,12 @@
 
 namespace ultrasketch::cuda {
 
-inline constexpr int kKeyTiles = kAttentionPiece / 8;  // instructions have eight columns
-inline constexpr int kHeadDimStep = 32;                // dimensions that two instructions sum over
-inline constexpr int kRunKeys = 16;  // neighbouring keys of one block of the cache
+inline constexpr int kKeyTiles = kKvTileKeys / 8;  // instructions have eight columns
+inline constexpr int kHeadDimTile = 32;            // dimensions that two instructions sum over
+inline constexpr int kRunKeys = 16;                // neighbouring keys of one block of the cache
 
 __host__ __device__ constexpr int PaddedHeadDim(int head_dim) {
-  return (head_dim + kHeadDimStep - 1) / kHeadDimStep * kHeadDimStep;
+  return (head_dim + kHeadDimTile - 1) / kHeadDimTile * kHeadDimTile;
 }
 // Of queries and keys in shared memory: an odd multiple of 64 bytes. The two rows that lanes read
 // 16 bytes of at a time are in different banks.
@@ -55,7 +55,7 @@ struct Tile {
     return TokenOf(row) < item.num_tokens && HeadOf(row) < num_heads;
   }
   __device__ int NumKeys(int row) const { return IsRow(row) ? item.num_keys + TokenOf(row) : 0; }
-  __device__ int MostKeys() const { return item.num_keys + item.num_tokens - 1; }
+  __device__ int MaxKeys() const { return item.num_keys + item.num_tokens - 1; }
 };
 
 // Keys are dealt to the columns of the scores so that each lane's weights are those of 16
@@ -99,13 +99,13 @@ __device__ inline void AddScores(const uint4& low, const uint4& high, const uint
                                  float (&scores)[4]) {
   const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
   const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
-  MultiplyAccumulate(a0, {key.x, key.y}, scores);
-  MultiplyAccumulate(a1, {key.z, key.w}, scores);
+  MmaF16(a0, {key.x, key.y}, scores);
+  MmaF16(a1, {key.z, key.w}, scores);
 }
 
 // Of a piece's keys for rows l / 4 and l / 4 + 8 of lane l. The lane holds the weights of the 16
 // keys of run l % 4; maximum and sum are those of all, in each lane of the quad.
-struct PieceWeights {
+struct KvTileWeights {
   float maximum[2];
   float sum[2];
   uint32_t pairs[kKeyTiles][2];
@@ -113,11 +113,11 @@ struct PieceWeights {
 
 // A row sees its first num_keys keys of the sequence; the piece begins at `first_key`. Unless
 // there are rows from the ninth on, theirs are zero.
-__device__ inline PieceWeights WeighScores(float (&scores)[kKeyTiles][4], int first_key,
-                                           const int (&num_keys)[2], bool has_high_rows = true) {
+__device__ inline KvTileWeights WeighScores(float (&scores)[kKeyTiles][4], int first_key,
+                                            const int (&num_keys)[2], bool has_high_rows = true) {
   const int quad = static_cast<int>(threadIdx.x) % 4;
-  PieceWeights result = {};
-  if (__any_sync(0xffffffffu, first_key + kAttentionPiece > min(num_keys[0], num_keys[1]))) {
+  KvTileWeights result = {};
+  if (__any_sync(0xffffffffu, first_key + kKvTileKeys > min(num_keys[0], num_keys[1]))) {
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
 #pragma unroll
@@ -169,14 +169,14 @@ __device__ inline uint4 KeepHalves(const uint4& halves, int count) {
 // Weighted values of eight dimensions: this lane reads dimension l / 4 of them, of its run's keys
 // `low` (the first eight) and `high`; `sums` are rows l / 4 and l / 4 + 8, dimensions 2 * (l % 4)
 // and the next.
-__device__ inline void WeighValues(const PieceWeights& weights, const uint4& low, const uint4& high,
-                                   float (&sums)[4]) {
+__device__ inline void WeighValues(const KvTileWeights& weights, const uint4& low,
+                                   const uint4& high, float (&sums)[4]) {
   const uint2 b[4] = {{low.x, low.y}, {low.z, low.w}, {high.x, high.y}, {high.z, high.w}};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const uint32_t a[4] = {weights.pairs[2 * i][0], weights.pairs[2 * i][1],
                            weights.pairs[2 * i + 1][0], weights.pairs[2 * i + 1][1]};
-    MultiplyAccumulate(a, b[i], sums);
+    MmaF16(a, b[i], sums);
   }
 }
 
@@ -188,22 +188,22 @@ __device__ inline int64_t RunBase(const Tile& tile, const int32_t* block_table, 
   return (block * geometry.num_kv_heads + tile.kv_head) * geometry.block_size * geometry.head_dim;
 }
 
-// Of shared memory that MergeChunksIfLast takes besides what a launch asks for.
+// Of shared memory that MergeSplitsIfLast takes besides what a launch asks for.
 inline constexpr int64_t kMergeSharedBytes = 128;
 
-// Ends a block that has written a chunk's partial results, one of more than kMostUnmergedChunks:
+// Ends a block that has written a chunk's partial results, one of more than kMaxUnmergedSplits:
 // the last such block of the tile merges them to `attended`.
 template <int kThreads>
-__device__ inline void MergeChunksIfLast(const Tile& tile, const AttentionArguments& arguments) {
-  const auto num_chunks = static_cast<int>(NumAttentionChunks(tile.MostKeys()));
-  if (!arguments.merges_chunks || num_chunks <= kMostUnmergedChunks) return;
+__device__ inline void MergeSplitsIfLast(const Tile& tile, const AttentionArguments& arguments) {
+  const auto num_splits = static_cast<int>(NumKvSplits(tile.MaxKeys()));
+  if (!arguments.merges_splits || num_splits <= kMaxUnmergedSplits) return;
   __shared__ bool is_last;
-  const int first_slot = tile.item.slot - tile.item.chunk;
+  const int first_slot = tile.item.slot - tile.item.split;
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
     int32_t* const finished = arguments.finished + int64_t{first_slot} * gridDim.y + blockIdx.y;
-    is_last = atomicAdd(finished, 1) == num_chunks - 1;
+    is_last = atomicAdd(finished, 1) == num_splits - 1;
     if (is_last) *finished = 0;
   }
   __syncthreads();
@@ -212,7 +212,7 @@ __device__ inline void MergeChunksIfLast(const Tile& tile, const AttentionArgume
 
   const AttentionGeometry& geometry = arguments.geometry;
   const PartialLayout layout(geometry);
-  const float* const partials = arguments.partials + int64_t{first_slot} * layout.chunk_floats;
+  const float* const partials = arguments.partials + int64_t{first_slot} * layout.split_floats;
   const int num_pairs = geometry.head_dim / 2;
   constexpr int kAtOnce = 16;  // chunks whose loads are in flight together
 #pragma unroll 1
@@ -227,21 +227,21 @@ __device__ inline void MergeChunksIfLast(const Tile& tile, const AttentionArgume
     float sum = 0.0f;
     float2 merged = {};
 #pragma unroll 1
-    for (int first = 0; first < num_chunks; first += kAtOnce) {
+    for (int first = 0; first < num_splits; first += kAtOnce) {
       float2 ranges[kAtOnce];
       float2 added[kAtOnce];
 #pragma unroll
       for (int c = 0; c < kAtOnce; ++c) {
         // Without branches; those that are not there are merged as nothing.
-        const float* const chunk =
-            partials + int64_t{min(first + c, num_chunks - 1)} * layout.chunk_floats;
+        const float* const split =
+            partials + int64_t{min(first + c, num_splits - 1)} * layout.split_floats;
         // From the second-level cache: other multiprocessors have written them.
-        ranges[c] = __ldcg(reinterpret_cast<const float2*>(chunk + layout.RangeOffset(place)));
-        added[c] = __ldcg(reinterpret_cast<const float2*>(chunk + place * geometry.head_dim + dim));
+        ranges[c] = __ldcg(reinterpret_cast<const float2*>(split + layout.RangeOffset(place)));
+        added[c] = __ldcg(reinterpret_cast<const float2*>(split + place * geometry.head_dim + dim));
       }
 #pragma unroll
       for (int c = 0; c < kAtOnce; ++c) {
-        if (first + c >= num_chunks) ranges[c].x = -INFINITY;
+        if (first + c >= num_splits) ranges[c].x = -INFINITY;
         const MergeWeights merge = WeighMerge(maximum, ranges[c].x);
         maximum = merge.maximum;
         sum = Merge(sum, ranges[c].y, merge);

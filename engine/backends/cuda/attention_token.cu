@@ -2,7 +2,8 @@
 // key and their storing included.
 //
 //   block    a chunk of 256 keys of a token, for the query heads of one key head
-//   crew c   one warp or more: pieces c, c + kCrews, ... of the chunk: 64 keys and values in shared
+//   crew c   one warp or more: pieces c, c + kGroups, ... of the chunk: 64 keys and values in
+//   shared
 //            memory, scores, softmax, weighted values; then the block merges the pieces
 //
 // A crew's warps each score some of the keys, exchange the scores, make the same weights of them,
@@ -12,25 +13,25 @@
 // at a time, so that some load while others compute. Between the query's arrival and the result
 // lies one chain of instructions after another: what can be reckoned before is, and loads come
 // together and before what they are needed for.
-#include "engine/backends/cuda/attention_stage.cuh"
-#include "engine/backends/cuda/producer_launch.cuh"
+#include "engine/backends/cuda/attention_kv_tile.cuh"
+#include "engine/backends/cuda/input_launch.cuh"
 #include "engine/backends/cuda/rotation.cuh"
 
 namespace ultrasketch::cuda {
 namespace {
 
-constexpr int kPieces = kAttentionChunk / kAttentionPiece;
+constexpr int kKvTiles = kKvSplitKeys / kKvTileKeys;
 
-// How a block's warps divide a chunk: `kCrews` pieces are in shared memory at a time, each the work
-// of kCrewWarps warps.
-template <int kDimsOf, int kCrewsOf, int kCrewWarpsOf>
+// How a block's warps divide a chunk: `kGroups` pieces are in shared memory at a time, each the
+// work of kGroupWarps warps.
+template <int kDimsOf, int kGroupsOf, int kGroupWarpsOf>
 struct TokenShape {
   static constexpr int kDims = kDimsOf;
-  static constexpr int kCrews = kCrewsOf;
-  static constexpr int kCrewWarps = kCrewWarpsOf;
-  static constexpr int kCrewThreads = kCrewWarps * 32;
-  static constexpr int kThreads = kCrews * kCrewThreads;
-  static constexpr int kStageBytes = kCrews * PieceStage<kDims>::kBytes;
+  static constexpr int kGroups = kGroupsOf;
+  static constexpr int kGroupWarps = kGroupWarpsOf;
+  static constexpr int kGroupThreads = kGroupWarps * 32;
+  static constexpr int kThreads = kGroups * kGroupThreads;
+  static constexpr int kStageBytes = kGroups * KvTileLayout<kDims>::kBytes;
   // Of large blocks the compiler would have registers for two; 0 says nothing.
   static constexpr int kMinBlocks = kThreads >= 512 ? 1 : 0;
 };
@@ -39,9 +40,9 @@ struct TokenShape {
 template <typename Shape>
 struct TokenShared {
   static constexpr int kQueryBytes = kAttentionRows * RowStride(Shape::kDims) * 2;
-  static constexpr int kRangeBytes = kPieces * kAttentionRows * 8;
-  static constexpr int kScoreBytes = kAttentionRows * kAttentionPiece * int{sizeof(float)};
-  static constexpr int kCrewScoreBytes = Shape::kCrewWarps > 1 ? kScoreBytes : 0;
+  static constexpr int kRangeBytes = kKvTiles * kAttentionRows * 8;
+  static constexpr int kScoreBytes = kAttentionRows * kKvTileKeys * int{sizeof(float)};
+  static constexpr int kGroupScoreBytes = Shape::kGroupWarps > 1 ? kScoreBytes : 0;
 
   __half* queries;  // [16][RowStride]
   float2* ranges;   // [piece][16]: maximum and sum
@@ -54,21 +55,21 @@ struct TokenShared {
         ranges(reinterpret_cast<float2*>(memory + kQueryBytes)),
         scores(reinterpret_cast<float2*>(memory + kQueryBytes + kRangeBytes)),
         values(reinterpret_cast<float*>(memory + kQueryBytes + kRangeBytes +
-                                        Shape::kCrews * kCrewScoreBytes)) {}
+                                        Shape::kGroups * kGroupScoreBytes)) {}
 
   static int Bytes(int num_heads) {
-    return kQueryBytes + kRangeBytes + Shape::kCrews * kCrewScoreBytes +
-           kPieces * num_heads * Shape::kDims * int{sizeof(float)};
+    return kQueryBytes + kRangeBytes + Shape::kGroups * kGroupScoreBytes +
+           kKvTiles * num_heads * Shape::kDims * int{sizeof(float)};
   }
 };
 
 // Crews of more than one warp all do the same in step.
 template <typename Shape>
-__device__ inline void SyncCrew() {
-  if constexpr (Shape::kCrewWarps == 1) {
+__device__ inline void SyncGroup() {
+  if constexpr (Shape::kGroupWarps == 1) {
     __syncwarp();
   } else {
-    static_assert(kPieces % Shape::kCrews == 0);
+    static_assert(kKvTiles % Shape::kGroups == 0);
     __syncthreads();
   }
 }
@@ -76,13 +77,13 @@ __device__ inline void SyncCrew() {
 // The scores of a piece, by warp `member` of a crew. They are exchanged in `exchange`, the crew's,
 // which is free again after the crew's next barrier.
 template <typename Shape>
-__device__ inline void ScoreInCrew(const __half* queries, const uint8_t* stage, int member,
-                                   bool has_high_rows, float2* exchange,
-                                   float (&scores)[kKeyTiles][4]) {
-  constexpr int kTiles = kKeyTiles / Shape::kCrewWarps;
+__device__ inline void ScoreInGroup(const __half* queries, const uint8_t* stage, int member,
+                                    bool has_high_rows, float2* exchange,
+                                    float (&scores)[kKeyTiles][4]) {
+  constexpr int kTiles = kKeyTiles / Shape::kGroupWarps;
   float own[kTiles][4] = {};
-  ScorePiece<Shape::kDims>(queries, stage, own, member * kTiles);
-  if constexpr (Shape::kCrewWarps == 1) {
+  ScoreKvTile<Shape::kDims>(queries, stage, own, member * kTiles);
+  if constexpr (Shape::kGroupWarps == 1) {
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
 #pragma unroll
@@ -96,7 +97,7 @@ __device__ inline void ScoreInCrew(const __half* queries, const uint8_t* stage, 
       *place(0, member * kTiles + j) = {own[j][0], own[j][1]};
       if (has_high_rows) *place(1, member * kTiles + j) = {own[j][2], own[j][3]};
     }
-    SyncCrew<Shape>();
+    SyncGroup<Shape>();
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
       const float2 low = *place(0, j);
@@ -119,7 +120,7 @@ struct TokenRotation {
   static constexpr int kRowsAtOnce = kThreads / kHalf;
   // All rows of groups of up to six heads.
   static constexpr int kBatch = kRowsAtOnce < 8 ? 8 / kRowsAtOnce : 1;
-  using Stage = PieceStage<kDims>;
+  using Stage = KvTileLayout<kDims>;
 
   int pair;
   int num_heads;
@@ -195,7 +196,7 @@ struct TokenRotation {
             const int high_key = staged_key ^ (kHalf * 2);
             *reinterpret_cast<__half*>(memory + (is_key ? staged_key : staged_value)) = low;
             *reinterpret_cast<__half*>(
-                memory + (is_key ? high_key : staged_value + kHalf * kAttentionPiece * 2)) = high;
+                memory + (is_key ? high_key : staged_value + kHalf * kKvTileKeys * 2)) = high;
           }
         }
       }
@@ -206,20 +207,20 @@ struct TokenRotation {
 // One warp: the pieces of a head, merged to the chunk, to `out`: this lane's pair of each 64
 // dimensions. Returns the chunk's maximum and sum.
 template <typename Shape>
-__device__ inline float2 MergePieces(const TokenShared<Shape>& shared, int row, int num_heads,
-                                     float2 (&out)[Shape::kDims / 64]) {
+__device__ inline float2 MergeKvTiles(const TokenShared<Shape>& shared, int row, int num_heads,
+                                      float2 (&out)[Shape::kDims / 64]) {
   constexpr int kDims = Shape::kDims;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  float2 ranges[kPieces];
-  float2 added[kPieces][kDims / 64];
+  float2 ranges[kKvTiles];
+  float2 added[kKvTiles][kDims / 64];
 #pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) {
-    ranges[piece] = shared.ranges[piece * kAttentionRows + row];
+  for (int kv_tile = 0; kv_tile < kKvTiles; ++kv_tile) {
+    ranges[kv_tile] = shared.ranges[kv_tile * kAttentionRows + row];
     // A crew of one warp has not written those of pieces without a key, which are then not used.
     const auto* const values =
-        reinterpret_cast<const float2*>(shared.values + (piece * num_heads + row) * kDims);
+        reinterpret_cast<const float2*>(shared.values + (kv_tile * num_heads + row) * kDims);
 #pragma unroll
-    for (int part = 0; part < kDims / 64; ++part) added[piece][part] = values[part * 32 + lane];
+    for (int part = 0; part < kDims / 64; ++part) added[kv_tile][part] = values[part * 32 + lane];
   }
   // A chunk's first piece has keys, and merged with nothing is itself.
   float maximum = ranges[0].x;
@@ -227,14 +228,14 @@ __device__ inline float2 MergePieces(const TokenShared<Shape>& shared, int row, 
 #pragma unroll
   for (int part = 0; part < kDims / 64; ++part) out[part] = added[0][part];
 #pragma unroll
-  for (int piece = 1; piece < kPieces; ++piece) {
-    const MergeWeights merge = WeighMerge(maximum, ranges[piece].x);
+  for (int kv_tile = 1; kv_tile < kKvTiles; ++kv_tile) {
+    const MergeWeights merge = WeighMerge(maximum, ranges[kv_tile].x);
     maximum = merge.maximum;
-    sum = Merge(sum, ranges[piece].y, merge);
+    sum = Merge(sum, ranges[kv_tile].y, merge);
 #pragma unroll
     for (int part = 0; part < kDims / 64; ++part) {
-      const float2 merged = {Merge(out[part].x, added[piece][part].x, merge),
-                             Merge(out[part].y, added[piece][part].y, merge)};
+      const float2 merged = {Merge(out[part].x, added[kv_tile][part].x, merge),
+                             Merge(out[part].y, added[kv_tile][part].y, merge)};
       out[part] = merge.added == 0.0f ? out[part] : merged;
     }
   }
@@ -246,23 +247,23 @@ template <typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
     AttendToken(const __grid_constant__ AttentionArguments arguments) {
   constexpr int kDims = Shape::kDims;
-  constexpr int kCrews = Shape::kCrews;
+  constexpr int kGroups = Shape::kGroups;
   constexpr int kThreads = Shape::kThreads;
-  using Stage = PieceStage<kDims>;
+  using Stage = KvTileLayout<kDims>;
   extern __shared__ __align__(128) uint8_t memory[];
-  AllowNextKernel();
+  LaunchDependents();
   const AttentionGeometry& geometry = arguments.geometry;
   const AttentionItem item = arguments.items[blockIdx.x];
   if (item.num_tokens == 0) {
-    WaitForKernelBefore();
+    WaitForGridDependency();
     return;
   }
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / 32;
   const int lane = thread % 32;
-  const int crew = warp / Shape::kCrewWarps;
-  const int member = warp % Shape::kCrewWarps;
-  const int crew_thread = thread % Shape::kCrewThreads;
+  const int group = warp / Shape::kGroupWarps;
+  const int member = warp % Shape::kGroupWarps;
+  const int group_thread = thread % Shape::kGroupThreads;
   Tile tile;
   tile.geometry = geometry;
   tile.item = item;
@@ -271,30 +272,30 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
   tile.first_head = tile.kv_head * tile.num_heads;
   const bool has_high_rows = tile.num_heads > kAttentionRows / 2;
   const TokenShared<Shape> shared(memory + Shape::kStageBytes);
-  uint8_t* const stage = memory + crew * Stage::kBytes;
-  const int first_key = max(item.chunk, 0) * kAttentionChunk;
+  uint8_t* const stage = memory + group * Stage::kBytes;
+  const int first_key = max(item.split, 0) * kKvSplitKeys;
   const int new_key = item.num_keys - 1 - first_key;
-  const bool has_new_key = new_key < kAttentionChunk;
+  const bool has_new_key = new_key < kKvSplitKeys;
 
   // A piece's keys and values as they are in the cache, zeros for values past the first `count`.
-  PieceCopier<kDims, Shape::kCrewThreads> copier(tile, arguments, crew_thread);
-  const auto copy_piece = [&](int piece, int count) {
-    copier.Find(first_key + piece * kAttentionPiece, item.num_keys);
-    copier.Copy(0, kAttentionPiece / kRunKeys, stage);
+  KvTileCopier<kDims, Shape::kGroupThreads> copier(tile, arguments, group_thread);
+  const auto copy_kv_tile = [&](int kv_tile, int count) {
+    copier.Find(first_key + kv_tile * kKvTileKeys, item.num_keys);
+    copier.Copy(0, kKvTileKeys / kRunKeys, stage);
     CommitCopies();
     WaitForCopies<0>();
-    SyncCrew<Shape>();
-    if (count < kAttentionPiece) {
-      ClearValues<kDims>(max(count, 0), stage, crew_thread, Shape::kCrewThreads);
+    SyncGroup<Shape>();
+    if (count < kKvTileKeys) {
+      ClearValues<kDims>(max(count, 0), stage, group_thread, Shape::kGroupThreads);
     }
-    SyncCrew<Shape>();
+    SyncGroup<Shape>();
   };
   // Items, block table and cache were there before the step's first kernel, but for the newest.
-  copy_piece(crew, new_key - crew * kAttentionPiece);
-  const int new_piece = new_key / kAttentionPiece;
-  const TokenRotation<kDims, kThreads> token(arguments, tile, has_new_key,
-                                             new_piece < kCrews ? new_piece * Stage::kBytes : -1,
-                                             new_key % kAttentionPiece);
+  copy_kv_tile(group, new_key - group * kKvTileKeys);
+  const int new_kv_tile = new_key / kKvTileKeys;
+  const TokenRotation<kDims, kThreads> token(
+      arguments, tile, has_new_key, new_kv_tile < kGroups ? new_kv_tile * Stage::kBytes : -1,
+      new_key % kKvTileKeys);
   // Rows without a query.
   constexpr int kRowParts = RowStride(kDims) * 2 / 16;
 #pragma unroll 1
@@ -305,57 +306,57 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
   Rotation rotation(arguments.frequencies, arguments.tokens[item.first_token].position);
   rotation.TurnTo(token.pair);
   // Where the result goes.
-  const bool is_partial = item.chunk >= 0;
+  const bool is_partial = item.split >= 0;
   const PartialLayout layout(geometry);
   float* const out_row = is_partial
-                             ? arguments.partials + int64_t{item.slot} * layout.chunk_floats
+                             ? arguments.partials + int64_t{item.slot} * layout.split_floats
                              : arguments.attended + (item.first_token - arguments.first_token) *
                                                         geometry.query_width();
   int out_range = layout.RangeOffset(tile.first_head);
-  WorkOutNow(out_range);
+  Materialize(out_range);
   // The newest value goes where others have written zeros.
   __syncthreads();
-  WaitForKernelBefore();
+  WaitForGridDependency();
 
   token.Run(rotation, QueryScale(kDims), memory, shared.queries);
   __syncthreads();
 
 #pragma unroll 1
-  for (int piece = crew; piece < kPieces; piece += kCrews) {
-    const int piece_key = first_key + piece * kAttentionPiece;
-    float2* const ranges = shared.ranges + piece * kAttentionRows;
+  for (int kv_tile = group; kv_tile < kKvTiles; kv_tile += kGroups) {
+    const int kv_tile_key = first_key + kv_tile * kKvTileKeys;
+    float2* const ranges = shared.ranges + kv_tile * kAttentionRows;
     // Crews of several warps stay in step: they find all scores of such a piece masked.
-    if (Shape::kCrewWarps == 1 && piece_key >= item.num_keys) {
+    if (Shape::kGroupWarps == 1 && kv_tile_key >= item.num_keys) {
       if (lane < kAttentionRows) ranges[lane] = {-INFINITY, 0.0f};
       continue;
     }
-    if constexpr (kCrews < kPieces) {
-      if (piece != crew) {
-        SyncCrew<Shape>();  // done with the piece before
-        copy_piece(piece, item.num_keys - piece_key);
+    if constexpr (kGroups < kKvTiles) {
+      if (kv_tile != group) {
+        SyncGroup<Shape>();  // done with the piece before
+        copy_kv_tile(kv_tile, item.num_keys - kv_tile_key);
       }
     }
     float scores[kKeyTiles][4];
-    ScoreInCrew<Shape>(shared.queries, stage, member, has_high_rows,
-                       shared.scores + crew * (kAttentionRows * kAttentionPiece / 2), scores);
+    ScoreInGroup<Shape>(shared.queries, stage, member, has_high_rows,
+                        shared.scores + group * (kAttentionRows * kKvTileKeys / 2), scores);
     const int low_row = static_cast<int>(threadIdx.x % 32 / 4);
     const int num_keys[2] = {item.num_keys, item.num_keys};
-    const PieceWeights weights = WeighScores(scores, piece_key, num_keys, has_high_rows);
+    const KvTileWeights weights = WeighScores(scores, kv_tile_key, num_keys, has_high_rows);
     if (member == 0 && lane % 4 == 0) {
       ranges[low_row] = {weights.maximum[0], weights.sum[0]};
       ranges[low_row + 8] = {weights.maximum[1], weights.sum[1]};
     }
     // Stored when all are there: loads would not overtake the stores.
-    constexpr int kDimTiles = kDims / 8 / Shape::kCrewWarps;
+    constexpr int kDimTiles = kDims / 8 / Shape::kGroupWarps;
     float sums[kDimTiles][4];
-    WeighPiece<kDims, kDimTiles>(
+    WeighKvTile<kDims, kDimTiles>(
         weights, stage,
         [&](int dims, const float(&of_dims)[4]) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) sums[dims][i] = of_dims[i];
         },
         member * kDimTiles);
-    float* const out = shared.values + (piece * tile.num_heads + low_row) * kDims +
+    float* const out = shared.values + (kv_tile * tile.num_heads + low_row) * kDims +
                        member * (kDimTiles * 8) + 2 * static_cast<int>(threadIdx.x % 4);
     const bool is_low = low_row < tile.num_heads;
     const bool is_high = low_row + 8 < tile.num_heads;
@@ -373,7 +374,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
 #pragma unroll 1
   for (int row = warp; row < tile.num_heads; row += kThreads / 32) {
     float2 values[kDims / 64];
-    const float2 range = MergePieces<Shape>(shared, row, tile.num_heads, values);
+    const float2 range = MergeKvTiles<Shape>(shared, row, tile.num_heads, values);
     const float factor = is_partial ? 1.0f : InverseSum(range.y);
     if (is_partial && lane == 0) {
       *reinterpret_cast<float2*>(out_row + out_range + 2 * row) = range;
@@ -385,7 +386,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
                                    __fmul_rn(values[part].y, factor)};
     }
   }
-  if (is_partial) MergeChunksIfLast<kThreads>(tile, arguments);
+  if (is_partial) MergeSplitsIfLast<kThreads>(tile, arguments);
 }
 
 // Of few blocks and of many; and whether very few are quicker where no block of the products before
@@ -394,13 +395,13 @@ template <int kDims>
 struct TokenShapes;
 template <>
 struct TokenShapes<64> {
-  using Few = TokenShape<64, kPieces, 1>;
+  using Few = TokenShape<64, kKvTiles, 1>;
   using Many = TokenShape<64, 2, 1>;
   static constexpr bool kPrefersToBeAlone = true;
 };
 template <>
 struct TokenShapes<128> {
-  using Few = TokenShape<128, kPieces, 4>;
+  using Few = TokenShape<128, kKvTiles, 4>;
   using Many = TokenShape<128, 1, 4>;
   static constexpr bool kPrefersToBeAlone = false;  // uncompressed steps: 4% slower
 };
@@ -433,11 +434,11 @@ cudaError_t Launch(const AttentionArguments& arguments, cudaStream_t stream) {
   const int64_t few_bytes = SharedBytes<Few>(arguments.geometry);
   // What a block may have is nearly all of a multiprocessor's.
   const int64_t blocks_each = arguments.max_shared_bytes / (few_bytes + kSystemBytes);
-  if (num_blocks > blocks_each * arguments.num_multiprocessors) {
+  if (num_blocks > blocks_each * arguments.num_sms) {
     return LaunchShape<Many>(arguments, SharedBytes<Many>(arguments.geometry), stream);
   }
   const bool is_alone =
-      TokenShapes<kDims>::kPrefersToBeAlone && num_blocks <= arguments.num_multiprocessors / 4;
+      TokenShapes<kDims>::kPrefersToBeAlone && num_blocks <= arguments.num_sms / 4;
   return LaunchShape<Few>(
       arguments, is_alone ? arguments.max_shared_bytes - kMergeSharedBytes : few_bytes, stream);
 }

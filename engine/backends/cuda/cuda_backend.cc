@@ -99,7 +99,7 @@ class CudaBackend final : public Backend {
   int64_t workspace_bytes() const override {
     return rows_.num_bytes() + partials_.num_bytes() + finished_.num_bytes() +
            workspace_->zeros().num_bytes() + loader_.staging_bytes() + step_.num_bytes() +
-           sampler_.num_bytes() + (prepared_ != nullptr ? prepared_->resident_bytes() : 0);
+           sampler_.num_bytes() + (packed_input_ != nullptr ? packed_input_->resident_bytes() : 0);
   }
   int64_t available_bytes() const override { return device_->AvailableBytes().value_or(0); }
   int64_t used_bytes() const override { return device_->UsedBytes().value_or(0); }
@@ -117,8 +117,8 @@ class CudaBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<DeviceLinear>> LoadLinear(const EncodedLinear& encoded,
                                                            absl::Span<const float> bias) override {
     US_ASSIGN_OR_RETURN(auto linear, loader_.LoadLinear(encoded, bias));
-    const int64_t row_bytes = PreparedRowBytes(linear->matrix().num_steps);
-    widest_prepared_bytes_ = std::max(widest_prepared_bytes_, row_bytes);
+    const int64_t row_bytes = PackedInputBytes(linear->matrix().num_k_tiles);
+    widest_packed_input_bytes_ = std::max(widest_packed_input_bytes_, row_bytes);
     return linear;
   }
 
@@ -132,9 +132,10 @@ class CudaBackend final : public Backend {
   }
 
   absl::Status ReserveStep(int64_t num_tokens) override {
-    const int64_t num_bytes = num_tokens * widest_prepared_bytes_;
-    if (prepared_ != nullptr && prepared_->num_bytes() >= num_bytes) return absl::OkStatus();
-    US_ASSIGN_OR_RETURN(prepared_, AllocateWorkspace(num_bytes));
+    const int64_t num_bytes = num_tokens * widest_packed_input_bytes_;
+    if (packed_input_ != nullptr && packed_input_->num_bytes() >= num_bytes)
+      return absl::OkStatus();
+    US_ASSIGN_OR_RETURN(packed_input_, AllocateWorkspace(num_bytes));
     return absl::OkStatus();
   }
 
@@ -153,9 +154,9 @@ class CudaBackend final : public Backend {
 
   absl::Status EndStep() override {
     // Larger steps keep the device busy for longer than launching them takes, and hardly repeat.
-    constexpr int64_t kMostGraphTokens = 256;
+    constexpr int64_t kMaxGraphTokens = 256;
     device_->Activate();
-    recorder_.Run(/*repeats=*/step_.num_tokens() <= kMostGraphTokens, timer_);
+    recorder_.Run(/*repeats=*/step_.num_tokens() <= kMaxGraphTokens, timer_);
     US_RETURN_IF_ERROR(device_->Finish("step"));
     stage_durations_ = timer_.Read();
     return absl::OkStatus();
@@ -181,19 +182,20 @@ class CudaBackend final : public Backend {
     const bool writes_gates = output.mode == SiteOutput::Mode::kWriteGates;
     ForgetGated(*output.to);
     ProductArguments arguments =
-        ArgumentsOf(linear, Prepared(linear), step_.num_tokens(),
+        ArgumentsOf(linear, PackedInput(linear), step_.num_tokens(),
                     output.mode == SiteOutput::Mode::kAdd, Floats(*output.to));
     if (made.input.has_value() && CanFuse(linear, *made.input)) {
-      arguments.is_gated = writes_gates && linear.rows() % (2 * kTileRows) == 0;
+      arguments.is_gated = writes_gates && linear.rows() % (2 * kMTileRows) == 0;
       // Few outputs may be written in any order.
-      const InputSketch* const next =
-          arguments.is_gated ? &Unwrap(*output.gated_site).sketch() : nullptr;
-      const void* const places = next != nullptr && HasNarrowPlaces(*next) ? next->places : nullptr;
+      const InputTransform* const next =
+          arguments.is_gated ? &Unwrap(*output.gated_site).transform() : nullptr;
+      const void* const scatter_indices =
+          next != nullptr && HasNarrowPlaces(*next) ? next->scatter_indices : nullptr;
       if (arguments.is_gated) {
-        gated_ = {arguments.y,
-                  places != nullptr ? FusedInput::Kind::kEntries : FusedInput::Kind::kRows};
+        gated_ = {arguments.y, scatter_indices != nullptr ? FusedInput::Kind::kPermuted
+                                                          : FusedInput::Kind::kRows};
       }
-      MultiplyFused(made, linear, arguments, places);
+      MultiplyFused(made, linear, arguments, scatter_indices);
       return;
     }
     AddInput(made, linear);
@@ -234,7 +236,7 @@ class CudaBackend final : public Backend {
     kEmbed,
     kNormalize,
     kSwiGlu,
-    kSketch,
+    kTransform,
     kMultiply,
     kFused,
     kNormalizeHeads,
@@ -263,9 +265,9 @@ class CudaBackend final : public Backend {
     return int64_t{geometry.head_dim} << 33 | int64_t{geometry.is_int8} << 32 | geometry.block_size;
   }
 
-  static const InputSketch& SketchOf(const CudaLinear& linear, int64_t input_size) {
-    US_CHECK(linear.sketch().cols == input_size);
-    return linear.sketch();
+  static const InputTransform& TransformOf(const CudaLinear& linear, int64_t input_size) {
+    US_CHECK(linear.transform().cols == input_size);
+    return linear.transform();
   }
 
   // `buffer` is about to be written.
@@ -274,11 +276,11 @@ class CudaBackend final : public Backend {
   }
 
   // Prepared inputs of a site for all tokens.
-  void* Prepared(const CudaLinear& linear) {
-    US_CHECK(prepared_ != nullptr &&
-             step_.num_tokens() * PreparedRowBytes(linear.matrix().num_steps) <=
-                 prepared_->num_bytes());
-    return prepared_->data();
+  void* PackedInput(const CudaLinear& linear) {
+    US_CHECK(packed_input_ != nullptr &&
+             step_.num_tokens() * PackedInputBytes(linear.matrix().num_k_tiles) <=
+                 packed_input_->num_bytes());
+    return packed_input_->data();
   }
 
   FusedInput InputOf(FusedInput::Kind kind, const float* rows, const CudaLinear& linear,
@@ -286,8 +288,8 @@ class CudaBackend final : public Backend {
     FusedInput input;
     input.kind = kind;
     input.rows = rows;
-    input.sketch = SketchOf(linear, input_size);
-    input.prepared = Prepared(linear);
+    input.transform = TransformOf(linear, input_size);
+    input.packed_input = PackedInput(linear);
     return input;
   }
 
@@ -308,12 +310,12 @@ class CudaBackend final : public Backend {
       return {"SwiGlu", InputOf(gated_->kind, rows, linear, linear.cols())};
     }
     const int64_t num_tokens = step_.num_tokens();
-    recorder_.Add("SwiGlu", linear.stage(), {kSwiGlu, rows, &linear, Prepared(linear), num_tokens},
-                  [this, rows, &sketch = linear.sketch(), num_tokens,
-                   out = Prepared(linear)](cudaStream_t stream) {
-                    return LaunchSwiGlu(rows, num_tokens, sketch, device_->num_multiprocessors(),
-                                        out, stream);
-                  });
+    recorder_.Add(
+        "SwiGlu", linear.stage(), {kSwiGlu, rows, &linear, PackedInput(linear), num_tokens},
+        [this, rows, &transform = linear.transform(), num_tokens,
+         out = PackedInput(linear)](cudaStream_t stream) {
+          return LaunchSwiGlu(rows, num_tokens, transform, device_->num_sms(), out, stream);
+        });
     return {"SwiGlu", std::nullopt};
   }
   MadeInput MakeInput(const Attended& input, const CudaLinear& linear);
@@ -350,27 +352,27 @@ class CudaBackend final : public Backend {
 
   void Normalize(const char* call, const DeviceBuffer& hidden, const int32_t* rows,
                  int64_t num_rows, const DeviceVector& weight, float epsilon,
-                 const CudaLinear& consumer, void* prepared) {
-    const InputSketch& sketch = SketchOf(consumer, weight.size());
+                 const CudaLinear& consumer, void* packed_input) {
+    const InputTransform& transform = TransformOf(consumer, weight.size());
     recorder_.Add(
         call, consumer.stage(),
-        {kNormalize, hidden.data(), rows, num_rows, &weight, epsilon, &consumer, prepared},
+        {kNormalize, hidden.data(), rows, num_rows, &weight, epsilon, &consumer, packed_input},
         [this, in = Floats(hidden), rows, num_rows, weights = Unwrap(weight).data(), epsilon,
-         &sketch, prepared](cudaStream_t stream) {
-          return LaunchRmsNorm(in, rows, num_rows, weights, epsilon, sketch,
-                               device_->num_multiprocessors(), prepared, stream);
+         &transform, packed_input](cudaStream_t stream) {
+          return LaunchRmsNorm(in, rows, num_rows, weights, epsilon, transform, device_->num_sms(),
+                               packed_input, stream);
         });
   }
 
-  ProductArguments ArgumentsOf(const CudaLinear& linear, const void* prepared, int64_t num_tokens,
-                               bool accumulate, float* output) const {
+  ProductArguments ArgumentsOf(const CudaLinear& linear, const void* packed_input,
+                               int64_t num_tokens, bool accumulate, float* output) const {
     ProductArguments arguments;
     arguments.matrix = linear.matrix();
-    arguments.prepared = prepared;
+    arguments.packed_input = packed_input;
     arguments.num_tokens = num_tokens;
     arguments.accumulate = accumulate;
     arguments.y = output;
-    arguments.num_multiprocessors = device_->num_multiprocessors();
+    arguments.num_sms = device_->num_sms();
     arguments.max_shared_bytes = device_->max_shared_bytes();
     return arguments;
   }
@@ -378,15 +380,15 @@ class CudaBackend final : public Backend {
   void Multiply(const char* call, const CudaLinear& linear, const ProductArguments& arguments) {
     recorder_.Add(
         call, linear.stage(),
-        {kMultiply, &linear, arguments.prepared, arguments.num_tokens,
+        {kMultiply, &linear, arguments.packed_input, arguments.num_tokens,
          static_cast<int>(arguments.accumulate), static_cast<int>(arguments.is_gated), arguments.y},
         [&linear, arguments](cudaStream_t stream) { return linear.launch()(arguments, stream); });
   }
 
   bool CanFuse(const CudaLinear& linear, const FusedInput& input) const {
     return fuses_products_ && linear.is_fused() &&
-           CanFuseProduct(input, linear.matrix(), linear.sketch(), step_.num_tokens(),
-                          device_->num_multiprocessors(), device_->max_shared_bytes());
+           CanFuseProduct(input, linear.matrix(), linear.transform(), step_.num_tokens(),
+                          device_->num_sms(), device_->max_shared_bytes());
   }
 
   // The prepared input, by a kernel of its own.
@@ -394,42 +396,43 @@ class CudaBackend final : public Backend {
     if (!made.input.has_value()) return;
     const FusedInput& input = *made.input;
     const int64_t num_tokens = step_.num_tokens();
-    recorder_.Add(
-        made.call, linear.stage(),
-        {kSketch, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
-         input.attention_tokens, &linear, input.prepared, num_tokens,
-         HeadsOf(input.attention.geometry), SizesOf(input.attention.geometry)},
-        [this, input, num_tokens](cudaStream_t stream) {
-          const int multiprocessors = device_->num_multiprocessors();
-          switch (input.kind) {
-            case FusedInput::Kind::kNormalized:
-              return LaunchRmsNorm(input.rows, /*rows=*/nullptr, num_tokens, input.weight,
-                                   input.epsilon, input.sketch, multiprocessors, input.prepared,
-                                   stream);
-            case FusedInput::Kind::kAttended:
-              return LaunchFinishAttention(input.attention, input.attention_tokens, num_tokens,
-                                           input.sketch, multiprocessors, input.prepared, stream);
-            case FusedInput::Kind::kRows:
-            case FusedInput::Kind::kEntries:
-              return LaunchSketch(input.rows, input.kind == FusedInput::Kind::kEntries, num_tokens,
-                                  input.sketch, multiprocessors, input.prepared, stream);
-          }
-          return cudaErrorInvalidValue;
-        });
+    recorder_.Add(made.call, linear.stage(),
+                  {kTransform, static_cast<int>(input.kind), input.rows, input.weight,
+                   input.epsilon, input.attention_tokens, &linear, input.packed_input, num_tokens,
+                   HeadsOf(input.attention.geometry), SizesOf(input.attention.geometry)},
+                  [this, input, num_tokens](cudaStream_t stream) {
+                    const int num_sms = device_->num_sms();
+                    switch (input.kind) {
+                      case FusedInput::Kind::kNormalized:
+                        return LaunchRmsNorm(input.rows, /*rows=*/nullptr, num_tokens, input.weight,
+                                             input.epsilon, input.transform, num_sms,
+                                             input.packed_input, stream);
+                      case FusedInput::Kind::kAttended:
+                        return LaunchFinishAttention(input.attention, input.attention_tokens,
+                                                     num_tokens, input.transform, num_sms,
+                                                     input.packed_input, stream);
+                      case FusedInput::Kind::kRows:
+                      case FusedInput::Kind::kPermuted:
+                        return LaunchTransform(
+                            input.rows, input.kind == FusedInput::Kind::kPermuted, num_tokens,
+                            input.transform, num_sms, input.packed_input, stream);
+                    }
+                    return cudaErrorInvalidValue;
+                  });
   }
 
-  // `entry_places`: see LaunchFusedProduct.
+  // `output_indices`: see LaunchFusedProduct.
   void MultiplyFused(const MadeInput& made, const CudaLinear& linear,
-                     const ProductArguments& arguments, const void* entry_places) {
+                     const ProductArguments& arguments, const void* output_indices) {
     const FusedInput& input = *made.input;
     recorder_.Add(
         made.call, linear.stage(),
         {kFused, static_cast<int>(input.kind), input.rows, input.weight, input.epsilon,
          input.attention_tokens, &linear, arguments.num_tokens,
          static_cast<int>(arguments.accumulate), arguments.y, static_cast<int>(arguments.is_gated),
-         entry_places, HeadsOf(input.attention.geometry), SizesOf(input.attention.geometry)},
-        [arguments, input, entry_places](cudaStream_t stream) {
-          return LaunchFusedProduct(arguments, input, entry_places, stream);
+         output_indices, HeadsOf(input.attention.geometry), SizesOf(input.attention.geometry)},
+        [arguments, input, output_indices](cudaStream_t stream) {
+          return LaunchFusedProduct(arguments, input, output_indices, stream);
         });
   }
 
@@ -447,20 +450,20 @@ class CudaBackend final : public Backend {
   int64_t num_steps_ = 0;
   std::optional<StageDurations> stage_durations_;  // of the last step
   CudaSampler sampler_;
-  int64_t widest_prepared_bytes_ = 0;       // of the sites that were loaded, a token's
-  std::unique_ptr<DeviceBuffer> prepared_;  // a site's inputs, from when they are made until they
-                                            // are multiplied
-  std::optional<GatedRows> gated_;          // of this step
+  int64_t widest_packed_input_bytes_ = 0;       // of the sites that were loaded, a token's
+  std::unique_ptr<DeviceBuffer> packed_input_;  // a site's inputs, from when they are made until
+                                                // they are multiplied
+  std::optional<GatedRows> gated_;  // of this step
 };
 
 CudaBackend::MadeInput CudaBackend::MakeInput(const Attended& input, const CudaLinear& linear) {
   const int64_t query_width = input.shape.query_width();
-  const InputSketch& sketch = SketchOf(linear, query_width);
+  const InputTransform& transform = TransformOf(linear, query_width);
   if (input.head_norms.has_value()) NormalizeHeads(input);
   AttentionArguments arguments;
   arguments.geometry = GeometryOf(input.shape, *input.layout);
   arguments.max_shared_bytes = device_->max_shared_bytes();
-  arguments.num_multiprocessors = device_->num_multiprocessors();
+  arguments.num_sms = device_->num_sms();
   arguments.qkv = Floats(*input.qkv);
   arguments.cache = LayerOf(*input.layout, input.layer, *input.cache);
   constexpr int64_t kFloatBytes = sizeof(float);
@@ -491,24 +494,24 @@ CudaBackend::MadeInput CudaBackend::MakeInput(const Attended& input, const CudaL
   arguments.partials = static_cast<float*>(partials_.data());
   arguments.attended = static_cast<float*>(rows_.data());
   arguments.finished = static_cast<int32_t*>(finished_.data());
-  arguments.merges_chunks = plan.merges_chunks;
-  for (const AttentionSlab& slab : plan.slabs) {
-    arguments.items = step_.attention_items() + slab.first_item;
-    arguments.num_items = slab.num_items;
-    arguments.prompt_items = arguments.items + slab.num_items;
-    arguments.num_prompt_items = slab.num_prompt_items;
-    arguments.first_token = slab.first_token;
+  arguments.merges_splits = plan.merges_splits;
+  for (const AttentionTokenBlock& token_block : plan.token_blocks) {
+    arguments.items = step_.attention_items() + token_block.first_item;
+    arguments.num_items = token_block.num_items;
+    arguments.prompt_items = arguments.items + token_block.num_items;
+    arguments.num_prompt_items = token_block.num_prompt_items;
+    arguments.first_token = token_block.first_token;
     recorder_.Add("Attention", StepStage::kAttention,
                   {kAttention, arguments.qkv, arguments.cache.keys, arguments.cache.values,
                    arguments.block_table, arguments.items, arguments.num_items,
                    arguments.num_prompt_items, arguments.first_token, arguments.frequencies,
                    arguments.tokens, HeadsOf(arguments.geometry), SizesOf(arguments.geometry),
-                   static_cast<int>(arguments.merges_chunks)},
+                   static_cast<int>(arguments.merges_splits)},
                   [arguments, rotates](cudaStream_t stream) {
                     return rotates ? LaunchTokenAttention(arguments, stream)
                                    : LaunchAttention(arguments, stream);
                   });
-    if (slab.num_tokens == step_.num_tokens() && plan.most_chunks <= kMostUnmergedChunks) {
+    if (token_block.num_tokens == step_.num_tokens() && plan.max_splits <= kMaxUnmergedSplits) {
       FusedInput made = InputOf(FusedInput::Kind::kAttended, /*rows=*/nullptr, linear, query_width);
       made.attention = arguments;
       made.attention_tokens = step_.attention_tokens();
@@ -516,11 +519,12 @@ CudaBackend::MadeInput CudaBackend::MakeInput(const Attended& input, const CudaL
     }
     recorder_.Add(
         "Attention", linear.stage(),
-        {kFinishAttention, step_.attention_tokens(), slab.num_tokens, &linear, Prepared(linear)},
-        [this, arguments, tokens = step_.attention_tokens(), count = slab.num_tokens, &sketch,
-         out = Prepared(linear)](cudaStream_t stream) {
-          return LaunchFinishAttention(arguments, tokens, count, sketch,
-                                       device_->num_multiprocessors(), out, stream);
+        {kFinishAttention, step_.attention_tokens(), token_block.num_tokens, &linear,
+         PackedInput(linear)},
+        [this, arguments, tokens = step_.attention_tokens(), count = token_block.num_tokens,
+         &transform, out = PackedInput(linear)](cudaStream_t stream) {
+          return LaunchFinishAttention(arguments, tokens, count, transform, device_->num_sms(), out,
+                                       stream);
         });
   }
   return {"Attention", std::nullopt};
@@ -528,7 +532,7 @@ CudaBackend::MadeInput CudaBackend::MakeInput(const Attended& input, const CudaL
 
 void CudaBackend::Logits(const Normalized& x, const DeviceEmbedding& head, DeviceBuffer& logits) {
   const CudaLinear& table = static_cast<const CudaEmbedding&>(head).table();
-  const int64_t rows_at_once = rows_.num_bytes() / PreparedRowBytes(table.sketch().num_steps);
+  const int64_t rows_at_once = rows_.num_bytes() / PackedInputBytes(table.transform().num_k_tiles);
   for (int64_t first = 0; first < step_.num_logit_tokens(); first += rows_at_once) {
     const int64_t count = std::min(rows_at_once, step_.num_logit_tokens() - first);
     Normalize("Logits", *x.hidden, step_.logit_tokens() + first, count, *x.weight, x.epsilon, table,

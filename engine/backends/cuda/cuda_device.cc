@@ -75,7 +75,7 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Open(int ordinal) {
                    properties.minor, ", ", properties.multiProcessorCount, " multiprocessors, ",
                    HumanBytes(static_cast<double>(properties.totalGlobalMem)));
   device->compute_capability_ = 10 * properties.major + properties.minor;
-  device->num_multiprocessors_ = properties.multiProcessorCount;
+  device->num_sms_ = properties.multiProcessorCount;
   device->max_shared_bytes_ = static_cast<int>(properties.sharedMemPerBlockOptin);
   US_RETURN_IF_ERROR(check(cudaStreamCreateWithFlags(&device->stream_, cudaStreamNonBlocking),
                            "cudaStreamCreateWithFlags"));

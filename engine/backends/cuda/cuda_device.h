@@ -30,7 +30,7 @@ class CudaDevice {
   const std::string& name() const { return name_; }  // "cuda:0"
   const std::string& description() const { return description_; }
   int compute_capability() const { return compute_capability_; }  // 90 for 9.0
-  int num_multiprocessors() const { return num_multiprocessors_; }
+  int num_sms() const { return num_sms_; }
   // Most shared memory that a block can have.
   int max_shared_bytes() const { return max_shared_bytes_; }
   cudaStream_t stream() const { return stream_; }
@@ -70,7 +70,7 @@ class CudaDevice {
   std::string name_;
   std::string description_;
   int compute_capability_ = 0;
-  int num_multiprocessors_ = 0;
+  int num_sms_ = 0;
   int max_shared_bytes_ = 0;
   cudaStream_t stream_ = nullptr;
   int64_t generation_ = 0;

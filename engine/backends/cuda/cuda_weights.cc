@@ -13,10 +13,10 @@
 #include "engine/base/check.h"
 #include "engine/base/status.h"
 #include "engine/codecs/absmaxmin/absmaxmin_linear.h"
-#include "engine/codecs/absmaxmin/cuda/sketch_tables.h"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_tables.h"
 #include "engine/codecs/cuda/tile_layout.h"
 #include "engine/codecs/fold/cuda/bit_layout.h"
-#include "engine/codecs/fold/cuda/fold_sketch.h"
+#include "engine/codecs/fold/cuda/fold_transform.h"
 #include "engine/codecs/fold/fold_linear.h"
 #include "engine/codecs/grouped/cuda/grouped_product.h"
 
@@ -44,7 +44,7 @@ class MemoryPlan {
 };
 
 constexpr ProductKernels kFoldKernels = {LaunchFoldProduct, CanGateFoldProduct, /*is_fused=*/true};
-constexpr ProductKernels kAbsMaxMinKernels = {LaunchSketchProduct};
+constexpr ProductKernels kAbsMaxMinKernels = {LaunchAbsMaxMinProduct};
 constexpr ProductKernels kDenseKernels = {LaunchDenseProduct};
 constexpr ProductKernels kInt8Kernels = {LaunchInt8Product};
 constexpr ProductKernels kInt4Kernels = {LaunchInt4Product};
@@ -68,10 +68,10 @@ absl::StatusOr<int64_t> WeightLoader::StagedRows(int64_t row_bytes) {
   if (staging_.num_bytes() == 0) {
     US_ASSIGN_OR_RETURN(staging_, CudaMemory::Allocate(device_, kStagingBytes));
   }
-  const int64_t rows = staging_.num_bytes() / row_bytes / kTileRows * kTileRows;
+  const int64_t rows = staging_.num_bytes() / row_bytes / kMTileRows * kMTileRows;
   if (rows > 0) return rows;
   return absl::UnimplementedError(absl::StrCat(
-      "expected rows of at most ", staging_.num_bytes() / kTileRows, " bytes, found ", row_bytes));
+      "expected rows of at most ", staging_.num_bytes() / kMTileRows, " bytes, found ", row_bytes));
 }
 
 absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadLinear(const EncodedLinear& encoded,
@@ -132,9 +132,9 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadDense(int64_t rows
                                                                     const ReadRows& read_rows) {
   PackedMatrix matrix;
   matrix.rows = rows;
-  matrix.num_steps = NumSteps(cols);
+  matrix.num_k_tiles = NumKTiles(cols);
   MemoryPlan plan;
-  const int64_t tiles = plan.Add(NumRowTiles(rows) * matrix.num_steps * kDenseStepBytes);
+  const int64_t tiles = plan.Add(NumMTiles(rows) * matrix.num_k_tiles * kDenseKTileBytes);
   const int64_t scales = plan.Add(FloatBytes(rows));
   const int64_t biases = plan.Add(FloatBytes(static_cast<int64_t>(bias.size())));
   US_ASSIGN_OR_RETURN(const int64_t staged_rows, StagedRows(FloatBytes(cols)));
@@ -150,8 +150,8 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadDense(int64_t rows
   // Some rows at a time, so that the host's copy stays small.
   constexpr int64_t kHostFloats = int64_t{4} << 20;
   const int64_t rows_at_once =
-      std::clamp(kHostFloats / std::max<int64_t>(cols, 1) / kTileRows * kTileRows,
-                 int64_t{kTileRows}, staged_rows);
+      std::clamp(kHostFloats / std::max<int64_t>(cols, 1) / kMTileRows * kMTileRows,
+                 int64_t{kMTileRows}, staged_rows);
   std::vector<float> host(static_cast<size_t>(std::min(rows_at_once, rows) * cols));
   for (int64_t first = 0; first < rows; first += rows_at_once) {
     const int64_t count = std::min(rows_at_once, rows - first);
@@ -161,15 +161,15 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadDense(int64_t rows
     US_RETURN_IF_ERROR(device_.Upload(host.data(), FloatBytes(count * cols), staging_.data()));
     device_.Check(
         LaunchPackDense(static_cast<const float*>(staging_.data()), cols, first, count,
-                        matrix.num_steps, memory.bytes() + tiles,
+                        matrix.num_k_tiles, memory.bytes() + tiles,
                         reinterpret_cast<float*>(memory.bytes() + scales), device_.stream()),
         "packing dense weights");
     US_RETURN_IF_ERROR(device_.Finish("packing dense weights"));
   }
-  InputSketch sketch;
-  sketch.cols = cols;
-  sketch.num_steps = matrix.num_steps;
-  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, kDenseKernels);
+  InputTransform transform;
+  transform.cols = cols;
+  transform.num_k_tiles = matrix.num_k_tiles;
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, transform, kDenseKernels);
 }
 
 absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadDenseSite(
@@ -182,10 +182,10 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadDenseSite(
 absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const EncodedLinear& encoded,
                                                                    absl::Span<const float> bias) {
   const auto& fold = static_cast<const FoldLinear&>(encoded);
-  const FoldSketch fold_sketch = MakeFoldSketch(fold.layout());
+  const FoldTransform fold_transform = MakeFoldTransform(fold.layout());
   const std::vector<float> row_scales = fold.Scales();
-  const auto num_groups = static_cast<int64_t>(fold_sketch.groups.size());
-  const auto place_bytes = static_cast<int64_t>(fold_sketch.places.size());
+  const auto num_groups = static_cast<int64_t>(fold_transform.groups.size());
+  const auto index_bytes = static_cast<int64_t>(fold_transform.scatter_indices.size());
 
   PackedMatrix matrix;
   matrix.rows = fold.site().rows;
@@ -193,13 +193,13 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
     return absl::UnimplementedError(absl::StrCat("expected at most ", kMaxBuckets,
                                                  " buckets, found ", fold.layout().buckets()));
   }
-  matrix.num_steps = FoldSteps(fold.layout().buckets());
+  matrix.num_k_tiles = FoldKTiles(fold.layout().buckets());
   MemoryPlan plan;
-  const int64_t tiles = plan.Add(NumRowTiles(matrix.rows) * matrix.num_steps * kFoldStepBytes);
+  const int64_t tiles = plan.Add(NumMTiles(matrix.rows) * matrix.num_k_tiles * kFoldKTileBytes);
   const int64_t scales = plan.Add(FloatBytes(matrix.rows));
   const int64_t biases = plan.Add(FloatBytes(static_cast<int64_t>(bias.size())));
-  const int64_t places = plan.Add(place_bytes);
-  const int64_t group_bytes = num_groups * static_cast<int64_t>(sizeof(SketchGroup));
+  const int64_t scatter_indices = plan.Add(index_bytes);
+  const int64_t group_bytes = num_groups * static_cast<int64_t>(sizeof(TransformGroup));
   const int64_t groups = plan.Add(group_bytes);
   US_ASSIGN_OR_RETURN(const int64_t staged_rows, StagedRows(fold.row_bytes()));
   US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(device_, plan.total_bytes()));
@@ -212,38 +212,38 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadFold(const Encoded
         device_.Upload(bias.data(), FloatBytes(matrix.rows), memory.bytes() + biases));
     matrix.bias = reinterpret_cast<float*>(memory.bytes() + biases);
   }
+  US_RETURN_IF_ERROR(device_.Upload(fold_transform.scatter_indices.data(), index_bytes,
+                                    memory.bytes() + scatter_indices));
   US_RETURN_IF_ERROR(
-      device_.Upload(fold_sketch.places.data(), place_bytes, memory.bytes() + places));
-  US_RETURN_IF_ERROR(
-      device_.Upload(fold_sketch.groups.data(), group_bytes, memory.bytes() + groups));
+      device_.Upload(fold_transform.groups.data(), group_bytes, memory.bytes() + groups));
   for (int64_t first = 0; first < matrix.rows; first += staged_rows) {
     const int64_t count = std::min(staged_rows, matrix.rows - first);
     US_RETURN_IF_ERROR(device_.Upload(fold.bits() + first * fold.row_bytes(),
                                       count * fold.row_bytes(), staging_.data()));
     device_.Check(
         LaunchPackFold(static_cast<const uint8_t*>(staging_.data()), fold.row_bytes(), first, count,
-                       matrix.num_steps, memory.bytes() + tiles, device_.stream()),
+                       matrix.num_k_tiles, memory.bytes() + tiles, device_.stream()),
         "packing folded weights");
     US_RETURN_IF_ERROR(device_.Finish("packing folded weights"));
   }
 
-  InputSketch sketch;
-  sketch.groups = reinterpret_cast<const SketchGroup*>(memory.bytes() + groups);
-  sketch.places = memory.bytes() + places;
-  sketch.num_groups = static_cast<int>(num_groups);
-  sketch.first_group = fold_sketch.groups.front();
-  sketch.place_bytes = fold_sketch.place_bytes;
-  sketch.cols = fold.layout().cols();
-  sketch.num_steps = matrix.num_steps;
-  sketch.max_gain = fold_sketch.max_gain;
-  sketch.form = PreparedForm::kBytePlanes;
-  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, kFoldKernels);
+  InputTransform transform;
+  transform.groups = reinterpret_cast<const TransformGroup*>(memory.bytes() + groups);
+  transform.scatter_indices = memory.bytes() + scatter_indices;
+  transform.num_groups = static_cast<int>(num_groups);
+  transform.first_group = fold_transform.groups.front();
+  transform.index_bytes = fold_transform.index_bytes;
+  transform.cols = fold.layout().cols();
+  transform.num_k_tiles = matrix.num_k_tiles;
+  transform.max_amplification = fold_transform.max_amplification;
+  transform.form = InputForm::kHiLoInt8;
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, transform, kFoldKernels);
 }
 
 absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
     const EncodedLinear& encoded, absl::Span<const float> bias) {
   const auto& sketched = static_cast<const AbsMaxMinLinear&>(encoded);
-  const SketchTables tables = MakeSketchTables(sketched.layout());
+  const AbsMaxMinTables tables = MakeAbsMaxMinTables(sketched.layout());
   const std::vector<float> row_scales = sketched.Scales();
   const auto bytes_of = [](const auto& values) {
     return static_cast<int64_t>(values.size() * sizeof(values[0]));
@@ -251,11 +251,11 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
 
   PackedMatrix matrix;
   matrix.rows = sketched.site().rows;
-  matrix.num_steps = tables.num_steps;
+  matrix.num_k_tiles = tables.num_k_tiles;
   matrix.buckets.num_parts = static_cast<int>(tables.parts.size());
   matrix.buckets.entry_words = tables.entry_words;
   matrix.buckets.words_per_block = tables.words_per_block;
-  const int64_t num_blocks = (matrix.rows + kSketchBlockRows - 1) / kSketchBlockRows;
+  const int64_t num_blocks = (matrix.rows + kBucketBlockRows - 1) / kBucketBlockRows;
   constexpr int64_t kWordBytes = sizeof(uint32_t);
   MemoryPlan plan;
   const int64_t words = plan.Add(num_blocks * tables.words_per_block * kWordBytes);
@@ -263,12 +263,12 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
   const int64_t biases = plan.Add(bytes_of(bias));
   const int64_t parts = plan.Add(bytes_of(tables.parts));
   const int64_t entries = plan.Add(bytes_of(tables.entries));
-  const int64_t places = plan.Add(bytes_of(tables.places));
+  const int64_t scatter_indices = plan.Add(bytes_of(tables.scatter_indices));
   const int64_t groups = plan.Add(bytes_of(tables.groups));
-  const int64_t row_levels = sketched.layout().num_buckets();
+  const int64_t row_codes = sketched.layout().num_buckets();
   // Whole blocks of rows.
-  constexpr int64_t kTilesPerBlock = kSketchBlockRows / kTileRows;
-  US_ASSIGN_OR_RETURN(const int64_t staged_pairs, StagedRows(kTilesPerBlock * row_levels));
+  constexpr int64_t kTilesPerBlock = kBucketBlockRows / kMTileRows;
+  US_ASSIGN_OR_RETURN(const int64_t staged_pairs, StagedRows(kTilesPerBlock * row_codes));
   const int64_t staged_rows = kTilesPerBlock * staged_pairs;
   US_ASSIGN_OR_RETURN(CudaMemory memory, CudaMemory::Allocate(device_, plan.total_bytes()));
   uint8_t* base = memory.bytes();
@@ -286,54 +286,55 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadAbsMaxMin(
   };
   US_RETURN_IF_ERROR(upload(tables.parts, parts));
   US_RETURN_IF_ERROR(upload(tables.entries, entries));
-  US_RETURN_IF_ERROR(upload(tables.places, places));
+  US_RETURN_IF_ERROR(upload(tables.scatter_indices, scatter_indices));
   US_RETURN_IF_ERROR(upload(tables.groups, groups));
 
   // Some rows at a time, so that the host's copy stays small.
   constexpr int64_t kHostBytes = int64_t{16} << 20;
   const int64_t rows_at_once =
-      std::clamp(kHostBytes / row_levels / kSketchBlockRows * kSketchBlockRows,
-                 int64_t{kSketchBlockRows}, staged_rows);
-  std::vector<int8_t> levels(static_cast<size_t>(std::min(rows_at_once, matrix.rows) * row_levels));
+      std::clamp(kHostBytes / row_codes / kBucketBlockRows * kBucketBlockRows,
+                 int64_t{kBucketBlockRows}, staged_rows);
+  std::vector<int8_t> codes(static_cast<size_t>(std::min(rows_at_once, matrix.rows) * row_codes));
   for (int64_t first = 0; first < matrix.rows; first += rows_at_once) {
     const int64_t count = std::min(rows_at_once, matrix.rows - first);
     pool_.ParallelFor(count, 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t row = begin; row < end; ++row) {
-        sketched.UnpackRow(first + row, levels.data() + row * row_levels);
+        sketched.UnpackRow(first + row, codes.data() + row * row_codes);
       }
     });
-    US_RETURN_IF_ERROR(device_.Upload(levels.data(), count * row_levels, staging_.data()));
+    US_RETURN_IF_ERROR(device_.Upload(codes.data(), count * row_codes, staging_.data()));
     for (size_t index = 0; index < tables.parts.size(); ++index) {
-      device_.Check(LaunchPackSketch(static_cast<const int8_t*>(staging_.data()), row_levels,
-                                     tables.first_levels[index], tables.parts[index], first, count,
-                                     tables.words_per_block,
-                                     reinterpret_cast<uint32_t*>(base + words), device_.stream()),
-                    "packing sketched weights");
+      device_.Check(
+          LaunchPackAbsMaxMin(static_cast<const int8_t*>(staging_.data()), row_codes,
+                              tables.first_codes[index], tables.parts[index], first, count,
+                              tables.words_per_block, reinterpret_cast<uint32_t*>(base + words),
+                              device_.stream()),
+          "packing sketched weights");
     }
     US_RETURN_IF_ERROR(device_.Finish("packing sketched weights"));
   }
 
-  InputSketch sketch;
-  sketch.groups = reinterpret_cast<const SketchGroup*>(base + groups);
-  sketch.places = base + places;
-  sketch.num_groups = static_cast<int>(tables.groups.size());
-  sketch.first_group = tables.groups.front();
-  sketch.place_bytes = tables.place_bytes;
-  sketch.cols = sketched.site().cols;
-  sketch.num_steps = matrix.num_steps;
-  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch, kAbsMaxMinKernels);
+  InputTransform transform;
+  transform.groups = reinterpret_cast<const TransformGroup*>(base + groups);
+  transform.scatter_indices = base + scatter_indices;
+  transform.num_groups = static_cast<int>(tables.groups.size());
+  transform.first_group = tables.groups.front();
+  transform.index_bytes = tables.index_bytes;
+  transform.cols = sketched.site().cols;
+  transform.num_k_tiles = matrix.num_k_tiles;
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, transform, kAbsMaxMinKernels);
 }
 
 absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadGrouped(const GroupedTable& table) {
   const bool is_int4 = table.type() == GroupedType::kInt4;
-  static_assert(kGroupColumns == kStepColumns);
+  static_assert(kGroupColumns == kKTileColumns);
   PackedMatrix matrix;
   matrix.rows = table.site().rows;
   const int64_t num_groups = GroupsInRow(table.site().cols);
-  matrix.num_steps = NumGroupedSteps(table.site().cols);
+  matrix.num_k_tiles = NumGroupedKTiles(table.site().cols);
   MemoryPlan plan;
   const int64_t tiles =
-      plan.Add(NumRowTiles(matrix.rows) * matrix.num_steps * GroupedStepBytes(is_int4));
+      plan.Add(NumMTiles(matrix.rows) * matrix.num_k_tiles * GroupedKTileBytes(is_int4));
   const int64_t row_bytes = table.values().shape[1];
   const int64_t row_scale_bytes = num_groups * static_cast<int64_t>(sizeof(uint16_t));
   US_ASSIGN_OR_RETURN(const int64_t staged_rows, StagedRows(row_bytes + row_scale_bytes));
@@ -350,15 +351,15 @@ absl::StatusOr<std::unique_ptr<CudaLinear>> WeightLoader::LoadGrouped(const Grou
     device_.Check(
         LaunchPackGrouped(is_int4, staged_values, table.site().cols,
                           reinterpret_cast<const uint16_t*>(staging_.data()), first, count,
-                          matrix.num_steps, memory.bytes() + tiles, device_.stream()),
+                          matrix.num_k_tiles, memory.bytes() + tiles, device_.stream()),
         "packing a table");
     US_RETURN_IF_ERROR(device_.Finish("packing a table"));
   }
-  InputSketch sketch;
-  sketch.cols = table.site().cols;
-  sketch.num_steps = matrix.num_steps;
-  sketch.form = PreparedForm::kBytePlanes;
-  return std::make_unique<CudaLinear>(std::move(memory), matrix, sketch,
+  InputTransform transform;
+  transform.cols = table.site().cols;
+  transform.num_k_tiles = matrix.num_k_tiles;
+  transform.form = InputForm::kHiLoInt8;
+  return std::make_unique<CudaLinear>(std::move(memory), matrix, transform,
                                       is_int4 ? kInt4Kernels : kInt8Kernels);
 }
 

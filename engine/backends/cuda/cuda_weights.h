@@ -14,8 +14,8 @@
 #include "engine/backends/cuda/kernels.h"
 #include "engine/backends/step_stages.h"
 #include "engine/base/thread_pool.h"
+#include "engine/codecs/cuda/input_transform.h"
 #include "engine/codecs/cuda/product.h"
-#include "engine/codecs/cuda/sketch.h"
 #include "engine/codecs/grouped/grouped_table.h"
 
 namespace ultrasketch::cuda {
@@ -62,20 +62,20 @@ struct ProductKernels {
 // Packed weights, how to multiply with them, and the sketch of their inputs.
 class CudaLinear final : public DeviceLinear {
  public:
-  CudaLinear(CudaMemory memory, const PackedMatrix& matrix, const InputSketch& sketch,
+  CudaLinear(CudaMemory memory, const PackedMatrix& matrix, const InputTransform& transform,
              const ProductKernels& kernels)
-      : memory_(std::move(memory)), matrix_(matrix), sketch_(sketch), kernels_(kernels) {}
+      : memory_(std::move(memory)), matrix_(matrix), transform_(transform), kernels_(kernels) {}
 
   // What products with it count as.
   StepStage stage() const { return stage_; }
   void set_stage(StepStage stage) { stage_ = stage; }
 
   int64_t rows() const override { return matrix_.rows; }
-  int64_t cols() const override { return sketch_.cols; }
+  int64_t cols() const override { return transform_.cols; }
   int64_t resident_bytes() const override { return memory_.num_bytes(); }
 
   const PackedMatrix& matrix() const { return matrix_; }
-  const InputSketch& sketch() const { return sketch_; }
+  const InputTransform& transform() const { return transform_; }
   LaunchProduct launch() const { return kernels_.launch; }
   bool can_gate(const ProductArguments& arguments) const {
     return kernels_.can_gate != nullptr && kernels_.can_gate(arguments);
@@ -85,7 +85,7 @@ class CudaLinear final : public DeviceLinear {
  private:
   CudaMemory memory_;
   PackedMatrix matrix_;
-  InputSketch sketch_;
+  InputTransform transform_;
   ProductKernels kernels_;
   StepStage stage_ = StepStage::kHead;  // of a table
 };

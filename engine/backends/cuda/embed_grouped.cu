@@ -11,12 +11,12 @@ namespace {
 constexpr int kThreads = 256;
 
 template <bool kIsInt4>
-__device__ int ReadInteger(const uint8_t* tiles, int64_t row, int64_t column, int64_t num_steps) {
+__device__ int ReadInteger(const uint8_t* tiles, int64_t row, int64_t column, int64_t num_k_tiles) {
   if constexpr (kIsInt4) {
-    const auto byte = static_cast<int8_t>(tiles[Int4Offset(row, column, num_steps)]);
+    const auto byte = static_cast<int8_t>(tiles[Int4Offset(row, column, num_k_tiles)]);
     return (Int4InUpperHalf(column) ? byte : static_cast<int8_t>(byte << 4)) >> 4;
   } else {
-    return static_cast<int8_t>(tiles[Int8Offset(row, column, num_steps)]);
+    return static_cast<int8_t>(tiles[Int8Offset(row, column, num_k_tiles)]);
   }
 }
 
@@ -24,18 +24,18 @@ __device__ int ReadInteger(const uint8_t* tiles, int64_t row, int64_t column, in
 template <bool kIsInt4>
 __global__ void EmbedGrouped(const __grid_constant__ PackedMatrix table, int64_t hidden_size,
                              const TokenInput* tokens, float* hidden) {
-  AllowNextKernel();
-  WaitForKernelBefore();
+  LaunchDependents();
+  WaitForGridDependency();
   const int64_t token = blockIdx.x;
   const int64_t column = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   if (column >= hidden_size) return;
   const int64_t row = tokens[token].id;
   const auto* tiles = static_cast<const uint8_t*>(table.tiles);
   const uint16_t bits = *reinterpret_cast<const uint16_t*>(
-      tiles + GroupScaleOffset(kIsInt4, row, column / kStepColumns, table.num_steps));
+      tiles + GroupScaleOffset(kIsInt4, row, column / kKTileColumns, table.num_k_tiles));
   const float scale = table.has_half_scales ? __half2float(__ushort_as_half(bits))
                                             : __uint_as_float(uint32_t{bits} << 16);
-  const int value = ReadInteger<kIsInt4>(tiles, row, column, table.num_steps);
+  const int value = ReadInteger<kIsInt4>(tiles, row, column, table.num_k_tiles);
   hidden[token * hidden_size + column] = static_cast<float>(value) * scale;
 }
 

@@ -11,8 +11,8 @@ constexpr int kWarps = 4;
 // Grid: (tokens, groups of kWarps heads).
 __global__ void __launch_bounds__(kWarps * 32)
     NormalizeHeads(const __grid_constant__ HeadNormArguments arguments) {
-  AllowNextKernel();
-  WaitForKernelBefore();
+  LaunchDependents();
+  WaitForGridDependency();
   const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / 32;
   const int num_normed = arguments.num_heads + arguments.num_kv_heads;
   if (head >= num_normed) return;

@@ -175,7 +175,7 @@ struct Int8Queries {
   }
 };
 
-// sums += a * b, `a` unsigned: see MultiplyBytes.
+// sums += a * b, `a` unsigned: see MmaS8.
 __device__ inline void MultiplyUnsignedBytes(const uint32_t (&a)[4], uint2 b, int (&sums)[4]) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -240,8 +240,8 @@ __device__ inline float2 AttendInt8Piece(const Int8Queries<kDims>& queries, cons
 #pragma unroll
       for (int j = 0; j < kKeyTiles; ++j) {
         const uint4 key = *reinterpret_cast<const uint4*>(of_part + j * 2 * kDims);
-        MultiplyBytes(a0, {key.x, key.y}, sums[j]);
-        MultiplyBytes(a1, {key.z, key.w}, sums[j]);
+        MmaS8(a0, {key.x, key.y}, sums[j]);
+        MmaS8(a1, {key.z, key.w}, sums[j]);
       }
     }
     if constexpr (kDims % 64 != 0) {
@@ -251,7 +251,7 @@ __device__ inline float2 AttendInt8Piece(const Int8Queries<kDims>& queries, cons
       const uint32_t a[4] = {high.x, low.x, high.y, low.y};
 #pragma unroll
       for (int j = 0; j < kKeyTiles; ++j) {
-        MultiplyBytes(a, *reinterpret_cast<const uint2*>(keys + dim + j * 2 * kDims), sums[j]);
+        MmaS8(a, *reinterpret_cast<const uint2*>(keys + dim + j * 2 * kDims), sums[j]);
       }
     }
   }
@@ -270,7 +270,7 @@ __device__ inline float2 AttendInt8Piece(const Int8Queries<kDims>& queries, cons
         scores[key] = __fmul_rn(JoinPlanes(sums[j][e], sums[j][2 + e]), scales.values[key]);
       }
     }
-    if (__any_sync(0xffffffffu, num_keys < kAttentionPiece)) {
+    if (__any_sync(0xffffffffu, num_keys < kKvTileKeys)) {
 #pragma unroll
       for (int key = 0; key < kRunKeys; ++key) {
         if (quad * kRunKeys + key >= num_keys) scores[key] = -INFINITY;

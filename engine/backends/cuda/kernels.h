@@ -1,5 +1,5 @@
 // The kernels of a step other than those that only multiply: plain launch functions on device
-// pointers. Each returns the launch's error and does not wait. `num_multiprocessors` decides only
+// pointers. Each returns the launch's error and does not wait. `num_sms` decides only
 // how work is spread, never a result.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_KERNELS_H_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_KERNELS_H_
@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
+#include "engine/codecs/cuda/input_transform.h"
 #include "engine/codecs/cuda/product.h"
-#include "engine/codecs/cuda/sketch.h"
 #include "engine/codecs/cuda/tile_layout.h"
 
 namespace ultrasketch::cuda {
@@ -40,17 +40,17 @@ using LaunchEmbedFunction = decltype(&LaunchEmbed);
 // prepared[i] = sketch(hidden[row] / rms(hidden[row]) * weight), row = rows[i], or i when `rows` is
 // null.
 cudaError_t LaunchRmsNorm(const float* hidden, const int32_t* rows, int64_t num_rows,
-                          const float* weight, float epsilon, const InputSketch& sketch,
-                          int num_multiprocessors, void* prepared, cudaStream_t stream);
+                          const float* weight, float epsilon, const InputTransform& transform,
+                          int num_sms, void* packed_input, cudaStream_t stream);
 
 // prepared = sketch(silu(gate) * up) of gate_up [num_tokens, 2 * sketch.cols].
-cudaError_t LaunchSwiGlu(const float* gate_up, int64_t num_tokens, const InputSketch& sketch,
-                         int num_multiprocessors, void* prepared, cudaStream_t stream);
+cudaError_t LaunchSwiGlu(const float* gate_up, int64_t num_tokens, const InputTransform& transform,
+                         int num_sms, void* packed_input, cudaStream_t stream);
 
 // prepared = sketch(rows), rows [num_tokens, sketch.cols], in the order of columns or of entries.
-cudaError_t LaunchSketch(const float* rows, bool is_in_entries, int64_t num_tokens,
-                         const InputSketch& sketch, int num_multiprocessors, void* prepared,
-                         cudaStream_t stream);
+cudaError_t LaunchTransform(const float* rows, bool is_permuted, int64_t num_tokens,
+                            const InputTransform& transform, int num_sms, void* packed_input,
+                            cudaStream_t stream);
 
 // --- Attention ---
 //
@@ -62,19 +62,19 @@ cudaError_t LaunchSketch(const float* rows, bool is_in_entries, int64_t num_toke
 // Positions are attended to in chunks of this many, counted from 0, and a chunk in pieces. A
 // query's result is the merge of its chunks in ascending order, and theirs of their pieces, whoever
 // computes them.
-inline constexpr int kAttentionPiece = 64;
+inline constexpr int kKvTileKeys = 64;
 inline constexpr int kAttentionWarps = 4;
-inline constexpr int kAttentionChunk = kAttentionPiece * kAttentionWarps;
-US_HOST_DEVICE constexpr int64_t NumAttentionChunks(int64_t num_keys) {
-  return (num_keys + kAttentionChunk - 1) / kAttentionChunk;
+inline constexpr int kKvSplitKeys = kKvTileKeys * kAttentionWarps;
+US_HOST_DEVICE constexpr int64_t NumKvSplits(int64_t num_keys) {
+  return (num_keys + kKvSplitKeys - 1) / kKvSplitKeys;
 }
 
 // Up to so many chunks of a token are merged by whoever reads its result, each block of a product
-// all of them. In a step of no more than kMostMergedItems, more of them are merged by the block
+// all of them. In a step of no more than kMaxMergedItems, more of them are merged by the block
 // that is the last to finish one: of many blocks, each would wait for what it wrote while others
 // want its place.
-inline constexpr int64_t kMostUnmergedChunks = 8;
-inline constexpr int64_t kMostMergedItems = 96;
+inline constexpr int64_t kMaxUnmergedSplits = 8;
+inline constexpr int64_t kMaxMergedItems = 96;
 
 // Queries of a tile: rows of one instruction; over a cache of bytes half as many, each in two
 // rows. A block of a prompt has eight tiles of tokens.
@@ -132,11 +132,11 @@ struct AttentionGeometry {
 //   values   [tokens_per_tile][num_heads][head_dim]
 //   ranges   [tokens_per_tile][num_heads] {maximum, sum}
 struct PartialLayout {
-  int chunk_floats;
+  int split_floats;
   int first_range;
 
   US_HOST_DEVICE explicit PartialLayout(const AttentionGeometry& geometry)
-      : chunk_floats(static_cast<int>(geometry.partial_floats())),
+      : split_floats(static_cast<int>(geometry.partial_floats())),
         first_range(geometry.tokens_per_tile() * geometry.num_heads * geometry.head_dim) {}
   // `row` is a token of the tile times num_heads, plus a head.
   US_HOST_DEVICE int RangeOffset(int row) const { return first_range + 2 * row; }
@@ -165,15 +165,15 @@ struct AttentionItem {
   int32_t num_tokens;   // 0: nothing to do
   int32_t num_keys;     // that the first token sees; each next sees one more
   int32_t first_block;  // in the step's block table
-  int32_t chunk;        // or -1: all
+  int32_t split;        // or -1: all
   int32_t slot;         // where a chunk's partial result goes
 };
 
-// Where a token's result is: its tile's chunks are in `num_chunks` slots from first_slot on, as
-// token `tile_token` of them; with num_chunks 0 it is in `attended`.
+// Where a token's result is: its tile's chunks are in `num_splits` slots from first_slot on, as
+// token `tile_token` of them; with num_splits 0 it is in `attended`.
 struct AttentionToken {
   int32_t first_slot;
-  int32_t num_chunks;
+  int32_t num_splits;
   int32_t tile_token;
 };
 
@@ -188,13 +188,13 @@ struct AttentionArguments {
   int64_t num_prompt_items = 0;
   float* partials = nullptr;  // [slot][geometry.partial_floats()]
   float* attended = nullptr;  // [token - first_token][query_width]
-  // Whether tokens of more than kMostUnmergedChunks have theirs merged to `attended`, and how many
+  // Whether tokens of more than kMaxUnmergedSplits have theirs merged to `attended`, and how many
   // of them are there: [slot of the first chunk][key heads * tiles of their query heads], zeros
   // before a kernel and after it.
-  bool merges_chunks = false;
+  bool merges_splits = false;
   int32_t* finished = nullptr;
   int64_t first_token = 0;
-  int num_multiprocessors = 1;
+  int num_sms = 1;
   int64_t max_shared_bytes = 0;  // that a block may have
   // Of LaunchTokenAttention.
   const float* frequencies = nullptr;  // [head_dim / 2]
@@ -215,13 +215,13 @@ cudaError_t LaunchInt8TokenAttention(const AttentionArguments& arguments, cudaSt
 // prepared[t] = sketch(attention of token t) for tokens [first_token, first_token + num_tokens) of
 // the step; `tokens` and `prepared` are those of the whole step.
 cudaError_t LaunchFinishAttention(const AttentionArguments& arguments, const AttentionToken* tokens,
-                                  int64_t num_tokens, const InputSketch& sketch,
-                                  int num_multiprocessors, void* prepared, cudaStream_t stream);
+                                  int64_t num_tokens, const InputTransform& transform, int num_sms,
+                                  void* packed_input, cudaStream_t stream);
 
 // --- Products that make their inputs themselves ---
 
 // With more tokens a kernel of their own for the inputs is quicker.
-inline constexpr int64_t kMostFusedTokens = 2;
+inline constexpr int64_t kMaxFusedTokens = 2;
 
 // What a product's inputs are made of, [num_tokens][sketch.cols].
 struct FusedInput {
@@ -229,7 +229,7 @@ struct FusedInput {
     kNormalized,  // rows / rms(rows) * weight
     kAttended,    // what LaunchFinishAttention takes, of tokens [0, num_tokens)
     kRows,        // rows as they are
-    kEntries,     // rows in the order of the sketch's entries (sketch.h), with its signs
+    kPermuted,    // rows in the order of the sketch's entries (sketch.h), with its signs
   };
   Kind kind = Kind::kRows;
   const float* rows = nullptr;
@@ -237,21 +237,22 @@ struct FusedInput {
   float epsilon = 0.0f;
   AttentionArguments attention;
   const AttentionToken* attention_tokens = nullptr;
-  InputSketch sketch;
-  void* prepared = nullptr;  // of a kernel of its own; not written by a product
+  InputTransform transform;
+  void* packed_input = nullptr;  // of a kernel of its own; not written by a product
 };
 
 // Whether inputs of a sketch may be written in the order of its entries.
-bool HasNarrowPlaces(const InputSketch& sketch);
+bool HasNarrowPlaces(const InputTransform& transform);
 // Whether there is a kernel for tiles of sign bits; `max_shared_bytes` are what a block may have.
 // None for kRows.
-bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix, const InputSketch& sketch,
-                    int64_t num_tokens, int num_multiprocessors, int64_t max_shared_bytes);
+bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix,
+                    const InputTransform& transform, int64_t num_tokens, int num_sms,
+                    int64_t max_shared_bytes);
 // The same results to the bit as of the kernels one by one. Gated outputs are written in the order
-// of rows or, with `entry_places`, the places of a sketch that HasNarrowPlaces, of its entries and
-// with its signs.
+// of rows or, with `output_indices`, the places of a sketch that HasNarrowPlaces, of its entries
+// and with its signs.
 cudaError_t LaunchFusedProduct(const ProductArguments& arguments, const FusedInput& input,
-                               const void* entry_places, cudaStream_t stream);
+                               const void* output_indices, cudaStream_t stream);
 
 // --- Sampling ---
 

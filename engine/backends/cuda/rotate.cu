@@ -2,8 +2,8 @@
 // tokens are few: bound by latency, then by memory.
 #include <cuda_fp16.h>
 
+#include "engine/backends/cuda/input_launch.cuh"
 #include "engine/backends/cuda/kernels.h"
-#include "engine/backends/cuda/producer_launch.cuh"
 #include "engine/backends/cuda/rotation.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 
@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kProducerThreads)
     RotateAndStore(const __grid_constant__ AttentionGeometry geometry, const float* frequencies,
                    const TokenInput* tokens, const int32_t* block_table, __half* keys,
                    __half* values, float* qkv) {
-  AllowNextKernel();
+  LaunchDependents();
   const TokenInput token = tokens[blockIdx.x];
   const int thread =
       static_cast<int>(blockIdx.y) * kProducerThreads + static_cast<int>(threadIdx.x);
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kProducerThreads)
   const int num_rotated = geometry.num_heads + geometry.num_kv_heads;
   Rotation rotation(frequencies, token.position);
   rotation.TurnTo(thread % half);
-  WaitForKernelBefore();
+  WaitForGridDependency();
   for (int index = thread; index < num_rotated * half; index += num_threads) {
     const int head = index / half;
     const int i = index % half;

@@ -36,7 +36,7 @@ absl::Status DeviceStep::Begin(const StepInput& step) {
   tokens_ = place(num_tokens_, sizeof(TokenInput));
   logit_tokens_ = place(num_logit_tokens_, sizeof(int32_t));
   attention_tokens_ = place(num_tokens_, sizeof(AttentionToken));
-  items_ = place(with_room(MostAttentionItems(spans_)), sizeof(AttentionItem));
+  items_ = place(with_room(MaxAttentionItems(spans_)), sizeof(AttentionItem));
   block_table_ = place(with_room(num_blocks), sizeof(int32_t));
   US_RETURN_IF_ERROR(Reserve(num_bytes));
 

@@ -7,7 +7,7 @@ namespace ultrasketch::cuda {
 namespace {
 
 // Shapes of steps that are remembered. A graph of a model with 32 layers takes about a megabyte.
-constexpr size_t kMostKnown = 128;
+constexpr size_t kMaxKnown = 128;
 
 // To make a graph takes the host about a millisecond: where shapes of steps change often, most of
 // the samples are given up.
@@ -75,7 +75,7 @@ void StepRecorder::Run(bool repeats, StageTimer& timer) {
 
 StepRecorder::Known& StepRecorder::Find() {
   if (last_ == nullptr) {
-    if (known_.size() >= kMostKnown) ForgetGraphs();
+    if (known_.size() >= kMaxKnown) ForgetGraphs();
     const auto [entry, is_new] = known_.try_emplace(signature_);
     last_ = &entry->second;
     if (is_new) return *last_;

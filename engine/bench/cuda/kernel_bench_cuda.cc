@@ -10,8 +10,8 @@
 #include "engine/base/status.h"
 #include "engine/bench/cuda/cublas_product.h"
 #include "engine/bench/cuda/device_timer.h"
-#include "engine/bench/cuda/sketch_rivals.h"
-#include "engine/codecs/absmaxmin/cuda/sketch_tables.h"
+#include "engine/bench/cuda/sketch_baselines.h"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_tables.h"
 #include "engine/codecs/fold/cuda/bit_layout.h"
 
 namespace ultrasketch::cuda {
@@ -30,17 +30,17 @@ class Candidate {
   absl::StatusOr<double> Time(DeviceTimer& timer, int64_t num_tokens) {
     const PackedMatrix& packed = matrix();
     const int num_copies = timer.NumCopies(copy_bytes_);
-    US_ASSIGN_OR_RETURN(const auto prepared,
-                        RandomMemory::Create(num_tokens * PreparedRowBytes(packed.num_steps)));
+    US_ASSIGN_OR_RETURN(const auto packed_input,
+                        RandomMemory::Create(num_tokens * PackedInputBytes(packed.num_k_tiles)));
     US_ASSIGN_OR_RETURN(const auto output, RandomMemory::Create(num_tokens * packed.rows * 4));
     return timer.Time(num_copies, [&](int copy) {
       ProductArguments arguments;
       arguments.matrix = packed;
       arguments.matrix.tiles = tiles_->At(copy * copy_bytes_);
-      arguments.prepared = prepared->At();
+      arguments.packed_input = packed_input->At();
       arguments.num_tokens = num_tokens;
       arguments.y = output->At<float>();
-      arguments.num_multiprocessors = timer.properties().multiProcessorCount;
+      arguments.num_sms = timer.properties().multiProcessorCount;
       arguments.max_shared_bytes = static_cast<int>(timer.properties().sharedMemPerBlockOptin);
       return CheckCuda(launch_(arguments, timer.stream()), "product");
     });
@@ -49,7 +49,7 @@ class Candidate {
   // Weights once, inputs and outputs of each token.
   double TouchedBytes(int64_t num_tokens) const {
     return static_cast<double>(
-        weight_bytes() + num_tokens * (PreparedRowBytes(matrix().num_steps) + matrix().rows * 4));
+        weight_bytes() + num_tokens * (PackedInputBytes(matrix().num_k_tiles) + matrix().rows * 4));
   }
 
  protected:
@@ -72,9 +72,9 @@ class FoldCandidate final : public Candidate {
     auto candidate = std::make_unique<FoldCandidate>();
     PackedMatrix& matrix = candidate->matrix_;
     matrix.rows = shape.rows;
-    matrix.num_steps = FoldSteps(std::llround(static_cast<double>(shape.cols) * bits));
+    matrix.num_k_tiles = FoldKTiles(std::llround(static_cast<double>(shape.cols) * bits));
     US_RETURN_IF_ERROR(candidate->AllocateTiles(
-        timer, NumRowTiles(shape.rows) * matrix.num_steps * kFoldStepBytes, LaunchFoldProduct));
+        timer, NumMTiles(shape.rows) * matrix.num_k_tiles * kFoldKTileBytes, LaunchFoldProduct));
     US_ASSIGN_OR_RETURN(candidate->scales_, RandomMemory::Create(shape.rows * 4));
     matrix.row_scales = candidate->scales_->At<float>();
     return candidate;
@@ -94,9 +94,9 @@ class DenseCandidate final : public Candidate {
     auto candidate = std::make_unique<DenseCandidate>();
     PackedMatrix& matrix = candidate->matrix_;
     matrix.rows = shape.rows;
-    matrix.num_steps = NumSteps(shape.cols);
+    matrix.num_k_tiles = NumKTiles(shape.cols);
     US_RETURN_IF_ERROR(candidate->AllocateTiles(
-        timer, NumRowTiles(shape.rows) * matrix.num_steps * kDenseStepBytes, LaunchDenseProduct));
+        timer, NumMTiles(shape.rows) * matrix.num_k_tiles * kDenseKTileBytes, LaunchDenseProduct));
     US_ASSIGN_OR_RETURN(candidate->scales_, RandomMemory::Create(shape.rows * 4));
     matrix.row_scales = candidate->scales_->At<float>();
     return candidate;
@@ -125,7 +125,7 @@ class SketchCandidate final : public Candidate {
 
   SketchCandidate(const KernelShape& shape, int64_t buckets)
       : layout_(1, shape.site, {{shape.cols, buckets, kHashRows, kBucketBits, 0}}, {}),
-        tables_(MakeSketchTables(layout_)),
+        tables_(MakeAbsMaxMinTables(layout_)),
         shape_(shape),
         buckets_(buckets) {}
 
@@ -135,8 +135,8 @@ class SketchCandidate final : public Candidate {
   }
 
   absl::StatusOr<double> TimeWholeDecode(DeviceTimer& timer, const CublasProduct& dense) {
-    US_ASSIGN_OR_RETURN(const auto whole,
-                        RandomMemory::Create(shape_.rows * matrix_.num_steps * kStepColumns * 2));
+    US_ASSIGN_OR_RETURN(const auto whole, RandomMemory::Create(shape_.rows * matrix_.num_k_tiles *
+                                                               kKTileColumns * 2));
     return timer.Time(timer.NumCopies(copy_bytes_), [&](int copy) -> absl::Status {
       PackedMatrix matrix = matrix_;
       matrix.tiles = tiles_->At(copy * copy_bytes_);
@@ -182,20 +182,20 @@ class SketchCandidate final : public Candidate {
 
  private:
   absl::Status Allocate(DeviceTimer& timer) {
-    const int64_t num_blocks = (shape_.rows + kSketchBlockRows - 1) / kSketchBlockRows;
+    const int64_t num_blocks = (shape_.rows + kBucketBlockRows - 1) / kBucketBlockRows;
     US_RETURN_IF_ERROR(
-        AllocateTiles(timer, num_blocks * tables_.words_per_block * 4, LaunchSketchProduct));
+        AllocateTiles(timer, num_blocks * tables_.words_per_block * 4, LaunchAbsMaxMinProduct));
     US_ASSIGN_OR_RETURN(scales_, RandomMemory::Create(shape_.rows * 4));
     const auto entry_bytes = static_cast<int64_t>(tables_.entries.size() * sizeof(uint16_t));
     US_ASSIGN_OR_RETURN(entries_, RandomMemory::Create(entry_bytes));
     US_RETURN_IF_ERROR(entries_->Write(tables_.entries.data(), entry_bytes));
-    const auto part_bytes = static_cast<int64_t>(tables_.parts.size() * sizeof(SketchPart));
+    const auto part_bytes = static_cast<int64_t>(tables_.parts.size() * sizeof(BucketPart));
     US_ASSIGN_OR_RETURN(parts_, RandomMemory::Create(part_bytes));
     US_RETURN_IF_ERROR(parts_->Write(tables_.parts.data(), part_bytes));
     matrix_.tiles = tiles_->At();
     matrix_.row_scales = scales_->At<float>();
     matrix_.rows = shape_.rows;
-    matrix_.num_steps = tables_.num_steps;
+    matrix_.num_k_tiles = tables_.num_k_tiles;
     matrix_.buckets = {parts_->At(), entries_->At<uint16_t>(),
                        static_cast<int>(tables_.parts.size()), tables_.entry_words,
                        tables_.words_per_block};
@@ -203,7 +203,7 @@ class SketchCandidate final : public Candidate {
   }
 
   AbsMaxMinLayout layout_;
-  SketchTables tables_;
+  AbsMaxMinTables tables_;
   KernelShape shape_;
   int64_t buckets_;
   PackedMatrix matrix_;

@@ -14,10 +14,10 @@ namespace ultrasketch::cuda {
 
 // sums += a * b: mma.sync.m16n8k32, signed bytes, exact. Lane l holds rows l / 4 (sums 0 and 1) and
 // l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
-__device__ inline void MultiplyBytes(const uint32_t (&a)[4], uint2 b, int (&sums)[4]) {
+__device__ inline void MmaS8(const uint32_t (&a)[4], uint2 b, int (&accumulators)[4]) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+      : "+r"(accumulators[0]), "+r"(accumulators[1]), "+r"(accumulators[2]), "+r"(accumulators[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
@@ -27,18 +27,17 @@ struct InputTotal {
   int total;
 };
 
-__device__ inline const PreparedTrailer& TrailerOf(const ProductArguments& arguments,
-                                                   int64_t token) {
-  return *reinterpret_cast<const PreparedTrailer*>(PreparedRow(arguments, token) +
-                                                   PreparedScaleOffset(arguments.matrix.num_steps));
+__device__ inline const InputTrailer& TrailerOf(const ProductArguments& arguments, int64_t token) {
+  return *reinterpret_cast<const InputTrailer*>(PackedInputRow(arguments, token) +
+                                                PackedScaleOffset(arguments.matrix.num_k_tiles));
 }
 
-__device__ inline InputTotal SumTotals(const PreparedTrailer& trailer) {
+__device__ inline InputTotal SumTotals(const InputTrailer& trailer) {
   const auto* totals = reinterpret_cast<const int4*>(trailer.totals);
   float scale = trailer.scale;
   unsigned sum = 0;
 #pragma unroll
-  for (int i = 0; i < kMostShares / 4; ++i) {
+  for (int i = 0; i < kMaxInputSplits / 4; ++i) {
     const int4 four = totals[i];
     for (const int total : {four.x, four.y, four.z, four.w}) {
       if (total == kNotFinite) scale = __int_as_float(0x7fffffff);

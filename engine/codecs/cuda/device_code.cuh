@@ -11,7 +11,7 @@ namespace ultrasketch::cuda {
 
 // sums += a * b: mma.sync.m16n8k16, binary16 inputs, float sums. Lane l holds rows l / 4 (sums 0
 // and 1) and l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
-__device__ inline void MultiplyAccumulate(const uint32_t (&a)[4], uint2 b, float (&sums)[4]) {
+__device__ inline void MmaF16(const uint32_t (&a)[4], uint2 b, float (&sums)[4]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
@@ -19,7 +19,7 @@ __device__ inline void MultiplyAccumulate(const uint32_t (&a)[4], uint2 b, float
 }
 
 // Keeps the compiler from moving loads of before to after: they are all in flight at once.
-__device__ inline void FinishIssuingLoads() { asm volatile("" ::: "memory"); }
+__device__ inline void CompilerBarrier() { asm volatile("" ::: "memory"); }
 
 // Brings the line of an address to the second-level cache. Not a read: it may come before a wait
 // for what writes there.
@@ -68,7 +68,7 @@ __device__ inline float WarpSum(float value) {
 }
 
 // Of numbers that are not negative: their bits are in the same order.
-__device__ inline float WarpMaxMagnitude(float value) {
+__device__ inline float WarpAbsMax(float value) {
   return __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(value)));
 }
 
@@ -105,7 +105,7 @@ struct BlockSum {
 template <int kThreads>
 __device__ inline float BlockMax(float magnitude) {
   __shared__ __align__(16) float maxima[kThreads / 32];
-  magnitude = WarpMaxMagnitude(magnitude);
+  magnitude = WarpAbsMax(magnitude);
   if (threadIdx.x % 32 == 0) maxima[threadIdx.x / 32] = magnitude;
   __syncthreads();
 #pragma unroll
@@ -121,8 +121,8 @@ __device__ inline int RoundToInteger(float value) {
 }
 
 // Keeps the compiler from working out a value later than here, where there is time for it.
-__device__ inline void WorkOutNow(int& value) { asm volatile("" : "+r"(value)); }
-__device__ inline void WorkOutNow(float2& values) {
+__device__ inline void Materialize(int& value) { asm volatile("" : "+r"(value)); }
+__device__ inline void Materialize(float2& values) {
   asm volatile("" : "+f"(values.x), "+f"(values.y));
 }
 

@@ -2,10 +2,11 @@
 //
 // Every kernel of a step is launched as dependent on the one before it in the stream
 // (programmatic dependent launch, compute capability 9.0 and later): its blocks may start as soon
-// as all blocks of that one have called AllowNextKernel, and must call WaitForKernelBefore before
-// they touch anything but weights and the step's input, which was copied before its first kernel.
-// All blocks call it, those without work too: a kernel waits for the whole of the one before it,
-// which has waited in turn, and so what is read and written after the wait is ordered as without.
+// as all blocks of that one have called LaunchDependents, and must call WaitForGridDependency
+// before they touch anything but weights and the step's input, which was copied before its first
+// kernel. All blocks call it, those without work too: a kernel waits for the whole of the one
+// before it, which has waited in turn, and so what is read and written after the wait is ordered as
+// without.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_LAUNCH_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_LAUNCH_CUH_
 
@@ -17,13 +18,13 @@
 
 namespace ultrasketch::cuda {
 
-__device__ inline void WaitForKernelBefore() {
+__device__ inline void WaitForGridDependency() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
 #endif
 }
 
-__device__ inline void AllowNextKernel() {
+__device__ inline void LaunchDependents() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
@@ -103,7 +104,7 @@ int CountClustersAtOnce(void (*kernel)(Parameters...), int cluster_blocks, int n
   return num_clusters;
 }
 
-// `shared_bytes` of dynamic shared memory. All kernels launched so call WaitForKernelBefore. The
+// `shared_bytes` of dynamic shared memory. All kernels launched so call WaitForGridDependency. The
 // grid is divided along x into clusters of `cluster_blocks` blocks, a power of two up to 8, which
 // can read each other's shared memory; more than one from compute capability 9.0 on.
 template <typename... Parameters, typename... Arguments>

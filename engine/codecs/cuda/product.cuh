@@ -4,7 +4,7 @@
 // it into the four registers of an instruction:
 //
 //   struct Weights {
-//     static constexpr int kStepBytes;                 // of a row tile
+//     static constexpr int kKTileBytes;                 // of a row tile
 //     struct Lane;                                     // what a lane holds of a step, in registers
 //     static __device__ Lane Load(const uint8_t* step, int lane);   // from global or shared memory
 //     static __device__ void Expand(const Lane&, int instruction, uint32_t (&a)[4]);
@@ -12,7 +12,7 @@
 //
 // Few tokens (SkinnyProduct), bound by reading weights and by the latency of what is left:
 //
-//            chunk 0   chunk 1  ...  chunk 7          a block: kRowTiles row tiles, 8 warps
+//            chunk 0   chunk 1  ...  chunk 7          a block: kMTiles row tiles, 8 warps
 //   16 rows [ warp 0 ][ warp 1 ]    [ warp 7 ]        each warp: one chunk of columns, all tokens
 //            sums of the chunks meet in shared memory
 //
@@ -68,14 +68,14 @@ __device__ inline void PutOutput(const ProductArguments& arguments, int64_t toke
   PutOutput(arguments.y + token * arguments.matrix.rows + row, arguments.accumulate, value);
 }
 
-__device__ inline const uint8_t* PreparedRow(const ProductArguments& arguments, int64_t token) {
-  return static_cast<const uint8_t*>(arguments.prepared) +
-         token * PreparedRowBytes(arguments.matrix.num_steps);
+__device__ inline const uint8_t* PackedInputRow(const ProductArguments& arguments, int64_t token) {
+  return static_cast<const uint8_t*>(arguments.packed_input) +
+         token * PackedInputBytes(arguments.matrix.num_k_tiles);
 }
 
 __device__ inline float TokenScale(const ProductArguments& arguments, int64_t token) {
-  return *reinterpret_cast<const float*>(PreparedRow(arguments, token) +
-                                         PreparedScaleOffset(arguments.matrix.num_steps));
+  return *reinterpret_cast<const float*>(PackedInputRow(arguments, token) +
+                                         PackedScaleOffset(arguments.matrix.num_k_tiles));
 }
 
 __device__ inline float BiasOf(const PackedMatrix& matrix, int64_t row) {
@@ -103,103 +103,102 @@ __device__ inline uint2 InstructionInput(const LaneInput& input, int instruction
 
 // ---- Few tokens ----
 
-// Grid: (blocks of kRowTiles row tiles, blocks of 8 * kTokenTiles tokens). The bound of two blocks
+// Grid: (blocks of kMTiles row tiles, blocks of 8 * kTokenTiles tokens). The bound of two blocks
 // a multiprocessor is what makes the compiler spend registers on loads in flight: kUnroll steps of
 // inputs, and as many of weights one round ahead. The first weights and the rows' scales are on
 // their way before the kernel that writes the inputs has ended.
-template <typename Weights, int kRowTiles, int kTokenTiles, int kUnroll>
+template <typename Weights, int kMTiles, int kTokenTiles, int kUnroll>
 __global__ void __launch_bounds__(kProductThreads, 2)
     SkinnyProduct(const __grid_constant__ ProductArguments arguments) {
-  constexpr int kRows = kRowTiles * kTileRows;
+  constexpr int kRows = kMTiles * kMTileRows;
   constexpr int kTokens = kTokenTiles * 8;
   constexpr int kStride = kRows + 4;  // spreads the lanes' stores over all banks
   // Each thread finishes outputs of one row.
   constexpr int kTokensAtOnce = kProductThreads / kRows;
   constexpr int kOutputs = (kTokens + kTokensAtOnce - 1) / kTokensAtOnce;
-  __shared__ float partial[kNumChunks][kTokens][kStride];
-  AllowNextKernel();
+  __shared__ float partial[kNumKSplits][kTokens][kStride];
+  LaunchDependents();
 
   const PackedMatrix& matrix = arguments.matrix;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32;
-  const int chunk = thread / 32;
-  const int64_t num_steps = matrix.num_steps;
-  const int64_t last_tile = NumRowTiles(matrix.rows) - 1;
-  const int64_t first_tile = int64_t{blockIdx.x} * kRowTiles;
+  const int k_split = thread / 32;
+  const int64_t num_k_tiles = matrix.num_k_tiles;
+  const int64_t last_tile = NumMTiles(matrix.rows) - 1;
+  const int64_t first_tile = int64_t{blockIdx.x} * kMTiles;
   const int64_t first_token = int64_t{blockIdx.y} * kTokens;
 
   // Tiles past the end repeat the last one, and tokens likewise; their sums are dropped.
-  const uint8_t* weights[kRowTiles];
+  const uint8_t* weights[kMTiles];
 #pragma unroll
-  for (int tile = 0; tile < kRowTiles; ++tile) {
+  for (int tile = 0; tile < kMTiles; ++tile) {
     const int64_t index = min(first_tile + tile, last_tile);
     weights[tile] =
-        static_cast<const uint8_t*>(matrix.tiles) + index * num_steps * Weights::kStepBytes;
+        static_cast<const uint8_t*>(matrix.tiles) + index * num_k_tiles * Weights::kKTileBytes;
   }
   const uint8_t* inputs[kTokenTiles];
 #pragma unroll
   for (int tile = 0; tile < kTokenTiles; ++tile) {
     const int64_t token = min(first_token + tile * 8 + lane / 4, arguments.num_tokens - 1);
-    inputs[tile] = PreparedRow(arguments, token) + lane % 4 * 16;
+    inputs[tile] = PackedInputRow(arguments, token) + lane % 4 * 16;
   }
 
   using Lane = typename Weights::Lane;
-  const int64_t begin = ChunkBegin(chunk, num_steps);
-  const int64_t end = ChunkBegin(chunk + 1, num_steps);
+  const int64_t begin = KSplitBegin(k_split, num_k_tiles);
+  const int64_t end = KSplitBegin(k_split + 1, num_k_tiles);
   // Steps past the chunk's end repeat its last one, and are not multiplied.
-  const auto load_weights = [&](int64_t step, Lane(&out)[kUnroll][kRowTiles]) {
+  const auto load_weights = [&](int64_t k_tile, Lane(&out)[kUnroll][kMTiles]) {
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
 #pragma unroll
-      for (int tile = 0; tile < kRowTiles; ++tile) {
+      for (int tile = 0; tile < kMTiles; ++tile) {
         out[i][tile] =
-            Weights::Load(weights[tile] + min(step + i, end - 1) * Weights::kStepBytes, lane);
+            Weights::Load(weights[tile] + min(k_tile + i, end - 1) * Weights::kKTileBytes, lane);
       }
     }
   };
 
-  Lane next[kUnroll][kRowTiles];
+  Lane next[kUnroll][kMTiles];
   if (begin < end) load_weights(begin, next);
-  const int64_t row = first_tile * kTileRows + thread % kRows;
+  const int64_t row = first_tile * kMTileRows + thread % kRows;
   const bool is_row = row < matrix.rows;
   const float row_scale = is_row ? matrix.row_scales[row] : 0.0f;
   const float bias = is_row ? BiasOf(matrix, row) : 0.0f;
-  FinishIssuingLoads();
-  WaitForKernelBefore();
+  CompilerBarrier();
+  WaitForGridDependency();
 
-  float sums[kRowTiles][kTokenTiles][4] = {};
-  for (int64_t step = begin; step < end; step += kUnroll) {
+  float accumulators[kMTiles][kTokenTiles][4] = {};
+  for (int64_t k_tile = begin; k_tile < end; k_tile += kUnroll) {
     LaneInput input[kUnroll][kTokenTiles];
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
 #pragma unroll
       for (int tile = 0; tile < kTokenTiles; ++tile) {
         const auto* source =
-            reinterpret_cast<const uint4*>(inputs[tile] + min(step + i, end - 1) * 128);
+            reinterpret_cast<const uint4*>(inputs[tile] + min(k_tile + i, end - 1) * 128);
         input[i][tile] = {source[0], source[4]};
       }
     }
-    Lane current[kUnroll][kRowTiles];
+    Lane current[kUnroll][kMTiles];
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
 #pragma unroll
-      for (int tile = 0; tile < kRowTiles; ++tile) current[i][tile] = next[i][tile];
+      for (int tile = 0; tile < kMTiles; ++tile) current[i][tile] = next[i][tile];
     }
-    if (step + kUnroll < end) load_weights(step + kUnroll, next);
-    FinishIssuingLoads();
+    if (k_tile + kUnroll < end) load_weights(k_tile + kUnroll, next);
+    CompilerBarrier();
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
-      if (step + i >= end) break;
+      if (k_tile + i >= end) break;
 #pragma unroll
-      for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
+      for (int instruction = 0; instruction < kInstructionsPerKTile; ++instruction) {
 #pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile) {
+        for (int tile = 0; tile < kMTiles; ++tile) {
           uint32_t a[4];
           Weights::Expand(current[i][tile], instruction, a);
 #pragma unroll
           for (int token = 0; token < kTokenTiles; ++token) {
-            MultiplyAccumulate(a, InstructionInput(input[i][token], instruction),
-                               sums[tile][token]);
+            MmaF16(a, InstructionInput(input[i][token], instruction), accumulators[tile][token]);
           }
         }
       }
@@ -207,13 +206,13 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   }
 
 #pragma unroll
-  for (int tile = 0; tile < kRowTiles; ++tile) {
+  for (int tile = 0; tile < kMTiles; ++tile) {
 #pragma unroll
     for (int token = 0; token < kTokenTiles; ++token) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        partial[chunk][token * 8 + lane % 4 * 2 + i % 2][tile * kTileRows + lane / 4 + i / 2 * 8] =
-            sums[tile][token][i];
+        partial[k_split][token * 8 + lane % 4 * 2 + i % 2]
+               [tile * kMTileRows + lane / 4 + i / 2 * 8] = accumulators[tile][token][i];
       }
     }
   }
@@ -232,7 +231,7 @@ __global__ void __launch_bounds__(kProductThreads, 2)
     if (!is_row || block_token >= kTokens || token >= arguments.num_tokens) continue;
     float sum = 0.0f;
 #pragma unroll
-    for (int c = 0; c < kNumChunks; ++c) {
+    for (int c = 0; c < kNumKSplits; ++c) {
       sum = __fadd_rn(sum, partial[c][block_token][thread % kRows]);
     }
     PutOutput(arguments, token, row, FinishSum(sum, token_scales[i], row_scale, bias));
@@ -241,13 +240,13 @@ __global__ void __launch_bounds__(kProductThreads, 2)
 
 // ---- Many tokens ----
 
-inline constexpr int kTiledRowTiles = 8;
-inline constexpr int kTiledRows = kTiledRowTiles * kTileRows;
+inline constexpr int kTiledMTiles = 8;
+inline constexpr int kTiledRows = kTiledMTiles * kMTileRows;
 inline constexpr int kTiledStages = 4;
 
 template <typename Weights, int kTokens>
 constexpr int TiledSharedBytes() {
-  return kTiledStages * (kTiledRowTiles * Weights::kStepBytes + kTokens * 128);
+  return kTiledStages * (kTiledMTiles * Weights::kKTileBytes + kTokens * 128);
 }
 
 // Grid: (blocks of kTiledRows rows, blocks of kTokens tokens). Blocks that follow each other share
@@ -257,37 +256,37 @@ template <typename Weights, int kTokens, int kBlocks>
 __global__ void __launch_bounds__(kProductThreads, kBlocks)
     TiledProduct(const __grid_constant__ ProductArguments arguments) {
   constexpr int kWarpTokenTiles = kTokens / 16;
-  constexpr int kWarpRowTiles = 2;
-  constexpr int kWeightBytes = kTiledRowTiles * Weights::kStepBytes;
+  constexpr int kWarpMTiles = 2;
+  constexpr int kWeightBytes = kTiledMTiles * Weights::kKTileBytes;
   constexpr int kStageBytes = kWeightBytes + kTokens * 128;
   extern __shared__ __align__(128) uint8_t stages[];
-  AllowNextKernel();
-  WaitForKernelBefore();
+  LaunchDependents();
+  WaitForGridDependency();
 
   const PackedMatrix& matrix = arguments.matrix;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32;
   const int warp_row = thread / 32 / 2;
   const int warp_token = thread / 32 % 2;
-  const int64_t num_steps = matrix.num_steps;
-  const int64_t last_tile = NumRowTiles(matrix.rows) - 1;
-  const int64_t first_tile = int64_t{blockIdx.x} * kTiledRowTiles;
+  const int64_t num_k_tiles = matrix.num_k_tiles;
+  const int64_t last_tile = NumMTiles(matrix.rows) - 1;
+  const int64_t first_tile = int64_t{blockIdx.x} * kTiledMTiles;
   const int64_t first_token = int64_t{blockIdx.y} * kTokens;
 
   // Tiles and tokens past the end repeat the last one; their sums are dropped.
-  const auto fetch = [&](int64_t step) {
-    uint8_t* stage = stages + step % kTiledStages * kStageBytes;
-    constexpr int kPiecesPerTile = Weights::kStepBytes / 16;
+  const auto fetch = [&](int64_t k_tile) {
+    uint8_t* stage = stages + k_tile % kTiledStages * kStageBytes;
+    constexpr int kPiecesPerTile = Weights::kKTileBytes / 16;
 #pragma unroll
-    for (int first = 0; first < kTiledRowTiles * kPiecesPerTile; first += kProductThreads) {
+    for (int first = 0; first < kTiledMTiles * kPiecesPerTile; first += kProductThreads) {
       const int piece = first + thread;
-      if (kTiledRowTiles * kPiecesPerTile < kProductThreads &&
-          piece >= kTiledRowTiles * kPiecesPerTile) {
+      if (kTiledMTiles * kPiecesPerTile < kProductThreads &&
+          piece >= kTiledMTiles * kPiecesPerTile) {
         break;
       }
       const int64_t tile = min(first_tile + piece / kPiecesPerTile, last_tile);
       CopyAsync16(stage + piece * 16, static_cast<const uint8_t*>(matrix.tiles) +
-                                          (tile * num_steps + step) * Weights::kStepBytes +
+                                          (tile * num_k_tiles + k_tile) * Weights::kKTileBytes +
                                           piece % kPiecesPerTile * 16);
     }
 #pragma unroll
@@ -297,26 +296,26 @@ __global__ void __launch_bounds__(kProductThreads, kBlocks)
       const int64_t token = min(first_token + row, arguments.num_tokens - 1);
       // Swizzled, so that the eight 16-byte pieces that lanes read at a time are in eight places.
       CopyAsync16(stage + kWeightBytes + row * 128 + (piece ^ (row % 8)) * 16,
-                  static_cast<const uint8_t*>(arguments.prepared) +
-                      token * PreparedRowBytes(num_steps) + step * 128 + piece * 16);
+                  static_cast<const uint8_t*>(arguments.packed_input) +
+                      token * PackedInputBytes(num_k_tiles) + k_tile * 128 + piece * 16);
     }
   };
 
-  float sums[kWarpRowTiles][kWarpTokenTiles][4] = {};
-  float totals[kWarpRowTiles][kWarpTokenTiles][4] = {};
-  const auto multiply = [&](int64_t step) {
-    const uint8_t* stage = stages + step % kTiledStages * kStageBytes;
-    typename Weights::Lane weights[kWarpRowTiles];
+  float accumulators[kWarpMTiles][kWarpTokenTiles][4] = {};
+  float totals[kWarpMTiles][kWarpTokenTiles][4] = {};
+  const auto multiply = [&](int64_t k_tile) {
+    const uint8_t* stage = stages + k_tile % kTiledStages * kStageBytes;
+    typename Weights::Lane weights[kWarpMTiles];
 #pragma unroll
-    for (int row = 0; row < kWarpRowTiles; ++row) {
+    for (int row = 0; row < kWarpMTiles; ++row) {
       weights[row] =
-          Weights::Load(stage + (warp_row * kWarpRowTiles + row) * Weights::kStepBytes, lane);
+          Weights::Load(stage + (warp_row * kWarpMTiles + row) * Weights::kKTileBytes, lane);
     }
-    uint32_t a[kWarpRowTiles][kInstructionsPerStep][4];
+    uint32_t a[kWarpMTiles][kInstructionsPerKTile][4];
 #pragma unroll
-    for (int row = 0; row < kWarpRowTiles; ++row) {
+    for (int row = 0; row < kWarpMTiles; ++row) {
 #pragma unroll
-      for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
+      for (int instruction = 0; instruction < kInstructionsPerKTile; ++instruction) {
         Weights::Expand(weights[row], instruction, a[row][instruction]);
       }
     }
@@ -330,59 +329,59 @@ __global__ void __launch_bounds__(kProductThreads, kBlocks)
           *reinterpret_cast<const uint4*>(source + (piece ^ swizzle) * 16),
           *reinterpret_cast<const uint4*>(source + ((piece + 4) ^ swizzle) * 16)};
 #pragma unroll
-      for (int instruction = 0; instruction < kInstructionsPerStep; ++instruction) {
+      for (int instruction = 0; instruction < kInstructionsPerKTile; ++instruction) {
 #pragma unroll
-        for (int row = 0; row < kWarpRowTiles; ++row) {
-          MultiplyAccumulate(a[row][instruction], InstructionInput(input, instruction),
-                             sums[row][token]);
+        for (int row = 0; row < kWarpMTiles; ++row) {
+          MmaF16(a[row][instruction], InstructionInput(input, instruction),
+                 accumulators[row][token]);
         }
       }
     }
   };
-  const auto finish_chunk = [&] {
+  const auto finish_k_split = [&] {
 #pragma unroll
-    for (int row = 0; row < kWarpRowTiles; ++row) {
+    for (int row = 0; row < kWarpMTiles; ++row) {
 #pragma unroll
       for (int token = 0; token < kWarpTokenTiles; ++token) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          totals[row][token][i] = __fadd_rn(totals[row][token][i], sums[row][token][i]);
-          sums[row][token][i] = 0.0f;
+          totals[row][token][i] = __fadd_rn(totals[row][token][i], accumulators[row][token][i]);
+          accumulators[row][token][i] = 0.0f;
         }
       }
     }
   };
 
 #pragma unroll
-  for (int step = 0; step < kTiledStages - 1; ++step) {
-    if (step < num_steps) fetch(step);
+  for (int k_tile = 0; k_tile < kTiledStages - 1; ++k_tile) {
+    if (k_tile < num_k_tiles) fetch(k_tile);
     CommitCopies();
   }
-  int chunk = 0;
-  for (int64_t step = 0; step < num_steps; ++step) {
+  int k_split = 0;
+  for (int64_t k_tile = 0; k_tile < num_k_tiles; ++k_tile) {
     WaitForCopies<kTiledStages - 2>();
     __syncthreads();
     // Into the stage that all warps left before the barrier.
-    if (step + kTiledStages - 1 < num_steps) fetch(step + kTiledStages - 1);
+    if (k_tile + kTiledStages - 1 < num_k_tiles) fetch(k_tile + kTiledStages - 1);
     CommitCopies();
-    multiply(step);
-    bool chunk_ends = false;
-    while (chunk < kNumChunks && ChunkBegin(chunk + 1, num_steps) <= step + 1) {
-      ++chunk;
-      chunk_ends = true;
+    multiply(k_tile);
+    bool k_split_ends = false;
+    while (k_split < kNumKSplits && KSplitBegin(k_split + 1, num_k_tiles) <= k_tile + 1) {
+      ++k_split;
+      k_split_ends = true;
     }
-    if (chunk_ends) finish_chunk();
+    if (k_split_ends) finish_k_split();
   }
 
   // This lane's outputs are of two rows of each row tile and two tokens of each token tile.
-  float row_scales[kWarpRowTiles][2];
-  float biases[kWarpRowTiles][2];
-  const int64_t first_row = (first_tile + warp_row * kWarpRowTiles) * kTileRows + lane / 4;
+  float row_scales[kWarpMTiles][2];
+  float biases[kWarpMTiles][2];
+  const int64_t first_row = (first_tile + warp_row * kWarpMTiles) * kMTileRows + lane / 4;
 #pragma unroll
-  for (int tile = 0; tile < kWarpRowTiles; ++tile) {
+  for (int tile = 0; tile < kWarpMTiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int64_t row = first_row + tile * kTileRows + half * 8;
+      const int64_t row = first_row + tile * kMTileRows + half * 8;
       row_scales[tile][half] = row < matrix.rows ? matrix.row_scales[row] : 0.0f;
       biases[tile][half] = row < matrix.rows ? BiasOf(matrix, row) : 0.0f;
     }
@@ -394,10 +393,10 @@ __global__ void __launch_bounds__(kProductThreads, kBlocks)
     if (token >= arguments.num_tokens) continue;
     const float token_scale = TokenScale(arguments, token);
 #pragma unroll
-    for (int tile = 0; tile < kWarpRowTiles; ++tile) {
+    for (int tile = 0; tile < kWarpMTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = tile * kTileRows + half * 8;
+        const int row = tile * kMTileRows + half * 8;
         if (first_row + row >= matrix.rows) continue;
         const float value = FinishSum(totals[tile][i / 2][half * 2 + i % 2], token_scale,
                                       row_scales[tile][half], biases[tile][half]);
@@ -409,13 +408,13 @@ __global__ void __launch_bounds__(kProductThreads, kBlocks)
 
 // ---- Which of them ----
 
-template <typename Weights, int kRowTiles, int kTokenTiles, int kUnroll>
+template <typename Weights, int kMTiles, int kTokenTiles, int kUnroll>
 cudaError_t LaunchSkinny(const ProductArguments& arguments, cudaStream_t stream) {
   const dim3 grid(
-      static_cast<unsigned>((NumRowTiles(arguments.matrix.rows) + kRowTiles - 1) / kRowTiles),
+      static_cast<unsigned>((NumMTiles(arguments.matrix.rows) + kMTiles - 1) / kMTiles),
       static_cast<unsigned>((arguments.num_tokens + 8 * kTokenTiles - 1) / (8 * kTokenTiles)));
-  return LaunchKernel(SkinnyProduct<Weights, kRowTiles, kTokenTiles, kUnroll>, grid,
-                      kProductThreads, /*shared_bytes=*/0, stream, arguments);
+  return LaunchKernel(SkinnyProduct<Weights, kMTiles, kTokenTiles, kUnroll>, grid, kProductThreads,
+                      /*shared_bytes=*/0, stream, arguments);
 }
 
 template <typename Weights, int kTokens, int kBlocks>
@@ -435,9 +434,9 @@ cudaError_t LaunchTiled(const ProductArguments& arguments, cudaStream_t stream) 
 // reads all of the input.
 template <typename Weights>
 cudaError_t LaunchProductOf(const ProductArguments& arguments, cudaStream_t stream) {
-  const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
-  const int64_t num_multiprocessors = arguments.num_multiprocessors;
-  const bool two_tiles = num_tiles >= 4 * num_multiprocessors;
+  const int64_t num_tiles = NumMTiles(arguments.matrix.rows);
+  const int64_t num_sms = arguments.num_sms;
+  const bool two_tiles = num_tiles >= 4 * num_sms;
   constexpr int kUnroll = Weights::kUnroll;
   constexpr int kHalfUnroll = kUnroll > 1 ? kUnroll / 2 : 1;
   if (arguments.num_tokens <= 8) {
@@ -448,13 +447,13 @@ cudaError_t LaunchProductOf(const ProductArguments& arguments, cudaStream_t stre
     return two_tiles ? LaunchSkinny<Weights, 2, 2, kHalfUnroll>(arguments, stream)
                      : LaunchSkinny<Weights, 1, 2, kHalfUnroll>(arguments, stream);
   }
-  const int64_t row_blocks = (num_tiles + kTiledRowTiles - 1) / kTiledRowTiles;
-  if (arguments.num_tokens <= 32 && row_blocks < num_multiprocessors) {
+  const int64_t row_blocks = (num_tiles + kTiledMTiles - 1) / kTiledMTiles;
+  if (arguments.num_tokens <= 32 && row_blocks < num_sms) {
     return LaunchSkinny<Weights, 1, 4, 1>(arguments, stream);
   }
   const auto fills_twice = [&](int64_t tokens_each) {
     const int64_t token_blocks = (arguments.num_tokens + tokens_each - 1) / tokens_each;
-    return row_blocks * token_blocks >= 2 * num_multiprocessors;
+    return row_blocks * token_blocks >= 2 * num_sms;
   };
   if (arguments.num_tokens > 64 && fills_twice(128)) {
     return LaunchTiled<Weights, 128, 1>(arguments, stream);

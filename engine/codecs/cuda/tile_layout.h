@@ -18,7 +18,7 @@
 // What is summed in float is summed in chunks of columns: within a chunk one after the other, then
 // the sums of the chunks in ascending order. Every kernel that a device has for a codec does so,
 // however it spreads the work, and so a token's result is the same to the bit in every batch. There
-// are kNumChunks chunks of whole steps; in products with uncompressed weights by wgmma, as
+// are kNumKSplits chunks of whole steps; in products with uncompressed weights by wgmma, as
 // dense_product_hopper.h says.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_TILE_LAYOUT_H_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_TILE_LAYOUT_H_
@@ -33,66 +33,66 @@
 
 namespace ultrasketch::cuda {
 
-inline constexpr int kTileRows = 16;
-inline constexpr int kStepColumns = 64;
-inline constexpr int kInstructionsPerStep = 4;
+inline constexpr int kMTileRows = 16;
+inline constexpr int kKTileColumns = 64;
+inline constexpr int kInstructionsPerKTile = 4;
 inline constexpr int kColumnsPerLane = 16;
-inline constexpr int kNumChunks = 8;
+inline constexpr int kNumKSplits = 8;
 
 // Bytes of a step of one row tile.
-inline constexpr int kDenseStepBytes = kTileRows * kStepColumns * 2;
+inline constexpr int kDenseKTileBytes = kMTileRows * kKTileColumns * 2;
 
-US_HOST_DEVICE constexpr int64_t NumRowTiles(int64_t rows) {
-  return (rows + kTileRows - 1) / kTileRows;
+US_HOST_DEVICE constexpr int64_t NumMTiles(int64_t rows) {
+  return (rows + kMTileRows - 1) / kMTileRows;
 }
-US_HOST_DEVICE constexpr int64_t NumSteps(int64_t columns) {
-  return (columns + kStepColumns - 1) / kStepColumns;
+US_HOST_DEVICE constexpr int64_t NumKTiles(int64_t columns) {
+  return (columns + kKTileColumns - 1) / kKTileColumns;
 }
 
-// Steps [ChunkBegin(c), ChunkBegin(c + 1)) are chunk c's. Some chunks of a short row are empty.
-template <typename Chunk, typename Steps>
-US_HOST_DEVICE constexpr auto ChunkBegin(Chunk chunk, Steps num_steps) {
-  return chunk * num_steps / kNumChunks;
+// Steps [KSplitBegin(c), KSplitBegin(c + 1)) are chunk c's. Some chunks of a short row are empty.
+template <typename KSplit, typename KTiles>
+US_HOST_DEVICE constexpr auto KSplitBegin(KSplit k_split, KTiles num_k_tiles) {
+  return k_split * num_k_tiles / kNumKSplits;
 }
 
 // A prepared input is a row of two bytes a column, then a trailer. Rows are a multiple of 16 bytes.
-enum class PreparedForm : int {
+enum class InputForm : int {
   // Binary16 numbers, to be multiplied by the trailer's scale, a power of two. It keeps inputs of
   // any size within binary16's range, whose eleven bits of precision are eight times what bfloat16
   // has.
-  kHalves,
+  kFp16,
   // Integers of 16 bits, to be multiplied by the trailer's scale: 256 * high + low, the two bytes,
   // both signed, in separate planes. The trailer has their total besides.
-  kBytePlanes,
+  kHiLoInt8,
 };
 
 // Blocks that may write a token's input together.
-inline constexpr int kMostShares = 8;
+inline constexpr int kMaxInputSplits = 8;
 
-struct PreparedTrailer {
+struct InputTrailer {
   float scale;
   int32_t unused[3];
   // Of the integers that each share wrote; kNotFinite instead when one of them was not a number
   // that integers stand for.
-  int32_t totals[kMostShares];
+  int32_t totals[kMaxInputSplits];
   int32_t unused_too[4];
 };
-static_assert(sizeof(PreparedTrailer) == 64);
+static_assert(sizeof(InputTrailer) == 64);
 inline constexpr int32_t kNotFinite = INT32_MIN;
 
-US_HOST_DEVICE constexpr int64_t PreparedRowBytes(int64_t num_steps) {
-  return num_steps * kStepColumns * 2 + static_cast<int64_t>(sizeof(PreparedTrailer));
+US_HOST_DEVICE constexpr int64_t PackedInputBytes(int64_t num_k_tiles) {
+  return num_k_tiles * kKTileColumns * 2 + static_cast<int64_t>(sizeof(InputTrailer));
 }
-US_HOST_DEVICE constexpr int64_t PreparedScaleOffset(int64_t num_steps) {
-  return num_steps * kStepColumns * 2;
+US_HOST_DEVICE constexpr int64_t PackedScaleOffset(int64_t num_k_tiles) {
+  return num_k_tiles * kKTileColumns * 2;
 }
 
 // Planes alternate every 128 bytes. Where the high byte of an integer is; the low one is
-// kPlaneBytes later.
-inline constexpr int kPlaneBytes = 128;
+// kHiLoBytes later.
+inline constexpr int kHiLoBytes = 128;
 template <typename Integer>
 US_HOST_DEVICE constexpr Integer HighByteOffset(Integer column) {
-  return column / kPlaneBytes * (2 * kPlaneBytes) + column % kPlaneBytes;
+  return column / kHiLoBytes * (2 * kHiLoBytes) + column % kHiLoBytes;
 }
 // The most that such an integer can be is 127 * 256 + 127. Inputs are scaled to at most this, so
 // that rounding their sums cannot exceed it.
@@ -103,7 +103,7 @@ inline constexpr float kScaledRange = 32600.0f;
 
 // Pieces of kPieceColumns columns.
 inline constexpr int kPieceColumns = 8;
-inline constexpr int kPiecesPerStep = kStepColumns / kPieceColumns;
+inline constexpr int kPiecesPerKTile = kKTileColumns / kPieceColumns;
 
 // Register `reg` (0 to 3) of instruction `instruction` (0 to 3) of mma.sync holds for lane l two
 // weights of row l / 4 + 8 * (reg % 2): of this column of the step and the one after it.
@@ -115,11 +115,11 @@ US_HOST_DEVICE constexpr int LaneColumn(int lane, int instruction, int reg) {
 US_HOST_DEVICE constexpr int SwizzledPiece(int lane) { return lane ^ (lane / 8); }
 
 // Where the dense weight of a row and column lies, in units of binary16 numbers.
-US_HOST_DEVICE constexpr int64_t DenseOffset(int64_t row, int64_t column, int64_t num_steps) {
-  const int64_t step = row / kTileRows * num_steps + column / kStepColumns;
-  const int64_t block = row % kTileRows / 8 * 2 + column % kStepColumns / 32;
+US_HOST_DEVICE constexpr int64_t DenseOffset(int64_t row, int64_t column, int64_t num_k_tiles) {
+  const int64_t k_tile = row / kMTileRows * num_k_tiles + column / kKTileColumns;
+  const int64_t block = row % kMTileRows / 8 * 2 + column % kKTileColumns / 32;
   const int lane = static_cast<int>(row % 8 * 4 + column % 32 / kPieceColumns);
-  return step * (kDenseStepBytes / 2) + (block * 32 + SwizzledPiece(lane)) * kPieceColumns +
+  return k_tile * (kDenseKTileBytes / 2) + (block * 32 + SwizzledPiece(lane)) * kPieceColumns +
          column % kPieceColumns;
 }
 

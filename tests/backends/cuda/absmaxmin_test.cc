@@ -23,7 +23,7 @@ struct Shape {
 
   int64_t cols() const {
     int64_t total = 0;
-    for (const AbsMaxMinClass& sketch_class : classes) total += sketch_class.num_columns;
+    for (const AbsMaxMinClass& bucket_class : classes) total += bucket_class.num_columns;
     return total;
   }
 };

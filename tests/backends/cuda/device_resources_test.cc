@@ -85,8 +85,8 @@ TEST_F(CudaTest, AStepThatFindsNoMemoryFailsAndTheNextSucceeds) {
   ASSERT_NE(backend, nullptr);
   const TestStep step(100000);
   {
-    const auto filler = CudaBackendOrNull()->Allocate(AvailableBytes(*backend));
-    ASSERT_TRUE(filler.ok()) << filler.status();
+    const auto producer = CudaBackendOrNull()->Allocate(AvailableBytes(*backend));
+    ASSERT_TRUE(producer.ok()) << producer.status();
     const absl::Status status = backend->BeginStep(step.input());
     EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
     EXPECT_THAT(std::string(status.message()),

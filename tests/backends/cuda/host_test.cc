@@ -13,7 +13,7 @@
 #include "engine/codecs/cuda/tile_layout.h"
 #include "engine/codecs/dense/cuda/dense_product_hopper.h"
 #include "engine/codecs/fold/cuda/bit_layout.h"
-#include "engine/codecs/fold/cuda/fold_sketch.h"
+#include "engine/codecs/fold/cuda/fold_transform.h"
 #include "engine/codecs/grouped/cuda/grouped_product.h"
 #include "tests/codecs/fold_examples.h"
 
@@ -66,8 +66,8 @@ TEST(BitLayoutTest, WordsHoldUnitsAcrossTheirBytes) {
                                 static_cast<uint32_t>(RandomWord(1, 3, example)) & 0xffffu};
     const uint32_t word = PackBitWord(chunks[0], chunks[1]);
     for (int chunk = 0; chunk < 2; ++chunk) {
-      for (int unit = 0; unit < kUnitsPerChunk; ++unit) {
-        const uint32_t bytes = word >> (chunk * kUnitsPerChunk + unit) & kUnitMask;
+      for (int unit = 0; unit < kUnitsPerRun; ++unit) {
+        const uint32_t bytes = word >> (chunk * kUnitsPerRun + unit) & kUnitMask;
         for (int byte = 0; byte < 4; ++byte) {
           EXPECT_EQ(bytes >> (8 * byte) & 0xff, chunks[chunk] >> (4 * unit + byte) & 1);
         }
@@ -76,38 +76,38 @@ TEST(BitLayoutTest, WordsHoldUnitsAcrossTheirBytes) {
   }
 }
 
-TEST(BitLayoutTest, BucketsFillWholeBitSteps) {
-  EXPECT_EQ(FoldSteps(1), 4);
-  EXPECT_EQ(FoldSteps(256), 4);
-  EXPECT_EQ(FoldSteps(257), 8);
-  EXPECT_EQ(FoldSteps(2048) * kStepColumns, 2048);
+TEST(BitLayoutTest, BucketsFillWholeBitKTiles) {
+  EXPECT_EQ(FoldKTiles(1), 4);
+  EXPECT_EQ(FoldKTiles(256), 4);
+  EXPECT_EQ(FoldKTiles(257), 8);
+  EXPECT_EQ(FoldKTiles(2048) * kKTileColumns, 2048);
 }
 
-TEST(TileLayoutTest, BytePlanesCoverARowOnce) {
-  constexpr int64_t kSteps = 8;
+TEST(TileLayoutTest, HighAndLowBytesCoverARowOnce) {
+  constexpr int64_t kKTiles = 8;
   std::set<int64_t> offsets;
-  for (int64_t column = 0; column < kSteps * kStepColumns; ++column) {
+  for (int64_t column = 0; column < kKTiles * kKTileColumns; ++column) {
     offsets.insert(HighByteOffset(column));
-    offsets.insert(HighByteOffset(column) + kPlaneBytes);
+    offsets.insert(HighByteOffset(column) + kHiLoBytes);
   }
-  EXPECT_EQ(offsets.size(), static_cast<size_t>(PreparedScaleOffset(kSteps)));
-  EXPECT_EQ(*offsets.rbegin(), PreparedScaleOffset(kSteps) - 1);
+  EXPECT_EQ(offsets.size(), static_cast<size_t>(PackedScaleOffset(kKTiles)));
+  EXPECT_EQ(*offsets.rbegin(), PackedScaleOffset(kKTiles) - 1);
 }
 
 TEST(TileLayoutTest, DenseWeightsLieWhereLanesReadThem) {
-  constexpr int64_t kSteps = 3;
+  constexpr int64_t kKTiles = 3;
   std::set<int64_t> offsets;
   for (int64_t tile = 0; tile < 2; ++tile) {
-    for (int64_t step = 0; step < kSteps; ++step) {
+    for (int64_t k_tile = 0; k_tile < kKTiles; ++k_tile) {
       for (int lane = 0; lane < 32; ++lane) {
         for (int instruction = 0; instruction < 4; ++instruction) {
           for (int reg = 0; reg < 4; ++reg) {
             for (int half = 0; half < 2; ++half) {
               const Place place = WeightPlace(lane, instruction, reg, half);
-              const int64_t offset = DenseOffset(tile * kTileRows + place.row,
-                                                 step * kStepColumns + place.column, kSteps);
+              const int64_t offset = DenseOffset(tile * kMTileRows + place.row,
+                                                 k_tile * kKTileColumns + place.column, kKTiles);
               // Pieces of 16 bytes: of a row half and a half of the columns 32, one a lane.
-              const int64_t block = (tile * kSteps + step) * 4 + reg % 2 * 2 + instruction / 2;
+              const int64_t block = (tile * kKTiles + k_tile) * 4 + reg % 2 * 2 + instruction / 2;
               EXPECT_EQ(offset, (block * 32 + SwizzledPiece(lane)) * 8 + instruction % 2 * 4 +
                                     reg / 2 * 2 + half);
               offsets.insert(offset);
@@ -117,21 +117,21 @@ TEST(TileLayoutTest, DenseWeightsLieWhereLanesReadThem) {
       }
     }
   }
-  EXPECT_EQ(offsets.size(), 2u * kSteps * 1024u);
+  EXPECT_EQ(offsets.size(), 2u * kKTiles * 1024u);
 }
 
 // Of mma.m16n8k32 lane l holds in register r four columns of row l / 4 + 8 * (r % 2), and those
 // are the next four of its sixteen after register r - 2's.
 TEST(GroupedLayoutTest, Int8WeightsLieAsLanesTakeThem) {
-  constexpr int64_t kSteps = 2;
+  constexpr int64_t kKTiles = 2;
   for (int64_t tile = 0; tile < 2; ++tile) {
-    for (int64_t step = 0; step < kSteps; ++step) {
-      const int64_t first = (tile * kSteps + step) * GroupedStepBytes(/*is_int4=*/false);
+    for (int64_t k_tile = 0; k_tile < kKTiles; ++k_tile) {
+      const int64_t first = (tile * kKTiles + k_tile) * GroupedKTileBytes(/*is_int4=*/false);
       for (int lane = 0; lane < 32; ++lane) {
         for (int i = 0; i < 32; ++i) {  // bytes of both rows
-          const int64_t row = tile * kTileRows + lane / 4 + i / 16 * 8;
-          const int64_t column = step * kStepColumns + lane % 4 * kColumnsPerLane + i % 16;
-          EXPECT_EQ(Int8Offset(row, column, kSteps),
+          const int64_t row = tile * kMTileRows + lane / 4 + i / 16 * 8;
+          const int64_t column = k_tile * kKTileColumns + lane % 4 * kColumnsPerLane + i % 16;
+          EXPECT_EQ(Int8Offset(row, column, kKTiles),
                     first + i / 16 * 512 + GroupUnit(lane / 4, lane % 4) * 16 + i % 16);
         }
       }
@@ -156,26 +156,26 @@ TEST(GroupedLayoutTest, UnitsThatAreReadTogetherDoNotMeetInABank) {
 }
 
 TEST(GroupedLayoutTest, IntegersAndScalesCoverAMatrixOnce) {
-  constexpr int64_t kRows = 2 * kTileRows;
-  constexpr int64_t kSteps = 4;
+  constexpr int64_t kRows = 2 * kMTileRows;
+  constexpr int64_t kKTiles = 4;
   for (const bool is_int4 : {false, true}) {
     // Of each byte: 1 for a lower half, 10 for an upper one, 100 for all of it.
     std::map<int64_t, int> uses;
     for (int64_t row = 0; row < kRows; ++row) {
-      for (int64_t column = 0; column < kSteps * kStepColumns; ++column) {
+      for (int64_t column = 0; column < kKTiles * kKTileColumns; ++column) {
         if (!is_int4) {
-          uses[Int8Offset(row, column, kSteps)] += 100;
+          uses[Int8Offset(row, column, kKTiles)] += 100;
         } else {
-          uses[Int4Offset(row, column, kSteps)] += Int4InUpperHalf(column) ? 10 : 1;
+          uses[Int4Offset(row, column, kKTiles)] += Int4InUpperHalf(column) ? 10 : 1;
         }
       }
-      for (int64_t step = 0; step < kSteps; ++step) {
+      for (int64_t k_tile = 0; k_tile < kKTiles; ++k_tile) {
         for (int byte = 0; byte < 2; ++byte) {
-          uses[GroupScaleOffset(is_int4, row, step, kSteps) + byte] += 100;
+          uses[GroupScaleOffset(is_int4, row, k_tile, kKTiles) + byte] += 100;
         }
       }
     }
-    const int64_t num_bytes = kRows / kTileRows * kSteps * GroupedStepBytes(is_int4);
+    const int64_t num_bytes = kRows / kMTileRows * kKTiles * GroupedKTileBytes(is_int4);
     EXPECT_EQ(static_cast<int64_t>(uses.size()), num_bytes);
     EXPECT_EQ(uses.rbegin()->first, num_bytes - 1);
     for (const auto& [offset, count] : uses) {
@@ -185,53 +185,53 @@ TEST(GroupedLayoutTest, IntegersAndScalesCoverAMatrixOnce) {
 }
 
 TEST(GroupedLayoutTest, RowsHaveWholePairsOfGroups) {
-  EXPECT_EQ(NumGroupedSteps(1), 2);
-  EXPECT_EQ(NumGroupedSteps(128), 2);
-  EXPECT_EQ(NumGroupedSteps(129), 4);
+  EXPECT_EQ(NumGroupedKTiles(1), 2);
+  EXPECT_EQ(NumGroupedKTiles(128), 2);
+  EXPECT_EQ(NumGroupedKTiles(129), 4);
 }
 
-TEST(DenseLayoutTest, MatricesOfManyColumnsAndFewRowsHaveTwoChunks) {
-  EXPECT_EQ(DenseChunkSteps(2048, NumSteps(2048)), NumSteps(2048));
-  EXPECT_EQ(DenseChunkSteps(16384, NumSteps(2048)), NumSteps(2048));
-  EXPECT_EQ(DenseChunkSteps(2048, NumSteps(8192)), NumSteps(4096));
+TEST(DenseLayoutTest, MatricesOfManyColumnsAndFewRowsHaveTwoKSplits) {
+  EXPECT_EQ(DenseKSplitTiles(2048, NumKTiles(2048)), NumKTiles(2048));
+  EXPECT_EQ(DenseKSplitTiles(16384, NumKTiles(2048)), NumKTiles(2048));
+  EXPECT_EQ(DenseKSplitTiles(2048, NumKTiles(8192)), NumKTiles(4096));
   for (const int64_t rows : {1, 300, 100000}) {
-    for (int64_t num_steps = 1; num_steps < 300; ++num_steps) {
-      const int64_t chunk_steps = DenseChunkSteps(rows, num_steps);
-      const int num_chunks = NumDenseChunks(rows, num_steps);
-      EXPECT_LT((num_chunks - 1) * chunk_steps, num_steps);
-      EXPECT_GE(num_chunks * chunk_steps, num_steps);
-      EXPECT_TRUE(num_chunks == 1 || chunk_steps % kChunkUnit == 0);
+    for (int64_t num_k_tiles = 1; num_k_tiles < 300; ++num_k_tiles) {
+      const int64_t k_split_tiles = DenseKSplitTiles(rows, num_k_tiles);
+      const int num_splits = NumDenseKSplits(rows, num_k_tiles);
+      EXPECT_LT((num_splits - 1) * k_split_tiles, num_k_tiles);
+      EXPECT_GE(num_splits * k_split_tiles, num_k_tiles);
+      EXPECT_TRUE(num_splits == 1 || k_split_tiles % kKSplitUnit == 0);
     }
   }
 }
 
-TEST(TileLayoutTest, ChunksCoverTheStepsInOrder) {
-  for (const int64_t num_steps : {1, 2, 7, 8, 9, 31, 32, 112, 1000}) {
-    EXPECT_EQ(ChunkBegin(0, num_steps), 0);
-    EXPECT_EQ(ChunkBegin(kNumChunks, num_steps), num_steps);
-    for (int64_t chunk = 0; chunk < kNumChunks; ++chunk) {
-      EXPECT_LE(ChunkBegin(chunk, num_steps), ChunkBegin(chunk + 1, num_steps));
+TEST(TileLayoutTest, KSplitsCoverTheKTilesInOrder) {
+  for (const int64_t num_k_tiles : {1, 2, 7, 8, 9, 31, 32, 112, 1000}) {
+    EXPECT_EQ(KSplitBegin(0, num_k_tiles), 0);
+    EXPECT_EQ(KSplitBegin(kNumKSplits, num_k_tiles), num_k_tiles);
+    for (int64_t chunk = 0; chunk < kNumKSplits; ++chunk) {
+      EXPECT_LE(KSplitBegin(chunk, num_k_tiles), KSplitBegin(chunk + 1, num_k_tiles));
     }
   }
 }
 
 // The sketch as device code computes it.
-std::vector<float> Sketch(const FoldSketch& sketch, const std::vector<float>& x) {
-  const auto place_bytes = static_cast<size_t>(sketch.place_bytes);
-  const uint32_t sign = 1u << (8 * place_bytes - 1);
+std::vector<float> Sketch(const FoldTransform& sketch, const std::vector<float>& x) {
+  const auto index_bytes = static_cast<size_t>(sketch.index_bytes);
+  const uint32_t sign = 1u << (8 * index_bytes - 1);
   std::vector<float> entries(x.size(), std::numeric_limits<float>::quiet_NaN());
   for (size_t column = 0; column < x.size(); ++column) {
     uint32_t place = 0;
-    std::memcpy(&place, sketch.places.data() + column * place_bytes, place_bytes);
+    std::memcpy(&place, sketch.scatter_indices.data() + column * index_bytes, index_bytes);
     entries[place & ~sign] = (place & sign) != 0 ? -x[column] : x[column];
   }
   std::vector<float> z;
-  for (const SketchGroup& group : sketch.groups) {
+  for (const TransformGroup& group : sketch.groups) {
     EXPECT_EQ(group.first_bucket, static_cast<int32_t>(z.size()));
     for (int32_t bucket = 0; bucket < group.num_buckets; ++bucket) {
       float sum = 0;
       for (int32_t i = 0; i < group.columns_per_bucket; ++i) {
-        sum += entries[static_cast<size_t>(group.first_entry + i * group.num_buckets + bucket)];
+        sum += entries[static_cast<size_t>(group.first_permuted + i * group.num_buckets + bucket)];
       }
       z.push_back(sum * group.weight);
     }
@@ -239,13 +239,13 @@ std::vector<float> Sketch(const FoldSketch& sketch, const std::vector<float>& x)
   return z;
 }
 
-TEST(FoldSketchTest, IsTheLayoutsFold) {
+TEST(FoldTransformTest, IsTheLayoutsFold) {
   for (const auto& [cols, buckets] : std::vector<std::pair<int64_t, int64_t>>{
            {1, 1}, {100, 33}, {256, 128}, {250, 129}, {96, 200}, {32768, 1100}, {40000, 20000}}) {
     const FoldLayout layout(5, "site", EvenFoldClasses(cols, buckets), {});
-    const FoldSketch sketch = MakeFoldSketch(layout);
-    EXPECT_EQ(sketch.place_bytes, cols > 32768 ? 4 : 2);
-    EXPECT_EQ(sketch.places.size(), static_cast<size_t>(cols * sketch.place_bytes));
+    const FoldTransform sketch = MakeFoldTransform(layout);
+    EXPECT_EQ(sketch.index_bytes, cols > 32768 ? 4 : 2);
+    EXPECT_EQ(sketch.scatter_indices.size(), static_cast<size_t>(cols * sketch.index_bytes));
     const std::vector<float> x = RandomFloats(cols, 1);
     std::vector<float> expected(static_cast<size_t>(layout.buckets()));
     layout.Fold(x.data(), expected.data());
@@ -255,7 +255,7 @@ TEST(FoldSketchTest, IsTheLayoutsFold) {
     for (const float value : x) most = std::max(most, std::abs(value));
     for (size_t bucket = 0; bucket < found.size(); ++bucket) {
       EXPECT_FLOAT_EQ(found[bucket], expected[bucket]);
-      EXPECT_LE(std::abs(found[bucket]), most * sketch.max_gain * 1.0001f);
+      EXPECT_LE(std::abs(found[bucket]), most * sketch.max_amplification * 1.0001f);
     }
   }
 }
@@ -267,54 +267,55 @@ void CheckPlan(const AttentionGeometry& geometry, const std::vector<PlannedSpan>
   PlanAttention(geometry, spans, max_slots, max_tokens, plan);
   int64_t item = 0;
   int64_t token = 0;
-  for (const AttentionSlab& slab : plan.slabs) {
-    EXPECT_EQ(slab.first_item, item);
-    EXPECT_EQ(slab.first_token, token);
-    EXPECT_GT(slab.num_tokens, 0);
-    EXPECT_LE(slab.num_tokens, max_tokens);
+  for (const AttentionTokenBlock& token_block : plan.token_blocks) {
+    EXPECT_EQ(token_block.first_item, item);
+    EXPECT_EQ(token_block.first_token, token);
+    EXPECT_GT(token_block.num_tokens, 0);
+    EXPECT_LE(token_block.num_tokens, max_tokens);
     std::set<int32_t> slots;
     std::map<int32_t, std::vector<int32_t>> chunks_of_token;
     std::map<int32_t, int32_t> first_slot;
-    for (int64_t i = 0; i < slab.num_items + slab.num_prompt_items; ++i) {
-      const bool is_prompt = i >= slab.num_items;
+    for (int64_t i = 0; i < token_block.num_items + token_block.num_prompt_items; ++i) {
+      const bool is_prompt = i >= token_block.num_items;
       const AttentionItem& work = plan.items[static_cast<size_t>(item + i)];
       if (work.num_tokens == 0) continue;
-      EXPECT_GE(work.first_token, slab.first_token);
-      EXPECT_LE(work.first_token + work.num_tokens, slab.first_token + slab.num_tokens);
+      EXPECT_GE(work.first_token, token_block.first_token);
+      EXPECT_LE(work.first_token + work.num_tokens,
+                token_block.first_token + token_block.num_tokens);
       EXPECT_LE(work.num_tokens, geometry.tokens_per_tile() * (is_prompt ? kPromptTiles : 1));
-      EXPECT_TRUE(!is_prompt || (geometry.is_staged() && work.chunk < 0));
-      if (work.chunk >= 0) {
+      EXPECT_TRUE(!is_prompt || (geometry.is_staged() && work.split < 0));
+      if (work.split >= 0) {
         EXPECT_TRUE(slots.insert(work.slot).second);
         EXPECT_LT(work.slot, max_slots);
-        if (work.chunk == 0) first_slot[work.first_token] = work.slot;
-        EXPECT_EQ(work.slot, first_slot[work.first_token] + work.chunk);
+        if (work.split == 0) first_slot[work.first_token] = work.slot;
+        EXPECT_EQ(work.slot, first_slot[work.first_token] + work.split);
       }
       for (int32_t t = 0; t < work.num_tokens; ++t) {
-        chunks_of_token[work.first_token + t].push_back(work.chunk);
+        chunks_of_token[work.first_token + t].push_back(work.split);
         const AttentionToken& planned = plan.tokens[static_cast<size_t>(work.first_token + t)];
         EXPECT_EQ(planned.tile_token, t);
-        if (work.chunk >= 0) {
-          EXPECT_EQ(planned.first_slot + work.chunk, work.slot);
+        if (work.split >= 0) {
+          EXPECT_EQ(planned.first_slot + work.split, work.slot);
         } else {
-          EXPECT_EQ(planned.num_chunks, 0);
+          EXPECT_EQ(planned.num_splits, 0);
         }
       }
     }
-    EXPECT_EQ(static_cast<int64_t>(chunks_of_token.size()), slab.num_tokens);
+    EXPECT_EQ(static_cast<int64_t>(chunks_of_token.size()), token_block.num_tokens);
     for (const auto& [id, chunks] : chunks_of_token) {
       const AttentionToken& planned = plan.tokens[static_cast<size_t>(id)];
       // More than so many are merged by attention itself.
       const bool are_merged =
           chunks.front() < 0 ||
-          (plan.merges_chunks && chunks.size() > static_cast<size_t>(kMostUnmergedChunks));
-      EXPECT_EQ(planned.num_chunks, are_merged ? 0 : static_cast<int32_t>(chunks.size()));
+          (plan.merges_splits && chunks.size() > static_cast<size_t>(kMaxUnmergedSplits));
+      EXPECT_EQ(planned.num_splits, are_merged ? 0 : static_cast<int32_t>(chunks.size()));
     }
-    item += slab.num_items + slab.num_prompt_items;
-    token += slab.num_tokens;
+    item += token_block.num_items + token_block.num_prompt_items;
+    token += token_block.num_tokens;
   }
   EXPECT_EQ(item, static_cast<int64_t>(plan.items.size()));
   EXPECT_EQ(token, static_cast<int64_t>(plan.tokens.size()));
-  EXPECT_LE(item, MostAttentionItems(spans));
+  EXPECT_LE(item, MaxAttentionItems(spans));
 }
 
 TEST(AttentionPlanTest, CoversEveryTokenWithinTheWorkspace) {
@@ -338,9 +339,9 @@ TEST(AttentionPlanTest, GivesPromptsItemsOfEightTiles) {
   AttentionPlan plan;
   const std::vector<PlannedSpan> spans = {{0, 1, 10, 0}, {1, 100, 0, 1}};
   PlanAttention({32, 8, 128, 16}, spans, 100, 200, plan);
-  ASSERT_EQ(plan.slabs.size(), 1u);
-  EXPECT_EQ(plan.slabs[0].num_items, 1);
-  EXPECT_EQ(plan.slabs[0].num_prompt_items, 4);  // of 32 tokens
+  ASSERT_EQ(plan.token_blocks.size(), 1u);
+  EXPECT_EQ(plan.token_blocks[0].num_items, 1);
+  EXPECT_EQ(plan.token_blocks[0].num_prompt_items, 4);  // of 32 tokens
   EXPECT_EQ(plan.items[1].num_tokens, 32);
 }
 
@@ -349,29 +350,29 @@ TEST(AttentionPlanTest, SpreadsTheKeysOfADecodingToken) {
   const std::vector<PlannedSpan> spans = {{0, 1, 1000, 0}};
   PlanAttention({32, 8, 128, 16}, spans, 100, 100, plan);
   EXPECT_EQ(plan.items.size(), 4u);
-  EXPECT_EQ(plan.tokens[0].num_chunks, 4);
+  EXPECT_EQ(plan.tokens[0].num_splits, 4);
 }
 
-TEST(AttentionPlanTest, LeavesManyChunksToAttention) {
+TEST(AttentionPlanTest, LeavesManySplitsToAttention) {
   AttentionPlan plan;
   const std::vector<PlannedSpan> spans = {{0, 1, 9 * 256 - 1, 0}};
   PlanAttention({32, 8, 128, 16}, spans, 100, 100, plan);
-  EXPECT_EQ(plan.tokens[0].num_chunks, 0);
+  EXPECT_EQ(plan.tokens[0].num_splits, 0);
   ASSERT_GE(plan.items.size(), 9u);
-  EXPECT_EQ(plan.items[8].chunk, 8);
+  EXPECT_EQ(plan.items[8].split, 8);
 
   // Not in a step of many sequences.
   std::vector<PlannedSpan> many;
-  for (int64_t i = 0; i <= kMostMergedItems / 9; ++i) many.push_back({i, 1, 9 * 256 - 1, 9 * i});
+  for (int64_t i = 0; i <= kMaxMergedItems / 9; ++i) many.push_back({i, 1, 9 * 256 - 1, 9 * i});
   PlanAttention({32, 8, 128, 16}, many, 10000, 10000, plan);
-  EXPECT_EQ(plan.tokens[0].num_chunks, 9);
+  EXPECT_EQ(plan.tokens[0].num_splits, 9);
 }
 
 TEST(AttentionPlanTest, TilesOverACacheOfBytesHaveHalfAsManyRows) {
   AttentionPlan plan;
   const std::vector<PlannedSpan> spans = {{0, 100, 0, 1}};
   PlanAttention({32, 8, 64, 16, /*is_int8=*/true}, spans, 100, 200, plan);
-  ASSERT_EQ(plan.slabs.size(), 1u);
+  ASSERT_EQ(plan.token_blocks.size(), 1u);
   EXPECT_EQ(plan.items[0].num_tokens, 16);
 }
 

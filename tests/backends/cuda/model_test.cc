@@ -315,8 +315,8 @@ TEST_F(CudaTest, AModelThatDoesNotFitIsRefusedAndLeavesNothingBehind) {
   ASSERT_TRUE(backend.ok()) << backend.status();
   // What a model needs at most is what is there when it is refused.
   constexpr int64_t kLeft = int64_t{4} << 20;
-  const auto filler = CudaBackendOrNull()->Allocate(AvailableBytes(*CudaBackendOrNull()) - kLeft);
-  ASSERT_TRUE(filler.ok()) << filler.status();
+  const auto producer = CudaBackendOrNull()->Allocate(AvailableBytes(*CudaBackendOrNull()) - kLeft);
+  ASSERT_TRUE(producer.ok()) << producer.status();
   const int64_t before = AvailableBytes(*CudaBackendOrNull());
   const auto model = LoadModel(*checkpoint, *backend, {});
   EXPECT_EQ(model.status().code(), absl::StatusCode::kResourceExhausted) << model.status();

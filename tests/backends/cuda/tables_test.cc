@@ -79,13 +79,13 @@ Outputs Embedded(Backend& backend, const std::shared_ptr<GroupedTable>& table, i
 }
 
 // Token i's embedding is row i.
-constexpr int64_t kMostTokens = 700;
+constexpr int64_t kMaxTokens = 700;
 
 class GroupedTableTest : public CudaTestWithParam<TableShape> {};
 
 TEST_P(GroupedTableTest, RowsAreExactlyTheDecodedOnes) {
   const auto table = RandomTable(GetParam());
-  const int64_t num_tokens = std::min(table->site().rows, kMostTokens);
+  const int64_t num_tokens = std::min(table->site().rows, kMaxTokens);
   std::vector<float> expected(static_cast<size_t>(num_tokens * table->site().cols));
   table->DecodeRows(0, num_tokens, expected.data());
   EXPECT_EQ(Embedded(*CudaBackendOrNull(), table, num_tokens).rows, expected);
@@ -93,7 +93,7 @@ TEST_P(GroupedTableTest, RowsAreExactlyTheDecodedOnes) {
 
 TEST_P(GroupedTableTest, LogitsAgreeWithTheCpuAndDoNotDependOnTheBatch) {
   const auto table = RandomTable(GetParam());
-  const int64_t most_tokens = std::min(table->site().rows, kMostTokens);
+  const int64_t most_tokens = std::min(table->site().rows, kMaxTokens);
   const Outputs expected = Embedded(*CpuBackend(), table, most_tokens);
   const Outputs found = Embedded(*CudaBackendOrNull(), table, most_tokens);
   EXPECT_LT(RelativeError(found.logits, expected.logits), kTolerance);

@@ -6,18 +6,18 @@ namespace ultrasketch::cuda {
 namespace {
 
 struct DenseWeights {
-  static constexpr int kStepBytes = kDenseStepBytes;
+  static constexpr int kKTileBytes = kDenseKTileBytes;
   static constexpr int kUnroll = 2;
 
   struct Lane {
     uint4 pieces[4];  // of rows l / 4 and l / 4 + 8, two each
   };
 
-  static __device__ Lane Load(const uint8_t* step, int lane) {
+  static __device__ Lane Load(const uint8_t* k_tile, int lane) {
     Lane result;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      result.pieces[i] = reinterpret_cast<const uint4*>(step)[i * 32 + SwizzledPiece(lane)];
+      result.pieces[i] = reinterpret_cast<const uint4*>(k_tile)[i * 32 + SwizzledPiece(lane)];
     }
     return result;
   }
@@ -37,7 +37,7 @@ constexpr int kPackThreads = 256;
 
 // One block a row of the tiles, those past the last row included.
 __global__ void PackDense(const float* values, int64_t cols, int64_t first_row, int64_t num_rows,
-                          int64_t num_steps, __half* tiles, float* row_scales) {
+                          int64_t num_k_tiles, __half* tiles, float* row_scales) {
   const int64_t row = blockIdx.x;
   const float* source = values + row * cols;
   float maximum = 0.0f;
@@ -49,9 +49,9 @@ __global__ void PackDense(const float* values, int64_t cols, int64_t first_row, 
   maximum = BlockMax<kPackThreads>(maximum);
   const PowerOfTwo scale = ScaleToHalfRange(maximum);
   if (row < num_rows && threadIdx.x == 0) row_scales[first_row + row] = scale.inverse;
-  for (int64_t column = threadIdx.x; column < num_steps * kStepColumns; column += kPackThreads) {
+  for (int64_t column = threadIdx.x; column < num_k_tiles * kKTileColumns; column += kPackThreads) {
     const float value = row < num_rows && column < cols ? source[column] * scale.factor : 0.0f;
-    tiles[DenseOffset(first_row + row, column, num_steps)] = __float2half_rn(value);
+    tiles[DenseOffset(first_row + row, column, num_k_tiles)] = __float2half_rn(value);
   }
 }
 
@@ -63,10 +63,10 @@ cudaError_t LaunchDenseProduct(const ProductArguments& arguments, cudaStream_t s
 }
 
 cudaError_t LaunchPackDense(const float* values, int64_t cols, int64_t first_row, int64_t num_rows,
-                            int64_t num_steps, void* tiles, float* row_scales,
+                            int64_t num_k_tiles, void* tiles, float* row_scales,
                             cudaStream_t stream) {
-  PackDense<<<static_cast<unsigned>(NumRowTiles(num_rows) * kTileRows), kPackThreads, 0, stream>>>(
-      values, cols, first_row, num_rows, num_steps, static_cast<__half*>(tiles), row_scales);
+  PackDense<<<static_cast<unsigned>(NumMTiles(num_rows) * kMTileRows), kPackThreads, 0, stream>>>(
+      values, cols, first_row, num_rows, num_k_tiles, static_cast<__half*>(tiles), row_scales);
   return cudaGetLastError();
 }
 

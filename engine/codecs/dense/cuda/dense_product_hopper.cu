@@ -31,12 +31,12 @@ void Consider(const ProductArguments& arguments, Choice& choice) {
   // Twice the tokens would be multiplied for nothing.
   if (kTokens > 8 && arguments.num_tokens <= kTokens / 2) return;
   const int most_splits =
-      kTakesTurns ? 1 : NumDenseChunks(arguments.matrix.rows, arguments.matrix.num_steps);
-  for (int row_tiles = (kWarpgroups - 1) * kWarpgroupRowTiles + 1;
-       row_tiles <= kWarpgroups * kWarpgroupRowTiles; ++row_tiles) {
-    if (Tile::NumStages(row_tiles, arguments.max_shared_bytes) < kMinStages) continue;
+      kTakesTurns ? 1 : NumDenseKSplits(arguments.matrix.rows, arguments.matrix.num_k_tiles);
+  for (int m_tiles = (kWarpgroups - 1) * kWarpgroupMTiles + 1;
+       m_tiles <= kWarpgroups * kWarpgroupMTiles; ++m_tiles) {
+    if (Tile::NumStages(m_tiles, arguments.max_shared_bytes) < kMinStages) continue;
     for (int splits = 1; splits <= most_splits; ++splits) {
-      const DensePlan plan = PlanOf<Tile>(arguments, row_tiles, splits);
+      const DensePlan plan = PlanOf<Tile>(arguments, m_tiles, splits);
       const int64_t cost = CostOf<Tile>(arguments, plan);
       // Of equals that with more rows, which reads inputs less often.
       if (cost <= choice.cost) choice = {cost, LaunchDense<Tile>, plan};
@@ -64,26 +64,25 @@ Choice Choose(const ProductArguments& arguments) {
 const Choice& ChoiceFor(const ProductArguments& arguments) {
   struct Entry {
     int64_t rows = 0;
-    int64_t num_steps = 0;
+    int64_t num_k_tiles = 0;
     int64_t num_tokens = 0;
-    int num_multiprocessors = 0;
+    int num_sms = 0;
     int max_shared_bytes = 0;
     Choice choice;
   };
   thread_local std::array<Entry, 16> entries;
   thread_local size_t next = 0;
   for (const Entry& entry : entries) {
-    if (entry.rows == arguments.matrix.rows && entry.num_steps == arguments.matrix.num_steps &&
-        entry.num_tokens == arguments.num_tokens &&
-        entry.num_multiprocessors == arguments.num_multiprocessors &&
+    if (entry.rows == arguments.matrix.rows && entry.num_k_tiles == arguments.matrix.num_k_tiles &&
+        entry.num_tokens == arguments.num_tokens && entry.num_sms == arguments.num_sms &&
         entry.max_shared_bytes == arguments.max_shared_bytes) {
       return entry.choice;
     }
   }
   Entry& entry = entries[next];
   next = (next + 1) % entries.size();
-  entry = {arguments.matrix.rows,         arguments.matrix.num_steps, arguments.num_tokens,
-           arguments.num_multiprocessors, arguments.max_shared_bytes, Choose(arguments)};
+  entry = {arguments.matrix.rows, arguments.matrix.num_k_tiles, arguments.num_tokens,
+           arguments.num_sms,     arguments.max_shared_bytes,   Choose(arguments)};
   return entry.choice;
 }
 

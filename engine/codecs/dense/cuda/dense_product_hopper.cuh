@@ -2,7 +2,7 @@
 //
 //                        kTokens tokens
 //        64 rows   [ consumer warpgroup 0 ]     sums in registers; a producer warp fills a ring of
-//   up to 64 rows  [ consumer warpgroup 1 ]     stages by TMA, K tiles of kStageSteps * 64 columns
+//   up to 64 rows  [ consumer warpgroup 1 ]     stages by TMA, K tiles of kStageKTiles * 64 columns
 //
 // Both operands are in shared memory as they come: weights lie in device memory in the swizzled
 // order of an operand (tile_layout.h), inputs are swizzled by TMA. Blocks are persistent: the ring
@@ -27,26 +27,26 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "engine/codecs/cuda/barriers.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
-#include "engine/codecs/cuda/operand_boxes.cuh"
 #include "engine/codecs/cuda/product.cuh"
+#include "engine/codecs/cuda/ptx/mbarrier.cuh"
+#include "engine/codecs/cuda/ptx/wgmma.cuh"
+#include "engine/codecs/cuda/ptx/wgmma_int8.cuh"
 #include "engine/codecs/cuda/tensor_map.h"
-#include "engine/codecs/cuda/warpgroup.cuh"
-#include "engine/codecs/cuda/warpgroup_bytes.cuh"
+#include "engine/codecs/cuda/tma_maps.cuh"
 #include "engine/codecs/dense/cuda/dense_product_hopper.h"
 
 namespace ultrasketch::cuda::dense_product_hopper {
 
 inline constexpr int kMaxStages = 16;
 inline constexpr int kMinStages = 3;
-inline constexpr int kMostChunks = 2;
-inline constexpr int kWarpgroupRowTiles = 4;
-inline constexpr int kWarpgroupRows = kWarpgroupRowTiles * kTileRows;
+inline constexpr int kMaxKSplits = 2;
+inline constexpr int kWarpgroupMTiles = 4;
+inline constexpr int kWarpgroupRows = kWarpgroupMTiles * kMTileRows;
 // Stages begin at multiples of it, as swizzled operands must.
 inline constexpr int kAlignment = 1024;
-inline constexpr int kInputStepBytes = kStepColumns * 2;  // of a token
+inline constexpr int kInputKTileBytes = kKTileColumns * 2;  // of a token
 
 // `kTakesTurnsOf`: two warpgroups take tiles of their own by turns, so that one writes its outputs
 // while the other multiplies.
@@ -61,8 +61,8 @@ struct DenseTile {
   static constexpr int kSharers = kTakesTurns ? 1 : kWarpgroups;
   static constexpr int kMembers = kTakesTurns ? kWarpgroups : 1;
   static constexpr int kTokens = kTokensOf;
-  static constexpr int kStageSteps = kTokens <= 32 ? 4 : kTokens <= 64 ? 2 : 1;
-  static_assert(kChunkUnit % kStageSteps == 0);
+  static constexpr int kStageKTiles = kTokens <= 32 ? 4 : kTokens <= 64 ? 2 : 1;
+  static_assert(kKSplitUnit % kStageKTiles == 0);
   static constexpr int kConsumerWarps = 4 * kWarpgroups;
   static constexpr int kConsumerThreads = 32 * kConsumerWarps;
   // With several consumer warpgroups the producer warp has one, too, from which registers move to
@@ -71,8 +71,8 @@ struct DenseTile {
   static constexpr int kThreads = kConsumerThreads + (kMovesRegisters ? 128 : 32);
   static constexpr int kProducerRegisters = 40;
   static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 152;
-  static constexpr int kSums = kTokens / 2;  // of a thread and 64 rows
-  static constexpr int kInputBytes = kStageSteps * kTokens * kInputStepBytes;
+  static constexpr int kAccumulators = kTokens / 2;  // of a thread and 64 rows
+  static constexpr int kInputBytes = kStageKTiles * kTokens * kInputKTileBytes;
   // Outputs go through shared memory, two patches of kPatchTokens tokens of a warpgroup's rows in
   // turn, so that whole lines are written.
   static constexpr bool kStagesOutputs = kTokens >= 32;
@@ -86,24 +86,23 @@ struct DenseTile {
   static constexpr int kExchangeStride = kWarpgroups * kWarpgroupRows + 4;
   static constexpr int kExchangeBytes = kTokens * kExchangeStride * int{sizeof(float)};
 
-  US_HOST_DEVICE static constexpr int StageBytes(int row_tiles) {
-    return kStageSteps * row_tiles * kDenseStepBytes + kInputBytes;
+  US_HOST_DEVICE static constexpr int StageBytes(int m_tiles) {
+    return kStageKTiles * m_tiles * kDenseKTileBytes + kInputBytes;
   }
   // Instructions read all of a warpgroup's rows, those past a smaller tile too.
-  US_HOST_DEVICE static constexpr int RingBytes(int row_tiles, int num_stages) {
-    const int ring = num_stages * StageBytes(row_tiles) +
-                     (kWarpgroups * kWarpgroupRowTiles - row_tiles) * kDenseStepBytes;
+  US_HOST_DEVICE static constexpr int RingBytes(int m_tiles, int num_stages) {
+    const int ring = num_stages * StageBytes(m_tiles) +
+                     (kWarpgroups * kWarpgroupMTiles - m_tiles) * kDenseKTileBytes;
     return ring > kExchangeBytes ? ring : kExchangeBytes;
   }
-  static constexpr int SharedBytes(int row_tiles, int num_stages) {
-    return kAlignment + RingBytes(row_tiles, num_stages) + kWriterBytes;
+  static constexpr int SharedBytes(int m_tiles, int num_stages) {
+    return kAlignment + RingBytes(m_tiles, num_stages) + kWriterBytes;
   }
   // As many as a block has room for, beside its barriers; less than kMinStages: it does not fit.
-  static constexpr int NumStages(int row_tiles, int max_shared_bytes) {
+  static constexpr int NumStages(int m_tiles, int max_shared_bytes) {
     constexpr int kBarrierBytes = 512;
     int num_stages = kMaxStages;
-    while (num_stages > 0 &&
-           SharedBytes(row_tiles, num_stages) + kBarrierBytes > max_shared_bytes) {
+    while (num_stages > 0 && SharedBytes(m_tiles, num_stages) + kBarrierBytes > max_shared_bytes) {
       --num_stages;
     }
     return num_stages;
@@ -112,13 +111,13 @@ struct DenseTile {
 
 // How a product is divided.
 struct DensePlan {
-  int row_tiles;   // of a block, more than kWarpgroups - 1 warpgroups have
+  int m_tiles;     // of a block, more than kWarpgroups - 1 warpgroups have
   int num_stages;  // of the ring
   int splits;      // blocks of a cluster that share a tile's chunks: 1, or as many as chunks
   int token_blocks;
   int num_tiles;     // numbered along tokens first
   int total_stages;  // of columns
-  int chunk_stages;
+  int k_split_stages;
 };
 
 struct DenseMaps {
@@ -128,13 +127,13 @@ struct DenseMaps {
 
 template <typename Tile>
 struct DenseShared {
-  SharedBarrier full[kMaxStages];
-  SharedBarrier empty[kMaxStages];
+  Mbarrier full[kMaxStages];
+  Mbarrier empty[kMaxStages];
 };
 
 // Begins to copy a box of three dimensions; the barrier's phase gets its bytes.
-__device__ inline void StartBox(const CUtensorMap& map, int x, int y, int z, uint32_t shared,
-                                uint32_t barrier) {
+__device__ inline void TmaLoad(const CUtensorMap& map, int x, int y, int z, uint32_t shared,
+                               uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
       "[%1, {%2, %3, %4}], [%5];" ::"r"(shared),
@@ -186,8 +185,8 @@ struct Work {
       : split(plan.splits > 1 ? ClusterRank() : 0),
         first_tile(static_cast<int>(blockIdx.x) / plan.splits),
         tile_stride(static_cast<int>(gridDim.x) / plan.splits),
-        first_stage(split * plan.chunk_stages),
-        end_stage(plan.splits > 1 ? min(first_stage + plan.chunk_stages, plan.total_stages)
+        first_stage(split * plan.k_split_stages),
+        end_stage(plan.splits > 1 ? min(first_stage + plan.k_split_stages, plan.total_stages)
                                   : plan.total_stages) {}
   int split;
   int first_tile;
@@ -196,8 +195,8 @@ struct Work {
   int end_stage;
 };
 
-__device__ inline int FirstRowTile(const DensePlan& plan, int tile) {
-  return tile / plan.token_blocks * plan.row_tiles;
+__device__ inline int FirstMTile(const DensePlan& plan, int tile) {
+  return tile / plan.token_blocks * plan.m_tiles;
 }
 template <typename Tile>
 __device__ inline int FirstToken(const DensePlan& plan, int tile) {
@@ -207,11 +206,11 @@ __device__ inline int FirstToken(const DensePlan& plan, int tile) {
 // In the order in which the ring has them: `call(tile, member, begin, end)`, of each group of tiles
 // under way at a time, chunk by chunk, the stages of columns of each member.
 template <typename Tile, typename Call>
-__device__ inline void ForEachChunk(const DensePlan& plan, const Work& work, const Call& call) {
+__device__ inline void ForEachKSplit(const DensePlan& plan, const Work& work, const Call& call) {
   for (int first = work.first_tile; first < plan.num_tiles;
        first += Tile::kMembers * work.tile_stride) {
-    for (int begin = work.first_stage; begin < work.end_stage; begin += plan.chunk_stages) {
-      const int end = min(begin + plan.chunk_stages, work.end_stage);
+    for (int begin = work.first_stage; begin < work.end_stage; begin += plan.k_split_stages) {
+      const int end = min(begin + plan.k_split_stages, work.end_stage);
       for (int member = 0; member < Tile::kMembers; ++member) {
         const int tile = first + member * work.tile_stride;
         if (tile < plan.num_tiles) call(tile, member, begin, end);
@@ -223,34 +222,34 @@ __device__ inline void ForEachChunk(const DensePlan& plan, const Work& work, con
 // One thread. The weights of the first stages are on their way before the kernel that writes the
 // inputs has ended. Row tiles, tokens and columns past the last are zero.
 template <typename Tile>
-__device__ inline void FillStages(const DensePlan& plan, const DenseMaps& maps, const Work& work,
-                                  uint32_t stages, const DenseShared<Tile>& shared) {
-  const BarrierArray full(shared.full);
-  const BarrierArray empty(shared.empty);
-  const int stage_bytes = Tile::StageBytes(plan.row_tiles);
+__device__ inline void ProduceStages(const DensePlan& plan, const DenseMaps& maps, const Work& work,
+                                     uint32_t stages, const DenseShared<Tile>& shared) {
+  const MbarrierArray full(shared.full);
+  const MbarrierArray empty(shared.empty);
+  const int stage_bytes = Tile::StageBytes(plan.m_tiles);
   const int weight_bytes = stage_bytes - Tile::kInputBytes;
-  const auto begin_stage = [&](int slot, int row_tile, int stage) {
-    ArriveAndExpect(full[slot], stage_bytes);
-    StartBox(maps.weights, 0, row_tile, stage * Tile::kStageSteps, stages + slot * stage_bytes,
-             full[slot]);
+  const auto begin_stage = [&](int slot, int m_tile, int stage) {
+    MbarrierArriveExpectTx(full[slot], stage_bytes);
+    TmaLoad(maps.weights, 0, m_tile, stage * Tile::kStageKTiles, stages + slot * stage_bytes,
+            full[slot]);
   };
 
-  int num_begun = min(plan.num_stages, min(plan.chunk_stages, work.end_stage - work.first_stage));
-  const int first_row_tile = FirstRowTile(plan, work.first_tile);
-  for (int i = 0; i < num_begun; ++i) begin_stage(i, first_row_tile, work.first_stage + i);
-  WaitForKernelBefore();
+  int num_begun = min(plan.num_stages, min(plan.k_split_stages, work.end_stage - work.first_stage));
+  const int first_m_tile = FirstMTile(plan, work.first_tile);
+  for (int i = 0; i < num_begun; ++i) begin_stage(i, first_m_tile, work.first_stage + i);
+  WaitForGridDependency();
   Ring ring(plan.num_stages);
-  ForEachChunk<Tile>(plan, work, [&](int tile, int, int begin, int end) {
-    const int row_tile = FirstRowTile(plan, tile);
+  ForEachKSplit<Tile>(plan, work, [&](int tile, int, int begin, int end) {
+    const int m_tile = FirstMTile(plan, tile);
     const int token = FirstToken<Tile>(plan, tile);
     for (int stage = begin; stage < end; ++stage) {
       const int slot = ring.slot();
       if (--num_begun < 0) {
-        WaitForPhase(empty[slot], ring.parity() ^ 1);
-        begin_stage(slot, row_tile, stage);
+        MbarrierWait(empty[slot], ring.parity() ^ 1);
+        begin_stage(slot, m_tile, stage);
       }
-      StartBox(maps.inputs, 0, token, stage * Tile::kStageSteps,
-               stages + slot * stage_bytes + weight_bytes, full[slot]);
+      TmaLoad(maps.inputs, 0, token, stage * Tile::kStageKTiles,
+              stages + slot * stage_bytes + weight_bytes, full[slot]);
       ring.Advance();
     }
   });
@@ -269,19 +268,19 @@ class Consumer {
         warp_(ThisWarp()),
         lane_(static_cast<int>(threadIdx.x) % 32),
         patches_(writers + warp_ / 4 * Tile::kWriterFloats),
-        step_bytes_(plan.row_tiles * kDenseStepBytes),
-        stage_bytes_(Tile::StageBytes(plan.row_tiles)),
+        k_tile_bytes_(plan.m_tiles * kDenseKTileBytes),
+        stage_bytes_(Tile::StageBytes(plan.m_tiles)),
         ring_(plan.num_stages) {
     const uint32_t address = SharedAddress(stages);
-    weights_ = OperandDescriptor(address, 0, kDenseStepBytes / 2, OperandSwizzle::k64Bytes);
-    weights_ = MoveOperand(weights_, FirstRowBlock() * kWarpgroupRowTiles * kDenseStepBytes);
-    inputs_ = OperandDescriptor(address, 0, 8 * kInputStepBytes, OperandSwizzle::k128Bytes);
-    inputs_ = MoveOperand(inputs_, Tile::kStageSteps * step_bytes_);
+    weights_ = SmemDescriptor(address, 0, kDenseKTileBytes / 2, SmemSwizzle::k64Bytes);
+    weights_ = AdvanceDescriptor(weights_, FirstRowBlock() * kWarpgroupMTiles * kDenseKTileBytes);
+    inputs_ = SmemDescriptor(address, 0, 8 * kInputKTileBytes, SmemSwizzle::k128Bytes);
+    inputs_ = AdvanceDescriptor(inputs_, Tile::kStageKTiles * k_tile_bytes_);
   }
 
   __device__ void Run() {
-    WaitForKernelBefore();
-    ForEachChunk<Tile>(plan_, work_, [&](int tile, int member, int begin, int end) {
+    WaitForGridDependency();
+    ForEachKSplit<Tile>(plan_, work_, [&](int tile, int member, int begin, int end) {
       if (Tile::kTakesTurns && member != warp_ / 4) {
         ring_.Skip(end - begin);
         return;
@@ -294,7 +293,7 @@ class Consumer {
       const bool waits = member > 0 || (begin == work_.first_stage ? tile != work_.first_tile
                                                                    : other < plan_.num_tiles);
       if (Tile::kTakesTurns && waits) WaitForTurn(member);
-      MultiplyChunk(end - begin, Tile::kTakesTurns && next < plan_.num_tiles);
+      MultiplyKSplit(end - begin, Tile::kTakesTurns && next < plan_.num_tiles);
       if (plan_.splits == 1) Write(begin > 0);
     });
   }
@@ -303,11 +302,11 @@ class Consumer {
   // AddSums, and after it.
   __device__ void GiveSums(float* exchange) const {
     SyncConsumers<Tile::kConsumerThreads>();  // the ring is not in use
-    const int row = warp_ * kTileRows + lane_ / 4;
+    const int row = warp_ * kMTileRows + lane_ / 4;
 #pragma unroll
-    for (int i = 0; i < Tile::kSums; ++i) {
+    for (int i = 0; i < Tile::kAccumulators; ++i) {
       const int token = i / 4 * 8 + lane_ % 4 * 2 + i % 2;
-      exchange[token * Tile::kExchangeStride + row + i % 4 / 2 * 8] = sums_[0][i];
+      exchange[token * Tile::kExchangeStride + row + i % 4 / 2 * 8] = accumulators_[0][i];
     }
   }
   // Finishes and writes this block's part of the tile's tokens.
@@ -317,8 +316,8 @@ class Consumer {
     constexpr int kTokensAtOnce = Tile::kConsumerThreads / kQuads;
     const auto rows = static_cast<int>(matrix.rows);
     const int block_row = static_cast<int>(threadIdx.x) % kQuads * 4;
-    const int row = first_row_tile_ * kTileRows + block_row;
-    if (block_row >= plan_.row_tiles * kTileRows || row >= rows) return;
+    const int row = first_m_tile_ * kMTileRows + block_row;
+    if (block_row >= plan_.m_tiles * kMTileRows || row >= rows) return;
     const int num_rows = min(rows - row, 4);
     float row_scales[4];
     float biases[4];
@@ -327,7 +326,7 @@ class Consumer {
       row_scales[i] = i < num_rows ? matrix.row_scales[row + i] : 0.0f;
       biases[i] = i < num_rows ? BiasOf(matrix, row + i) : 0.0f;
     }
-    constexpr int kTokensEach = Tile::kTokens / kMostChunks;
+    constexpr int kTokensEach = Tile::kTokens / kMaxKSplits;
 #pragma unroll 2
     for (int i = static_cast<int>(threadIdx.x) / kQuads; i < kTokensEach; i += kTokensAtOnce) {
       const int block_token = work_.split * kTokensEach + i;
@@ -336,19 +335,19 @@ class Consumer {
       const uint32_t here =
           SharedAddress(exchange + block_token * Tile::kExchangeStride + block_row);
       const float token_scale = TokenScale(arguments_, token);
-      float4 sums[kMostChunks];
+      float4 accumulators[kMaxKSplits];
 #pragma unroll
-      for (int chunk = 0; chunk < kMostChunks; ++chunk) {
-        sums[chunk] = LoadFloatsFromCluster(AddressInCluster(here, chunk));
+      for (int k_split = 0; k_split < kMaxKSplits; ++k_split) {
+        accumulators[k_split] = LoadFloatsFromCluster(MapToRank(here, k_split));
       }
-      const auto finish = [&](float4 of_chunk, bool has_bias) -> float4 {
-        return {FinishSum(of_chunk.x, token_scale, row_scales[0], has_bias ? biases[0] : 0.0f),
-                FinishSum(of_chunk.y, token_scale, row_scales[1], has_bias ? biases[1] : 0.0f),
-                FinishSum(of_chunk.z, token_scale, row_scales[2], has_bias ? biases[2] : 0.0f),
-                FinishSum(of_chunk.w, token_scale, row_scales[3], has_bias ? biases[3] : 0.0f)};
+      const auto finish = [&](float4 of_k_split, bool has_bias) -> float4 {
+        return {FinishSum(of_k_split.x, token_scale, row_scales[0], has_bias ? biases[0] : 0.0f),
+                FinishSum(of_k_split.y, token_scale, row_scales[1], has_bias ? biases[1] : 0.0f),
+                FinishSum(of_k_split.z, token_scale, row_scales[2], has_bias ? biases[2] : 0.0f),
+                FinishSum(of_k_split.w, token_scale, row_scales[3], has_bias ? biases[3] : 0.0f)};
       };
-      const float4 first = finish(sums[0], true);
-      const float4 second = finish(sums[1], false);
+      const float4 first = finish(accumulators[0], true);
+      const float4 second = finish(accumulators[1], false);
       float* const out = arguments_.y + int64_t{token} * rows + row;
       if (arguments_.accumulate) {
         PutRows(out, /*adds=*/true, first, num_rows);
@@ -368,7 +367,7 @@ class Consumer {
   // Takes along what the tile's outputs are made of besides its sums.
   __device__ void BeginTile(int tile) {
     const PackedMatrix& matrix = arguments_.matrix;
-    first_row_tile_ = FirstRowTile(plan_, tile);
+    first_m_tile_ = FirstMTile(plan_, tile);
     first_token_ = FirstToken<Tile>(plan_, tile);
     const int last_token = static_cast<int>(arguments_.num_tokens) - 1;
     const int thread = static_cast<int>(threadIdx.x) % 128;
@@ -389,62 +388,63 @@ class Consumer {
   __device__ int FirstRowBlock() const { return Tile::kTakesTurns ? 0 : warp_ / 4; }
   // Of this lane's sums of a row block.
   __device__ int FirstRow(int row_block) const {
-    return first_row_tile_ * kTileRows + (FirstRowBlock() + row_block) * kWarpgroupRows +
-           warp_ % 4 * kTileRows + lane_ / 4;
+    return first_m_tile_ * kMTileRows + (FirstRowBlock() + row_block) * kWarpgroupRows +
+           warp_ % 4 * kMTileRows + lane_ / 4;
   }
 
   // `gives_turn`: to the other warpgroup, once all instructions are under way.
-  __device__ void MultiplyChunk(int num_stages, bool gives_turn) {
+  __device__ void MultiplyKSplit(int num_stages, bool gives_turn) {
 #pragma unroll
     for (int block = 0; block < Tile::kRowBlocks; ++block) {
 #pragma unroll
-      for (int i = 0; i < Tile::kSums; ++i) sums_[block][i] = 0.0f;
+      for (int i = 0; i < Tile::kAccumulators; ++i) accumulators_[block][i] = 0.0f;
     }
     int last_slot = 0;
 #pragma unroll 1
     for (int stage = 0; stage < num_stages; ++stage) {
       const int slot = ring_.slot();
-      WaitForPhase(full_[slot], ring_.parity());
-      const uint64_t weights = MoveOperand(weights_, slot * stage_bytes_);
-      const uint64_t inputs = MoveOperand(inputs_, slot * stage_bytes_);
-      FenceAllSums();
-      FenceWarpgroup();
+      MbarrierWait(full_[slot], ring_.parity());
+      const uint64_t weights = AdvanceDescriptor(weights_, slot * stage_bytes_);
+      const uint64_t inputs = AdvanceDescriptor(inputs_, slot * stage_bytes_);
+      FenceAllAccumulators();
+      WgmmaFence();
 #pragma unroll
-      for (int step = 0; step < Tile::kStageSteps; ++step) {
+      for (int k_tile = 0; k_tile < Tile::kStageKTiles; ++k_tile) {
 #pragma unroll
-        for (int i = 0; i < kInstructionsPerStep; ++i) {
+        for (int i = 0; i < kInstructionsPerKTile; ++i) {
 #pragma unroll
           for (int block = 0; block < Tile::kRowBlocks; ++block) {
-            WarpgroupMultiply<OperandMajor::kColumns>(
-                MoveOperand(weights, step * step_bytes_ +
-                                         block * kWarpgroupRowTiles * kDenseStepBytes +
-                                         i / 2 * (kDenseStepBytes / 4) + i % 2 * 32),
-                MoveOperand(inputs, step * Tile::kTokens * kInputStepBytes + i * 32), sums_[block]);
+            Wgmma<OperandMajor::kColumns>(
+                AdvanceDescriptor(weights, k_tile * k_tile_bytes_ +
+                                               block * kWarpgroupMTiles * kDenseKTileBytes +
+                                               i / 2 * (kDenseKTileBytes / 4) + i % 2 * 32),
+                AdvanceDescriptor(inputs, k_tile * Tile::kTokens * kInputKTileBytes + i * 32),
+                accumulators_[block]);
           }
         }
       }
-      CommitWarpgroup();
-      FenceAllSums();
+      WgmmaCommit();
+      FenceAllAccumulators();
       if (stage > 0) {
-        WaitForWarpgroup<1>();
+        WgmmaWait<1>();
         Release(last_slot);
       }
       last_slot = slot;
       ring_.Advance();
     }
     if (gives_turn) GiveTurn(1 - warp_ / 4);
-    WaitForWarpgroup<0>();
-    FenceAllSums();
+    WgmmaWait<0>();
+    FenceAllAccumulators();
     Release(last_slot);
   }
 
-  __device__ void FenceAllSums() {
+  __device__ void FenceAllAccumulators() {
 #pragma unroll
-    for (int block = 0; block < Tile::kRowBlocks; ++block) FenceSums(sums_[block]);
+    for (int block = 0; block < Tile::kRowBlocks; ++block) FenceAccumulators(accumulators_[block]);
   }
 
   __device__ void Release(int slot) {
-    if (lane_ == 0) Arrive(empty_[slot]);
+    if (lane_ == 0) MbarrierArrive(empty_[slot]);
   }
 
   __device__ void Write(bool is_added) {
@@ -493,13 +493,13 @@ class Consumer {
     const int thread = static_cast<int>(threadIdx.x) % 128;
     const int quad_row = thread % kQuads * 4;
     const int tile_row = (FirstRowBlock() + row_block) * kWarpgroupRows + quad_row;
-    const int row = first_row_tile_ * kTileRows + tile_row;
-    const int num_rows = tile_row < plan_.row_tiles * kTileRows ? min(rows - row, 4) : 0;
+    const int row = first_m_tile_ * kMTileRows + tile_row;
+    const int num_rows = tile_row < plan_.m_tiles * kMTileRows ? min(rows - row, 4) : 0;
     int token = first_token_ + thread / kQuads;
     float* out = arguments_.y + int64_t{token} * rows + row;
     const int64_t stride = int64_t{kTokensAtOnce} * rows;
     float* const own =
-        patches_ + lane_ % 4 * 2 * Tile::kPatchStride + warp_ % 4 * kTileRows + lane_ / 4;
+        patches_ + lane_ % 4 * 2 * Tile::kPatchStride + warp_ % 4 * kMTileRows + lane_ / 4;
     const float* const others = patches_ + thread / kQuads * Tile::kPatchStride + quad_row;
     float* const scales = patches_ + 2 * Tile::kPatchFloats;
 #pragma unroll
@@ -520,7 +520,7 @@ class Consumer {
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
             own[patch % 2 * Tile::kPatchFloats + (i * 2 + j % 2) * Tile::kPatchStride + j / 2 * 8] =
-                FinishSum(sums_[row_block][first / 2 + j],
+                FinishSum(accumulators_[row_block][first / 2 + j],
                           j % 2 == 0 ? token_scales.x : token_scales.y,
                           row_scales_[2 * row_block + j / 2], biases[j / 2]);
           }
@@ -558,17 +558,17 @@ class Consumer {
   }
 
   __device__ void WriteSums(bool is_added) {
-    if (warp_ >= plan_.row_tiles) return;
+    if (warp_ >= plan_.m_tiles) return;
     const bool adds = arguments_.accumulate || is_added;
     const auto rows = static_cast<int>(arguments_.matrix.rows);
     const auto num_tokens = static_cast<int>(arguments_.num_tokens);
 #pragma unroll
-    for (int i = 0; i < Tile::kSums; ++i) {
+    for (int i = 0; i < Tile::kAccumulators; ++i) {
       const int of_token = i / 4 * 8 + lane_ % 4 * 2 + i % 2;
       const int half = i % 4 / 2;
       const float token_scale = __shfl_sync(0xffffffffu, token_scales_[0], of_token);
-      const float value =
-          FinishSum(sums_[0][i], token_scale, row_scales_[half], is_added ? 0.0f : biases_[half]);
+      const float value = FinishSum(accumulators_[0][i], token_scale, row_scales_[half],
+                                    is_added ? 0.0f : biases_[half]);
       const int token = first_token_ + of_token;
       const int row = FirstRow(/*row_block=*/0) + half * 8;
       if (row < rows && token < num_tokens) {
@@ -580,22 +580,22 @@ class Consumer {
   const ProductArguments& arguments_;
   const DensePlan& plan_;
   const Work& work_;
-  BarrierArray full_;
-  BarrierArray empty_;
+  MbarrierArray full_;
+  MbarrierArray empty_;
   int warp_;
   int lane_;
   float* patches_;
-  int step_bytes_;
+  int k_tile_bytes_;
   int stage_bytes_;
   Ring ring_;
   uint64_t weights_;
   uint64_t inputs_;
-  int first_row_tile_ = 0;
+  int first_m_tile_ = 0;
   int first_token_ = 0;
   float token_scales_[kScales] = {};  // of token i * 128 + thread
   float row_scales_[2 * Tile::kRowBlocks] = {};
   float biases_[2 * Tile::kRowBlocks] = {};
-  float sums_[Tile::kRowBlocks][Tile::kSums];
+  float accumulators_[Tile::kRowBlocks][Tile::kAccumulators];
 };
 
 template <typename Tile>
@@ -608,37 +608,37 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   __shared__ DenseShared<Tile> shared;
   uint8_t* const stages =
       dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
-  AllowNextKernel();
+  LaunchDependents();
   const Work work(plan);
   if (threadIdx.x == 0) {
-    InitRing(BarrierArray(shared.full), BarrierArray(shared.empty), plan.num_stages,
+    InitRing(MbarrierArray(shared.full), MbarrierArray(shared.empty), plan.num_stages,
              /*full_arrivals=*/1, /*empty_arrivals=*/4 * Tile::kSharers);
-    FenceForWarpgroups();
+    FenceProxyAsync();
   }
   __syncthreads();
   if (threadIdx.x >= Tile::kConsumerThreads) {
-    if constexpr (Tile::kMovesRegisters) LowerRegisters<Tile::kProducerRegisters>();
+    if constexpr (Tile::kMovesRegisters) WarpgroupRegDealloc<Tile::kProducerRegisters>();
     if (threadIdx.x == Tile::kConsumerThreads) {
-      PrefetchMap(maps.weights);
-      PrefetchMap(maps.inputs);
-      FillStages<Tile>(plan, maps, work, SharedAddress(stages), shared);
+      PrefetchTensorMap(maps.weights);
+      PrefetchTensorMap(maps.inputs);
+      ProduceStages<Tile>(plan, maps, work, SharedAddress(stages), shared);
     }
     if (plan.splits > 1) {
-      SyncCluster();
-      SyncCluster();
+      ClusterSync();
+      ClusterSync();
     }
   } else {
-    if constexpr (Tile::kMovesRegisters) RaiseRegisters<Tile::kConsumerRegisters>();
+    if constexpr (Tile::kMovesRegisters) WarpgroupRegAlloc<Tile::kConsumerRegisters>();
     auto* const writers =
-        reinterpret_cast<float*>(stages + Tile::RingBytes(plan.row_tiles, plan.num_stages));
+        reinterpret_cast<float*>(stages + Tile::RingBytes(plan.m_tiles, plan.num_stages));
     Consumer<Tile> consumer(arguments, plan, work, stages, writers, shared);
     consumer.Run();
     if (plan.splits > 1) {
       auto* const exchange = reinterpret_cast<float*>(stages);
       consumer.GiveSums(exchange);
-      SyncCluster();
+      ClusterSync();
       consumer.AddSums(exchange);
-      SyncCluster();
+      ClusterSync();
     }
   }
 #endif
@@ -646,48 +646,48 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 
 // Boxes of a stage: of weights [step][row tile], in units of 8 bytes, of inputs [step][token].
 template <typename Tile>
-cudaError_t DescribeOperands(EncodeTensorMap encode, const ProductArguments& arguments,
-                             int row_tiles, DenseMaps* maps) {
+cudaError_t DescribeOperands(EncodeTensorMap encode, const ProductArguments& arguments, int m_tiles,
+                             DenseMaps* maps) {
   constexpr int kUnitBytes = 8;
   const PackedMatrix& matrix = arguments.matrix;
-  const auto num_steps = static_cast<cuuint64_t>(matrix.num_steps);
+  const auto num_k_tiles = static_cast<cuuint64_t>(matrix.num_k_tiles);
   const cuuint32_t element_strides[] = {1, 1, 1};
   const cuuint64_t weight_extents[] = {
-      kDenseStepBytes / kUnitBytes, static_cast<cuuint64_t>(NumRowTiles(matrix.rows)), num_steps};
-  const cuuint64_t weight_strides[] = {num_steps * kDenseStepBytes, kDenseStepBytes};
-  const cuuint32_t weight_box[] = {kDenseStepBytes / kUnitBytes, static_cast<cuuint32_t>(row_tiles),
-                                   Tile::kStageSteps};
+      kDenseKTileBytes / kUnitBytes, static_cast<cuuint64_t>(NumMTiles(matrix.rows)), num_k_tiles};
+  const cuuint64_t weight_strides[] = {num_k_tiles * kDenseKTileBytes, kDenseKTileBytes};
+  const cuuint32_t weight_box[] = {kDenseKTileBytes / kUnitBytes, static_cast<cuuint32_t>(m_tiles),
+                                   Tile::kStageKTiles};
   const CUresult weights =
       encode(&maps->weights, CU_TENSOR_MAP_DATA_TYPE_INT64, 3, const_cast<void*>(matrix.tiles),
              weight_extents, weight_strides, weight_box, element_strides,
              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  const cuuint64_t input_extents[] = {kStepColumns, static_cast<cuuint64_t>(arguments.num_tokens),
-                                      num_steps};
-  const cuuint64_t input_strides[] = {static_cast<cuuint64_t>(PreparedRowBytes(matrix.num_steps)),
-                                      kInputStepBytes};
-  const cuuint32_t input_box[] = {kStepColumns, Tile::kTokens, Tile::kStageSteps};
+  const cuuint64_t input_extents[] = {kKTileColumns, static_cast<cuuint64_t>(arguments.num_tokens),
+                                      num_k_tiles};
+  const cuuint64_t input_strides[] = {static_cast<cuuint64_t>(PackedInputBytes(matrix.num_k_tiles)),
+                                      kInputKTileBytes};
+  const cuuint32_t input_box[] = {kKTileColumns, Tile::kTokens, Tile::kStageKTiles};
   const CUresult inputs =
       encode(&maps->inputs, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3,
-             const_cast<void*>(arguments.prepared), input_extents, input_strides, input_box,
+             const_cast<void*>(arguments.packed_input), input_extents, input_strides, input_box,
              element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return weights == CUDA_SUCCESS && inputs == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 template <typename Tile>
-DensePlan PlanOf(const ProductArguments& arguments, int row_tiles, int splits) {
+DensePlan PlanOf(const ProductArguments& arguments, int m_tiles, int splits) {
   const auto divide = [](int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); };
-  const int64_t num_steps = arguments.matrix.num_steps;
-  const int64_t chunk_steps = DenseChunkSteps(arguments.matrix.rows, num_steps);
+  const int64_t num_k_tiles = arguments.matrix.num_k_tiles;
+  const int64_t k_split_tiles = DenseKSplitTiles(arguments.matrix.rows, num_k_tiles);
   DensePlan plan = {};
-  plan.row_tiles = row_tiles;
-  plan.num_stages = Tile::NumStages(row_tiles, arguments.max_shared_bytes);
+  plan.m_tiles = m_tiles;
+  plan.num_stages = Tile::NumStages(m_tiles, arguments.max_shared_bytes);
   plan.splits = splits;
   plan.token_blocks = divide(arguments.num_tokens, Tile::kTokens);
-  plan.num_tiles = divide(NumRowTiles(arguments.matrix.rows), row_tiles) * plan.token_blocks;
-  plan.total_stages = divide(num_steps, Tile::kStageSteps);
-  plan.chunk_stages = divide(chunk_steps, Tile::kStageSteps);
+  plan.num_tiles = divide(NumMTiles(arguments.matrix.rows), m_tiles) * plan.token_blocks;
+  plan.total_stages = divide(num_k_tiles, Tile::kStageKTiles);
+  plan.k_split_stages = divide(k_split_tiles, Tile::kStageKTiles);
   return plan;
 }
 
@@ -696,16 +696,16 @@ cudaError_t LaunchDense(const ProductArguments& arguments, const DensePlan& plan
                         cudaStream_t stream) {
   const EncodeTensorMap encode = FindEncodeTensorMap();
   if (encode == nullptr) return cudaErrorNotSupported;
-  const int shared_bytes = Tile::SharedBytes(plan.row_tiles, plan.num_stages);
+  const int shared_bytes = Tile::SharedBytes(plan.m_tiles, plan.num_stages);
   cudaError_t error = cudaFuncSetAttribute(
       DenseProductHopper<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
   DenseMaps maps;
-  error = DescribeOperands<Tile>(encode, arguments, plan.row_tiles, &maps);
+  error = DescribeOperands<Tile>(encode, arguments, plan.m_tiles, &maps);
   if (error != cudaSuccess) return error;
   // Blocks that exchange sums have one tile.
   const int num_clusters =
-      plan.splits > 1 ? plan.num_tiles : std::min(plan.num_tiles, arguments.num_multiprocessors);
+      plan.splits > 1 ? plan.num_tiles : std::min(plan.num_tiles, arguments.num_sms);
   return LaunchClusters(DenseProductHopper<Tile>,
                         dim3(static_cast<unsigned>(num_clusters * plan.splits)), plan.splits,
                         Tile::kThreads, static_cast<size_t>(shared_bytes), stream, arguments, maps,
@@ -718,32 +718,31 @@ cudaError_t LaunchDense(const ProductArguments& arguments, const DensePlan& plan
 template <typename Tile>
 int64_t CostOf(const ProductArguments& arguments, const DensePlan& plan) {
   const int64_t num_blocks = int64_t{plan.num_tiles} * plan.splits;
-  const int64_t rounds =
-      (num_blocks + arguments.num_multiprocessors - 1) / arguments.num_multiprocessors;
-  const int64_t steps =
-      int64_t{plan.splits > 1 ? plan.chunk_stages : plan.total_stages} * Tile::kStageSteps;
+  const int64_t rounds = (num_blocks + arguments.num_sms - 1) / arguments.num_sms;
+  const int64_t k_tiles =
+      int64_t{plan.splits > 1 ? plan.k_split_stages : plan.total_stages} * Tile::kStageKTiles;
   // Of a step: the tensor cores and a stage's turn.
-  constexpr int64_t kStepClocks =
-      4 * Tile::kWarpgroups * std::max(Tile::kTokens / 2, 34) + 8 / Tile::kStageSteps;
+  constexpr int64_t kKTileCycles =
+      4 * Tile::kWarpgroups * std::max(Tile::kTokens / 2, 34) + 8 / Tile::kStageKTiles;
   // Outputs, at 11 bytes a clock; and what the blocks of a cluster exchange.
   const int64_t num_writes =
-      plan.splits > 1 ? 1 : (plan.total_stages + plan.chunk_stages - 1) / plan.chunk_stages;
-  const int64_t output_bytes = int64_t{plan.row_tiles} * kTileRows * Tile::kTokens * 4;
-  const int64_t exchange_clocks =
+      plan.splits > 1 ? 1 : (plan.total_stages + plan.k_split_stages - 1) / plan.k_split_stages;
+  const int64_t output_bytes = int64_t{plan.m_tiles} * kMTileRows * Tile::kTokens * 4;
+  const int64_t exchange_cycles =
       plan.splits > 1 ? 5000 + 12 * Tile::kTokens * Tile::kWarpgroups : 0;
-  const int64_t write_clocks = num_writes * output_bytes / 11 + exchange_clocks;
+  const int64_t write_cycles = num_writes * output_bytes / 11 + exchange_cycles;
   // Those that take turns write while the next tile is multiplied.
-  const int64_t tile_clocks =
-      Tile::kTakesTurns ? std::max(steps * kStepClocks, write_clocks) : steps * kStepClocks;
-  const int64_t own_clocks = rounds * tile_clocks;
+  const int64_t tile_cycles =
+      Tile::kTakesTurns ? std::max(k_tiles * kKTileCycles, write_cycles) : k_tiles * kKTileCycles;
+  const int64_t own_cycles = rounds * tile_cycles;
   // What all multiprocessors share: device memory, and the second-level cache.
-  const int64_t step_bytes = Tile::StageBytes(plan.row_tiles) / Tile::kStageSteps;
-  const int64_t memory_clocks =
-      NumRowTiles(arguments.matrix.rows) * arguments.matrix.num_steps * kDenseStepBytes / 3500;
-  const int64_t cache_clocks = num_blocks * steps * step_bytes / 8000;
-  const int64_t shared_clocks = std::max(memory_clocks, cache_clocks);
-  return std::max(own_clocks, shared_clocks) + std::min(own_clocks, shared_clocks) * 2 / 5 +
-         (Tile::kTakesTurns ? 200 + write_clocks : rounds * write_clocks) + 5 * num_blocks;
+  const int64_t k_tile_bytes = Tile::StageBytes(plan.m_tiles) / Tile::kStageKTiles;
+  const int64_t memory_cycles =
+      NumMTiles(arguments.matrix.rows) * arguments.matrix.num_k_tiles * kDenseKTileBytes / 3500;
+  const int64_t cache_cycles = num_blocks * k_tiles * k_tile_bytes / 8000;
+  const int64_t shared_cycles = std::max(memory_cycles, cache_cycles);
+  return std::max(own_cycles, shared_cycles) + std::min(own_cycles, shared_cycles) * 2 / 5 +
+         (Tile::kTakesTurns ? 200 + write_cycles : rounds * write_cycles) + 5 * num_blocks;
 }
 
 }  // namespace ultrasketch::cuda::dense_product_hopper

@@ -12,19 +12,20 @@
 namespace ultrasketch::cuda {
 
 // Chunks of columns begin at multiples of these steps, which any kernel reads whole stages of.
-inline constexpr int64_t kChunkUnit = 8;
+inline constexpr int64_t kKSplitUnit = 8;
 
 // A token's sum over a row is one accumulator's from the first column of a chunk to its last, and
 // the outputs of the chunks are added in order. Matrices of many columns and few rows have two, so
 // that few tokens leave no multiprocessor without work; others one, of all steps.
-US_HOST_DEVICE constexpr int64_t DenseChunkSteps(int64_t rows, int64_t num_steps) {
-  const bool has_two = num_steps >= 64 && num_steps * kStepColumns >= 2 * rows;
-  return has_two ? ((num_steps + 1) / 2 + kChunkUnit - 1) / kChunkUnit * kChunkUnit : num_steps;
+US_HOST_DEVICE constexpr int64_t DenseKSplitTiles(int64_t rows, int64_t num_k_tiles) {
+  const bool has_two = num_k_tiles >= 64 && num_k_tiles * kKTileColumns >= 2 * rows;
+  return has_two ? ((num_k_tiles + 1) / 2 + kKSplitUnit - 1) / kKSplitUnit * kKSplitUnit
+                 : num_k_tiles;
 }
 
 // 1 or 2.
-US_HOST_DEVICE constexpr int NumDenseChunks(int64_t rows, int64_t num_steps) {
-  return DenseChunkSteps(rows, num_steps) < num_steps ? 2 : 1;
+US_HOST_DEVICE constexpr int NumDenseKSplits(int64_t rows, int64_t num_k_tiles) {
+  return DenseKSplitTiles(rows, num_k_tiles) < num_k_tiles ? 2 : 1;
 }
 
 // Whether this build and the calling thread's device have them. The environment's

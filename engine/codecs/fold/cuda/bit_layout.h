@@ -28,32 +28,32 @@
 
 namespace ultrasketch::cuda {
 
-inline constexpr int kBitStepColumns = 256;
-inline constexpr int kBitStepBytes = 32 * 16;
-inline constexpr int kChunkColumns = 16;
-inline constexpr int kUnitsPerChunk = 4;
-inline constexpr int kInstructionsPerBitStep = 8;
+inline constexpr int kBitKTileColumns = 256;
+inline constexpr int kBitKTileBytes = 32 * 16;
+inline constexpr int kRunColumns = 16;
+inline constexpr int kUnitsPerRun = 4;
+inline constexpr int kInstructionsPerBitKTile = 8;
 inline constexpr uint32_t kUnitMask = 0x01010101u;
 
 // In steps of 64 columns: whole bit steps.
-inline constexpr int kStepsPerBitStep = kBitStepColumns / kStepColumns;
-US_HOST_DEVICE constexpr int64_t FoldSteps(int64_t buckets) {
-  return (buckets + kBitStepColumns - 1) / kBitStepColumns * kStepsPerBitStep;
+inline constexpr int kKTilesPerBitKTile = kBitKTileColumns / kKTileColumns;
+US_HOST_DEVICE constexpr int64_t FoldKTiles(int64_t buckets) {
+  return (buckets + kBitKTileColumns - 1) / kBitKTileColumns * kKTilesPerBitKTile;
 }
 // Of a step of 64 columns of a row tile.
-inline constexpr int kFoldStepBytes = kBitStepBytes / kStepsPerBitStep;
+inline constexpr int kFoldKTileBytes = kBitKTileBytes / kKTilesPerBitKTile;
 
 // Totals of 16-bit integers stay within 32 bits.
 inline constexpr int64_t kMaxBuckets = 65536;
 
 // A word from the 16 bits of a lane's two chunks of a row, the first column's lowest.
-US_HOST_DEVICE constexpr uint32_t PackBitWord(uint32_t first_chunk, uint32_t second_chunk) {
+US_HOST_DEVICE constexpr uint32_t PackBitWord(uint32_t first_run, uint32_t second_run) {
   uint32_t word = 0;
-  for (int column = 0; column < kChunkColumns; ++column) {
+  for (int column = 0; column < kRunColumns; ++column) {
     const int unit = column / 4;
     const int byte = column % 4;
-    word |= (first_chunk >> column & 1u) << (8 * byte + unit);
-    word |= (second_chunk >> column & 1u) << (8 * byte + kUnitsPerChunk + unit);
+    word |= (first_run >> column & 1u) << (8 * byte + unit);
+    word |= (second_run >> column & 1u) << (8 * byte + kUnitsPerRun + unit);
   }
   return word;
 }

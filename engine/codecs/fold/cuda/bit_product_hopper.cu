@@ -7,8 +7,8 @@
 #include <cstdint>
 
 #include "engine/codecs/cuda/launch.cuh"
-#include "engine/codecs/cuda/operand_boxes.cuh"
 #include "engine/codecs/cuda/tensor_map.h"
+#include "engine/codecs/cuda/tma_maps.cuh"
 #include "engine/codecs/fold/cuda/bit_product_hopper.h"
 
 #if defined(US_BUILD_SM_90A)
@@ -44,17 +44,17 @@ cudaError_t Launch(const ProductArguments& arguments, int num_splits, cudaStream
       BitProductHopper<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes);
   if (error != cudaSuccess) return error;
   Maps maps;
-  error = DescribePlanes(encode, arguments, Shape::kTokens, kHalves, &maps.inputs);
+  error = EncodeHiLoMap(encode, arguments, Shape::kTokens, kHalves, &maps.inputs);
   if (error != cudaSuccess) return error;
-  const int64_t num_bit_steps = arguments.matrix.num_steps / kStepsPerBitStep;
+  const int64_t num_bit_k_tiles = arguments.matrix.num_k_tiles / kKTilesPerBitKTile;
   error =
-      DescribeTiles(encode, arguments.matrix, num_bit_steps * kBitStepBytes, kBitStepBytes,
-                    Shape::kRowTiles / (arguments.is_gated ? 2 : 1), sizeof(uint32_t), &maps.bits);
+      EncodeWeightMap(encode, arguments.matrix, num_bit_k_tiles * kBitKTileBytes, kBitKTileBytes,
+                      Shape::kMTiles / (arguments.is_gated ? 2 : 1), sizeof(uint32_t), &maps.bits);
   if (error != cudaSuccess) return error;
   const Grid grid = GridOf<Shape>(arguments, num_splits);
-  const int64_t num_blocks =
-      num_splits > 1 ? grid.num_tiles * num_splits
-                     : std::min(grid.num_tiles, arguments.num_multiprocessors * Shape::kBlocks);
+  const int64_t num_blocks = num_splits > 1
+                                 ? grid.num_tiles * num_splits
+                                 : std::min(grid.num_tiles, arguments.num_sms * Shape::kBlocks);
   return LaunchClusters(BitProductHopper<Shape>, dim3(static_cast<unsigned>(num_blocks)),
                         num_splits, Shape::kThreads, Shape::kSharedBytes, stream, arguments, maps,
                         grid);
@@ -78,33 +78,34 @@ struct Choice {
 // By the clocks from a kernel's first step to its end, about, as measured on an H200.
 template <typename Shape, int kSplits>
 void ConsiderSplits(const ProductArguments& arguments, Choice& choice) {
-  const int64_t num_steps = arguments.matrix.num_steps / kStepsPerBitStep;
-  if (kSplits > num_steps) return;
-  const int64_t num_multiprocessors = arguments.num_multiprocessors;
+  const int64_t num_k_tiles = arguments.matrix.num_k_tiles / kKTilesPerBitKTile;
+  if (kSplits > num_k_tiles) return;
+  const int64_t num_sms = arguments.num_sms;
   const int64_t num_blocks = GridOf<Shape>(arguments, kSplits).num_tiles * kSplits;
-  const int64_t places = kSplits == 1 ? num_multiprocessors * Shape::kBlocks
-                                      : int64_t{NumClustersAtOnce<Shape, kSplits>()} * kSplits;
-  if (places == 0) return;
-  const int64_t rounds = (num_blocks + places - 1) / places;
-  const int64_t blocks_each =
-      (std::min(num_blocks, places) + num_multiprocessors - 1) / num_multiprocessors;
+  const int64_t blocks_at_once = kSplits == 1
+                                     ? num_sms * Shape::kBlocks
+                                     : int64_t{NumClustersAtOnce<Shape, kSplits>()} * kSplits;
+  if (blocks_at_once == 0) return;
+  const int64_t rounds = (num_blocks + blocks_at_once - 1) / blocks_at_once;
+  const int64_t blocks_each = (std::min(num_blocks, blocks_at_once) + num_sms - 1) / num_sms;
 
   // A step of a block that has the multiprocessor for itself waits for barriers, loads and the
   // tensor cores in turn.
-  constexpr int64_t kAloneClocks = 400 + Shape::kTiles * (250 + 7 * Shape::kTokens);
+  constexpr int64_t kAloneCycles = 400 + Shape::kTiles * (250 + 7 * Shape::kTokens);
   // Several are bound by what they share: the tensor cores, issue, reading inputs.
   constexpr int64_t kUnits = Shape::kTiles * Shape::kWarpgroups;
-  constexpr int64_t kTensorClocks = kUnits * kInstructionsPerBitStep * Shape::kTokens * 5 / 4;
-  constexpr int64_t kIssueClocks = kUnits * 220;
-  constexpr int64_t kReadClocks = Shape::kStageBytes / 30;
-  constexpr int64_t kSharedClocks = std::max({kTensorClocks, kIssueClocks, kReadClocks});
+  constexpr int64_t kTensorCycles = kUnits * kInstructionsPerBitKTile * Shape::kTokens * 5 / 4;
+  constexpr int64_t kIssueCycles = kUnits * 220;
+  constexpr int64_t kReadCycles = Shape::kStageBytes / 30;
+  constexpr int64_t kSharedCycles = std::max({kTensorCycles, kIssueCycles, kReadCycles});
   // The outputs of a tile; then the sums of a cluster, and the start of the clusters of a round.
-  constexpr int64_t kTileClocks = 600 + Shape::kRows * Shape::kTokens / (16 * kSplits);
-  constexpr int64_t kClusterClocks = kSplits == 1 ? 0 : 1500;
+  constexpr int64_t kTileCycles = 600 + Shape::kRows * Shape::kTokens / (16 * kSplits);
+  constexpr int64_t kClusterCycles = kSplits == 1 ? 0 : 1500;
 
-  const int64_t steps_each = (num_steps + kSplits - 1) / kSplits;
-  const int64_t cost = rounds * (steps_each * std::max(kAloneClocks, blocks_each * kSharedClocks) +
-                                 kTileClocks + kClusterClocks);
+  const int64_t k_tiles_each = (num_k_tiles + kSplits - 1) / kSplits;
+  const int64_t cost =
+      rounds * (k_tiles_each * std::max(kAloneCycles, blocks_each * kSharedCycles) + kTileCycles +
+                kClusterCycles);
   if (cost < choice.cost) choice = {cost, Launch<Shape>, kSplits};
 }
 
@@ -113,7 +114,7 @@ void Consider(const ProductArguments& arguments, Choice& choice) {
   ConsiderSplits<Shape, 1>(arguments, choice);
   ConsiderSplits<Shape, 2>(arguments, choice);
   ConsiderSplits<Shape, 4>(arguments, choice);
-  ConsiderSplits<Shape, kMostSplits>(arguments, choice);
+  ConsiderSplits<Shape, kMaxSplits>(arguments, choice);
 }
 
 }  // namespace

@@ -34,62 +34,63 @@
 
 #include <cstdint>
 
-#include "engine/codecs/cuda/barriers.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
-#include "engine/codecs/cuda/operand_boxes.cuh"
-#include "engine/codecs/cuda/warpgroup.cuh"
-#include "engine/codecs/cuda/warpgroup_bytes.cuh"
+#include "engine/codecs/cuda/ptx/mbarrier.cuh"
+#include "engine/codecs/cuda/ptx/wgmma.cuh"
+#include "engine/codecs/cuda/ptx/wgmma_int8.cuh"
+#include "engine/codecs/cuda/tma_maps.cuh"
 #include "engine/codecs/fold/cuda/bit_layout.h"
+#include "engine/codecs/fold/cuda/bit_product_hopper_epilogue.cuh"
 #include "engine/codecs/fold/cuda/bit_product_hopper_shape.cuh"
-#include "engine/codecs/fold/cuda/bit_product_hopper_writer.cuh"
 
 namespace ultrasketch::cuda::bit_product_hopper {
 
 // A step's bits of a tile: of its row tiles, or of half as many of gates and then of their ups.
 template <typename Shape>
 __device__ inline void CopyTileBits(const Maps& maps, const PackedMatrix& matrix, const Grid& grid,
-                                    int tile, int step, uint32_t shared, uint32_t barrier) {
-  const auto copy = [&](int row_tile, uint32_t to) {
-    StartBox(maps.bits, step * kBitStepWords, row_tile, to, barrier);
+                                    int tile, int k_tile, uint32_t shared, uint32_t barrier) {
+  const auto copy = [&](int m_tile, uint32_t to) {
+    TmaLoad(maps.bits, k_tile * kBitKTileWords, m_tile, to, barrier);
   };
   const int row_block = tile % grid.row_blocks;
   if (!grid.is_gated) {
-    copy(row_block * Shape::kRowTiles, shared);
+    copy(row_block * Shape::kMTiles, shared);
     return;
   }
-  constexpr int kGateTiles = Shape::kRowTiles / 2;
-  const int first_up = static_cast<int>(matrix.rows) / (2 * kTileRows);
+  constexpr int kGateTiles = Shape::kMTiles / 2;
+  const int first_up = static_cast<int>(matrix.rows) / (2 * kMTileRows);
   copy(row_block * kGateTiles, shared);
-  copy(first_up + row_block * kGateTiles, shared + kGateTiles * kBitStepBytes);
+  copy(first_up + row_block * kGateTiles, shared + kGateTiles * kBitKTileBytes);
 }
 
 // One thread. The bits of the first stages are on their way before the kernel that writes the
 // inputs has ended.
 template <typename Shape>
-__device__ inline void FillStages(const Maps& maps, const PackedMatrix& matrix, const Grid& grid,
-                                  const Work& work, uint32_t stages, const Shared<Shape>& shared) {
-  const BarrierArray full(shared.full);
-  const BarrierArray empty(shared.empty);
-  const auto begin_stage = [&](int slot, int tile, int step) {
-    ArriveAndExpect(full[slot], Shape::kStageBytes);
-    CopyTileBits<Shape>(maps, matrix, grid, tile, step,
+__device__ inline void ProduceStages(const Maps& maps, const PackedMatrix& matrix, const Grid& grid,
+                                     const Work& work, uint32_t stages,
+                                     const Shared<Shape>& shared) {
+  const MbarrierArray full(shared.full);
+  const MbarrierArray empty(shared.empty);
+  const auto begin_stage = [&](int slot, int tile, int k_tile) {
+    MbarrierArriveExpectTx(full[slot], Shape::kStageBytes);
+    CopyTileBits<Shape>(maps, matrix, grid, tile, k_tile,
                         stages + slot * Shape::kStageBytes + Shape::kInputBytes, full[slot]);
   };
-  int num_begun = min(Shape::kStages, work.end_step - work.first_step);
-  for (int i = 0; i < num_begun; ++i) begin_stage(i, work.first_tile, work.first_step + i);
-  WaitForKernelBefore();
+  int num_begun = min(Shape::kStages, work.end_k_tile - work.first_k_tile);
+  for (int i = 0; i < num_begun; ++i) begin_stage(i, work.first_tile, work.first_k_tile + i);
+  WaitForGridDependency();
 
   Ring ring(Shape::kStages);
   for (int tile = work.first_tile; tile < grid.num_tiles; tile += work.tile_stride) {
     const int first_token = tile / grid.row_blocks * Shape::kTokens;
-    for (int step = work.first_step; step < work.end_step; ++step) {
+    for (int k_tile = work.first_k_tile; k_tile < work.end_k_tile; ++k_tile) {
       if (--num_begun < 0) {
-        WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
-        begin_stage(ring.slot(), tile, step);
+        MbarrierWait(empty[ring.slot()], ring.parity() ^ 1);
+        begin_stage(ring.slot(), tile, k_tile);
       }
-      CopyPlanes(maps.inputs, step * kHalves, first_token,
-                 stages + ring.slot() * Shape::kStageBytes, full[ring.slot()]);
+      TmaLoadHiLo(maps.inputs, k_tile * kHalves, first_token,
+                  stages + ring.slot() * Shape::kStageBytes, full[ring.slot()]);
       ring.Advance();
     }
   }
@@ -100,81 +101,81 @@ template <int kHalf>
 __device__ inline void ExpandBits(const uint4 (&words)[4], int quad,
                                   uint32_t (&a)[kInstructionsPerHalf][4]) {
 #pragma unroll
-  for (int chunk = 0; chunk < 4; ++chunk) {
-    const uint32_t low = (kHalf == 0 ? words[chunk].x : words[chunk].z) >> quad;
-    const uint32_t high = (kHalf == 0 ? words[chunk].y : words[chunk].w) >> quad;
-    const int instruction = chunk / 2;
-    const int reg = chunk % 2 * 2;
+  for (int run = 0; run < 4; ++run) {
+    const uint32_t low = (kHalf == 0 ? words[run].x : words[run].z) >> quad;
+    const uint32_t high = (kHalf == 0 ? words[run].y : words[run].w) >> quad;
+    const int instruction = run / 2;
+    const int reg = run % 2 * 2;
     a[instruction][reg] = low & kUnitMask;
     a[instruction][reg + 1] = high & kUnitMask;
-    a[instruction + 2][reg] = low >> kUnitsPerChunk & kUnitMask;
-    a[instruction + 2][reg + 1] = high >> kUnitsPerChunk & kUnitMask;
+    a[instruction + 2][reg] = low >> kUnitsPerRun & kUnitMask;
+    a[instruction + 2][reg + 1] = high >> kUnitsPerRun & kUnitMask;
   }
 }
 
 // sums += bits * inputs of a half step; `inputs` is its operand B.
 template <int kCount>
 __device__ inline void MultiplyHalf(const uint32_t (&a)[kInstructionsPerHalf][4], uint32_t inputs,
-                                    int (&sums)[kCount]) {
-  FenceWarpgroup();
+                                    int (&accumulators)[kCount]) {
+  WgmmaFence();
 #pragma unroll
   for (int i = 0; i < kInstructionsPerHalf; ++i) {
-    WarpgroupMultiplyBytes(a[i],
-                           OperandDescriptor(inputs + i * kInstructionColumns, 0, 8 * kPlaneBytes,
-                                             OperandSwizzle::k128Bytes),
-                           sums);
+    WgmmaU8(
+        a[i],
+        SmemDescriptor(inputs + i * kInstructionColumns, 0, 8 * kHiLoBytes, SmemSwizzle::k128Bytes),
+        accumulators);
   }
-  CommitWarpgroup();
+  WgmmaCommit();
 }
 
 template <typename Shape>
-__device__ inline void MultiplyStages(const ProductArguments& arguments, const Grid& grid,
-                                      const Work& work, uint8_t* stages, int* tile_sums,
-                                      const Shared<Shape>& shared) {
+__device__ inline void ConsumeStages(const ProductArguments& arguments, const Grid& grid,
+                                     const Work& work, uint8_t* stages, int* tile_accumulators,
+                                     const Shared<Shape>& shared) {
   constexpr int kTiles = Shape::kTiles;
   const int block_warp = ThisWarp();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int quad = lane % 4;
   // Of this warp in the first tile of its warpgroup.
-  const int row_tile = block_warp / 4 * (4 * kTiles) + block_warp % 4;
+  const int m_tile = block_warp / 4 * (4 * kTiles) + block_warp % 4;
   const uint8_t* first_words =
-      stages + Shape::kInputBytes + row_tile * kBitStepBytes + lane / 4 * 64;
+      stages + Shape::kInputBytes + m_tile * kBitKTileBytes + lane / 4 * 64;
   const uint32_t first_inputs = SharedAddress(stages);
 
-  const BarrierArray full(shared.full);
-  const BarrierArray empty(shared.empty);
-  const uint32_t sums_full = SharedAddress(&shared.sums_full);
-  const uint32_t sums_empty = SharedAddress(&shared.sums_empty);
+  const MbarrierArray full(shared.full);
+  const MbarrierArray empty(shared.empty);
+  const uint32_t accumulators_full = SharedAddress(&shared.accumulators_full);
+  const uint32_t accumulators_empty = SharedAddress(&shared.accumulators_empty);
   const bool is_split = grid.log2_splits > 0;
   Ring ring(Shape::kStages);
-  int sums_parity = 0;
+  int accumulators_parity = 0;
   for (int tile = work.first_tile; tile < grid.num_tiles; tile += work.tile_stride) {
-    const auto writer_of = [&](int of_tile) {
-      return TileWriter<Shape>(arguments, grid, of_tile,
-                               is_split ? work.rank * Shape::kMultiplyWarps + block_warp
-                                        : Shape::kWriteWarps + block_warp,
-                               is_split ? Shape::kMultiplyWarps << grid.log2_splits
-                                        : NumWriters<Shape>(grid, work, of_tile));
+    const auto epilogue_of = [&](int of_tile) {
+      return TileEpilogue<Shape>(arguments, grid, of_tile,
+                                 is_split ? work.rank * Shape::kConsumerWarps + block_warp
+                                          : Shape::kEpilogueWarps + block_warp,
+                                 is_split ? Shape::kConsumerWarps << grid.log2_splits
+                                          : NumEpilogueWarps<Shape>(grid, work, of_tile));
     };
-    TileWriter<Shape> tile_writer = writer_of(tile);
+    TileEpilogue<Shape> epilogue = epilogue_of(tile);
     // On their way while others are multiplied; where there are too many sums to keep them beside,
     // they are loaded after.
-    if (!Shape::kWritesApart) tile_writer.LoadFactors();
+    if (!Shape::kHasEpilogueWarps) epilogue.LoadFactors();
     if (tile == work.first_tile) {
-      FinishIssuingLoads();
-      WaitForKernelBefore();
+      CompilerBarrier();
+      WaitForGridDependency();
     }
-    if (!Shape::kWritesApart) tile_writer.LoadTotals();
+    if (!Shape::kHasEpilogueWarps) epilogue.LoadTotals();
 
-    int sums[kTiles][Shape::kColumns / 2];
+    int accumulators[kTiles][Shape::kColumns / 2];
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-      for (int i = 0; i < Shape::kColumns / 2; ++i) sums[t][i] = 0;
+      for (int i = 0; i < Shape::kColumns / 2; ++i) accumulators[t][i] = 0;
     }
     int previous_stage = 0;
-    for (int step = work.first_step; step < work.end_step; ++step) {
-      WaitForPhase(full[ring.slot()], ring.parity());
+    for (int k_tile = work.first_k_tile; k_tile < work.end_k_tile; ++k_tile) {
+      MbarrierWait(full[ring.slot()], ring.parity());
       const uint8_t* words_of_stage = first_words + ring.slot() * Shape::kStageBytes;
       const uint32_t inputs = first_inputs + ring.slot() * Shape::kStageBytes;
       // Two sets, so that one is expanded while the tensor cores read the other.
@@ -183,46 +184,47 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const G
       for (int t = 0; t < kTiles; ++t) {
         uint4 words[4];
 #pragma unroll
-        for (int chunk = 0; chunk < 4; ++chunk) {
-          words[chunk] =
-              *reinterpret_cast<const uint4*>(words_of_stage + t * 4 * kBitStepBytes + chunk * 16);
+        for (int run = 0; run < 4; ++run) {
+          words[run] =
+              *reinterpret_cast<const uint4*>(words_of_stage + t * 4 * kBitKTileBytes + run * 16);
         }
-        WaitForWarpgroup<1>();
+        WgmmaWait<1>();
         ExpandBits<0>(words, quad, a[0]);
-        MultiplyHalf(a[0], inputs, sums[t]);
-        WaitForWarpgroup<1>();
+        MultiplyHalf(a[0], inputs, accumulators[t]);
+        WgmmaWait<1>();
         // All of the step before is done.
-        if (t == 0 && step > work.first_step && lane == 0) Arrive(empty[previous_stage]);
+        if (t == 0 && k_tile > work.first_k_tile && lane == 0)
+          MbarrierArrive(empty[previous_stage]);
         ExpandBits<1>(words, quad, a[1]);
-        MultiplyHalf(a[1], inputs + Shape::kHalfBytes, sums[t]);
+        MultiplyHalf(a[1], inputs + Shape::kHalfBytes, accumulators[t]);
       }
       previous_stage = ring.slot();
       ring.Advance();
     }
-    WaitForWarpgroup<0>();
-    if (lane == 0) Arrive(empty[previous_stage]);
+    WgmmaWait<0>();
+    if (lane == 0) MbarrierArrive(empty[previous_stage]);
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) FenceByteSums(sums[t]);
+    for (int t = 0; t < kTiles; ++t) FenceAccumulators(accumulators[t]);
 
-    if (!is_split) WaitForPhase(sums_empty, sums_parity ^ 1);
-    StoreSums<Shape>(sums, row_tile * kTileRows + lane / 4, quad, tile_sums);
-    if (!is_split) Arrive(sums_full);
-    if (is_split || NumWriters<Shape>(grid, work, tile) > Shape::kWriteWarps) {
-      if (Shape::kWritesApart) {
-        tile_writer = writer_of(Opaque(tile));
-        tile_writer.LoadFactors();
-        tile_writer.LoadTotals();
+    if (!is_split) MbarrierWait(accumulators_empty, accumulators_parity ^ 1);
+    StoreAccumulators<Shape>(accumulators, m_tile * kMTileRows + lane / 4, quad, tile_accumulators);
+    if (!is_split) MbarrierArrive(accumulators_full);
+    if (is_split || NumEpilogueWarps<Shape>(grid, work, tile) > Shape::kEpilogueWarps) {
+      if (Shape::kHasEpilogueWarps) {
+        epilogue = epilogue_of(Launder(tile));
+        epilogue.LoadFactors();
+        epilogue.LoadTotals();
       }
       if (is_split) {
-        SyncCluster();
-        tile_writer.WriteShare(tile_sums, grid.log2_splits);
+        ClusterSync();
+        epilogue.WriteSplit(tile_accumulators, grid.log2_splits);
       } else {
-        WaitForPhase(sums_full, sums_parity);
-        tile_writer.Write(tile_sums);
-        if (!Shape::kWritesApart) Arrive(sums_empty);
+        MbarrierWait(accumulators_full, accumulators_parity);
+        epilogue.Write(tile_accumulators);
+        if (!Shape::kHasEpilogueWarps) MbarrierArrive(accumulators_empty);
       }
     }
-    sums_parity ^= 1;
+    accumulators_parity ^= 1;
   }
 }
 
@@ -235,44 +237,44 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   __shared__ Shared<Shape> shared;
   uint8_t* stages =
       dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
-  AllowNextKernel();
+  LaunchDependents();
   if (threadIdx.x == 0) {
-    InitRing(BarrierArray(shared.full), BarrierArray(shared.empty), Shape::kStages,
-             /*full_arrivals=*/1, /*empty_arrivals=*/Shape::kMultiplyWarps);
-    InitBarrier(SharedAddress(&shared.sums_full), Shape::kMultiplyThreads);
-    InitBarrier(SharedAddress(&shared.sums_empty),
-                32 * (Shape::kWritesApart ? Shape::kWriteWarps : Shape::kMultiplyWarps));
-    FenceForWarpgroups();
-  } else if (threadIdx.x == Shape::kMultiplyThreads) {
-    PrefetchMap(maps.bits);
-    PrefetchMap(maps.inputs);
+    InitRing(MbarrierArray(shared.full), MbarrierArray(shared.empty), Shape::kStages,
+             /*full_arrivals=*/1, /*empty_arrivals=*/Shape::kConsumerWarps);
+    MbarrierInit(SharedAddress(&shared.accumulators_full), Shape::kConsumerThreads);
+    MbarrierInit(SharedAddress(&shared.accumulators_empty),
+                 32 * (Shape::kHasEpilogueWarps ? Shape::kEpilogueWarps : Shape::kConsumerWarps));
+    FenceProxyAsync();
+  } else if (threadIdx.x == Shape::kConsumerThreads) {
+    PrefetchTensorMap(maps.bits);
+    PrefetchTensorMap(maps.inputs);
   }
   __syncthreads();
-  auto* tile_sums = reinterpret_cast<int*>(stages + Shape::kStages * Shape::kStageBytes);
+  auto* tile_accumulators = reinterpret_cast<int*>(stages + Shape::kStages * Shape::kStageBytes);
   const Work work = WorkOf(arguments, grid);
-  if (threadIdx.x >= Shape::kMultiplyThreads) {
-    if constexpr (Shape::kWritesApart) {
-      LowerRegisters<56>();
-      const int writer = ThisWarp() - Shape::kMultiplyWarps - 1;
-      if (writer >= 0 && grid.log2_splits == 0) {
-        WriteTiles<Shape>(arguments, grid, work, tile_sums, writer, shared);
+  if (threadIdx.x >= Shape::kConsumerThreads) {
+    if constexpr (Shape::kHasEpilogueWarps) {
+      WarpgroupRegDealloc<56>();
+      const int epilogue_warp = ThisWarp() - Shape::kConsumerWarps - 1;
+      if (epilogue_warp >= 0 && grid.log2_splits == 0) {
+        RunEpilogueWarp<Shape>(arguments, grid, work, tile_accumulators, epilogue_warp, shared);
       }
     }
-    if (threadIdx.x == Shape::kMultiplyThreads) {
-      FillStages<Shape>(maps, arguments.matrix, grid, work, SharedAddress(stages), shared);
+    if (threadIdx.x == Shape::kConsumerThreads) {
+      ProduceStages<Shape>(maps, arguments.matrix, grid, work, SharedAddress(stages), shared);
     }
     __syncwarp();
     // As often as the warps that multiply.
     if (grid.log2_splits > 0) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        ArriveAtClusterRelaxed();
-        WaitForCluster();
+        ClusterArriveRelaxed();
+        ClusterWait();
       }
     }
   } else {
-    if constexpr (Shape::kWritesApart) RaiseRegisters<224>();
-    MultiplyStages<Shape>(arguments, grid, work, stages, tile_sums, shared);
+    if constexpr (Shape::kHasEpilogueWarps) WarpgroupRegAlloc<224>();
+    ConsumeStages<Shape>(arguments, grid, work, stages, tile_accumulators, shared);
   }
 #endif
 }

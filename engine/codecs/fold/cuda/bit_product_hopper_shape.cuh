@@ -8,25 +8,25 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "engine/codecs/cuda/barriers.cuh"
+#include "engine/codecs/cuda/ptx/mbarrier.cuh"
 #include "engine/codecs/fold/cuda/bit_layout.h"
 #include "engine/codecs/fold/cuda/bit_product.cuh"
 
 namespace ultrasketch::cuda::bit_product_hopper {
 
 inline constexpr int kWarpgroupRows = 64;
-inline constexpr int kHalves = kBitStepColumns / kPlaneBytes;
-inline constexpr int kInstructionsPerHalf = kInstructionsPerBitStep / kHalves;
+inline constexpr int kHalves = kBitKTileColumns / kHiLoBytes;
+inline constexpr int kInstructionsPerHalf = kInstructionsPerBitKTile / kHalves;
 inline constexpr int kInstructionColumns = 32;
-inline constexpr int kBitStepWords = kBitStepBytes / 4;
+inline constexpr int kBitKTileWords = kBitKTileBytes / 4;
 // Swizzled operands begin at multiples of 1024.
 inline constexpr int kAlignment = 1024;
 // Shared memory of a multiprocessor, and what a block takes of it besides stages and sums: the
 // system's, and barriers.
-inline constexpr int kMultiprocessorBytes = 228 * 1024;
+inline constexpr int kSmBytes = 228 * 1024;
 inline constexpr int kSystemBytes = 1024;
 inline constexpr int kBarrierBytes = 256;
-inline constexpr int kMostSplits = 8;
+inline constexpr int kMaxSplits = 8;
 
 // kBlocks: to a multiprocessor.
 template <int kTilesOf, int kWarpgroupsOf, int kTokensOf, int kBlocksOf>
@@ -37,34 +37,34 @@ struct HopperShape {
   static constexpr int kBlocks = kBlocksOf;
   static constexpr int kColumns = 2 * kTokens;
   static constexpr int kRows = kWarpgroupRows * kTiles * kWarpgroups;
-  static constexpr int kRowTiles = kRows / kTileRows;
-  static constexpr int kMultiplyWarps = 4 * kWarpgroups;
-  static constexpr int kMultiplyThreads = 32 * kMultiplyWarps;
+  static constexpr int kMTiles = kRows / kMTileRows;
+  static constexpr int kConsumerWarps = 4 * kWarpgroups;
+  static constexpr int kConsumerThreads = 32 * kConsumerWarps;
   // Warps that do nothing but write: three that share a warpgroup with the one that fills, from
   // which registers move to those that multiply. Without them, the ones that multiply write.
-  static constexpr bool kWritesApart = kTiles > 1;
-  static constexpr int kWriteWarps = kWritesApart ? 3 : 0;
-  static constexpr int kThreads = kMultiplyThreads + 32 + 32 * kWriteWarps;
-  static constexpr int kHalfBytes = kColumns * kPlaneBytes;
+  static constexpr bool kHasEpilogueWarps = kTiles > 1;
+  static constexpr int kEpilogueWarps = kHasEpilogueWarps ? 3 : 0;
+  static constexpr int kThreads = kConsumerThreads + 32 + 32 * kEpilogueWarps;
+  static constexpr int kHalfBytes = kColumns * kHiLoBytes;
   static constexpr int kInputBytes = kHalves * kHalfBytes;
-  static constexpr int kStageBytes = kInputBytes + kRowTiles * kBitStepBytes;
+  static constexpr int kStageBytes = kInputBytes + kMTiles * kBitKTileBytes;
   static_assert(kStageBytes % kAlignment == 0);
-  static constexpr int kSumBytes = kRows * kTokens * int{sizeof(int)};
+  static constexpr int kAccumulatorBytes = kRows * kTokens * int{sizeof(int)};
   static constexpr int kStages = std::min(
-      8, (kMultiprocessorBytes / kBlocks - kSystemBytes - kBarrierBytes - kAlignment - kSumBytes) /
+      8, (kSmBytes / kBlocks - kSystemBytes - kBarrierBytes - kAlignment - kAccumulatorBytes) /
              kStageBytes);
-  static constexpr int kSharedBytes = kAlignment + kStages * kStageBytes + kSumBytes;
+  static constexpr int kSharedBytes = kAlignment + kStages * kStageBytes + kAccumulatorBytes;
 };
 
 template <typename Shape>
 struct Shared {
-  SharedBarrier full[Shape::kStages];
-  SharedBarrier empty[Shape::kStages];
+  Mbarrier full[Shape::kStages];
+  Mbarrier empty[Shape::kStages];
   // Of the sums, where a block has a tile for itself. Every thread arrives, so that racecheck can
   // tell who has written what.
-  SharedBarrier sums_full;
-  SharedBarrier sums_empty;
-  static_assert((2 * Shape::kStages + 2) * int{sizeof(SharedBarrier)} <= kBarrierBytes);
+  Mbarrier accumulators_full;
+  Mbarrier accumulators_empty;
+  static_assert((2 * Shape::kStages + 2) * int{sizeof(Mbarrier)} <= kBarrierBytes);
 };
 
 struct Grid {
@@ -82,21 +82,21 @@ struct Maps {
 };
 
 // What a block does: tiles first_tile, first_tile + tile_stride and so on, of each the bit steps
-// [first_step, end_step).
+// [first_k_tile, end_k_tile).
 struct Work {
   int rank;
   int first_tile;
   int tile_stride;
-  int first_step;
-  int end_step;
+  int first_k_tile;
+  int end_k_tile;
 };
 
 __device__ inline Work WorkOf(const ProductArguments& arguments, const Grid& grid) {
-  const int num_steps = static_cast<int>(arguments.matrix.num_steps) / kStepsPerBitStep;
+  const int num_k_tiles = static_cast<int>(arguments.matrix.num_k_tiles) / kKTilesPerBitKTile;
   const int rank = grid.log2_splits > 0 ? ClusterRank() : 0;
   return {rank, static_cast<int>(blockIdx.x >> grid.log2_splits),
-          static_cast<int>(gridDim.x >> grid.log2_splits), rank * num_steps >> grid.log2_splits,
-          (rank + 1) * num_steps >> grid.log2_splits};
+          static_cast<int>(gridDim.x >> grid.log2_splits), rank * num_k_tiles >> grid.log2_splits,
+          (rank + 1) * num_k_tiles >> grid.log2_splits};
 }
 
 }  // namespace ultrasketch::cuda::bit_product_hopper

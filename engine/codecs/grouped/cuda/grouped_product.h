@@ -26,16 +26,16 @@
 
 namespace ultrasketch::cuda {
 
-inline constexpr int kInt8IntegerBytes = kTileRows * kStepColumns;
+inline constexpr int kInt8IntegerBytes = kMTileRows * kKTileColumns;
 inline constexpr int kInt4IntegerBytes = kInt8IntegerBytes / 2;
-inline constexpr int kStepScaleBytes = kTileRows * static_cast<int>(sizeof(uint16_t));
-US_HOST_DEVICE constexpr int64_t GroupedStepBytes(bool is_int4) {
-  return (is_int4 ? kInt4IntegerBytes : kInt8IntegerBytes) + kStepScaleBytes;
+inline constexpr int kKTileScaleBytes = kMTileRows * static_cast<int>(sizeof(uint16_t));
+US_HOST_DEVICE constexpr int64_t GroupedKTileBytes(bool is_int4) {
+  return (is_int4 ? kInt4IntegerBytes : kInt8IntegerBytes) + kKTileScaleBytes;
 }
 // Byte at which a step of the row's tile begins.
-US_HOST_DEVICE constexpr int64_t GroupedStepOffset(bool is_int4, int64_t row, int64_t step,
-                                                   int64_t num_steps) {
-  return (row / kTileRows * num_steps + step) * GroupedStepBytes(is_int4);
+US_HOST_DEVICE constexpr int64_t GroupedKTileOffset(bool is_int4, int64_t row, int64_t k_tile,
+                                                    int64_t num_k_tiles) {
+  return (row / kMTileRows * num_k_tiles + k_tile) * GroupedKTileBytes(is_int4);
 }
 
 // Which of a step's units has columns [16 * part, 16 * part + 16) of row `row` and, of int4, of row
@@ -43,48 +43,48 @@ US_HOST_DEVICE constexpr int64_t GroupedStepOffset(bool is_int4, int64_t row, in
 US_HOST_DEVICE constexpr int GroupUnit(int row, int part) { return part * 8 + (row ^ part * 2); }
 US_HOST_DEVICE constexpr int64_t GroupUnitOffset(int64_t row, int64_t column) {
   return GroupUnit(static_cast<int>(row % 8),
-                   static_cast<int>(column % kStepColumns / kColumnsPerLane)) *
+                   static_cast<int>(column % kKTileColumns / kColumnsPerLane)) *
          16;
 }
 
 // Byte of a weight within the matrix.
-US_HOST_DEVICE constexpr int64_t Int8Offset(int64_t row, int64_t column, int64_t num_steps) {
-  return GroupedStepOffset(false, row, column / kStepColumns, num_steps) +
-         row % kTileRows / 8 * 512 + GroupUnitOffset(row, column) + column % kColumnsPerLane;
+US_HOST_DEVICE constexpr int64_t Int8Offset(int64_t row, int64_t column, int64_t num_k_tiles) {
+  return GroupedKTileOffset(false, row, column / kKTileColumns, num_k_tiles) +
+         row % kMTileRows / 8 * 512 + GroupUnitOffset(row, column) + column % kColumnsPerLane;
 }
 // For int4 of the byte that it is half of.
-US_HOST_DEVICE constexpr int64_t Int4Offset(int64_t row, int64_t column, int64_t num_steps) {
+US_HOST_DEVICE constexpr int64_t Int4Offset(int64_t row, int64_t column, int64_t num_k_tiles) {
   const int64_t unit_column = column % kColumnsPerLane;
-  return GroupedStepOffset(true, row, column / kStepColumns, num_steps) +
-         GroupUnitOffset(row, column) + row % kTileRows / 8 * 8 + unit_column / 8 * 4 +
+  return GroupedKTileOffset(true, row, column / kKTileColumns, num_k_tiles) +
+         GroupUnitOffset(row, column) + row % kMTileRows / 8 * 8 + unit_column / 8 * 4 +
          unit_column % 4;
 }
 US_HOST_DEVICE constexpr bool Int4InUpperHalf(int64_t column) { return column % 8 < 4; }
 
-US_HOST_DEVICE constexpr int64_t GroupScaleOffset(bool is_int4, int64_t row, int64_t step,
-                                                  int64_t num_steps) {
-  const int64_t tile_row = row % kTileRows;
-  return GroupedStepOffset(is_int4, row, step, num_steps) +
+US_HOST_DEVICE constexpr int64_t GroupScaleOffset(bool is_int4, int64_t row, int64_t k_tile,
+                                                  int64_t num_k_tiles) {
+  const int64_t tile_row = row % kMTileRows;
+  return GroupedKTileOffset(is_int4, row, k_tile, num_k_tiles) +
          (is_int4 ? kInt4IntegerBytes : kInt8IntegerBytes) +
          (tile_row % 8 * 2 + tile_row / 8) * static_cast<int64_t>(sizeof(uint16_t));
 }
 
 // Steps of a row: planes alternate every two.
-US_HOST_DEVICE constexpr int64_t NumGroupedSteps(int64_t columns) {
-  return (NumSteps(columns) + 1) / 2 * 2;
+US_HOST_DEVICE constexpr int64_t NumGroupedKTiles(int64_t columns) {
+  return (NumKTiles(columns) + 1) / 2 * 2;
 }
 
-// Products with `matrix.tiles` as above, of NumGroupedSteps(columns), and `matrix.has_half_scales`
+// Products with `matrix.tiles` as above, of NumGroupedKTiles(columns), and `matrix.has_half_scales`
 // (product.h). Groups are added in the order of tile_layout.h.
 cudaError_t LaunchInt8Product(const ProductArguments& arguments, cudaStream_t stream);
 cudaError_t LaunchInt4Product(const ProductArguments& arguments, cudaStream_t stream);
 
-// Packs `num_rows` rows from `first_row`, a multiple of kTileRows, on; rows and columns that fill
+// Packs `num_rows` rows from `first_row`, a multiple of kMTileRows, on; rows and columns that fill
 // up the last tile and step are written too. `values` [num_rows, row_bytes] and `scales` [num_rows,
-// NumSteps(cols)] are in device memory in the stored order (grouped_table.h).
+// NumKTiles(cols)] are in device memory in the stored order (grouped_table.h).
 cudaError_t LaunchPackGrouped(bool is_int4, const uint8_t* values, int64_t cols,
                               const uint16_t* scales, int64_t first_row, int64_t num_rows,
-                              int64_t num_steps, uint8_t* tiles, cudaStream_t stream);
+                              int64_t num_k_tiles, uint8_t* tiles, cudaStream_t stream);
 
 }  // namespace ultrasketch::cuda
 

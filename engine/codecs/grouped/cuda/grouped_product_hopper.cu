@@ -25,13 +25,13 @@
 #include "engine/codecs/grouped/cuda/grouped_product_hopper.h"
 
 #if defined(US_BUILD_SM_90A)
-#include "engine/codecs/cuda/barriers.cuh"
 #include "engine/codecs/cuda/byte_product.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
-#include "engine/codecs/cuda/operand_boxes.cuh"
-#include "engine/codecs/cuda/warpgroup.cuh"
-#include "engine/codecs/cuda/warpgroup_bytes.cuh"
+#include "engine/codecs/cuda/ptx/mbarrier.cuh"
+#include "engine/codecs/cuda/ptx/wgmma.cuh"
+#include "engine/codecs/cuda/ptx/wgmma_int8.cuh"
+#include "engine/codecs/cuda/tma_maps.cuh"
 #include "engine/codecs/grouped/cuda/grouped_weights.cuh"
 #endif
 
@@ -40,12 +40,12 @@ namespace ultrasketch::cuda {
 #if defined(US_BUILD_SM_90A)
 namespace {
 
-constexpr int kStageSteps = 2;  // rows have a multiple of them
-static_assert(kStageSteps * kStepColumns == kPlaneBytes);
+constexpr int kStageKTiles = 2;  // rows have a multiple of them
+static_assert(kStageKTiles * kKTileColumns == kHiLoBytes);
 constexpr int kUnitTokens = 32;
 // Swizzled operands begin at multiples of 1024.
 constexpr int kAlignment = 1024;
-constexpr int kMostSharedBytes = 227 * 1024;  // that a block may have
+constexpr int kMaxSharedBytes = 227 * 1024;  // that a block may have
 constexpr int kBarrierBytes = 128;
 
 // A block's tile: of kTokenUnits times kUnitTokens tokens.
@@ -54,28 +54,28 @@ struct GroupedShape {
   using Weights = WeightsOf;
   static constexpr int kTokenUnits = kTokenUnitsOf;
   static constexpr int kTokens = kTokenUnits * kUnitTokens;
-  static constexpr int kMultiplyWarps = 8;
-  static constexpr int kMultiplyThreads = 32 * kMultiplyWarps;
+  static constexpr int kConsumerWarps = 8;
+  static constexpr int kConsumerThreads = 32 * kConsumerWarps;
   // The warp that fills has a warpgroup, from which registers move to those that multiply.
-  static constexpr int kThreads = kMultiplyThreads + 128;
-  static constexpr int kRowTiles = kMultiplyWarps;
-  static constexpr int kStepBytes = Weights::kIntegerBytes + kStepScaleBytes;  // of a row tile
-  static constexpr int kWeightBytes = kRowTiles * kStepBytes;                  // of a step
-  static constexpr int kUnitBytes = kUnitTokens * 2 * kPlaneBytes;
+  static constexpr int kThreads = kConsumerThreads + 128;
+  static constexpr int kMTiles = kConsumerWarps;
+  static constexpr int kKTileBytes = Weights::kIntegerBytes + kKTileScaleBytes;  // of a row tile
+  static constexpr int kWeightBytes = kMTiles * kKTileBytes;                     // of a step
+  static constexpr int kUnitBytes = kUnitTokens * 2 * kHiLoBytes;
   static constexpr int kInputBytes = kTokenUnits * kUnitBytes;
-  static constexpr int kCopiedBytes = kInputBytes + kStageSteps * kWeightBytes;
+  static constexpr int kCopiedBytes = kInputBytes + kStageKTiles * kWeightBytes;
   static constexpr int kStageBytes = (kCopiedBytes + kAlignment - 1) / kAlignment * kAlignment;
   static_assert(kWeightBytes % 128 == 0);
   static constexpr int kStages =
-      std::min(8, (kMostSharedBytes - kBarrierBytes - kAlignment) / kStageBytes);
+      std::min(8, (kMaxSharedBytes - kBarrierBytes - kAlignment) / kStageBytes);
   static constexpr int kSharedBytes = kAlignment + kStages * kStageBytes;
 };
 
 template <typename Shape>
 struct GroupedShared {
-  SharedBarrier full[Shape::kStages];
-  SharedBarrier empty[Shape::kStages];
-  static_assert(2 * Shape::kStages * int{sizeof(SharedBarrier)} <= kBarrierBytes);
+  Mbarrier full[Shape::kStages];
+  Mbarrier empty[Shape::kStages];
+  static_assert(2 * Shape::kStages * int{sizeof(Mbarrier)} <= kBarrierBytes);
 };
 
 // Where weights, in units of 8 bytes, and inputs are.
@@ -95,71 +95,71 @@ struct GroupedGrid {
 // One thread. The weights of the first stages are on their way before the kernel that writes the
 // inputs has ended. Row tiles and tokens past the last are zero.
 template <typename Shape>
-__device__ inline void FillStages(const PackedMatrix& matrix, const GroupedMaps& maps,
-                                  const GroupedGrid& grid, uint32_t stages,
-                                  const GroupedShared<Shape>& shared) {
-  const BarrierArray full(shared.full);
-  const BarrierArray empty(shared.empty);
-  const int num_rounds = static_cast<int>(matrix.num_steps) / kStageSteps;
+__device__ inline void ProduceStages(const PackedMatrix& matrix, const GroupedMaps& maps,
+                                     const GroupedGrid& grid, uint32_t stages,
+                                     const GroupedShared<Shape>& shared) {
+  const MbarrierArray full(shared.full);
+  const MbarrierArray empty(shared.empty);
+  const int num_rounds = static_cast<int>(matrix.num_k_tiles) / kStageKTiles;
   const auto begin_stage = [&](int slot, int tile, int round) {
-    ArriveAndExpect(full[slot], Shape::kCopiedBytes);
-    const int row_tile = tile / grid.token_blocks * Shape::kRowTiles;
+    MbarrierArriveExpectTx(full[slot], Shape::kCopiedBytes);
+    const int m_tile = tile / grid.token_blocks * Shape::kMTiles;
     const uint32_t weights = stages + slot * Shape::kStageBytes + Shape::kInputBytes;
 #pragma unroll
-    for (int step = 0; step < kStageSteps; ++step) {
-      StartBox(maps.weights, (round * kStageSteps + step) * (Shape::kStepBytes / kWeightUnit),
-               row_tile, weights + step * Shape::kWeightBytes, full[slot]);
+    for (int k_tile = 0; k_tile < kStageKTiles; ++k_tile) {
+      TmaLoad(maps.weights, (round * kStageKTiles + k_tile) * (Shape::kKTileBytes / kWeightUnit),
+              m_tile, weights + k_tile * Shape::kWeightBytes, full[slot]);
     }
   };
   const int first_tile = static_cast<int>(blockIdx.x);
   int num_begun = min(Shape::kStages, num_rounds);
   for (int i = 0; i < num_begun; ++i) begin_stage(i, first_tile, i);
-  WaitForKernelBefore();
+  WaitForGridDependency();
 
   Ring ring(Shape::kStages);
   for (int tile = first_tile; tile < grid.num_tiles; tile += static_cast<int>(gridDim.x)) {
     const int first_token = tile % grid.token_blocks * Shape::kTokens;
     for (int round = 0; round < num_rounds; ++round) {
       if (--num_begun < 0) {
-        WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
+        MbarrierWait(empty[ring.slot()], ring.parity() ^ 1);
         begin_stage(ring.slot(), tile, round);
       }
-      CopyPlanes(maps.inputs, round, first_token, stages + ring.slot() * Shape::kStageBytes,
-                 full[ring.slot()]);
+      TmaLoadHiLo(maps.inputs, round, first_token, stages + ring.slot() * Shape::kStageBytes,
+                  full[ring.slot()]);
       ring.Advance();
     }
   }
 }
 
 template <typename Shape>
-__device__ inline void MultiplyStages(const ProductArguments& arguments, const GroupedGrid& grid,
-                                      const uint8_t* stages, const GroupedShared<Shape>& shared) {
+__device__ inline void ConsumeStages(const ProductArguments& arguments, const GroupedGrid& grid,
+                                     const uint8_t* stages, const GroupedShared<Shape>& shared) {
   using Weights = typename Shape::Weights;
   constexpr int kTokensOfLane = kUnitTokens / 4;  // of a unit
   constexpr int kInstructionColumns = 32;
   constexpr int kUnits = Shape::kTokenUnits;
-  constexpr int kStageUnits = kStageSteps * kUnits;
+  constexpr int kStageUnits = kStageKTiles * kUnits;
   constexpr int kBuffers = kUnits + 1;  // units under way at a time
   const PackedMatrix& matrix = arguments.matrix;
   const int warp = ThisWarp();
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const auto num_k_tiles = static_cast<int>(matrix.num_k_tiles);
   const auto num_tokens = static_cast<int>(arguments.num_tokens);
-  const uint8_t* const first_weights = stages + Shape::kInputBytes + warp * Shape::kStepBytes;
+  const uint8_t* const first_weights = stages + Shape::kInputBytes + warp * Shape::kKTileBytes;
   const uint64_t first_inputs =
-      OperandDescriptor(SharedAddress(stages), 0, 8 * kPlaneBytes, OperandSwizzle::k128Bytes);
-  const BarrierArray full(shared.full);
-  const BarrierArray empty(shared.empty);
-  WaitForKernelBefore();
+      SmemDescriptor(SharedAddress(stages), 0, 8 * kHiLoBytes, SmemSwizzle::k128Bytes);
+  const MbarrierArray full(shared.full);
+  const MbarrierArray empty(shared.empty);
+  WaitForGridDependency();
 
   Ring ring(Shape::kStages);
-  uint32_t a[kStageSteps][kGroupInstructions][4];
-  uint32_t scales[kStageSteps];
-  const auto load_step = [&](int step) {
+  uint32_t a[kStageKTiles][kGroupInstructions][4];
+  uint32_t scales[kStageKTiles];
+  const auto load_k_tile = [&](int k_tile) {
     const uint8_t* const weights =
-        first_weights + ring.slot() * Shape::kStageBytes + step * Shape::kWeightBytes;
-    Weights::LoadOperands(weights, lane, a[step]);
-    scales[step] = LoadGroupScales<Weights>(weights, lane);
+        first_weights + ring.slot() * Shape::kStageBytes + k_tile * Shape::kWeightBytes;
+    Weights::LoadOperands(weights, lane, a[k_tile]);
+    scales[k_tile] = LoadGroupScales<Weights>(weights, lane);
   };
   int scaled_token = -1;
   float scale_of_lane[kUnits] = {};  // lane l has that of token l of a unit
@@ -177,48 +177,47 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const G
 
     // Of this lane's two rows and its tokens, in the order of tile_layout.h.
     float2 totals[kUnits][kTokensOfLane] = {};
-    float2 chunk_totals[kUnits][kTokensOfLane] = {};
-    int chunk = 0;
-    int chunk_end = ChunkBegin(1, num_steps);
-    const auto finish_step = [&](int num_steps_done) {
-      if (num_steps_done < chunk_end) return;
+    float2 k_split_totals[kUnits][kTokensOfLane] = {};
+    int k_split = 0;
+    int k_split_end = KSplitBegin(1, num_k_tiles);
+    const auto finish_k_tile = [&](int num_k_tiles_done) {
+      if (num_k_tiles_done < k_split_end) return;
 #pragma unroll
       for (int unit = 0; unit < kUnits; ++unit) {
 #pragma unroll
         for (int i = 0; i < kTokensOfLane; ++i) {
           float2& total = totals[unit][i];
-          float2& added = chunk_totals[unit][i];
+          float2& added = k_split_totals[unit][i];
           total = {__fadd_rn(total.x, added.x), __fadd_rn(total.y, added.y)};
           added = {};
         }
       }
       // Chunks without a step end with the one before.
-      while (chunk < kNumChunks - 1 && chunk_end <= num_steps_done) {
-        ++chunk;
-        chunk_end = ChunkBegin(chunk + 1, num_steps);
+      while (k_split < kNumKSplits - 1 && k_split_end <= num_k_tiles_done) {
+        ++k_split;
+        k_split_end = KSplitBegin(k_split + 1, num_k_tiles);
       }
     };
-    WaitForPhase(full[ring.slot()], ring.parity());
-    load_step(0);
+    MbarrierWait(full[ring.slot()], ring.parity());
+    load_k_tile(0);
 #pragma unroll 1
-    for (int first_step = 0; first_step < num_steps; first_step += kStageSteps) {
+    for (int first_k_tile = 0; first_k_tile < num_k_tiles; first_k_tile += kStageKTiles) {
       const int slot = ring.slot();
-      const uint64_t inputs = MoveOperand(first_inputs, slot * Shape::kStageBytes);
+      const uint64_t inputs = AdvanceDescriptor(first_inputs, slot * Shape::kStageBytes);
       const float2 first_factors = GroupScales<Weights>(scales[0], matrix.has_half_scales);
-      int sums[kBuffers][4 * kTokensOfLane];
+      int accumulators[kBuffers][4 * kTokensOfLane];
       const auto multiply = [&](int index) {
-        const int step = index / kUnits;
+        const int k_tile = index / kUnits;
         const uint64_t operand =
-            MoveOperand(inputs, index % kUnits * Shape::kUnitBytes + step * kStepColumns);
-        int(&of_unit)[4 * kTokensOfLane] = sums[index % kBuffers];
-        FenceWarpgroup();
-        WarpgroupMultiplySignedBytes<false>(a[step][0], operand, of_unit);
-        WarpgroupMultiplySignedBytes<true>(a[step][1], MoveOperand(operand, kInstructionColumns),
-                                           of_unit);
-        CommitWarpgroup();
+            AdvanceDescriptor(inputs, index % kUnits * Shape::kUnitBytes + k_tile * kKTileColumns);
+        int(&of_unit)[4 * kTokensOfLane] = accumulators[index % kBuffers];
+        WgmmaFence();
+        WgmmaS8<false>(a[k_tile][0], operand, of_unit);
+        WgmmaS8<true>(a[k_tile][1], AdvanceDescriptor(operand, kInstructionColumns), of_unit);
+        WgmmaCommit();
       };
       multiply(0);
-      load_step(1);
+      load_k_tile(1);
 #pragma unroll
       for (int index = 1; index < kBuffers; ++index) multiply(index);
 #pragma unroll
@@ -226,40 +225,40 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const G
         // As many as have begun after this one.
         constexpr int kLast = kStageUnits - 1;
         if (index + kBuffers - 1 <= kLast) {
-          WaitForWarpgroup<kBuffers - 1>();
+          WgmmaWait<kBuffers - 1>();
         } else if (index < kLast) {
-          WaitForWarpgroup<1>();
+          WgmmaWait<1>();
         } else {
-          WaitForWarpgroup<0>();
-          if (lane == 0) Arrive(empty[slot]);
+          WgmmaWait<0>();
+          if (lane == 0) MbarrierArrive(empty[slot]);
         }
-        int(&of_unit)[4 * kTokensOfLane] = sums[index % kBuffers];
-        FenceByteSums(of_unit);
+        int(&of_unit)[4 * kTokensOfLane] = accumulators[index % kBuffers];
+        FenceAccumulators(of_unit);
         const float2 factors = index < kUnits
                                    ? first_factors
                                    : GroupScales<Weights>(scales[1], matrix.has_half_scales);
 #pragma unroll
         for (int i = 0; i < kTokensOfLane; ++i) {
-          float2& total = chunk_totals[index % kUnits][i];
+          float2& total = k_split_totals[index % kUnits][i];
           total.x = AddGroupSum(total.x, of_unit[4 * i], of_unit[4 * i + 1], factors.x);
           total.y = AddGroupSum(total.y, of_unit[4 * i + 2], of_unit[4 * i + 3], factors.y);
-          WorkOutNow(total);  // before the next wait
+          Materialize(total);  // before the next wait
         }
         if (index + kBuffers <= kLast) multiply(index + kBuffers);
-        if (index % kUnits == kUnits - 1) finish_step(first_step + index / kUnits + 1);
+        if (index % kUnits == kUnits - 1) finish_k_tile(first_k_tile + index / kUnits + 1);
         if (index == kUnits - 1) {
           // The first step's weights are done with.
           ring.Advance();
-          if (first_step + kStageSteps < num_steps) {
-            WaitForPhase(full[ring.slot()], ring.parity());
-            load_step(0);
+          if (first_k_tile + kStageKTiles < num_k_tiles) {
+            MbarrierWait(full[ring.slot()], ring.parity());
+            load_k_tile(0);
           }
         }
       }
     }
 
     const auto rows = static_cast<int>(matrix.rows);
-    const int first_row = (tile / grid.token_blocks * Shape::kRowTiles + warp) * kTileRows;
+    const int first_row = (tile / grid.token_blocks * Shape::kMTiles + warp) * kMTileRows;
     const auto write = [&](auto is_whole) {
       const int row = first_row + lane / 4;
       const auto is_row = [&](int half) { return is_whole.value || row + half * 8 < rows; };
@@ -282,7 +281,7 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const G
         out += int64_t{4} * rows;
       }
     };
-    if (!arguments.accumulate && first_row + kTileRows <= rows &&
+    if (!arguments.accumulate && first_row + kMTileRows <= rows &&
         first_token + Shape::kTokens <= num_tokens) {
       write(std::true_type());
     } else {
@@ -301,23 +300,23 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   __shared__ GroupedShared<Shape> shared;
   uint8_t* const stages =
       dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
-  AllowNextKernel();
+  LaunchDependents();
   if (threadIdx.x == 0) {
-    InitRing(BarrierArray(shared.full), BarrierArray(shared.empty), Shape::kStages,
-             /*full_arrivals=*/1, /*empty_arrivals=*/Shape::kMultiplyWarps);
-    FenceForWarpgroups();
+    InitRing(MbarrierArray(shared.full), MbarrierArray(shared.empty), Shape::kStages,
+             /*full_arrivals=*/1, /*empty_arrivals=*/Shape::kConsumerWarps);
+    FenceProxyAsync();
   }
   __syncthreads();
-  if (threadIdx.x >= Shape::kMultiplyThreads) {
-    LowerRegisters<32>();
-    if (threadIdx.x == Shape::kMultiplyThreads) {
-      PrefetchMap(maps.weights);
-      PrefetchMap(maps.inputs);
-      FillStages<Shape>(arguments.matrix, maps, grid, SharedAddress(stages), shared);
+  if (threadIdx.x >= Shape::kConsumerThreads) {
+    WarpgroupRegDealloc<32>();
+    if (threadIdx.x == Shape::kConsumerThreads) {
+      PrefetchTensorMap(maps.weights);
+      PrefetchTensorMap(maps.inputs);
+      ProduceStages<Shape>(arguments.matrix, maps, grid, SharedAddress(stages), shared);
     }
   } else {
-    RaiseRegisters<216>();
-    MultiplyStages<Shape>(arguments, grid, stages, shared);
+    WarpgroupRegAlloc<216>();
+    ConsumeStages<Shape>(arguments, grid, stages, shared);
   }
 #endif
 }
@@ -331,17 +330,18 @@ cudaError_t Launch(const ProductArguments& arguments, cudaStream_t stream) {
                            Shape::kSharedBytes);
   if (error != cudaSuccess) return error;
   GroupedMaps maps;
-  error = DescribePlanes(encode, arguments, Shape::kTokens, /*num_spans=*/1, &maps.inputs);
+  error = EncodeHiLoMap(encode, arguments, Shape::kTokens, /*num_spans=*/1, &maps.inputs);
   if (error != cudaSuccess) return error;
-  error = DescribeTiles(encode, arguments.matrix, arguments.matrix.num_steps * Shape::kStepBytes,
-                        Shape::kStepBytes, Shape::kRowTiles, kWeightUnit, &maps.weights);
+  error =
+      EncodeWeightMap(encode, arguments.matrix, arguments.matrix.num_k_tiles * Shape::kKTileBytes,
+                      Shape::kKTileBytes, Shape::kMTiles, kWeightUnit, &maps.weights);
   if (error != cudaSuccess) return error;
   const int64_t row_blocks =
-      (NumRowTiles(arguments.matrix.rows) + Shape::kRowTiles - 1) / Shape::kRowTiles;
+      (NumMTiles(arguments.matrix.rows) + Shape::kMTiles - 1) / Shape::kMTiles;
   const int64_t token_blocks = (arguments.num_tokens + Shape::kTokens - 1) / Shape::kTokens;
   const GroupedGrid grid = {static_cast<int>(token_blocks),
                             static_cast<int>(row_blocks * token_blocks)};
-  const int num_blocks = std::min(grid.num_tiles, arguments.num_multiprocessors);
+  const int num_blocks = std::min(grid.num_tiles, arguments.num_sms);
   return LaunchKernel(GroupedProductHopper<Shape>, dim3(static_cast<unsigned>(num_blocks)),
                       Shape::kThreads, Shape::kSharedBytes, stream, arguments, maps, grid);
 }

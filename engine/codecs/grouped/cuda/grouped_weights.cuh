@@ -27,8 +27,8 @@ struct Int8Weights {
   static constexpr float kUnit = 1.0f;  // what a byte of 1 stands for
 
   uint4 rows[2];
-  __device__ void Load(const uint8_t* step, int lane) {
-    const auto* units = reinterpret_cast<const uint4*>(step) + GroupUnit(lane / 4, lane % 4);
+  __device__ void Load(const uint8_t* k_tile, int lane) {
+    const auto* units = reinterpret_cast<const uint4*>(k_tile) + GroupUnit(lane / 4, lane % 4);
     rows[0] = units[0];
     rows[1] = units[32];
   }
@@ -40,11 +40,11 @@ struct Int8Weights {
     }
   }
 
-  static __device__ void LoadOperands(const uint8_t* step, int lane,
+  static __device__ void LoadOperands(const uint8_t* k_tile, int lane,
                                       uint32_t (&a)[kGroupInstructions][4]) {
     // A register is a matrix of 8 rows by 16 columns, of which lanes 8 m + r have the addresses.
     const int half = lane / 8 % 2;
-    const auto units = static_cast<uint32_t>(__cvta_generic_to_shared(step + half * 512));
+    const auto units = static_cast<uint32_t>(__cvta_generic_to_shared(k_tile + half * 512));
 #pragma unroll
     for (int i = 0; i < kGroupInstructions; ++i) {
       asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -61,8 +61,8 @@ struct Int4Weights {
   static constexpr uint32_t kUpperHalves = 0xf0f0f0f0u;
 
   uint4 words;
-  __device__ void Load(const uint8_t* step, int lane) {
-    words = reinterpret_cast<const uint4*>(step)[GroupUnit(lane / 4, lane % 4)];
+  __device__ void Load(const uint8_t* k_tile, int lane) {
+    words = reinterpret_cast<const uint4*>(k_tile)[GroupUnit(lane / 4, lane % 4)];
   }
   __device__ void Expand(int instruction, uint32_t (&a)[4]) const {
 #pragma unroll
@@ -74,10 +74,10 @@ struct Int4Weights {
       a[row + 2] = word << 4 & kUpperHalves;
     }
   }
-  static __device__ void LoadOperands(const uint8_t* step, int lane,
+  static __device__ void LoadOperands(const uint8_t* k_tile, int lane,
                                       uint32_t (&a)[kGroupInstructions][4]) {
     const int quad = lane % 4;
-    const uint8_t* const words_of_quad = step + quad / 2 * 4;
+    const uint8_t* const words_of_quad = k_tile + quad / 2 * 4;
 #pragma unroll
     for (int i = 0; i < kGroupInstructions; ++i) {
 #pragma unroll
@@ -92,8 +92,8 @@ struct Int4Weights {
 
 // The scales of the lane's two rows of a step.
 template <typename Weights>
-__device__ inline uint32_t LoadGroupScales(const uint8_t* step, int lane) {
-  return *reinterpret_cast<const uint32_t*>(step + Weights::kIntegerBytes + lane / 4 * 4);
+__device__ inline uint32_t LoadGroupScales(const uint8_t* k_tile, int lane) {
+  return *reinterpret_cast<const uint32_t*>(k_tile + Weights::kIntegerBytes + lane / 4 * 4);
 }
 template <typename Weights>
 __device__ inline float2 GroupScales(uint32_t scales, bool are_half) {

@@ -10,25 +10,25 @@
 //   [bit step][plane / 8][half][plane % 8][quarter]
 //
 // Quarter q of a half has its chunks q and q + 4; the order of bits is that of the weights.
-#ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PLANES_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PLANES_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_SERIAL_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_SERIAL_CUH_
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
-#include "engine/codecs/cuda/sketch.cuh"
+#include "engine/codecs/cuda/input_transform.cuh"
 #include "engine/codecs/fold/cuda/bit_layout.h"
 
 namespace ultrasketch::cuda {
 
 // A warp's quads of positions: half a bit step.
 inline constexpr int kWarpPositions = 32 * kQuad;
-static_assert(2 * kWarpPositions == kBitStepColumns);
+static_assert(2 * kWarpPositions == kBitKTileColumns);
 
 // counts += common bits of the rows of `a` and the columns of `b`: mma.sync.m16n8k256. Lane l holds
 // rows l / 4 (counts 0 and 1) and l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
-__device__ inline void CountCommonBits(const uint4& a, uint2 b, int (&counts)[4]) {
+__device__ inline void MmaAndPopc(const uint4& a, uint2 b, int (&counts)[4]) {
   asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+r"(counts[0]), "+r"(counts[1]), "+r"(counts[2]), "+r"(counts[3])
@@ -38,32 +38,32 @@ __device__ inline void CountCommonBits(const uint4& a, uint2 b, int (&counts)[4]
 // What a lane does to its warp's quads of positions. Of the eight lanes that have a quarter, each
 // gets two planes for its 32 columns in exchange for the 16 planes of its four: a bit of the lane's
 // number and one of the plane's trade places, three times.
-class PlaneExchange {
+class BitTranspose {
  public:
   static constexpr int kWordBytes = sizeof(uint32_t);
   // From a word of the lower eight planes to that of the upper ones.
-  static constexpr int kUpperPlaneBytes = kBitStepBytes / 2;
+  static constexpr int kUpperBitsBytes = kBitKTileBytes / 2;
 
-  __device__ PlaneExchange() {
+  __device__ BitTranspose() {
     const auto lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
     for (int i = 0; i < kTrades; ++i) {
       const bool is_upper = (lane & LaneBit(i)) != 0;
       kept_[i] = static_cast<int>(is_upper ? ~LowerBits(i) : LowerBits(i));
       rotation_[i] = is_upper ? 32 - (1 << i) : 1 << i;
-      WorkOutNow(kept_[i]);
-      WorkOutNow(rotation_[i]);
+      Materialize(kept_[i]);
+      Materialize(rotation_[i]);
     }
     const int plane = lane / 16 * 4 + lane % 4;
     const int quarter = lane / 4 % 4;
     offset_ = (plane * 4 + quarter) * kWordBytes;
-    WorkOutNow(offset_);
+    Materialize(offset_);
   }
 
   // Where this lane's word of the lower planes goes, of the half step that `position` is in.
   __device__ int OffsetOf(int position) const {
-    return position / kBitStepColumns * kBitStepBytes + position / kWarpPositions % 2 * kHalfBytes +
-           offset_;
+    return position / kBitKTileColumns * kBitKTileBytes +
+           position / kWarpPositions % 2 * kHalfBytes + offset_;
   }
 
   // By all lanes, with the integers of their quads: this lane's words.
@@ -82,11 +82,11 @@ class PlaneExchange {
     return words;
   }
 
-  // What this lane needs for CountCommonBits of a step's lower planes, or of the upper ones
-  // kUpperPlaneBytes on. `step` is the step's first byte, plus kWordBytes for each lane before.
-  static __device__ uint2 Load(const uint8_t* step) {
-    return {*reinterpret_cast<const uint32_t*>(step),
-            *reinterpret_cast<const uint32_t*>(step + kHalfBytes)};
+  // What this lane needs for MmaAndPopc of a step's lower planes, or of the upper ones
+  // kUpperBitsBytes on. `step` is the step's first byte, plus kWordBytes for each lane before.
+  static __device__ uint2 Load(const uint8_t* k_tile) {
+    return {*reinterpret_cast<const uint32_t*>(k_tile),
+            *reinterpret_cast<const uint32_t*>(k_tile + kHalfBytes)};
   }
 
  private:
@@ -108,7 +108,7 @@ class PlaneExchange {
   int offset_;
 };
 
-// Of the columns of CountCommonBits: a row's sum of bit * input as far as this lane has counted it,
+// Of the columns of MmaAndPopc: a row's sum of bit * input as far as this lane has counted it,
 // `low` of planes 0 to 7 and `high` of 8 to 15. Sums may wrap around.
 __device__ inline uint32_t WeighCounts(int low0, int low1, int high0, int high1) {
   const unsigned quad_lane = threadIdx.x % 4;
@@ -119,4 +119,4 @@ __device__ inline uint32_t WeighCounts(int low0, int low1, int high0, int high1)
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PLANES_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_SERIAL_CUH_

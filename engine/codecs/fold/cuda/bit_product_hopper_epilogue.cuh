@@ -1,15 +1,15 @@
 // Outputs of the products of sign bits by wgmma (bit_product_hopper.cuh): sums of a tile in shared
 // memory, and the warps that make outputs of them.
-#ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_WRITER_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_WRITER_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_EPILOGUE_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_EPILOGUE_CUH_
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
-#include "engine/codecs/cuda/barriers.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/product.cuh"
+#include "engine/codecs/cuda/ptx/mbarrier.cuh"
 #include "engine/codecs/fold/cuda/bit_product.cuh"
 #include "engine/codecs/fold/cuda/bit_product_hopper_shape.cuh"
 
@@ -18,24 +18,25 @@ namespace ultrasketch::cuda::bit_product_hopper {
 // Where a tile's sums lie: tokens one after the other, of each fourth one the rows dealt so that
 // neither the lanes that have them nor those that read neighbouring rows of a token meet in a bank.
 template <typename Shape>
-__device__ inline int SumIndex(int token, int row) {
+__device__ inline int AccumulatorIndex(int token, int row) {
   return token * Shape::kRows + (row ^ token % 4 * 8);
 }
 
 // A thread's sums to the tile's, from `first_row` of the tile on, as far as FinishBits takes them:
 // the high plane's and the low one's in one, which may be added to others before.
 template <typename Shape>
-__device__ inline void StoreSums(const int (&sums)[Shape::kTiles][Shape::kColumns / 2],
-                                 int first_row, int quad, int* tile_sums) {
+__device__ inline void StoreAccumulators(
+    const int (&accumulators)[Shape::kTiles][Shape::kColumns / 2], int first_row, int quad,
+    int* tile_accumulators) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    int* const out = tile_sums + SumIndex<Shape>(quad, first_row + half * 8);
+    int* const out = tile_accumulators + AccumulatorIndex<Shape>(quad, first_row + half * 8);
 #pragma unroll
     for (int t = 0; t < Shape::kTiles; ++t) {
 #pragma unroll
       for (int i = 0; i < Shape::kTokens / 4; ++i) {
-        const unsigned high = static_cast<unsigned>(sums[t][4 * i + 2 * half]);
-        const unsigned low = static_cast<unsigned>(sums[t][4 * i + 2 * half + 1]);
+        const unsigned high = static_cast<unsigned>(accumulators[t][4 * i + 2 * half]);
+        const unsigned low = static_cast<unsigned>(accumulators[t][4 * i + 2 * half + 1]);
         out[i * 4 * Shape::kRows + t * kWarpgroupRows] = static_cast<int>(high * 256u + low);
       }
     }
@@ -44,23 +45,23 @@ __device__ inline void StoreSums(const int (&sums)[Shape::kTiles][Shape::kColumn
 
 // Keeps the compiler from working out before a loop what follows from `value` in it, to hold it in
 // registers.
-__device__ inline int Opaque(int value) {
+__device__ inline int Launder(int value) {
   asm volatile("" : "+r"(value));
   return value;
 }
 
-// One warp: writes the outputs of every num_writers-th token of a tile. Rows are neighbours from
-// lane to lane, and kPartRows of a lane are 32 apart; gated, the second half of them are ups to the
-// first.
+// One warp: writes the outputs of every num_epilogue_warps-th token of a tile. Rows are neighbours
+// from lane to lane, and kPartRows of a lane are 32 apart; gated, the second half of them are ups
+// to the first.
 template <typename Shape>
-class TileWriter {
+class TileEpilogue {
  public:
-  __device__ TileWriter(const ProductArguments& arguments, const Grid& grid, int tile, int writer,
-                        int num_writers)
+  __device__ TileEpilogue(const ProductArguments& arguments, const Grid& grid, int tile,
+                          int epilogue_warp, int num_epilogue_warps)
       : arguments_(&arguments),
         is_gated_(grid.is_gated),
-        writer_(writer),
-        num_writers_(num_writers),
+        epilogue_warp_(epilogue_warp),
+        num_epilogue_warps_(num_epilogue_warps),
         num_outputs_(grid.num_outputs) {
     const int row_block = tile % grid.row_blocks;
     first_token_ = tile / grid.row_blocks * Shape::kTokens;
@@ -73,32 +74,32 @@ class TileWriter {
   __device__ void LoadFactors() { LoadFactors(0); }
   // and of the inputs: lane l has that of the warp's token l.
   __device__ void LoadTotals() {
-    const int token = writer_ + static_cast<int>(threadIdx.x) % 32 * num_writers_;
+    const int token = epilogue_warp_ + static_cast<int>(threadIdx.x) % 32 * num_epilogue_warps_;
     own_total_ = {};
     if (token < num_tokens_) own_total_ = SumTotals(TrailerOf(*arguments_, first_token_ + token));
   }
 
   // From this block's sums, complete.
-  __device__ void Write(const int* tile_sums) {
+  __device__ void Write(const int* tile_accumulators) {
 #pragma unroll 1
     for (int part = 0; part < kParts; ++part) {
       if (part > 0) LoadFactors(part);
       if (is_gated_) {
-        WritePart<true>(tile_sums, part);
+        WritePart<true>(tile_accumulators, part);
       } else {
-        WritePart<false>(tile_sums, part);
+        WritePart<false>(tile_accumulators, part);
       }
     }
   }
 
   // From those of all blocks of a cluster, which end after it.
-  __device__ void WriteShare(const int* tile_sums, int log2_splits) {
+  __device__ void WriteSplit(const int* tile_accumulators, int log2_splits) {
     if (log2_splits == 1) {
-      WriteShare<2>(tile_sums);
+      WriteSplit<2>(tile_accumulators);
     } else if (log2_splits == 2) {
-      WriteShare<4>(tile_sums);
+      WriteSplit<4>(tile_accumulators);
     } else {
-      WriteShare<kMostSplits>(tile_sums);
+      WriteSplit<kMaxSplits>(tile_accumulators);
     }
   }
 
@@ -112,7 +113,7 @@ class TileWriter {
 
   __device__ void LoadFactors(int part) {
     const PackedMatrix& matrix = arguments_->matrix;
-    const int first_output = Opaque(first_output_ + 32 * FirstRow(part));
+    const int first_output = Launder(first_output_ + 32 * FirstRow(part));
 #pragma unroll
     for (int i = 0; i < kPartRows; ++i) {
       const bool is_up = is_gated_ && i >= kPartRows / 2;
@@ -135,69 +136,69 @@ class TileWriter {
   // Where a token's sums of a part begin: of the first half of the lane's rows, and from there on
   // of the second.
   __device__ int FirstSum(int token, int first_row) const {
-    return SumIndex<Shape>(token, 32 * first_row + static_cast<int>(threadIdx.x) % 32);
+    return AccumulatorIndex<Shape>(token, 32 * first_row + static_cast<int>(threadIdx.x) % 32);
   }
   __device__ int SecondSum() const { return is_gated_ ? Shape::kRows / 2 : 32 * (kPartRows / 2); }
 
   __device__ float* FirstOut(int first_row) const {
-    return arguments_->y + int64_t{first_token_ + writer_} * num_outputs_ + first_output_ +
+    return arguments_->y + int64_t{first_token_ + epilogue_warp_} * num_outputs_ + first_output_ +
            32 * first_row;
   }
-  __device__ int64_t OutStride() const { return int64_t{num_writers_} * num_outputs_; }
+  __device__ int64_t OutStride() const { return int64_t{num_epilogue_warps_} * num_outputs_; }
 
   template <bool kIsGated>
-  __device__ void WritePart(const int* tile_sums, int part) const {
+  __device__ void WritePart(const int* tile_accumulators, int part) const {
     // Two tokens at a time, so that instructions of one are under way while those of the other
     // wait.
     constexpr int kAtOnce = 2;
     constexpr int kOutputs = kIsGated ? kPartRows / 2 : kPartRows;
-    const int first_row = Opaque(FirstRow(part));
+    const int first_row = Launder(FirstRow(part));
     float* out = FirstOut(first_row);
     int index = 0;
 #pragma unroll 1
-    for (int first = writer_; first < num_tokens_; first += kAtOnce * num_writers_) {
+    for (int first = epilogue_warp_; first < num_tokens_; first += kAtOnce * num_epilogue_warps_) {
       float values[kAtOnce][kOutputs];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         // What comes of tokens past the end is dropped.
-        const int token = min(first + i * num_writers_, Shape::kTokens - 1);
-        const int* first_sum = tile_sums + FirstSum(token, first_row);
+        const int token = min(first + i * num_epilogue_warps_, Shape::kTokens - 1);
+        const int* first_sum = tile_accumulators + FirstSum(token, first_row);
         const int* second_sum = first_sum + SecondSum();
-        int sums[kPartRows];
+        int accumulators[kPartRows];
 #pragma unroll
         for (int row = 0; row < kPartRows / 2; ++row) {
-          sums[row] = first_sum[32 * row];
-          sums[row + kPartRows / 2] = second_sum[32 * row];
+          accumulators[row] = first_sum[32 * row];
+          accumulators[row + kPartRows / 2] = second_sum[32 * row];
         }
-        Finish<kIsGated>(sums, TotalOf(index + i), values[i]);
+        Finish<kIsGated>(accumulators, TotalOf(index + i), values[i]);
       }
       index += kAtOnce;
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        if (first + i * num_writers_ < num_tokens_) Put<kIsGated>(values[i], first_row, out);
+        if (first + i * num_epilogue_warps_ < num_tokens_) Put<kIsGated>(values[i], first_row, out);
         out += OutStride();
       }
     }
   }
 
   template <int kSplits>
-  __device__ void WriteShare(const int* tile_sums) {
-    constexpr int kWarpTokens = std::max(1, Shape::kTokens / (Shape::kMultiplyWarps * kSplits));
-    int sums[kParts][kWarpTokens][kPartRows];
+  __device__ void WriteSplit(const int* tile_accumulators) {
+    constexpr int kWarpTokens = std::max(1, Shape::kTokens / (Shape::kConsumerWarps * kSplits));
+    int accumulators[kParts][kWarpTokens][kPartRows];
     int all_sums = 0;
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
 #pragma unroll
       for (int i = 0; i < kWarpTokens; ++i) {
-        const int token = min(writer_ + i * num_writers_, Shape::kTokens - 1);
-        AddUp<kSplits>(SharedAddress(tile_sums + FirstSum(token, FirstRow(part))),
-                       SecondSum() * int{sizeof(int)}, sums[part][i]);
+        const int token = min(epilogue_warp_ + i * num_epilogue_warps_, Shape::kTokens - 1);
+        AddUp<kSplits>(SharedAddress(tile_accumulators + FirstSum(token, FirstRow(part))),
+                       SecondSum() * int{sizeof(int)}, accumulators[part][i]);
 #pragma unroll
-        for (const int sum : sums[part][i]) all_sums ^= sum;
+        for (const int sum : accumulators[part][i]) all_sums ^= sum;
       }
     }
     // No more reads from other blocks: they may end.
-    ArriveAtClusterRelaxed(all_sums);
+    ClusterArriveRelaxed(all_sums);
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       if (part > 0) LoadFactors(part);
@@ -205,45 +206,46 @@ class TileWriter {
 #pragma unroll
       for (int i = 0; i < kWarpTokens; ++i) {
         const InputTotal total = TotalOf(i);
-        if (writer_ + i * num_writers_ >= num_tokens_) break;
+        if (epilogue_warp_ + i * num_epilogue_warps_ >= num_tokens_) break;
         if (is_gated_) {
           float values[kPartRows / 2];
-          Finish<true>(sums[part][i], total, values);
+          Finish<true>(accumulators[part][i], total, values);
           Put<true>(values, FirstRow(part), out);
         } else {
           float values[kPartRows];
-          Finish<false>(sums[part][i], total, values);
+          Finish<false>(accumulators[part][i], total, values);
           Put<false>(values, FirstRow(part), out);
         }
         out += OutStride();
       }
     }
-    WaitForCluster();
+    ClusterWait();
   }
 
   // Sums of all blocks; `address` is that of the first in this block's shared memory.
   template <int kSplits>
-  static __device__ void AddUp(uint32_t address, int second_offset, int (&sums)[kPartRows]) {
+  static __device__ void AddUp(uint32_t address, int second_offset,
+                               int (&accumulators)[kPartRows]) {
 #pragma unroll
-    for (int row = 0; row < kPartRows; ++row) sums[row] = 0;
+    for (int row = 0; row < kPartRows; ++row) accumulators[row] = 0;
 #pragma unroll
     for (int rank = 0; rank < kSplits; ++rank) {
-      const uint32_t first = AddressInCluster(address, rank);
+      const uint32_t first = MapToRank(address, rank);
       const uint32_t second = first + second_offset;
 #pragma unroll
       for (int row = 0; row < kPartRows / 2; ++row) {
         const int offset = 32 * row * int{sizeof(int)};
-        sums[row] += static_cast<int>(LoadFromCluster(first + offset));
-        sums[row + kPartRows / 2] += static_cast<int>(LoadFromCluster(second + offset));
+        accumulators[row] += static_cast<int>(LoadFromCluster(first + offset));
+        accumulators[row + kPartRows / 2] += static_cast<int>(LoadFromCluster(second + offset));
       }
     }
   }
 
   template <bool kIsGated, int kOutputs>
-  __device__ void Finish(const int (&sums)[kPartRows], const InputTotal& total,
+  __device__ void Finish(const int (&accumulators)[kPartRows], const InputTotal& total,
                          float (&values)[kOutputs]) const {
     const auto value = [&](int row) {
-      return FinishBits(0, sums[row], total, row_scales_[row], biases_[row]);
+      return FinishBits(0, accumulators[row], total, row_scales_[row], biases_[row]);
     };
 #pragma unroll
     for (int row = 0; row < kOutputs; ++row) {
@@ -274,8 +276,8 @@ class TileWriter {
 
   const ProductArguments* arguments_;
   bool is_gated_;
-  int writer_;
-  int num_writers_;
+  int epilogue_warp_;
+  int num_epilogue_warps_;
   int num_outputs_;
   int first_token_;
   int num_tokens_;    // of the tile
@@ -287,30 +289,30 @@ class TileWriter {
 
 // Of a tile whose block has it for itself. All warps write a block's last one.
 template <typename Shape>
-__device__ inline int NumWriters(const Grid& grid, const Work& work, int tile) {
+__device__ inline int NumEpilogueWarps(const Grid& grid, const Work& work, int tile) {
   const bool is_last = tile + work.tile_stride >= grid.num_tiles;
-  return Shape::kWriteWarps + (is_last || !Shape::kWritesApart ? Shape::kMultiplyWarps : 0);
+  return Shape::kEpilogueWarps + (is_last || !Shape::kHasEpilogueWarps ? Shape::kConsumerWarps : 0);
 }
 
 // A warp that only writes.
 template <typename Shape>
-__device__ inline void WriteTiles(const ProductArguments& arguments, const Grid& grid,
-                                  const Work& work, const int* tile_sums, int writer,
-                                  const Shared<Shape>& shared) {
-  WaitForKernelBefore();
+__device__ inline void RunEpilogueWarp(const ProductArguments& arguments, const Grid& grid,
+                                       const Work& work, const int* tile_accumulators,
+                                       int epilogue_warp, const Shared<Shape>& shared) {
+  WaitForGridDependency();
   int parity = 0;
   for (int tile = work.first_tile; tile < grid.num_tiles; tile += work.tile_stride) {
-    TileWriter<Shape> tile_writer(arguments, grid, tile, writer,
-                                  NumWriters<Shape>(grid, work, tile));
-    tile_writer.LoadFactors();
-    tile_writer.LoadTotals();
-    WaitForPhase(SharedAddress(&shared.sums_full), parity);
-    tile_writer.Write(tile_sums);
-    Arrive(SharedAddress(&shared.sums_empty));
+    TileEpilogue<Shape> epilogue(arguments, grid, tile, epilogue_warp,
+                                 NumEpilogueWarps<Shape>(grid, work, tile));
+    epilogue.LoadFactors();
+    epilogue.LoadTotals();
+    MbarrierWait(SharedAddress(&shared.accumulators_full), parity);
+    epilogue.Write(tile_accumulators);
+    MbarrierArrive(SharedAddress(&shared.accumulators_empty));
     parity ^= 1;
   }
 }
 
 }  // namespace ultrasketch::cuda::bit_product_hopper
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_WRITER_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_EPILOGUE_CUH_

@@ -13,27 +13,27 @@
 //
 // so that neither the lanes that store neighbouring columns nor those that read with ldmatrix meet
 // in a bank; it is also the 64-byte swizzle of wgmma's operands.
-#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_DECODE_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_DECODE_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_DECODE_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_DECODE_CUH_
 
 #include <cuda_fp16.h>
 
 #include <cstdint>
 
-#include "engine/codecs/absmaxmin/cuda/sketch_matrix.h"
-#include "engine/codecs/cuda/barriers.cuh"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_matrix.h"
+#include "engine/codecs/cuda/ptx/mbarrier.cuh"
 
 namespace ultrasketch::cuda {
 
-inline constexpr int kWeightBlockBytes = kStepColumns * kSketchBlockRows * 2;
-inline constexpr int kHalfStep = 32;  // columns, one a lane
+inline constexpr int kWeightBlockBytes = kKTileColumns * kBucketBlockRows * 2;
+inline constexpr int kHalfKTile = 32;  // columns, one a lane
 
 // Two-bit fields that a binary16 number of exponent 10 holds.
 inline constexpr int kPairFields = 5;
 
 // Offset in a row block's tile of eight rows of a column.
 US_HOST_DEVICE constexpr int WeightPieceOffset(int column, int piece) {
-  return column * (kSketchBlockRows * 2) + (piece ^ (column >> 1 & 3)) * 16;
+  return column * (kBucketBlockRows * 2) + (piece ^ (column >> 1 & 3)) * 16;
 }
 
 // The codes of a bucket, or of a column, for 32 rows.
@@ -119,14 +119,13 @@ __device__ inline uint32_t SelectBytes(uint32_t low, uint32_t high, uint32_t sel
 
 // A class, and what its two-bit codes are expanded with.
 struct PartExpansion {
-  SketchPart part;
+  BucketPart part;
   __half2 scale[kPairFields];
   __half2 offset[kPairFields];
 
   // After `part` is set.
   __device__ void SetFactors() {
-    __half2 unit =
-        __float2half2_rn(__int_as_float((127 + part.unit_exponent - kSketchShift) << 23));
+    __half2 unit = __float2half2_rn(__int_as_float((127 + part.unit_exponent - kCodeShift) << 23));
     float zero = 1024.0f + 2.0f;
 #pragma unroll
     for (int field = 0; field < kPairFields; ++field) {
@@ -176,10 +175,10 @@ __device__ inline void ExpandPairs(const Codes<2>& codes, const PartExpansion& p
   }
 }
 
-// The upper bytes of level * 2^(unit_exponent - kSketchShift), whose lower bytes are zero, of the
+// The upper bytes of level * 2^(unit_exponent - kCodeShift), whose lower bytes are zero, of the
 // three-bit codes: byte c of the pair of words is code c's.
 __device__ inline uint2 TripleTable(int unit_exponent) {
-  const auto one = static_cast<uint32_t>(unit_exponent + 15 - kSketchShift) << 2;
+  const auto one = static_cast<uint32_t>(unit_exponent + 15 - kCodeShift) << 2;
   // 0, 1, 2, 3, -4, -1, -2, -3
   const uint32_t magnitudes = one << 8 | (one + 4) << 16 | (one + 6) << 24;
   return {magnitudes, 0x80808080u | magnitudes | (one + 8)};
@@ -205,7 +204,7 @@ template <int kBits>
 __device__ inline void ExpandLongCodes(const Codes<kBits>& codes, int unit_exponent,
                                        uint32_t (&words)[16]) {
   // As bits of a binary16 an integer below 2^11 is itself times 2^-24.
-  constexpr int kToOne = 24 - kSketchShift;
+  constexpr int kToOne = 24 - kCodeShift;
   const __half2 to_one = __float2half2_rn(static_cast<float>(1 << kToOne));
   const __half2 unit = __float2half2_rn(static_cast<float>(1 << unit_exponent));
   const uint32_t lowest = LowestLevels(codes);
@@ -246,16 +245,16 @@ class ColumnQueue {
   }
 
   // `ring` is the shared memory of all warps, of which this is warp `warp`. The lane's columns are
-  // `column` of steps `first_step`, `first_step` + `stride` and so on.
-  __device__ ColumnQueue(const BucketTables& tables, int num_steps, uint8_t* ring, int warp,
-                         int lane, int column, int first_step, int stride)
+  // `column` of steps `first_k_tile`, `first_k_tile` + `stride` and so on.
+  __device__ ColumnQueue(const BucketTables& tables, int num_k_tiles, uint8_t* ring, int warp,
+                         int lane, int column, int first_k_tile, int stride)
       : entry_words_(tables.entry_words),
         slot_(SharedAddress(ring) +
               static_cast<uint32_t>((warp * kDepth * 32 + lane) * tables.entry_words * 8)),
         source_(reinterpret_cast<const uint8_t*>(tables.entries) +
-                (int64_t{first_step} * kStepColumns + column) * tables.entry_words * 8),
-        source_stride_(stride * kStepColumns * tables.entry_words * 8),
-        num_left_((num_steps - first_step + stride - 1) / stride) {
+                (int64_t{first_k_tile} * kKTileColumns + column) * tables.entry_words * 8),
+        source_stride_(stride * kKTileColumns * tables.entry_words * 8),
+        num_left_((num_k_tiles - first_k_tile + stride - 1) / stride) {
     for (int i = 0; i < kDepth; ++i) AskForNext();
   }
 
@@ -314,7 +313,7 @@ template <int kBits, int kHashRows, int kRowBlocks>
 __device__ inline void DecodeColumnTiles(const uint32_t* words, int words_per_block,
                                          const PartExpansion& part, const ColumnBuckets& buckets,
                                          int column, uint8_t* tile) {
-  constexpr int kMaxHashRows = kHashRows == 0 ? kMaxSketchHashRows : kHashRows;
+  constexpr int kMaxHashRows = kHashRows == 0 ? kMaxDeviceHashRows : kHashRows;
   words += part.part.first_word;
   const uint32_t* addresses[kMaxHashRows];
 #pragma unroll
@@ -371,7 +370,7 @@ __device__ inline void DecodeColumnTiles(const uint32_t* words, int words_per_bl
 // Calls `body` with the bits and hash rows of a class as template arguments; hash rows of 0: as
 // many as the class has.
 template <typename Body>
-__device__ inline void WithCodesOf(const SketchPart& part, const Body& body) {
+__device__ inline void WithCodesOf(const BucketPart& part, const Body& body) {
   switch (part.bits) {
     case 2:
       switch (part.hash_rows) {
@@ -403,4 +402,4 @@ __device__ inline void WithCodesOf(const SketchPart& part, const Body& body) {
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_DECODE_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_DECODE_CUH_

@@ -11,8 +11,8 @@
 //             many as the most hash rows of a class take in entry_words words of 8 bytes
 //
 // The columns of a prepared input are in the order of places, each class padded to whole steps.
-#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_MATRIX_H_
-#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_MATRIX_H_
+#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_MATRIX_H_
+#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_MATRIX_H_
 
 #include <cuda_runtime_api.h>
 
@@ -23,15 +23,15 @@
 
 namespace ultrasketch::cuda {
 
-inline constexpr int kSketchBlockRows = 32;
-inline constexpr int kMaxSketchParts = 16;
-inline constexpr int kMaxSketchHashRows = 8;
+inline constexpr int kBucketBlockRows = 32;
+inline constexpr int kMaxBucketParts = 16;
+inline constexpr int kMaxDeviceHashRows = 8;
 inline constexpr int kHashRowsPerEntryWord = 4;
 
 // A class of columns.
-struct SketchPart {
-  int32_t first_step = 0;
-  int32_t end_step = 0;
+struct BucketPart {
+  int32_t first_k_tile = 0;
+  int32_t end_k_tile = 0;
   int32_t num_columns = 0;
   int32_t hash_rows = 1;
   int32_t bits = 2;
@@ -42,25 +42,25 @@ struct SketchPart {
 
 // Which bit of a word is a row's: from where the kernels find neighbouring rows when they expand
 // codes to pairs of binary16 numbers (sketch_decode.cuh).
-US_HOST_DEVICE constexpr int SketchBitOfRow(int bits, int row) {
+US_HOST_DEVICE constexpr int CodeBitOfRow(int bits, int row) {
   return bits == 3 ? row % 8 * 4 + row / 8 : row / 2 + row % 2 * 16;
 }
 
-// Decoded weights are binary16: level * unit * 2^-kSketchShift, exact and never subnormal.
-inline constexpr int kSketchShift = 14;
+// Decoded weights are binary16: level * unit * 2^-kCodeShift, exact and never subnormal.
+inline constexpr int kCodeShift = 14;
 
-// Packs `num_rows` rows of levels [num_rows, row_levels] in device memory from `first_row`, a
-// multiple of kSketchBlockRows, on; rows that fill up the last block are written too. Levels are in
-// the order of the layout's buckets, so that a class's begin at `first_level`.
-cudaError_t LaunchPackSketch(const int8_t* levels, int64_t row_levels, int64_t first_level,
-                             const SketchPart& part, int64_t first_row, int64_t num_rows,
-                             int64_t words_per_block, uint32_t* words, cudaStream_t stream);
+// Packs `num_rows` rows of levels [num_rows, row_codes] in device memory from `first_row`, a
+// multiple of kBucketBlockRows, on; rows that fill up the last block are written too. Levels are in
+// the order of the layout's buckets, so that a class's begin at `first_code`.
+cudaError_t LaunchPackAbsMaxMin(const int8_t* codes, int64_t row_codes, int64_t first_code,
+                                const BucketPart& part, int64_t first_row, int64_t num_rows,
+                                int64_t words_per_block, uint32_t* words, cudaStream_t stream);
 
 // The product with `arguments.matrix.tiles` as words (above) and `arguments.matrix.buckets`. A
 // token's result is the same to the bit in every batch: each output is one chain of tensor-core
 // instructions over 16 columns each, in ascending order, whatever the kernel.
-cudaError_t LaunchSketchProduct(const ProductArguments& arguments, cudaStream_t stream);
+cudaError_t LaunchAbsMaxMinProduct(const ProductArguments& arguments, cudaStream_t stream);
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_MATRIX_H_
+#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_MATRIX_H_

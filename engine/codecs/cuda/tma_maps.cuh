@@ -1,7 +1,7 @@
 // Packed weights and prepared inputs of byte planes (tile_layout.h) as the tensor unit copies them
 // to shared memory, where they are operands of warpgroup instructions. Compute capability 9.0.
-#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_OPERAND_BOXES_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_CUDA_OPERAND_BOXES_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_TMA_MAPS_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_TMA_MAPS_CUH_
 
 #include <cuda.h>
 
@@ -13,36 +13,36 @@
 
 namespace ultrasketch::cuda {
 
-// Of boxes of `num_spans` times kPlaneBytes columns of `num_tokens` tokens:
-// [span][token][plane][kPlaneBytes], swizzled in units of 128 bytes. Tokens past the last are zero.
-inline cudaError_t DescribePlanes(EncodeTensorMap encode, const ProductArguments& arguments,
-                                  int num_tokens, int num_spans, CUtensorMap* map) {
-  const int64_t num_steps = arguments.matrix.num_steps;
-  const cuuint64_t extents[] = {kPlaneBytes, 2, static_cast<cuuint64_t>(arguments.num_tokens),
-                                static_cast<cuuint64_t>(num_steps * kStepColumns / kPlaneBytes)};
-  const cuuint64_t strides[] = {kPlaneBytes, static_cast<cuuint64_t>(PreparedRowBytes(num_steps)),
-                                2 * kPlaneBytes};
-  const cuuint32_t box[] = {kPlaneBytes, 2, static_cast<cuuint32_t>(num_tokens),
+// Of boxes of `num_spans` times kHiLoBytes columns of `num_tokens` tokens:
+// [span][token][plane][kHiLoBytes], swizzled in units of 128 bytes. Tokens past the last are zero.
+inline cudaError_t EncodeHiLoMap(EncodeTensorMap encode, const ProductArguments& arguments,
+                                 int num_tokens, int num_spans, CUtensorMap* map) {
+  const int64_t num_k_tiles = arguments.matrix.num_k_tiles;
+  const cuuint64_t extents[] = {kHiLoBytes, 2, static_cast<cuuint64_t>(arguments.num_tokens),
+                                static_cast<cuuint64_t>(num_k_tiles * kKTileColumns / kHiLoBytes)};
+  const cuuint64_t strides[] = {kHiLoBytes, static_cast<cuuint64_t>(PackedInputBytes(num_k_tiles)),
+                                2 * kHiLoBytes};
+  const cuuint32_t box[] = {kHiLoBytes, 2, static_cast<cuuint32_t>(num_tokens),
                             static_cast<cuuint32_t>(num_spans)};
   const cuuint32_t element_strides[] = {1, 1, 1, 1};
   const CUresult result = encode(
-      map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 4, const_cast<void*>(arguments.prepared), extents,
+      map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 4, const_cast<void*>(arguments.packed_input), extents,
       strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
       CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// Of boxes of `box_bytes` of each of `num_row_tiles` row tiles, which have `tile_bytes` in all.
+// Of boxes of `box_bytes` of each of `num_m_tiles` row tiles, which have `tile_bytes` in all.
 // Columns of a box are in units of 4 or 8 bytes, of which it has no more than 256. Row tiles past
 // the last are zero.
-inline cudaError_t DescribeTiles(EncodeTensorMap encode, const PackedMatrix& matrix,
-                                 int64_t tile_bytes, int box_bytes, int num_row_tiles,
-                                 int unit_bytes, CUtensorMap* map) {
+inline cudaError_t EncodeWeightMap(EncodeTensorMap encode, const PackedMatrix& matrix,
+                                   int64_t tile_bytes, int box_bytes, int num_m_tiles,
+                                   int unit_bytes, CUtensorMap* map) {
   const cuuint64_t extents[] = {static_cast<cuuint64_t>(tile_bytes / unit_bytes),
-                                static_cast<cuuint64_t>(NumRowTiles(matrix.rows))};
+                                static_cast<cuuint64_t>(NumMTiles(matrix.rows))};
   const cuuint64_t strides[] = {static_cast<cuuint64_t>(tile_bytes)};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(box_bytes / unit_bytes),
-                            static_cast<cuuint32_t>(num_row_tiles)};
+                            static_cast<cuuint32_t>(num_m_tiles)};
   const cuuint32_t element_strides[] = {1, 1};
   const CUresult result =
       encode(map, unit_bytes == 4 ? CU_TENSOR_MAP_DATA_TYPE_INT32 : CU_TENSOR_MAP_DATA_TYPE_INT64,
@@ -53,8 +53,8 @@ inline cudaError_t DescribeTiles(EncodeTensorMap encode, const PackedMatrix& mat
 }
 
 // Begins to copy the box from `span` and `token` on; the barrier's phase gets its bytes.
-__device__ inline void CopyPlanes(const CUtensorMap& map, int span, int token, uint32_t shared,
-                                  uint32_t barrier) {
+__device__ inline void TmaLoadHiLo(const CUtensorMap& map, int span, int token, uint32_t shared,
+                                   uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
       "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared),
@@ -62,10 +62,10 @@ __device__ inline void CopyPlanes(const CUtensorMap& map, int span, int token, u
       : "memory");
 }
 
-__device__ inline void PrefetchMap(const CUtensorMap& map) {
+__device__ inline void PrefetchTensorMap(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_OPERAND_BOXES_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_TMA_MAPS_CUH_

@@ -5,21 +5,21 @@
 // them by the columns' places (about three lanes to a bank). When there are few tokens several
 // blocks produce the same input and each writes a share of its buckets: computing it again is
 // quicker than one multiprocessor alone.
-#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_SKETCH_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_CUDA_SKETCH_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_INPUT_TRANSFORM_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_INPUT_TRANSFORM_CUH_
 
 #include <cuda_fp16.h>
 
 #include <cstdint>
 
 #include "engine/codecs/cuda/device_code.cuh"
-#include "engine/codecs/cuda/sketch.h"
+#include "engine/codecs/cuda/input_transform.h"
 #include "engine/codecs/cuda/tile_layout.h"
 
 namespace ultrasketch::cuda {
 
 // Part `index` of `count` of the work on one token.
-struct Share {
+struct InputSplit {
   int index;
   int count;
 };
@@ -29,16 +29,18 @@ struct Share {
 // its input. Without room, `staged` null, tables are only asked for: a large model's weights have
 // pushed them out of the cache since the step before.
 template <int kThreads>
-__device__ inline InputSketch StageSketch(const InputSketch& sketch, uint8_t* staged, Share share) {
-  InputSketch result = sketch;
-  if (sketch.num_groups == 0) return result;
+__device__ inline InputTransform LoadTransformTables(const InputTransform& transform,
+                                                     uint8_t* staged, InputSplit split) {
+  InputTransform result = transform;
+  if (transform.num_groups == 0) return result;
   const int thread = static_cast<int>(threadIdx.x);
   if (staged == nullptr) {
     // The blocks of a few tokens see to it for all.
     if (blockIdx.x >= 4) return result;
-    const int index = share.index * kThreads + thread;
-    PrefetchRange(sketch.places, sketch.table_bytes(), index, share.count * kThreads);
-    PrefetchRange(sketch.groups, sketch.group_bytes(), index, share.count * kThreads);
+    const int index = split.index * kThreads + thread;
+    PrefetchRange(transform.scatter_indices, transform.table_bytes(), index,
+                  split.count * kThreads);
+    PrefetchRange(transform.groups, transform.group_bytes(), index, split.count * kThreads);
     return result;
   }
   const auto copy = [&](const void* from, int64_t num_bytes) {
@@ -50,8 +52,9 @@ __device__ inline InputSketch StageSketch(const InputSketch& sketch, uint8_t* st
     staged += num_bytes;
     return begin;
   };
-  result.places = copy(sketch.places, sketch.table_bytes());
-  result.groups = static_cast<const SketchGroup*>(copy(sketch.groups, sketch.group_bytes()));
+  result.scatter_indices = copy(transform.scatter_indices, transform.table_bytes());
+  result.groups =
+      static_cast<const TransformGroup*>(copy(transform.groups, transform.group_bytes()));
   CommitCopies();
   return result;
 }
@@ -62,24 +65,24 @@ __device__ inline void AwaitTables() {
 }
 
 // Puts a column of an input where the sketch takes it, with its sign.
-template <typename Place>
-__device__ inline void PutAt(float* x, Place place, float value) {
-  constexpr int kSignBit = 8 * sizeof(Place) - 1;
-  const uint32_t bits = place;
+template <typename Index>
+__device__ inline void PutAt(float* x, Index index, float value) {
+  constexpr int kSignBit = 8 * sizeof(Index) - 1;
+  const uint32_t bits = index;
   const uint32_t sign = bits << (31 - kSignBit) & 0x80000000u;
   x[bits & ~(uint32_t{1} << kSignBit)] = __uint_as_float(__float_as_uint(value) ^ sign);
 }
-__device__ inline void PutColumns(float* x, const uint2& places, const float4& values) {
-  PutAt(x, static_cast<uint16_t>(places.x), values.x);
-  PutAt(x, static_cast<uint16_t>(places.x >> 16), values.y);
-  PutAt(x, static_cast<uint16_t>(places.y), values.z);
-  PutAt(x, static_cast<uint16_t>(places.y >> 16), values.w);
+__device__ inline void PutColumns(float* x, const uint2& scatter_indices, const float4& values) {
+  PutAt(x, static_cast<uint16_t>(scatter_indices.x), values.x);
+  PutAt(x, static_cast<uint16_t>(scatter_indices.x >> 16), values.y);
+  PutAt(x, static_cast<uint16_t>(scatter_indices.y), values.z);
+  PutAt(x, static_cast<uint16_t>(scatter_indices.y >> 16), values.w);
 }
-__device__ inline void PutColumns(float* x, const uint4& places, const float4& values) {
-  PutAt(x, places.x, values.x);
-  PutAt(x, places.y, values.y);
-  PutAt(x, places.z, values.z);
-  PutAt(x, places.w, values.w);
+__device__ inline void PutColumns(float* x, const uint4& scatter_indices, const float4& values) {
+  PutAt(x, scatter_indices.x, values.x);
+  PutAt(x, scatter_indices.y, values.y);
+  PutAt(x, scatter_indices.z, values.z);
+  PutAt(x, scatter_indices.w, values.w);
 }
 
 // Rows of an input in shared memory. `At` loads where column `i` goes, `At4` where it and the next
@@ -88,62 +91,64 @@ __device__ inline void PutColumns(float* x, const uint4& places, const float4& v
 // Of narrow places.
 struct NarrowRow {
   float* x;
-  const uint16_t* places;
+  const uint16_t* scatter_indices;
 
-  __device__ uint16_t At(int i) const { return places[i]; }
-  __device__ uint2 At4(int i) const { return reinterpret_cast<const uint2*>(places)[i / 4]; }
-  __device__ void Put(int /*i*/, uint16_t place, float value) const { PutAt(x, place, value); }
+  __device__ uint16_t At(int i) const { return scatter_indices[i]; }
+  __device__ uint2 At4(int i) const {
+    return reinterpret_cast<const uint2*>(scatter_indices)[i / 4];
+  }
+  __device__ void Put(int /*i*/, uint16_t index, float value) const { PutAt(x, index, value); }
   __device__ void Put(int /*i*/, const uint2& at, const float4& values) const {
     PutColumns(x, at, values);
   }
 };
 
 // In the order of entries already.
-struct EntryRow {
+struct PermutedRow {
   float* x;
   struct None {};
 
   __device__ None At(int /*i*/) const { return {}; }
   __device__ None At4(int /*i*/) const { return {}; }
-  __device__ void Put(int i, None /*place*/, float value) const { x[i] = value; }
-  __device__ void Put(int i, None /*places*/, const float4& values) const {
+  __device__ void Put(int i, None /*index*/, float value) const { x[i] = value; }
+  __device__ void Put(int i, None /*scatter_indices*/, const float4& values) const {
     *reinterpret_cast<float4*>(x + i) = values;
   }
 };
 
 // Of any sketch, or of none.
-struct SketchedRow {
+struct TransformedRow {
   float* x;
-  const void* places;  // null: in the order of columns, or of entries already
+  const void* scatter_indices;  // null: in the order of columns, or of entries already
   bool is_narrow;
 
-  __device__ SketchedRow(float* x_of, const InputSketch& sketch)
+  __device__ TransformedRow(float* x_of, const InputTransform& transform)
       : x(x_of),
-        places(sketch.num_groups > 0 ? sketch.places : nullptr),
-        is_narrow(sketch.place_bytes == 2) {}
+        scatter_indices(transform.num_groups > 0 ? transform.scatter_indices : nullptr),
+        is_narrow(transform.index_bytes == 2) {}
 
   __device__ uint32_t At(int i) const {
-    if (places == nullptr) return 0;
-    return is_narrow ? static_cast<const uint16_t*>(places)[i]
-                     : static_cast<const uint32_t*>(places)[i];
+    if (scatter_indices == nullptr) return 0;
+    return is_narrow ? static_cast<const uint16_t*>(scatter_indices)[i]
+                     : static_cast<const uint32_t*>(scatter_indices)[i];
   }
   __device__ uint4 At4(int i) const {
-    if (places == nullptr) return {};
-    if (!is_narrow) return static_cast<const uint4*>(places)[i / 4];
-    const uint2 narrow = static_cast<const uint2*>(places)[i / 4];
+    if (scatter_indices == nullptr) return {};
+    if (!is_narrow) return static_cast<const uint4*>(scatter_indices)[i / 4];
+    const uint2 narrow = static_cast<const uint2*>(scatter_indices)[i / 4];
     return {narrow.x, narrow.y, 0, 0};
   }
-  __device__ void Put(int i, uint32_t place, float value) const {
-    if (places == nullptr) {
+  __device__ void Put(int i, uint32_t index, float value) const {
+    if (scatter_indices == nullptr) {
       x[i] = value;
     } else if (is_narrow) {
-      PutAt(x, static_cast<uint16_t>(place), value);
+      PutAt(x, static_cast<uint16_t>(index), value);
     } else {
-      PutAt(x, place, value);
+      PutAt(x, index, value);
     }
   }
   __device__ void Put(int i, const uint4& at, const float4& values) const {
-    if (places == nullptr) {
+    if (scatter_indices == nullptr) {
       *reinterpret_cast<float4*>(x + i) = values;
     } else if (is_narrow) {
       PutColumns(x, uint2{at.x, at.y}, values);
@@ -159,11 +164,11 @@ struct QuadValues {
   float values[kQuad];
 };
 
-// What the sums of a quad are made of: entries first_entry + i * stride and the next three, for
+// What the sums of a quad are made of: entries first_permuted + i * stride and the next three, for
 // each i below num_columns. None past the last bucket.
 struct QuadPlan {
   static constexpr int kMixed = -1;  // as num_columns: the quad is of several groups
-  int first_entry;
+  int first_permuted;
   int stride;
   int num_columns;
   float weight;
@@ -172,11 +177,11 @@ struct QuadPlan {
 // Which of the groups a bucket is of, for buckets in ascending order.
 class GroupCursor {
  public:
-  __device__ GroupCursor(const InputSketch& sketch, const SketchGroup* groups)
-      : group_(sketch.first_group),
+  __device__ GroupCursor(const InputTransform& transform, const TransformGroup* groups)
+      : group_(transform.first_group),
         end_(group_.first_bucket + group_.num_buckets),
         next_(groups + 1),
-        num_left_(sketch.num_groups - 1) {}
+        num_left_(transform.num_groups - 1) {}
 
   // To the group of `bucket`, or the last one.
   __device__ void MoveTo(int bucket) {
@@ -189,7 +194,7 @@ class GroupCursor {
   }
   // Of the bucket that it has moved to.
   __device__ QuadPlan PlanOf(int bucket) const {
-    return {group_.first_entry + bucket - group_.first_bucket, group_.num_buckets,
+    return {group_.first_permuted + bucket - group_.first_bucket, group_.num_buckets,
             bucket < end_ ? group_.columns_per_bucket : 0, group_.weight};
   }
   __device__ int end() const { return end_; }  // of the group's buckets
@@ -201,9 +206,9 @@ class GroupCursor {
   }
 
  private:
-  SketchGroup group_;
+  TransformGroup group_;
   int end_;
-  const SketchGroup* next_;
+  const TransformGroup* next_;
   int num_left_;
 };
 
@@ -211,14 +216,14 @@ class GroupCursor {
 template <typename Take>
 __device__ inline QuadValues SumQuad(const float* x, const QuadPlan& plan, const Take& take) {
   QuadValues sums = {};
-  int entry = plan.first_entry;
+  int permuted = plan.first_permuted;
 #pragma unroll 2
   for (int i = 0; i < plan.num_columns; ++i) {
     float4 of_column;
-    if (entry % kQuad == 0) {
-      of_column = *reinterpret_cast<const float4*>(x + entry);
+    if (permuted % kQuad == 0) {
+      of_column = *reinterpret_cast<const float4*>(x + permuted);
     } else {
-      of_column = {x[entry], x[entry + 1], x[entry + 2], x[entry + 3]};
+      of_column = {x[permuted], x[permuted + 1], x[permuted + 2], x[permuted + 3]};
     }
     take(of_column.x);
     take(of_column.y);
@@ -228,17 +233,18 @@ __device__ inline QuadValues SumQuad(const float* x, const QuadPlan& plan, const
     sums.values[1] += of_column.y;
     sums.values[2] += of_column.z;
     sums.values[3] += of_column.w;
-    entry += plan.stride;
+    permuted += plan.stride;
   }
   return sums;
 }
 
 // A quad of several groups, times their weights.
 template <typename Take>
-__device__ inline QuadValues SumMixedQuad(const float* x, const InputSketch& sketch,
-                                          const SketchGroup* groups, int first, const Take& take) {
+__device__ inline QuadValues SumMixedQuad(const float* x, const InputTransform& transform,
+                                          const TransformGroup* groups, int first,
+                                          const Take& take) {
   QuadValues sums = {};
-  GroupCursor cursor(sketch, groups);
+  GroupCursor cursor(transform, groups);
 #pragma unroll 1
   for (int b = 0; b < kQuad; ++b) {
     cursor.MoveTo(first + b);
@@ -246,9 +252,9 @@ __device__ inline QuadValues SumMixedQuad(const float* x, const InputSketch& ske
     float sum = 0.0f;
 #pragma unroll 1
     for (int i = 0; i < plan.num_columns; ++i) {
-      const float entry = x[plan.first_entry + i * plan.stride];
-      take(entry);
-      sum += entry;
+      const float permuted = x[plan.first_permuted + i * plan.stride];
+      take(permuted);
+      sum += permuted;
     }
 #pragma unroll
     for (int i = 0; i < kQuad; ++i) sums.values[i] = i == b ? sum * plan.weight : sums.values[i];
@@ -258,20 +264,20 @@ __device__ inline QuadValues SumMixedQuad(const float* x, const InputSketch& ske
 
 // Of either kind, to be multiplied by `weight`.
 template <typename Take>
-__device__ inline QuadValues SumPlannedQuad(const float* x, const InputSketch& sketch,
-                                            const SketchGroup* groups, int first,
+__device__ inline QuadValues SumPlannedQuad(const float* x, const InputTransform& transform,
+                                            const TransformGroup* groups, int first,
                                             const QuadPlan& plan, float& weight, const Take& take) {
   if (plan.num_columns == QuadPlan::kMixed) {
     weight = 1.0f;
-    return SumMixedQuad(x, sketch, groups, first, take);
+    return SumMixedQuad(x, transform, groups, first, take);
   }
   weight = plan.weight;
   return SumQuad(x, plan, take);
 }
 
 template <int kThreads>
-__device__ inline int FirstQuad(Share share) {
-  return kQuad * (share.index * kThreads + static_cast<int>(threadIdx.x));
+__device__ inline int FirstQuad(InputSplit split) {
+  return kQuad * (split.index * kThreads + static_cast<int>(threadIdx.x));
 }
 
 // Calls `write(position, QuadValues, weight)` for each of this thread's quads of positions of the
@@ -280,20 +286,20 @@ __device__ inline int FirstQuad(Share share) {
 // depend on x may be reckoned before it is there. Lanes of a warp make the same number of calls
 // where all positions are a multiple of 4 * 32, as those of fold are.
 template <int kThreads, typename Write>
-__device__ inline void SumBuckets(const float* x, const InputSketch& sketch,
-                                  const SketchGroup* groups, Share share, GroupCursor cursor,
-                                  QuadPlan plan, const Write& write) {
-  const int num_positions = static_cast<int>(sketch.num_steps) * kStepColumns;
-  int first = FirstQuad<kThreads>(share);
+__device__ inline void SumBuckets(const float* x, const InputTransform& transform,
+                                  const TransformGroup* groups, InputSplit split,
+                                  GroupCursor cursor, QuadPlan plan, const Write& write) {
+  const int num_positions = static_cast<int>(transform.num_k_tiles) * kKTileColumns;
+  int first = FirstQuad<kThreads>(split);
 #pragma unroll 1
   while (first < num_positions) {
     const bool is_mixed = plan.num_columns == QuadPlan::kMixed;
     float weight;
     const QuadValues sums =
-        SumPlannedQuad(x, sketch, groups, first, plan, weight, [](float /*entry*/) {});
-    const int next = first + kQuad * share.count * kThreads;
+        SumPlannedQuad(x, transform, groups, first, plan, weight, [](float /*permuted*/) {});
+    const int next = first + kQuad * split.count * kThreads;
     if (!is_mixed && next + kQuad <= cursor.end()) {
-      plan.first_entry += next - first;  // of the same group
+      plan.first_permuted += next - first;  // of the same group
     } else if (next < num_positions) {
       plan = cursor.PlanQuad(next);
     }
@@ -304,18 +310,18 @@ __device__ inline void SumBuckets(const float* x, const InputSketch& sketch,
 
 // The same of any sketch, or of the inputs themselves.
 template <int kThreads, typename Write>
-__device__ inline void SumInputs(const float* x, const InputSketch& sketch, Share share,
+__device__ inline void SumInputs(const float* x, const InputTransform& transform, InputSplit split,
                                  const Write& write) {
-  if (sketch.num_groups > 0) {
-    GroupCursor cursor(sketch, sketch.groups);
-    const QuadPlan plan = cursor.PlanQuad(FirstQuad<kThreads>(share));
-    SumBuckets<kThreads>(x, sketch, sketch.groups, share, cursor, plan, write);
+  if (transform.num_groups > 0) {
+    GroupCursor cursor(transform, transform.groups);
+    const QuadPlan plan = cursor.PlanQuad(FirstQuad<kThreads>(split));
+    SumBuckets<kThreads>(x, transform, transform.groups, split, cursor, plan, write);
     return;
   }
-  const int num_positions = static_cast<int>(sketch.num_steps) * kStepColumns;
-  const int cols = static_cast<int>(sketch.cols);
+  const int num_positions = static_cast<int>(transform.num_k_tiles) * kKTileColumns;
+  const int cols = static_cast<int>(transform.cols);
 #pragma unroll 1
-  for (int i = FirstQuad<kThreads>(share); i < num_positions; i += kQuad * share.count * kThreads) {
+  for (int i = FirstQuad<kThreads>(split); i < num_positions; i += kQuad * split.count * kThreads) {
     QuadValues quad;
 #pragma unroll
     for (int b = 0; b < kQuad; ++b) quad.values[b] = i + b < cols ? x[i + b] : 0.0f;
@@ -324,30 +330,30 @@ __device__ inline void SumInputs(const float* x, const InputSketch& sketch, Shar
 }
 
 template <int kThreads>
-__device__ inline void WriteHalves(const float* x, float gain, float maximum,
-                                   const InputSketch& sketch, Share share, uint8_t* row) {
-  const PowerOfTwo scale = ScaleToHalfRange(maximum * gain * sketch.max_gain);
-  const float factor = gain * scale.factor;
+__device__ inline void WriteFp16(const float* x, float inverse_rms, float absmax,
+                                 const InputTransform& transform, InputSplit split, uint8_t* row) {
+  const PowerOfTwo scale = ScaleToHalfRange(absmax * inverse_rms * transform.max_amplification);
+  const float factor = inverse_rms * scale.factor;
   auto* out = reinterpret_cast<__half*>(row);
-  SumInputs<kThreads>(x, sketch, share, [&](int position, const QuadValues& quad, float weight) {
+  SumInputs<kThreads>(x, transform, split, [&](int position, const QuadValues& quad, float weight) {
     weight *= factor;
     *reinterpret_cast<uint2*>(out + position) = {
         PackHalves(quad.values[0] * weight, quad.values[1] * weight),
         PackHalves(quad.values[2] * weight, quad.values[3] * weight)};
   });
-  if (share.index == 0 && threadIdx.x == 0) {
-    *reinterpret_cast<float*>(row + PreparedScaleOffset(sketch.num_steps)) = scale.inverse;
+  if (split.index == 0 && threadIdx.x == 0) {
+    *reinterpret_cast<float*>(row + PackedScaleOffset(transform.num_k_tiles)) = scale.inverse;
   }
 }
 
 // What brings buckets of x within 16-bit integers, and its inverse.
-struct PlaneScale {
+struct Int16Scale {
   float factor;
   float inverse;
 };
 
 // `bound` is the most that a bucket can be. Of inputs that are zero or not finite: 1.
-__device__ inline PlaneScale ScaleToPlanes(float bound) {
+__device__ inline Int16Scale ScaleToInt16(float bound) {
   // Up to 2^100: smaller inputs are zero. The division is by a number whose inverse is neither
   // too large nor too small, whatever the bound.
   constexpr float kLargestFactor = 0x1p100f;
@@ -398,17 +404,18 @@ __device__ inline int AddTotals(const int (&totals)[kCount]) {
 }
 
 template <int kThreads>
-__device__ inline void WriteBytePlanes(const float* x, float gain, float maximum,
-                                       const InputSketch& sketch, Share share, uint8_t* row) {
+__device__ inline void WriteHiLoInt8(const float* x, float inverse_rms, float absmax,
+                                     const InputTransform& transform, InputSplit split,
+                                     uint8_t* row) {
   __shared__ int totals[kThreads / 32];
-  const PlaneScale scale = ScaleToPlanes(maximum * sketch.max_gain);
+  const Int16Scale scale = ScaleToInt16(absmax * transform.max_amplification);
   int total = 0;
   bool is_finite = true;
-  SumInputs<kThreads>(x, sketch, share, [&](int position, const QuadValues& quad, float weight) {
+  SumInputs<kThreads>(x, transform, split, [&](int position, const QuadValues& quad, float weight) {
     uint32_t integers[kQuad];
     ToIntegers(quad, weight * scale.factor, integers, total, is_finite);
     const unsigned offset = HighByteOffset(static_cast<unsigned>(position));
-    *reinterpret_cast<uint32_t*>(row + offset + kPlaneBytes) = BytesOf<0>(integers);
+    *reinterpret_cast<uint32_t*>(row + offset + kHiLoBytes) = BytesOf<0>(integers);
     // What is left without the low byte, a signed one.
 #pragma unroll
     for (uint32_t& integer : integers) integer += 128;
@@ -416,29 +423,31 @@ __device__ inline void WriteBytePlanes(const float* x, float gain, float maximum
   });
   const int warp_total = WarpTotal(total, is_finite);
   if (threadIdx.x % 32 == 0) totals[threadIdx.x / 32] = warp_total;
-  auto* trailer = reinterpret_cast<PreparedTrailer*>(row + PreparedScaleOffset(sketch.num_steps));
-  if (share.index == 0) {
-    if (threadIdx.x == 0) trailer->scale = gain * scale.inverse;
-    if (static_cast<int>(threadIdx.x) >= share.count && threadIdx.x < kMostShares) {
+  auto* trailer = reinterpret_cast<InputTrailer*>(row + PackedScaleOffset(transform.num_k_tiles));
+  if (split.index == 0) {
+    if (threadIdx.x == 0) trailer->scale = inverse_rms * scale.inverse;
+    if (static_cast<int>(threadIdx.x) >= split.count && threadIdx.x < kMaxInputSplits) {
       trailer->totals[threadIdx.x] = 0;
     }
   }
   __syncthreads();
-  if (threadIdx.x == 0) trailer->totals[share.index] = AddTotals(totals);
+  if (threadIdx.x == 0) trailer->totals[split.index] = AddTotals(totals);
 }
 
-// Writes the prepared input of `gain` * x. x is in shared memory as SketchedRow puts it, complete;
-// `maximum` is the largest of its magnitudes. All threads of the block take part, once in a kernel.
+// Writes the prepared input of `gain` * x. x is in shared memory as TransformedRow puts it,
+// complete; `maximum` is the largest of its magnitudes. All threads of the block take part, once in
+// a kernel.
 template <int kThreads>
-__device__ inline void WritePrepared(const float* x, float gain, float maximum,
-                                     const InputSketch& sketch, Share share, uint8_t* row) {
-  if (sketch.form == PreparedForm::kHalves) {
-    WriteHalves<kThreads>(x, gain, maximum, sketch, share, row);
+__device__ inline void WritePackedInput(const float* x, float inverse_rms, float absmax,
+                                        const InputTransform& transform, InputSplit split,
+                                        uint8_t* row) {
+  if (transform.form == InputForm::kFp16) {
+    WriteFp16<kThreads>(x, inverse_rms, absmax, transform, split, row);
   } else {
-    WriteBytePlanes<kThreads>(x, gain, maximum, sketch, share, row);
+    WriteHiLoInt8<kThreads>(x, inverse_rms, absmax, transform, split, row);
   }
 }
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_SKETCH_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_INPUT_TRANSFORM_CUH_

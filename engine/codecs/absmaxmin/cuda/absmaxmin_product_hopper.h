@@ -1,6 +1,6 @@
 // Products with a sketch by the warpgroup instructions of compute capability 9.0a.
-#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_PRODUCT_HOPPER_H_
-#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_PRODUCT_HOPPER_H_
+#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_HOPPER_H_
+#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_HOPPER_H_
 
 #include <cuda_runtime_api.h>
 
@@ -18,4 +18,4 @@ cudaError_t LaunchHopperProduct(const ProductArguments& arguments, int max_share
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_PRODUCT_HOPPER_H_
+#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_HOPPER_H_

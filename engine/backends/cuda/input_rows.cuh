@@ -3,8 +3,8 @@
 // does it: the kernels that only prepare inputs, or those that multiply with them right after
 // (fused_product.cuh). By all kThreads threads of a block, for which the row is complete when they
 // return; and so is what they began to copy to shared memory before.
-#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_ROWS_CUH_
-#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_ROWS_CUH_
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_INPUT_ROWS_CUH_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_INPUT_ROWS_CUH_
 
 #include <cuda_runtime.h>
 
@@ -14,14 +14,14 @@
 #include "engine/backends/cuda/attention_merge.cuh"
 #include "engine/backends/cuda/kernels.h"
 #include "engine/codecs/cuda/device_code.cuh"
-#include "engine/codecs/cuda/sketch.cuh"
+#include "engine/codecs/cuda/input_transform.cuh"
 
 namespace ultrasketch::cuda {
 
-// The input is gain * x; `maximum` is the largest magnitude of x.
+// The input is gain * x; `absmax` is the largest magnitude of x.
 struct RowRange {
-  float gain;
-  float maximum;
+  float inverse_rms;
+  float absmax;
 };
 
 __device__ inline float4 Load4(const float* values, int i) {
@@ -100,7 +100,7 @@ struct SquaresOf {
   static constexpr int kParts = kOrder / kThreads;
   using Sum = BlockSum<kThreads, kParts>;
 
-  static __device__ float GainOf(const Sum& sum, int cols, float epsilon) {
+  static __device__ float InverseRmsOf(const Sum& sum, int cols, float epsilon) {
     return rsqrtf(__fdividef(sum.Sum(), static_cast<float>(cols)) + epsilon);
   }
 
@@ -111,15 +111,15 @@ struct SquaresOf {
 template <int kThreads, typename Row>
 __device__ inline float LoadWeighted(const float* source, const float* weight, int cols,
                                      const Row& row, SquaresOf<kThreads>& squares) {
-  float maximum = 0.0f;
+  float absmax = 0.0f;
   CombineRows<kThreads>(source, weight, cols, row, [&](int b, float value, float weight_value) {
     const float weighted = value * weight_value;
     float& sum = squares.of_thread[b % SquaresOf<kThreads>::kParts];
     sum = __fmaf_rn(value, value, sum);
-    maximum = fmaxf(maximum, fabsf(weighted));
+    absmax = fmaxf(absmax, fabsf(weighted));
     return weighted;
   });
-  return maximum;
+  return absmax;
 }
 
 // row = source * weight, with its gain.
@@ -129,23 +129,23 @@ __device__ inline RowRange LoadNormalized(const float* source, const float* weig
   using Squares = SquaresOf<kThreads>;
   __shared__ typename Squares::Sum sum;
   Squares squares = {};
-  const float maximum = LoadWeighted<kThreads>(source, weight, cols, row, squares);
+  const float absmax = LoadWeighted<kThreads>(source, weight, cols, row, squares);
   sum.Give(squares.of_thread);
-  const float of_block = BlockMax<kThreads>(maximum);
-  return {Squares::GainOf(sum, cols, epsilon), of_block};
+  const float of_block = BlockMax<kThreads>(absmax);
+  return {Squares::InverseRmsOf(sum, cols, epsilon), of_block};
 }
 
 // row = silu(gate) * up.
 template <int kThreads, typename Row>
 __device__ inline RowRange LoadSwiGlu(const float* gate, const float* up, int cols,
                                       const Row& row) {
-  float maximum = 0.0f;
+  float absmax = 0.0f;
   CombineRows<kThreads>(gate, up, cols, row, [&](int /*b*/, float gate_value, float up_value) {
     const float value = SwiGluValue(gate_value, up_value);
-    maximum = fmaxf(maximum, fabsf(value));
+    absmax = fmaxf(absmax, fabsf(value));
     return value;
   });
-  return {1.0f, BlockMax<kThreads>(maximum)};
+  return {1.0f, BlockMax<kThreads>(absmax)};
 }
 
 // The values of a column, or of four, and where they go.
@@ -158,8 +158,8 @@ struct PlacedColumn {
 // row = source.
 template <int kThreads, typename Row>
 __device__ inline RowRange LoadRow(const float* source, int cols, const Row& row) {
-  float maximum = 0.0f;
-  const auto take = [&](float value) { maximum = fmaxf(maximum, fabsf(value)); };
+  float absmax = 0.0f;
+  const auto take = [&](float value) { absmax = fmaxf(absmax, fabsf(value)); };
   ForColumns<kThreads>(
       cols,
       [&](int i) {
@@ -179,7 +179,7 @@ __device__ inline RowRange LoadRow(const float* source, int cols, const Row& row
         take(loaded.values);
         row.Put(i, loaded.place, loaded.values);
       });
-  return {1.0f, BlockMax<kThreads>(maximum)};
+  return {1.0f, BlockMax<kThreads>(absmax)};
 }
 
 __device__ inline float2 Merge(const float2& before, const float2& added,
@@ -198,10 +198,10 @@ __device__ inline float4 Scaled(const float4& values, float factor) {
   return {__fmul_rn(values.x, factor), __fmul_rn(values.y, factor), __fmul_rn(values.z, factor),
           __fmul_rn(values.w, factor)};
 }
-__device__ inline float LargestMagnitude(const float2& values) {
+__device__ inline float AbsMax(const float2& values) {
   return fmaxf(fabsf(values.x), fabsf(values.y));
 }
-__device__ inline float LargestMagnitude(const float4& values) {
+__device__ inline float AbsMax(const float4& values) {
   return fmaxf(fmaxf(fabsf(values.x), fabsf(values.y)), fmaxf(fabsf(values.z), fabsf(values.w)));
 }
 
@@ -216,14 +216,14 @@ __device__ inline void PutVector(const auto& row, int i, const float4& values) {
 // Where a thread finds its vectors of kWidth columns of a token's chunks: what does not depend on
 // the kernels before, in floats from the first chunk's on.
 template <int kThreads, int kWidth>
-struct ChunkColumns {
+struct SplitColumns {
   static constexpr int kBatch = 8 / kWidth;  // that are loaded together
 
   int values[kBatch];
   int ranges[kBatch];
 
   // Of columns `first`, `first` + kThreads * kWidth and so on; those past the last repeat it.
-  __device__ ChunkColumns(const AttentionGeometry& geometry, const PartialLayout& layout,
+  __device__ SplitColumns(const AttentionGeometry& geometry, const PartialLayout& layout,
                           int tile_token, int first) {
     const int width = static_cast<int>(geometry.query_width());
 #pragma unroll
@@ -236,19 +236,19 @@ struct ChunkColumns {
 };
 
 // row = a token's chunks merged, `Vector` (float2 or float4) columns of a head at a time. Loads of
-// several vectors and of kChunks chunks are in flight together. `columns` are those of the thread's
+// several vectors and of kSplits chunks are in flight together. `columns` are those of the thread's
 // first vectors.
-template <int kThreads, int kChunks, typename Vector, typename Row>
-__device__ inline RowRange MergeChunks(
+template <int kThreads, int kSplits, typename Vector, typename Row>
+__device__ inline RowRange MergeSplits(
     const AttentionArguments& arguments, const PartialLayout& layout, const AttentionToken& token,
-    ChunkColumns<kThreads, sizeof(Vector) / sizeof(float)> columns, const Row& row) {
+    SplitColumns<kThreads, sizeof(Vector) / sizeof(float)> columns, const Row& row) {
   constexpr int kWidth = sizeof(Vector) / sizeof(float);
   constexpr int kBatch = decltype(columns)::kBatch;
   const int width = static_cast<int>(arguments.geometry.query_width());
   const float* const partials =
-      arguments.partials + int64_t{token.first_slot} * layout.chunk_floats;
+      arguments.partials + int64_t{token.first_slot} * layout.split_floats;
   int first = static_cast<int>(threadIdx.x) * kWidth;
-  float largest = 0.0f;
+  float absmax = 0.0f;
 #pragma unroll 1
   while (first < width) {
     float maximum[kBatch];
@@ -260,26 +260,26 @@ __device__ inline RowRange MergeChunks(
       sum[b] = 0.0f;
     }
 #pragma unroll 1
-    for (int chunk = 0; chunk < token.num_chunks; chunk += kChunks) {
-      const float* const of_chunk = partials + int64_t{chunk} * layout.chunk_floats;
-      float2 range[kChunks][kBatch];
-      Vector added[kChunks][kBatch];
+    for (int split = 0; split < token.num_splits; split += kSplits) {
+      const float* const of_split = partials + int64_t{split} * layout.split_floats;
+      float2 range[kSplits][kBatch];
+      Vector added[kSplits][kBatch];
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
+      for (int c = 0; c < kSplits; ++c) {
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
-          if (c > 0 && chunk + c >= token.num_chunks) continue;
-          range[c][b] = *reinterpret_cast<const float2*>(of_chunk + c * layout.chunk_floats +
+          if (c > 0 && split + c >= token.num_splits) continue;
+          range[c][b] = *reinterpret_cast<const float2*>(of_split + c * layout.split_floats +
                                                          columns.ranges[b]);
-          added[c][b] = *reinterpret_cast<const Vector*>(of_chunk + c * layout.chunk_floats +
+          added[c][b] = *reinterpret_cast<const Vector*>(of_split + c * layout.split_floats +
                                                          columns.values[b]);
         }
       }
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
+      for (int c = 0; c < kSplits; ++c) {
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
-          if (c > 0 && chunk + c >= token.num_chunks) continue;
+          if (c > 0 && split + c >= token.num_splits) continue;
           const MergeWeights merge = WeighMerge(maximum[b], range[c][b].x);
           maximum[b] = merge.maximum;
           sum[b] = Merge(sum[b], range[c][b].y, merge);
@@ -292,30 +292,30 @@ __device__ inline RowRange MergeChunks(
       const int column = first + b * kThreads * kWidth;
       if (column >= width) break;
       const Vector result = Scaled(merged[b], InverseSum(sum[b]));
-      largest = fmaxf(largest, LargestMagnitude(result));
+      absmax = fmaxf(absmax, AbsMax(result));
       PutVector(row, column, result);
     }
     first += kBatch * kThreads * kWidth;
     if (first < width) columns = {arguments.geometry, layout, token.tile_token, first};
   }
-  return {1.0f, BlockMax<kThreads>(largest)};
+  return {1.0f, BlockMax<kThreads>(absmax)};
 }
 
 // row = a token's attention: its chunks merged, or what is in `attended` [query_width].
-template <int kThreads, int kChunks = 2, typename Row>
+template <int kThreads, int kSplits = 2, typename Row>
 __device__ inline RowRange LoadAttention(const AttentionArguments& arguments,
                                          const PartialLayout& layout, const AttentionToken& token,
                                          const float* attended, const Row& row) {
   const AttentionGeometry& geometry = arguments.geometry;
-  if (token.num_chunks == 0) {
+  if (token.num_splits == 0) {
     return LoadRow<kThreads>(attended, static_cast<int>(geometry.query_width()), row);
   }
   // Head dimensions are even.
   const auto merge = [&]<typename Vector>() {
     constexpr int kWidth = sizeof(Vector) / sizeof(float);
-    const ChunkColumns<kThreads, kWidth> columns(geometry, layout, token.tile_token,
+    const SplitColumns<kThreads, kWidth> columns(geometry, layout, token.tile_token,
                                                  static_cast<int>(threadIdx.x) * kWidth);
-    return MergeChunks<kThreads, kChunks, Vector>(arguments, layout, token, columns, row);
+    return MergeSplits<kThreads, kSplits, Vector>(arguments, layout, token, columns, row);
   };
   return geometry.head_dim % 4 == 0 ? merge.template operator()<float4>()
                                     : merge.template operator()<float2>();
@@ -323,4 +323,4 @@ __device__ inline RowRange LoadAttention(const AttentionArguments& arguments,
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_PRODUCER_ROWS_CUH_
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_INPUT_ROWS_CUH_

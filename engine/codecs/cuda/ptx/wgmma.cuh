@@ -1,60 +1,60 @@
 // Warpgroup matrix instructions of compute capability 9.0a.
-#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_WARPGROUP_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_CUDA_WARPGROUP_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_PTX_WGMMA_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_CUDA_PTX_WGMMA_CUH_
 
 #include <cuda.h>
 
 #include <cstdint>
 
-#include "engine/codecs/cuda/barriers.cuh"
+#include "engine/codecs/cuda/ptx/mbarrier.cuh"
 
 namespace ultrasketch::cuda {
 
 // How an operand lies in shared memory (PTX ISA, "Matrix descriptor"): swizzled in units of 64 or
 // 128 bytes, which start at multiples of 512 or 1024. `leading_bytes` and `stride_bytes` are the
 // distances between neighbouring units.
-enum class OperandSwizzle : uint64_t { k128Bytes = 1, k64Bytes = 2 };
+enum class SmemSwizzle : uint64_t { k128Bytes = 1, k64Bytes = 2 };
 
-__device__ inline uint64_t OperandDescriptor(uint32_t shared_address, uint32_t leading_bytes,
-                                             uint32_t stride_bytes, OperandSwizzle swizzle) {
+__device__ inline uint64_t SmemDescriptor(uint32_t shared_address, uint32_t leading_bytes,
+                                          uint32_t stride_bytes, SmemSwizzle swizzle) {
   const auto field = [](uint32_t bytes) { return uint64_t{(bytes & 0x3ffffu) >> 4}; };
   return field(shared_address) | field(leading_bytes) << 16 | field(stride_bytes) << 32 |
          static_cast<uint64_t>(swizzle) << 62;
 }
 
 // The same operand `bytes`, a multiple of 16, further on.
-__device__ inline uint64_t MoveOperand(uint64_t descriptor, uint32_t bytes) {
+__device__ inline uint64_t AdvanceDescriptor(uint64_t descriptor, uint32_t bytes) {
   return descriptor + (bytes >> 4);
 }
 
 // Before the first instruction that uses registers written by others.
-__device__ inline void FenceWarpgroup() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void CommitWarpgroup() {
+__device__ inline void WgmmaFence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void WgmmaCommit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 // Returns when all but the last kPending committed groups are done.
 template <int kPending>
-__device__ inline void WaitForWarpgroup() {
+__device__ inline void WgmmaWait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
 // Keeps the compiler from moving what reads the sums to before a wait for them.
 template <int kCount>
-__device__ inline void FenceSums(float (&sums)[kCount]) {
+__device__ inline void FenceAccumulators(float (&accumulators)[kCount]) {
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(accumulators[i])::"memory");
 }
 
 // What has been written to shared memory, by this thread or by others before a barrier that it has
 // waited for, is visible to the instructions below. Waits for this thread's loads and copies too.
-__device__ inline void FenceForWarpgroups() {
+__device__ inline void FenceProxyAsync() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 // Begins to copy the box of `map` at column `x` and row `y` to shared memory, a multiple of 128;
 // the barrier's phase gets its bytes.
-__device__ inline void StartBox(const CUtensorMap& map, int x, int y, uint32_t shared,
-                                uint32_t barrier) {
+__device__ inline void TmaLoad(const CUtensorMap& map, int x, int y, uint32_t shared,
+                               uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
       "[%1, {%2, %3}], [%4];" ::"r"(shared),
@@ -63,18 +63,18 @@ __device__ inline void StartBox(const CUtensorMap& map, int x, int y, uint32_t s
 }
 
 // The same with an arrival, from here: the phase takes all of the box's `num_bytes` to end.
-__device__ inline void CopyBox(const CUtensorMap& map, int x, int y, int num_bytes, void* shared,
-                               uint32_t barrier) {
-  ArriveAndExpect(barrier, num_bytes);
-  StartBox(map, x, y, SharedAddress(shared), barrier);
+__device__ inline void TmaLoadExpectTx(const CUtensorMap& map, int x, int y, int num_bytes,
+                                       void* shared, uint32_t barrier) {
+  MbarrierArriveExpectTx(barrier, num_bytes);
+  TmaLoad(map, x, y, SharedAddress(shared), barrier);
 }
 
 // The same to the shared memory of all blocks of the cluster whose bits `ranks` has, at this
 // offset, whose barriers at this one's offset get the bytes of the box. The phase of this block's
 // takes an arrival, from here, and `num_bytes` in all: those of other blocks' boxes for it too.
-__device__ inline void CopyBoxToCluster(const CUtensorMap& map, int x, int y, int num_bytes,
-                                        uint16_t ranks, void* shared, uint32_t barrier) {
-  ArriveAndExpect(barrier, num_bytes);
+__device__ inline void TmaMulticastExpectTx(const CUtensorMap& map, int x, int y, int num_bytes,
+                                            uint16_t ranks, void* shared, uint32_t barrier) {
+  MbarrierArriveExpectTx(barrier, num_bytes);
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
       ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(SharedAddress(shared)),
@@ -88,57 +88,59 @@ enum class OperandMajor : int { kColumns = 0, kRows = 1 };
 // sums += A B for 64 rows and 16 columns, binary16 with float sums. B is K-major. Warp w of the
 // four holds rows 16 w + lane / 4 (sums 4 i and 4 i + 1) and 8 more (4 i + 2 and 4 i + 3) of tokens
 // 8 i + 2 (lane % 4) and the next.
-#define US_SUMS(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
+#define US_ACCUMULATORS(i)                                                     \
+  "+f"(accumulators[i]), "+f"(accumulators[i + 1]), "+f"(accumulators[i + 2]), \
+      "+f"(accumulators[i + 3])
 
 // 8 tokens.
 template <OperandMajor kMajorOfA = OperandMajor::kRows>
-__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[4]) {
+__device__ inline void Wgmma(uint64_t a, uint64_t b, float (&accumulators)[4]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 "
       "{%0, %1, %2, %3"
       "}, %4, %5, 1, 1, 1, %6, 0;"
-      : US_SUMS(0)
+      : US_ACCUMULATORS(0)
       : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 16 tokens.
 template <OperandMajor kMajorOfA = OperandMajor::kRows>
-__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[8]) {
+__device__ inline void Wgmma(uint64_t a, uint64_t b, float (&accumulators)[8]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7"
       "}, %8, %9, 1, 1, 1, %10, 0;"
-      : US_SUMS(0), US_SUMS(4)
+      : US_ACCUMULATORS(0), US_ACCUMULATORS(4)
       : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 32 tokens.
 template <OperandMajor kMajorOfA = OperandMajor::kRows>
-__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[16]) {
+__device__ inline void Wgmma(uint64_t a, uint64_t b, float (&accumulators)[16]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
       "}, %16, %17, 1, 1, 1, %18, 0;"
-      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12)
+      : US_ACCUMULATORS(0), US_ACCUMULATORS(4), US_ACCUMULATORS(8), US_ACCUMULATORS(12)
       : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 64 tokens.
 template <OperandMajor kMajorOfA = OperandMajor::kRows>
-__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[32]) {
+__device__ inline void Wgmma(uint64_t a, uint64_t b, float (&accumulators)[32]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
       "}, %32, %33, 1, 1, 1, %34, 0;"
-      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
-        US_SUMS(28)
+      : US_ACCUMULATORS(0), US_ACCUMULATORS(4), US_ACCUMULATORS(8), US_ACCUMULATORS(12),
+        US_ACCUMULATORS(16), US_ACCUMULATORS(20), US_ACCUMULATORS(24), US_ACCUMULATORS(28)
       : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 128 tokens.
 template <OperandMajor kMajorOfA = OperandMajor::kRows>
-__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[64]) {
+__device__ inline void Wgmma(uint64_t a, uint64_t b, float (&accumulators)[64]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
@@ -146,15 +148,16 @@ __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[6
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
       "}, %64, %65, 1, 1, 1, %66, 0;"
-      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
-        US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
-        US_SUMS(56), US_SUMS(60)
+      : US_ACCUMULATORS(0), US_ACCUMULATORS(4), US_ACCUMULATORS(8), US_ACCUMULATORS(12),
+        US_ACCUMULATORS(16), US_ACCUMULATORS(20), US_ACCUMULATORS(24), US_ACCUMULATORS(28),
+        US_ACCUMULATORS(32), US_ACCUMULATORS(36), US_ACCUMULATORS(40), US_ACCUMULATORS(44),
+        US_ACCUMULATORS(48), US_ACCUMULATORS(52), US_ACCUMULATORS(56), US_ACCUMULATORS(60)
       : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 192 tokens.
 template <OperandMajor kMajorOfA = OperandMajor::kRows>
-__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[96]) {
+__device__ inline void Wgmma(uint64_t a, uint64_t b, float (&accumulators)[96]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n192k16.f32.f16.f16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
@@ -164,16 +167,18 @@ __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[9
       "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
       "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
       "}, %96, %97, 1, 1, 1, %98, 0;"
-      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
-        US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
-        US_SUMS(56), US_SUMS(60), US_SUMS(64), US_SUMS(68), US_SUMS(72), US_SUMS(76), US_SUMS(80),
-        US_SUMS(84), US_SUMS(88), US_SUMS(92)
+      : US_ACCUMULATORS(0), US_ACCUMULATORS(4), US_ACCUMULATORS(8), US_ACCUMULATORS(12),
+        US_ACCUMULATORS(16), US_ACCUMULATORS(20), US_ACCUMULATORS(24), US_ACCUMULATORS(28),
+        US_ACCUMULATORS(32), US_ACCUMULATORS(36), US_ACCUMULATORS(40), US_ACCUMULATORS(44),
+        US_ACCUMULATORS(48), US_ACCUMULATORS(52), US_ACCUMULATORS(56), US_ACCUMULATORS(60),
+        US_ACCUMULATORS(64), US_ACCUMULATORS(68), US_ACCUMULATORS(72), US_ACCUMULATORS(76),
+        US_ACCUMULATORS(80), US_ACCUMULATORS(84), US_ACCUMULATORS(88), US_ACCUMULATORS(92)
       : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
 // 256 tokens.
 template <OperandMajor kMajorOfA = OperandMajor::kRows>
-__device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[128]) {
+__device__ inline void Wgmma(uint64_t a, uint64_t b, float (&accumulators)[128]) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
@@ -186,16 +191,19 @@ __device__ inline void WarpgroupMultiply(uint64_t a, uint64_t b, float (&sums)[1
       "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
       "%127"
       "}, %128, %129, 1, 1, 1, %130, 0;"
-      : US_SUMS(0), US_SUMS(4), US_SUMS(8), US_SUMS(12), US_SUMS(16), US_SUMS(20), US_SUMS(24),
-        US_SUMS(28), US_SUMS(32), US_SUMS(36), US_SUMS(40), US_SUMS(44), US_SUMS(48), US_SUMS(52),
-        US_SUMS(56), US_SUMS(60), US_SUMS(64), US_SUMS(68), US_SUMS(72), US_SUMS(76), US_SUMS(80),
-        US_SUMS(84), US_SUMS(88), US_SUMS(92), US_SUMS(96), US_SUMS(100), US_SUMS(104),
-        US_SUMS(108), US_SUMS(112), US_SUMS(116), US_SUMS(120), US_SUMS(124)
+      : US_ACCUMULATORS(0), US_ACCUMULATORS(4), US_ACCUMULATORS(8), US_ACCUMULATORS(12),
+        US_ACCUMULATORS(16), US_ACCUMULATORS(20), US_ACCUMULATORS(24), US_ACCUMULATORS(28),
+        US_ACCUMULATORS(32), US_ACCUMULATORS(36), US_ACCUMULATORS(40), US_ACCUMULATORS(44),
+        US_ACCUMULATORS(48), US_ACCUMULATORS(52), US_ACCUMULATORS(56), US_ACCUMULATORS(60),
+        US_ACCUMULATORS(64), US_ACCUMULATORS(68), US_ACCUMULATORS(72), US_ACCUMULATORS(76),
+        US_ACCUMULATORS(80), US_ACCUMULATORS(84), US_ACCUMULATORS(88), US_ACCUMULATORS(92),
+        US_ACCUMULATORS(96), US_ACCUMULATORS(100), US_ACCUMULATORS(104), US_ACCUMULATORS(108),
+        US_ACCUMULATORS(112), US_ACCUMULATORS(116), US_ACCUMULATORS(120), US_ACCUMULATORS(124)
       : "l"(a), "l"(b), "n"(static_cast<int>(kMajorOfA)));
 }
 
-#undef US_SUMS
+#undef US_ACCUMULATORS
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_WARPGROUP_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_CUDA_PTX_WGMMA_CUH_

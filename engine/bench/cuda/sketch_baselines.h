@@ -1,7 +1,7 @@
 // Ways to multiply with an AbsMaxMin sketch that write the whole matrix to device memory first:
 // what the fused kernels are compared with.
-#ifndef ULTRASKETCH_ENGINE_BENCH_CUDA_SKETCH_RIVALS_H_
-#define ULTRASKETCH_ENGINE_BENCH_CUDA_SKETCH_RIVALS_H_
+#ifndef ULTRASKETCH_ENGINE_BENCH_CUDA_SKETCH_BASELINES_H_
+#define ULTRASKETCH_ENGINE_BENCH_CUDA_SKETCH_BASELINES_H_
 
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
@@ -32,9 +32,9 @@ struct NaiveSketch {
 cudaError_t LaunchNaiveDecode(const NaiveSketch& sketch, cudaStream_t stream);
 
 // One kernel that decodes the whole of a packed sketch (sketch_matrix.h) to bfloat16, out [rows,
-// num_steps * 64]: weights without their rows' scales.
+// num_k_tiles * 64]: weights without their rows' scales.
 cudaError_t LaunchWholeDecode(const PackedMatrix& matrix, __nv_bfloat16* out, cudaStream_t stream);
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_BENCH_CUDA_SKETCH_RIVALS_H_
+#endif  // ULTRASKETCH_ENGINE_BENCH_CUDA_SKETCH_BASELINES_H_

@@ -1,5 +1,5 @@
-#include "engine/bench/cuda/sketch_rivals.h"
-#include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
+#include "engine/bench/cuda/sketch_baselines.h"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_product.cuh"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -54,7 +54,7 @@ __global__ void ScaleRows(const __nv_bfloat16* scales, int64_t rows, int64_t col
 }
 
 constexpr int kDecodeWarps = 8;
-constexpr int kHalves = kStepColumns / kHalfStep;
+constexpr int kHalves = kKTileColumns / kHalfKTile;
 
 // A block decodes 32 rows: their sketch in shared memory, half a step at a time a warp. Grid:
 // (shares of the steps, row blocks).
@@ -67,42 +67,42 @@ __global__ void WholeDecode(const __grid_constant__ PackedMatrix matrix, __nv_bf
   const int64_t block = blockIdx.y;
   const auto words_per_block = static_cast<int>(matrix.buckets.words_per_block);
   auto* words = reinterpret_cast<uint32_t*>(shared);
-  CopySketch(matrix, block, 1, thread, kDecodeWarps * 32, words);
+  CopyBuckets(matrix, block, 1, thread, kDecodeWarps * 32, words);
   CommitCopies();
   WaitForCopies<0>();
   __syncthreads();
 
-  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const auto num_k_tiles = static_cast<int>(matrix.num_k_tiles);
   const int half = warp % kHalves;
-  const int column = half * kHalfStep + lane;
+  const int column = half * kHalfKTile + lane;
   const int stride = kDecodeWarps / kHalves * static_cast<int>(gridDim.x);
-  const int first_step = static_cast<int>(blockIdx.x) * (kDecodeWarps / kHalves) + warp / kHalves;
-  ColumnQueue columns(matrix.buckets, num_steps, shared + words_per_block * 4, warp, lane, column,
-                      first_step, stride);
+  const int first_k_tile = static_cast<int>(blockIdx.x) * (kDecodeWarps / kHalves) + warp / kHalves;
+  ColumnQueue columns(matrix.buckets, num_k_tiles, shared + words_per_block * 4, warp, lane, column,
+                      first_k_tile, stride);
   uint8_t* tile = tiles[warp / kHalves];
-  int step = first_step;
-  const auto begin_step = [&](int) { return tile; };
+  int k_tile = first_k_tile;
+  const auto begin_k_tile = [&](int) { return tile; };
   const auto write_half = [&] {
     __syncwarp();
     // 16 lanes a row.
-    const int pair = half * kHalfStep + lane % 16 * 2;
-    for (int row = lane / 16; row < kSketchBlockRows; row += 2) {
-      const int64_t matrix_row = block * kSketchBlockRows + row;
+    const int pair = half * kHalfKTile + lane % 16 * 2;
+    for (int row = lane / 16; row < kBucketBlockRows; row += 2) {
+      const int64_t matrix_row = block * kBucketBlockRows + row;
       if (matrix_row >= matrix.rows) break;
       const auto weight = [&](int at) {
         const auto* value =
             reinterpret_cast<const __half*>(tile + WeightPieceOffset(at, row / 8) + row % 8 * 2);
         return __float2bfloat16(__half2float(*value));
       };
-      *reinterpret_cast<__nv_bfloat162*>(out + (matrix_row * num_steps + step) * kStepColumns +
+      *reinterpret_cast<__nv_bfloat162*>(out + (matrix_row * num_k_tiles + k_tile) * kKTileColumns +
                                          pair) = __halves2bfloat162(weight(pair), weight(pair + 1));
     }
     __syncwarp();
-    step += stride;
+    k_tile += stride;
   };
-  DecodeSteps<1>(static_cast<const SketchPart*>(matrix.buckets.parts), matrix.buckets.num_parts,
-                 words, words_per_block, column, first_step, stride, columns, begin_step,
-                 write_half);
+  DecodeKTiles<1>(static_cast<const BucketPart*>(matrix.buckets.parts), matrix.buckets.num_parts,
+                  words, words_per_block, column, first_k_tile, stride, columns, begin_k_tile,
+                  write_half);
 }
 
 }  // namespace
@@ -143,7 +143,7 @@ cudaError_t LaunchWholeDecode(const PackedMatrix& matrix, __nv_bfloat16* out, cu
       cudaFuncSetAttribute(WholeDecode, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
   const dim3 grid(kShares,
-                  static_cast<unsigned>((matrix.rows + kSketchBlockRows - 1) / kSketchBlockRows));
+                  static_cast<unsigned>((matrix.rows + kBucketBlockRows - 1) / kBucketBlockRows));
   WholeDecode<<<grid, kDecodeWarps * 32, static_cast<size_t>(shared_bytes), stream>>>(matrix, out);
   return cudaGetLastError();
 }

@@ -14,8 +14,8 @@
 //
 // Bounds a multiprocessor and clock, for bits read: memory 18 bytes; logic at 64 lanes 28 bytes;
 // issue 40 bytes. A block asks for its bits before it waits for the kernel that makes its inputs.
-#ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_FEW_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_FEW_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_SKINNY_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_SKINNY_CUH_
 
 #include <cuda_runtime.h>
 
@@ -29,57 +29,57 @@
 
 namespace ultrasketch::cuda {
 
-inline constexpr int kMostFewTokens = 16;
+inline constexpr int kMaxSkinnyTokens = 16;
 // Of instructions: 4 tokens.
 inline constexpr int kTokensPerTile = 4;
 // What two blocks of a multiprocessor of compute capability 9.0 have each; others may allow less.
-inline constexpr int64_t kMostFewSharedBytes = 112 * 1024;
+inline constexpr int64_t kMaxSkinnySharedBytes = 112 * 1024;
 // More than the kernels have besides, declared in them.
-inline constexpr int64_t kStaticFewBytes = 2048;
-inline constexpr int kFewWarps = 8;
-inline constexpr int kFewThreads = kFewWarps * 32;
+inline constexpr int64_t kStaticSkinnyBytes = 2048;
+inline constexpr int kSkinnyWarps = 8;
+inline constexpr int kSkinnyThreads = kSkinnyWarps * 32;
 
 // How the blocks divide a matrix.
-struct FewPlan {
-  int log2_k_warps;     // up to kFewWarps
+struct SkinnyPlan {
+  int log2_k_warps;     // up to kSkinnyWarps
   int tiles_per_group;  // row tiles of a warp
   US_HOST_DEVICE int num_k_warps() const { return 1 << log2_k_warps; }
   US_HOST_DEVICE int tiles_per_block() const {
-    return (kFewWarps >> log2_k_warps) * tiles_per_group;
+    return (kSkinnyWarps >> log2_k_warps) * tiles_per_group;
   }
-  US_HOST_DEVICE int rows_per_block() const { return tiles_per_block() * kTileRows; }
+  US_HOST_DEVICE int rows_per_block() const { return tiles_per_block() * kMTileRows; }
 };
 
-// kTokenTiles: of 4 tokens. kSteps: bit steps whose inputs a warp keeps at once; with more, it goes
-// down the row tiles again. kSets: sums kept apart. kRing: row tiles whose bits are in flight.
-template <int kTokenTilesOf, int kStepsOf>
-struct FewShape {
+// kTokenTiles: of 4 tokens. kKTiles: bit steps whose inputs a warp keeps at once; with more, it
+// goes down the row tiles again. kSets: sums kept apart. kRing: row tiles whose bits are in flight.
+template <int kTokenTilesOf, int kKTilesOf>
+struct SkinnyShape {
   static constexpr int kTokenTiles = kTokenTilesOf;
-  static constexpr int kSteps = kStepsOf;
-  static constexpr int kSets = kTokenTiles * kSteps <= 2 || kTokenTiles == 1 ? 4 : 2;
-  static constexpr int kRing = kTokenTiles * kSteps >= 4 ? 1 : 4 / kSteps;
+  static constexpr int kKTiles = kKTilesOf;
+  static constexpr int kSets = kTokenTiles * kKTiles <= 2 || kTokenTiles == 1 ? 4 : 2;
+  static constexpr int kRing = kTokenTiles * kKTiles >= 4 ? 1 : 4 / kKTiles;
   static constexpr int kTokens = kTokenTiles * kTokensPerTile;
   static constexpr int kColumns = 8 * kTokenTiles;
 
   // Partial sums, row scales, biases.
-  static int64_t SharedBytes(const FewPlan& plan) {
+  static int64_t SharedBytes(const SkinnyPlan& plan) {
     return int64_t{plan.rows_per_block()} *
            (plan.num_k_warps() * kColumns * int64_t{sizeof(int)} + 2 * int64_t{sizeof(float)});
   }
 };
 
 template <typename Shape>
-__global__ void __launch_bounds__(kFewThreads, 2)
-    BitProductFew(const __grid_constant__ ProductArguments arguments,
-                  const __grid_constant__ FewPlan plan) {
-  constexpr int kSteps = Shape::kSteps;
+__global__ void __launch_bounds__(kSkinnyThreads, 2)
+    BitProductSkinny(const __grid_constant__ ProductArguments arguments,
+                     const __grid_constant__ SkinnyPlan plan) {
+  constexpr int kKTiles = Shape::kKTiles;
   constexpr int kTokenTiles = Shape::kTokenTiles;
   constexpr int kSets = Shape::kSets;
   constexpr int kRing = Shape::kRing;
   constexpr int kColumns = Shape::kColumns;
   extern __shared__ __align__(16) uint8_t shared[];
-  __shared__ __align__(16) PreparedTrailer staged_trailers[Shape::kTokens];
-  AllowNextKernel();
+  __shared__ __align__(16) InputTrailer staged_trailers[Shape::kTokens];
+  LaunchDependents();
 
   const PackedMatrix& matrix = arguments.matrix;
   const int thread = static_cast<int>(threadIdx.x);
@@ -89,11 +89,11 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   const int k_warp = warp & (num_k_warps - 1);
   const int group = warp >> plan.log2_k_warps;
   const int rows_per_block = plan.rows_per_block();
-  const int num_steps = static_cast<int>(matrix.num_steps) / kStepsPerBitStep;
+  const int num_k_tiles = static_cast<int>(matrix.num_k_tiles) / kKTilesPerBitKTile;
   const int num_rows = static_cast<int>(matrix.rows);
-  const int last_tile = static_cast<int>(NumRowTiles(num_rows)) - 1;
+  const int last_tile = static_cast<int>(NumMTiles(num_rows)) - 1;
   const int block_tile = static_cast<int>(blockIdx.x) * plan.tiles_per_block();
-  const int block_row = block_tile * kTileRows;
+  const int block_row = block_tile * kMTileRows;
   const int first_tile = block_tile + group * plan.tiles_per_group;
   const int num_tokens = static_cast<int>(arguments.num_tokens);
 
@@ -102,39 +102,39 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   float* biases = row_scales + rows_per_block;
 
   // Tiles past the end repeat the last one; their sums are dropped.
-  const auto bits_of = [&](int tile, int step) {
-    const int index = min(first_tile + tile, last_tile) * num_steps + step;
-    return static_cast<const uint8_t*>(matrix.tiles) + int64_t{index} * kBitStepBytes;
+  const auto bits_of = [&](int tile, int k_tile) {
+    const int index = min(first_tile + tile, last_tile) * num_k_tiles + k_tile;
+    return static_cast<const uint8_t*>(matrix.tiles) + int64_t{index} * kBitKTileBytes;
   };
-  uint4 ring[kRing][kSteps];
-  const auto load_bits = [&](int tile, int first_step, uint4(&bits)[kSteps]) {
+  uint4 ring[kRing][kKTiles];
+  const auto load_bits = [&](int tile, int first_k_tile, uint4(&bits)[kKTiles]) {
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const int step = first_step + i * num_k_warps;
-      if (step < num_steps) {
-        bits[i] = __ldcs(reinterpret_cast<const uint4*>(bits_of(tile, step)) + lane);
+    for (int i = 0; i < kKTiles; ++i) {
+      const int k_tile = first_k_tile + i * num_k_warps;
+      if (k_tile < num_k_tiles) {
+        bits[i] = __ldcs(reinterpret_cast<const uint4*>(bits_of(tile, k_tile)) + lane);
       }
     }
   };
-  const auto fill_ring = [&](int first_step) {
+  const auto fill_ring = [&](int first_k_tile) {
 #pragma unroll
     for (int slot = 0; slot < kRing; ++slot) {
-      if (slot < plan.tiles_per_group) load_bits(slot, first_step, ring[slot]);
+      if (slot < plan.tiles_per_group) load_bits(slot, first_k_tile, ring[slot]);
     }
   };
   fill_ring(k_warp);
-  FinishIssuingLoads();
+  CompilerBarrier();
   // The rest of the bits on their way to the second-level cache.
 #pragma unroll 1
   for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
-    const int first = tile < kRing ? k_warp + kSteps * num_k_warps : k_warp;
+    const int first = tile < kRing ? k_warp + kKTiles * num_k_warps : k_warp;
 #pragma unroll 1
-    for (int step = first; step < num_steps; step += num_k_warps) {
-      if (lane < kBitStepBytes / kLineBytes) Prefetch(bits_of(tile, step) + lane * kLineBytes);
+    for (int k_tile = first; k_tile < num_k_tiles; k_tile += num_k_warps) {
+      if (lane < kBitKTileBytes / kLineBytes) Prefetch(bits_of(tile, k_tile) + lane * kLineBytes);
     }
   }
 #pragma unroll 1
-  for (int row = thread; row < rows_per_block; row += kFewThreads) {
+  for (int row = thread; row < rows_per_block; row += kSkinnyThreads) {
     const int matrix_row = block_row + row;
     if (matrix_row >= num_rows) break;
     CopyAsync4(row_scales + row, matrix.row_scales + matrix_row);
@@ -147,12 +147,12 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   // The output of each turn of the thread is found without a division.
   int token = thread / rows_per_block;
   int output_row = thread - token * rows_per_block;
-  WorkOutNow(token);
-  WorkOutNow(output_row);
-  WaitForKernelBefore();
+  Materialize(token);
+  Materialize(output_row);
+  WaitForGridDependency();
 
-  const auto* const prepared = static_cast<const uint8_t*>(arguments.prepared);
-  constexpr int kTrailerPieces = sizeof(PreparedTrailer) / 16;
+  const auto* const packed_input = static_cast<const uint8_t*>(arguments.packed_input);
+  constexpr int kTrailerPieces = sizeof(InputTrailer) / 16;
   if (thread < num_tokens * kTrailerPieces) {
     const int of_token = thread / kTrailerPieces;
     const int piece = thread % kTrailerPieces * 16;
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kFewThreads, 2)
                 reinterpret_cast<const uint8_t*>(&TrailerOf(arguments, of_token)) + piece);
   }
   CommitCopies();
-  const int64_t prepared_bytes = PreparedRowBytes(matrix.num_steps);
+  const int64_t packed_input_bytes = PackedInputBytes(matrix.num_k_tiles);
 
   // This lane's column of an instruction is a token's high or low bytes. Tokens past the end repeat
   // the last one.
@@ -168,43 +168,44 @@ __global__ void __launch_bounds__(kFewThreads, 2)
 #pragma unroll
   for (int tile = 0; tile < kTokenTiles; ++tile) {
     const int of_token = min(tile * kTokensPerTile + lane / 8, num_tokens - 1);
-    inputs[tile] = prepared + of_token * prepared_bytes + lane / 4 % 2 * kPlaneBytes +
-                   lane % 4 * kChunkColumns;
+    inputs[tile] = packed_input + of_token * packed_input_bytes + lane / 4 % 2 * kHiLoBytes +
+                   lane % 4 * kRunColumns;
   }
 
 #pragma unroll 1
-  for (int pass_step = k_warp; pass_step - k_warp < num_steps; pass_step += kSteps * num_k_warps) {
-    const bool is_first_pass = pass_step == k_warp;
+  for (int pass_k_tile = k_warp; pass_k_tile - k_warp < num_k_tiles;
+       pass_k_tile += kKTiles * num_k_warps) {
+    const bool is_first_pass = pass_k_tile == k_warp;
     // Words of chunks l % 4 and l % 4 + 4 of both halves.
-    uint4 input[kSteps][kTokenTiles][2][2];
+    uint4 input[kKTiles][kTokenTiles][2][2];
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const int step = pass_step + i * num_k_warps;
-      if (step >= num_steps) break;
+    for (int i = 0; i < kKTiles; ++i) {
+      const int k_tile = pass_k_tile + i * num_k_warps;
+      if (k_tile >= num_k_tiles) break;
 #pragma unroll
       for (int tile = 0; tile < kTokenTiles; ++tile) {
 #pragma unroll
         for (int part = 0; part < 4; ++part) {
           input[i][tile][part / 2][part % 2] = *reinterpret_cast<const uint4*>(
-              inputs[tile] + step * (2 * kBitStepColumns) + part / 2 * (2 * kPlaneBytes) +
-              part % 2 * (kPlaneBytes / 2));
+              inputs[tile] + k_tile * (2 * kBitKTileColumns) + part / 2 * (2 * kHiLoBytes) +
+              part % 2 * (kHiLoBytes / 2));
         }
       }
     }
-    if (!is_first_pass) fill_ring(pass_step);
+    if (!is_first_pass) fill_ring(pass_k_tile);
 #pragma unroll 1
     for (int first = 0; first < plan.tiles_per_group; first += kRing) {
 #pragma unroll
       for (int slot = 0; slot < kRing; ++slot) {
         const int tile = first + slot;
         if (tile >= plan.tiles_per_group) break;
-        int sums[kSets][kTokenTiles][4] = {};
+        int accumulators[kSets][kTokenTiles][4] = {};
 #pragma unroll
-        for (int i = 0; i < kSteps; ++i) {
-          if (pass_step + i * num_k_warps >= num_steps) break;
+        for (int i = 0; i < kKTiles; ++i) {
+          if (pass_k_tile + i * num_k_warps >= num_k_tiles) break;
           const uint4 bits = ring[slot][i];
 #pragma unroll
-          for (int bit = 0; bit < kInstructionsPerBitStep; ++bit) {
+          for (int bit = 0; bit < kInstructionsPerBitKTile; ++bit) {
             const int shift = bit / kSets * kSets;
             const uint32_t mask = kUnitMask << (bit % kSets);
             const uint32_t a[4] = {bits.x >> shift & mask, bits.y >> shift & mask,
@@ -212,26 +213,26 @@ __global__ void __launch_bounds__(kFewThreads, 2)
 #pragma unroll
             for (int token_tile = 0; token_tile < kTokenTiles; ++token_tile) {
               const auto word = [&](int half) {
-                const uint4& chunk = input[i][token_tile][half][bit / kUnitsPerChunk];
-                switch (bit % kUnitsPerChunk) {
+                const uint4& run = input[i][token_tile][half][bit / kUnitsPerRun];
+                switch (bit % kUnitsPerRun) {
                   case 0:
-                    return chunk.x;
+                    return run.x;
                   case 1:
-                    return chunk.y;
+                    return run.y;
                   case 2:
-                    return chunk.z;
+                    return run.z;
                   default:
-                    return chunk.w;
+                    return run.w;
                 }
               };
-              MultiplyBytes(a, {word(0), word(1)}, sums[bit % kSets][token_tile]);
+              MmaS8(a, {word(0), word(1)}, accumulators[bit % kSets][token_tile]);
             }
           }
         }
-        if (tile + kRing < plan.tiles_per_group) load_bits(tile + kRing, pass_step, ring[slot]);
+        if (tile + kRing < plan.tiles_per_group) load_bits(tile + kRing, pass_k_tile, ring[slot]);
         int* out =
             partial +
-            ((group * plan.tiles_per_group + tile) * num_k_warps + k_warp) * kTileRows * kColumns +
+            ((group * plan.tiles_per_group + tile) * num_k_warps + k_warp) * kMTileRows * kColumns +
             lane / 4 * kColumns + lane % 4 * 2;
 #pragma unroll
         for (int token_tile = 0; token_tile < kTokenTiles; ++token_tile) {
@@ -240,8 +241,8 @@ __global__ void __launch_bounds__(kFewThreads, 2)
             int2 sum = {0, 0};
 #pragma unroll
             for (int set = 0; set < kSets; ++set) {
-              sum.x += sums[set][token_tile][2 * half] >> set;
-              sum.y += sums[set][token_tile][2 * half + 1] >> set;
+              sum.x += accumulators[set][token_tile][2 * half] >> set;
+              sum.y += accumulators[set][token_tile][2 * half + 1] >> set;
             }
             auto* place = reinterpret_cast<int2*>(out + half * 8 * kColumns + token_tile * 8);
             if (!is_first_pass) {
@@ -258,21 +259,21 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   __syncthreads();
 
 #pragma unroll 1
-  for (; token < num_tokens; output_row += kFewThreads) {
+  for (; token < num_tokens; output_row += kSkinnyThreads) {
 #pragma unroll 1
     for (; output_row >= rows_per_block; output_row -= rows_per_block) ++token;
     if (token >= num_tokens) break;
     if (block_row + output_row >= num_rows) continue;
     const int* in =
         partial +
-        ((output_row / kTileRows << plan.log2_k_warps) * kTileRows + output_row % kTileRows) *
+        ((output_row / kMTileRows << plan.log2_k_warps) * kMTileRows + output_row % kMTileRows) *
             kColumns +
         2 * token;
     int2 sum = {0, 0};
 #pragma unroll
-    for (int k = 0; k < kFewWarps; ++k) {
+    for (int k = 0; k < kSkinnyWarps; ++k) {
       if (k >= num_k_warps) break;
-      const int2 part = *reinterpret_cast<const int2*>(in + k * kTileRows * kColumns);
+      const int2 part = *reinterpret_cast<const int2*>(in + k * kMTileRows * kColumns);
       sum.x += part.x;
       sum.y += part.y;
     }
@@ -284,12 +285,12 @@ __global__ void __launch_bounds__(kFewThreads, 2)
 
 template <typename Shape>
 cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, cudaStream_t stream) {
-  const int64_t num_tiles = NumRowTiles(arguments.matrix.rows);
-  const int num_groups = kFewWarps / num_k_warps;
-  const int64_t places = 2 * int64_t{arguments.num_multiprocessors} * num_groups;
-  FewPlan plan = {std::countr_zero(static_cast<unsigned>(num_k_warps)), 1};
+  const int64_t num_tiles = NumMTiles(arguments.matrix.rows);
+  const int num_groups = kSkinnyWarps / num_k_warps;
+  const int64_t places = 2 * int64_t{arguments.num_sms} * num_groups;
+  SkinnyPlan plan = {std::countr_zero(static_cast<unsigned>(num_k_warps)), 1};
   const int64_t most_bytes =
-      std::min<int64_t>(kMostFewSharedBytes, arguments.max_shared_bytes - kStaticFewBytes);
+      std::min<int64_t>(kMaxSkinnySharedBytes, arguments.max_shared_bytes - kStaticSkinnyBytes);
   const int64_t most_tiles = std::max<int64_t>(1, most_bytes / Shape::SharedBytes(plan));
   // As few rounds of blocks as fit, of equal length.
   const int64_t num_rounds = (num_tiles + places * most_tiles - 1) / (places * most_tiles);
@@ -297,41 +298,41 @@ cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, cudaSt
       static_cast<int>((num_tiles + places * num_rounds - 1) / (places * num_rounds));
   const int64_t shared_bytes = Shape::SharedBytes(plan);
   const cudaError_t error =
-      cudaFuncSetAttribute(BitProductFew<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+      cudaFuncSetAttribute(BitProductSkinny<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
   const int64_t num_blocks = (num_tiles + plan.tiles_per_block() - 1) / plan.tiles_per_block();
-  return LaunchKernel(BitProductFew<Shape>, dim3(static_cast<unsigned>(num_blocks)), kFewThreads,
-                      static_cast<size_t>(shared_bytes), stream, arguments, plan);
+  return LaunchKernel(BitProductSkinny<Shape>, dim3(static_cast<unsigned>(num_blocks)),
+                      kSkinnyThreads, static_cast<size_t>(shared_bytes), stream, arguments, plan);
 }
 
 // Warps that share a row's steps, and the steps of each.
-struct FewSteps {
+struct SkinnyKTiles {
   int num_k_warps;
-  int64_t steps_each;
+  int64_t k_tiles_each;
 };
-inline FewSteps DivideSteps(const PackedMatrix& matrix, int num_warps) {
-  const int64_t num_steps = matrix.num_steps / kStepsPerBitStep;
+inline SkinnyKTiles DivideKTiles(const PackedMatrix& matrix, int num_warps) {
+  const int64_t num_k_tiles = matrix.num_k_tiles / kKTilesPerBitKTile;
   int num_k_warps = 1;
-  while (num_k_warps < num_warps && 2 * num_k_warps <= num_steps) num_k_warps *= 2;
-  return {num_k_warps, (num_steps + num_k_warps - 1) / num_k_warps};
+  while (num_k_warps < num_warps && 2 * num_k_warps <= num_k_tiles) num_k_warps *= 2;
+  return {num_k_warps, (num_k_tiles + num_k_warps - 1) / num_k_warps};
 }
 
-// Up to kMostFewTokens tokens.
-inline cudaError_t LaunchBitProductFew(const ProductArguments& arguments, cudaStream_t stream) {
-  const auto [num_k_warps, steps_each] = DivideSteps(arguments.matrix, kFewWarps);
+// Up to kMaxSkinnyTokens tokens.
+inline cudaError_t LaunchBitProductSkinny(const ProductArguments& arguments, cudaStream_t stream) {
+  const auto [num_k_warps, k_tiles_each] = DivideKTiles(arguments.matrix, kSkinnyWarps);
   if (arguments.num_tokens > 2 * kTokensPerTile) {
-    return LaunchFew<FewShape<4, 1>>(arguments, num_k_warps, stream);
+    return LaunchFew<SkinnyShape<4, 1>>(arguments, num_k_warps, stream);
   }
   if (arguments.num_tokens > kTokensPerTile) {
-    return steps_each <= 1 ? LaunchFew<FewShape<2, 1>>(arguments, num_k_warps, stream)
-                           : LaunchFew<FewShape<2, 2>>(arguments, num_k_warps, stream);
+    return k_tiles_each <= 1 ? LaunchFew<SkinnyShape<2, 1>>(arguments, num_k_warps, stream)
+                             : LaunchFew<SkinnyShape<2, 2>>(arguments, num_k_warps, stream);
   }
-  return steps_each <= 1   ? LaunchFew<FewShape<1, 1>>(arguments, num_k_warps, stream)
-         : steps_each <= 2 ? LaunchFew<FewShape<1, 2>>(arguments, num_k_warps, stream)
-                           : LaunchFew<FewShape<1, 4>>(arguments, num_k_warps, stream);
+  return k_tiles_each <= 1   ? LaunchFew<SkinnyShape<1, 1>>(arguments, num_k_warps, stream)
+         : k_tiles_each <= 2 ? LaunchFew<SkinnyShape<1, 2>>(arguments, num_k_warps, stream)
+                             : LaunchFew<SkinnyShape<1, 4>>(arguments, num_k_warps, stream);
 }
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_FEW_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_SKINNY_CUH_

@@ -5,17 +5,17 @@
 //   values  [kDims][64 keys]    16-byte parts of a row; part p of dimension d is where (p ^ (2 *
 //                               (d % 4) | d % 2)) is, so that neither a run's copies nor the reads
 //                               of two dimensions meet in a bank
-#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_STAGE_CUH_
-#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_STAGE_CUH_
+#ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_KV_TILE_CUH_
+#define ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_KV_TILE_CUH_
 
 #include "engine/backends/cuda/attention_tile.cuh"
 
 namespace ultrasketch::cuda {
 
 template <int kDims>
-struct PieceStage {
+struct KvTileLayout {
   static constexpr int kPartBytes = 16;
-  static constexpr int kKeyBytes = kAttentionPiece * kDims * 2;
+  static constexpr int kKeyBytes = kKvTileKeys * kDims * 2;
   static constexpr int kBytes = 2 * kKeyBytes;
 
   static __device__ int KeyOffset(int key, int part) {
@@ -23,7 +23,7 @@ struct PieceStage {
     return key * kDims * 2 + (part ^ swap) * kPartBytes;
   }
   static __device__ int ValueOffset(int dim, int part) {
-    return kKeyBytes + dim * kAttentionPiece * 2 + (part ^ (2 * (dim % 4) | dim % 2)) * kPartBytes;
+    return kKeyBytes + dim * kKvTileKeys * 2 + (part ^ (2 * (dim % 4) | dim % 2)) * kPartBytes;
   }
 };
 
@@ -33,18 +33,18 @@ __device__ inline void ClearPadding(int head_dim, uint8_t* stage, int thread, in
   const int first = head_dim / 8;
   const int count = kDims / 8 - first;
 #pragma unroll 1
-  for (int index = thread; index < kAttentionPiece * count; index += num_threads) {
+  for (int index = thread; index < kKvTileKeys * count; index += num_threads) {
     *reinterpret_cast<uint4*>(
-        stage + PieceStage<kDims>::KeyOffset(index / count, first + index % count)) = {};
+        stage + KvTileLayout<kDims>::KeyOffset(index / count, first + index % count)) = {};
   }
 }
 
 // Copies the keys and values of a sequence to stages: the work of thread `thread` of kThreads. What
 // is the same for each run is reckoned once.
 template <int kDims, int kThreads>
-class PieceCopier {
+class KvTileCopier {
  public:
-  __device__ PieceCopier(const Tile& tile, const AttentionArguments& arguments, int thread)
+  __device__ KvTileCopier(const Tile& tile, const AttentionArguments& arguments, int thread)
       : block_table_(arguments.block_table + tile.item.first_block),
         head_dim_(tile.geometry.head_dim),
         block_size_(tile.geometry.block_size) {
@@ -67,9 +67,9 @@ class PieceCopier {
   }
 
   // Looks up where the piece from `first_key` on lies in the cache, as far as it holds keys before
-  // `most_keys`.
-  __device__ void Find(int first_key, int most_keys) {
-    num_runs_ = (most_keys - first_key + kRunKeys - 1) / kRunKeys;
+  // `max_keys`.
+  __device__ void Find(int first_key, int max_keys) {
+    num_runs_ = (max_keys - first_key + kRunKeys - 1) / kRunKeys;
     int block = first_key / block_size_;
     first_slot_ = first_key - block * block_size_;
     int slot = first_slot_;
@@ -96,7 +96,7 @@ class PieceCopier {
                       keys + pass * (kThreads * kPartHalves));
           // A run is two parts; which places they trade is within these bits.
           CopyAsync16(stage + (value_offset_ ^ (run * 2 * Stage::kPartBytes)) +
-                          pass * (kThreads / 2 * kAttentionPiece * 2),
+                          pass * (kThreads / 2 * kKvTileKeys * 2),
                       values + pass * (kThreads / 2) * block_size_);
         }
       }
@@ -105,9 +105,9 @@ class PieceCopier {
   }
 
  private:
-  using Stage = PieceStage<kDims>;
+  using Stage = KvTileLayout<kDims>;
   static constexpr int kPartHalves = Stage::kPartBytes / 2;
-  static constexpr int kRuns = kAttentionPiece / kRunKeys;
+  static constexpr int kRuns = kKvTileKeys / kRunKeys;
   static constexpr int kPasses = (kRunKeys * kDims / kPartHalves + kThreads - 1) / kThreads;
 
   // To the next run: blocks hold whole runs.
@@ -136,8 +136,8 @@ class PieceCopier {
 // One warp: the scores of a piece in `stage` for the tile's queries, of kTiles of its key tiles
 // from `first_tile` on. Where a lane reads is one place of each kind and constants from there on.
 template <int kDims, int kTiles = kKeyTiles>
-__device__ inline void ScorePiece(const __half* queries, const uint8_t* stage,
-                                  float (&scores)[kTiles][4], int first_tile = 0) {
+__device__ inline void ScoreKvTile(const __half* queries, const uint8_t* stage,
+                                   float (&scores)[kTiles][4], int first_tile = 0) {
   constexpr int kTileBytes = 2 * kDims * 2;
   const unsigned lane = threadIdx.x % 32;
   const int low_row = static_cast<int>(lane / 4);
@@ -145,13 +145,13 @@ __device__ inline void ScorePiece(const __half* queries, const uint8_t* stage,
   const __half* const query = queries + low_row * RowStride(kDims) + quad * 8;
   // Key tiles are two keys apart, which trade their parts alike.
   const int first_key =
-      PieceStage<kDims>::KeyOffset(KeyOfColumn(0, low_row), quad) + first_tile * kTileBytes;
-  constexpr int kPartBytes = kHeadDimStep * 2;
+      KvTileLayout<kDims>::KeyOffset(KeyOfColumn(0, low_row), quad) + first_tile * kTileBytes;
+  constexpr int kPartBytes = kHeadDimTile * 2;
 #pragma unroll
-  for (int part = 0; part < kDims / kHeadDimStep; ++part) {
-    const uint4 low = *reinterpret_cast<const uint4*>(query + part * kHeadDimStep);
+  for (int part = 0; part < kDims / kHeadDimTile; ++part) {
+    const uint4 low = *reinterpret_cast<const uint4*>(query + part * kHeadDimTile);
     const uint4 high =
-        *reinterpret_cast<const uint4*>(query + part * kHeadDimStep + 8 * RowStride(kDims));
+        *reinterpret_cast<const uint4*>(query + part * kHeadDimTile + 8 * RowStride(kDims));
     const int place = kDims % 64 == 0
                           ? (first_key ^ (part % 2 * kPartBytes)) + part / 2 * (2 * kPartBytes)
                           : first_key + part * kPartBytes;
@@ -167,13 +167,13 @@ __device__ inline void ScorePiece(const __half* queries, const uint8_t* stage,
 // sequence's end may be anything, and is multiplied by weights of zero.
 template <int kDims>
 __device__ inline void ClearValues(int count, uint8_t* stage, int thread, int num_threads) {
-  constexpr int kPartKeys = PieceStage<kDims>::kPartBytes / 2;
+  constexpr int kPartKeys = KvTileLayout<kDims>::kPartBytes / 2;
 #pragma unroll 1
   for (int dim = thread; dim < kDims; dim += num_threads) {
 #pragma unroll 1
-    for (int part = count / kPartKeys; part < kAttentionPiece / kPartKeys; ++part) {
+    for (int part = count / kPartKeys; part < kKvTileKeys / kPartKeys; ++part) {
       auto* const values =
-          reinterpret_cast<uint4*>(stage + PieceStage<kDims>::ValueOffset(dim, part));
+          reinterpret_cast<uint4*>(stage + KvTileLayout<kDims>::ValueOffset(dim, part));
       *values = KeepHalves(*values, count - part * kPartKeys);
     }
   }
@@ -183,15 +183,15 @@ __device__ inline void ClearValues(int count, uint8_t* stage, int thread, int nu
 // dimensions from 8 * (first_tile + i) on, for i below kTiles. Those of keys that are not the
 // sequence's are zero.
 template <int kDims, int kTiles = kDims / 8, typename Take>
-__device__ inline void WeighPiece(const PieceWeights& weights, const uint8_t* stage,
-                                  const Take& take, int first_tile = 0) {
-  constexpr int kTileBytes = 8 * kAttentionPiece * 2;
+__device__ inline void WeighKvTile(const KvTileWeights& weights, const uint8_t* stage,
+                                   const Take& take, int first_tile = 0) {
+  constexpr int kTileBytes = 8 * kKvTileKeys * 2;
   const unsigned lane = threadIdx.x % 32;
   const int dim = first_tile * 8 + static_cast<int>(lane / 4);
   const int part = static_cast<int>(lane % 4 * 2);
   // Eight dimensions on, parts are where they are here.
-  const uint8_t* const lows = stage + PieceStage<kDims>::ValueOffset(dim, part);
-  const uint8_t* const highs = stage + PieceStage<kDims>::ValueOffset(dim, part + 1);
+  const uint8_t* const lows = stage + KvTileLayout<kDims>::ValueOffset(dim, part);
+  const uint8_t* const highs = stage + KvTileLayout<kDims>::ValueOffset(dim, part + 1);
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     const uint4 low = *reinterpret_cast<const uint4*>(lows + tile * kTileBytes);
@@ -204,4 +204,4 @@ __device__ inline void WeighPiece(const PieceWeights& weights, const uint8_t* st
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_STAGE_CUH_
+#endif  // ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_KV_TILE_CUH_

@@ -1,10 +1,10 @@
 // Writing the outputs of a product by warpgroup instructions.
-#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_OUTPUTS_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_OUTPUTS_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_OUTPUTS_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_OUTPUTS_CUH_
 
 #include <cstdint>
 
-#include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_product.cuh"
 
 namespace ultrasketch::cuda {
 
@@ -38,19 +38,19 @@ class OutputWriter {
     out_ = arguments.y + lane_token * matrix.rows + lane_row;
   }
 
-  __device__ void Write(const float (&sums)[kTokens / 2]) const {
+  __device__ void Write(const float (&accumulators)[kTokens / 2]) const {
     // With a branch for each output, 256 tokens would take some 14,000 clocks.
     constexpr int kLastToken = kTokens - 7;  // for the first lane of a quad
     const bool is_whole = min(num_tokens_[0], num_tokens_[1]) > kLastToken;
     if (!__all_sync(0xffffffffu, is_whole)) {
-      WriteWith(sums, [&](int token, int half, float* out, float value) {
+      WriteWith(accumulators, [&](int token, int half, float* out, float value) {
         if (token < num_tokens_[half]) PutOutput(out, arguments_.accumulate, value);
       });
     } else if (arguments_.accumulate) {
-      WriteWith(sums, [](int, int, float* out, float value) { AddOutput(out, value); });
+      WriteWith(accumulators, [](int, int, float* out, float value) { AddOutput(out, value); });
     } else {
       // The compiler would not see that it is global memory.
-      WriteWith(sums, [](int, int, float* out, float value) {
+      WriteWith(accumulators, [](int, int, float* out, float value) {
         asm volatile("st.global.f32 [%0], %1;" ::"l"(out), "f"(value) : "memory");
       });
     }
@@ -63,7 +63,7 @@ class OutputWriter {
   // Calls `put(token, half, out, value)` for each of the lane's outputs: of its row `half` and
   // `token`, counted from its first one.
   template <typename Put>
-  __device__ void WriteWith(const float (&sums)[kTokens / 2], const Put& put) const {
+  __device__ void WriteWith(const float (&accumulators)[kTokens / 2], const Put& put) const {
     const int quad = static_cast<int>(threadIdx.x) % 4;
     const int64_t stride = arguments_.matrix.rows;
     float* out = out_;
@@ -75,8 +75,8 @@ class OutputWriter {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         put(token, half, out + half * kHalfRows,
-            FinishSketchSum(sums[i / 2 * 4 + half * 2 + i % 2], token_scale, row_scales_[half],
-                            biases_[half]));
+            FinishAbsMaxMin(accumulators[i / 2 * 4 + half * 2 + i % 2], token_scale,
+                            row_scales_[half], biases_[half]));
       }
       out += i % 2 == 0 ? stride : 7 * stride;
       // Keeps the compiler from working out all addresses before.
@@ -94,4 +94,4 @@ class OutputWriter {
 
 }  // namespace ultrasketch::cuda
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_OUTPUTS_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_OUTPUTS_CUH_

@@ -5,11 +5,11 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "engine/codecs/absmaxmin/cuda/sketch_product_hopper.h"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_product_hopper.h"
 #include "engine/codecs/cuda/tensor_map.h"
 
 #if defined(US_BUILD_SM_90A)
-#include "engine/codecs/absmaxmin/cuda/sketch_product_hopper.cuh"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_product_hopper.cuh"
 #endif
 
 namespace ultrasketch::cuda {
@@ -17,20 +17,21 @@ namespace ultrasketch::cuda {
 #if defined(US_BUILD_SM_90A)
 namespace {
 
-using namespace sketch_product_hopper;  // NOLINT(google-build-using-namespace): the kernels' parts
+using namespace absmaxmin_product_hopper;  // NOLINT(google-build-using-namespace): the kernels'
+                                           // parts
 
 // Boxes of `num_tokens` prepared inputs by 64 columns; tokens past the last are zero.
 cudaError_t DescribeInputs(const ProductArguments& arguments, int num_tokens, CUtensorMap* map) {
   const EncodeTensorMap encode = FindEncodeTensorMap();
   if (encode == nullptr) return cudaErrorNotSupported;
-  const int64_t num_steps = arguments.matrix.num_steps;
-  const cuuint64_t extents[] = {static_cast<cuuint64_t>(num_steps * kStepColumns),
+  const int64_t num_k_tiles = arguments.matrix.num_k_tiles;
+  const cuuint64_t extents[] = {static_cast<cuuint64_t>(num_k_tiles * kKTileColumns),
                                 static_cast<cuuint64_t>(arguments.num_tokens)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(PreparedRowBytes(num_steps))};
-  const cuuint32_t box[] = {kStepColumns, static_cast<cuuint32_t>(num_tokens)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(PackedInputBytes(num_k_tiles))};
+  const cuuint32_t box[] = {kKTileColumns, static_cast<cuuint32_t>(num_tokens)};
   const cuuint32_t element_strides[] = {1, 1};
   const CUresult result = encode(
-      map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<void*>(arguments.prepared), extents,
+      map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<void*>(arguments.packed_input), extents,
       strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
       CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
@@ -54,7 +55,7 @@ int64_t NumAtOnce(const ProductArguments& arguments, int max_shared_bytes) {
   if constexpr (Tile::kCluster > 1) {
     return ClustersOfDevice<Tile>(max_shared_bytes) * blocks / Tile::kBlocks;
   } else {
-    return arguments.num_multiprocessors * blocks;
+    return arguments.num_sms * blocks;
   }
 }
 
@@ -73,9 +74,8 @@ int64_t NumTiles(const ProductArguments& arguments) {
 template <typename Tile>
 int BlocksEach(const ProductArguments& arguments, int max_shared_bytes) {
   const int at_once = Tile::BlocksAtOnce(arguments.matrix.buckets, max_shared_bytes);
-  return NumTiles<Tile>(arguments) * Tile::kCluster <= arguments.num_multiprocessors
-             ? std::min(at_once, 1)
-             : at_once;
+  return NumTiles<Tile>(arguments) * Tile::kCluster <= arguments.num_sms ? std::min(at_once, 1)
+                                                                         : at_once;
 }
 
 template <typename Tile>
@@ -120,35 +120,34 @@ int64_t Cost(const ProductArguments& arguments, int max_shared_bytes) {
   if (num_at_once == 0) return INT64_MAX;
   const int64_t num_tiles = NumTiles<Tile>(arguments);
   const int64_t num_blocks = std::min(num_tiles, num_at_once) * Tile::kCluster;
-  const int64_t blocks_each = DivideUp(num_blocks, arguments.num_multiprocessors);
+  const int64_t blocks_each = DivideUp(num_blocks, arguments.num_sms);
 
   // Of a unit by one warp, less in pairs; of a warpgroup's wait, fence and first instruction.
-  constexpr int64_t kUnitClocks = Tile::kFillerBlocks == 1 ? 1000 : 600;
-  constexpr int64_t kTurnClocks = (Tile::kFillersFence ? 300 : 400) / Tile::kLargeBatch;
-  constexpr int64_t kAloneClocks =
-      std::max(kUnitClocks * Tile::kUnits / Tile::kFillWarps, kTurnClocks);
+  constexpr int64_t kUnitCycles = Tile::kProducerBlocks == 1 ? 1000 : 600;
+  constexpr int64_t kTurnCycles = (Tile::kProducersFence ? 300 : 400) / Tile::kLargeBatch;
+  constexpr int64_t kAloneCycles =
+      std::max(kUnitCycles * Tile::kUnits / Tile::kProducerWarps, kTurnCycles);
 
-  constexpr int64_t kTensorClocks = Tile::kWarpgroups * std::max(2 * Tile::kTokens, 128);
+  constexpr int64_t kTensorCycles = Tile::kWarpgroups * std::max(2 * Tile::kTokens, 128);
   constexpr int64_t kSentBytes = (Tile::kDecoders - 1) * Tile::kDecodedBytes;
   // At 128 bytes: the operands of the tensor cores, inputs and weights written, the buckets and
   // columns of the units, whose loads meet in banks, and weights sent.
-  constexpr int64_t kMemoryClocks = Tile::kWarpgroups * 4 * (16 + Tile::kTokens / 4) +
+  constexpr int64_t kMemoryCycles = Tile::kWarpgroups * 4 * (16 + Tile::kTokens / 4) +
                                     Tile::kStageBytes / 128 + Tile::kUnits * 24 + kSentBytes / 128;
   // From the second-level cache a multiprocessor gets 24 bytes when all read, or else twice that.
   constexpr int64_t kReadBytes = Tile::kInputBytes / Tile::kReaders;
-  const int64_t read_clocks =
-      std::max(num_blocks * kReadBytes / (24 * arguments.num_multiprocessors),
-               blocks_each * kReadBytes / 48);
-  const int64_t common_clocks = std::max(
-      blocks_each * std::max({kTensorClocks, kMemoryClocks, kSentBytes / 16}), read_clocks);
+  const int64_t read_cycles =
+      std::max(num_blocks * kReadBytes / (24 * arguments.num_sms), blocks_each * kReadBytes / 48);
+  const int64_t common_cycles = std::max(
+      blocks_each * std::max({kTensorCycles, kMemoryCycles, kSentBytes / 16}), read_cycles);
 
   // Until the first product, and for the outputs of a tile.
-  constexpr int64_t kStartClocks = Tile::kCluster > 1 ? 7000 : 5000;
-  constexpr int64_t kOutputClocks = 1500 + Tile::kRows * Tile::kTokens / 8;
-  return kStartClocks +
+  constexpr int64_t kStartCycles = Tile::kCluster > 1 ? 7000 : 5000;
+  constexpr int64_t kOutputCycles = 1500 + Tile::kRows * Tile::kTokens / 8;
+  return kStartCycles +
          DivideUp(num_tiles, num_at_once) *
-             (arguments.matrix.num_steps * std::max(kAloneClocks, common_clocks * 9 / 8) +
-              kOutputClocks);
+             (arguments.matrix.num_k_tiles * std::max(kAloneCycles, common_cycles * 9 / 8) +
+              kOutputCycles);
 }
 
 // The tile that the environment's ULTRASKETCH_CUDA_SKETCH_TILE names, for comparisons: row blocks,

@@ -13,34 +13,35 @@
 // At half a bit the sketch is 1/32 of the dense weights' bytes: the bound is decoding, 22 weights a
 // clock and multiprocessor by shared memory (two bytes stored and two read for each weight, and its
 // buckets) and 40 by logic operations; mma.sync for up to 64 tokens is a third of that.
-#include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
-#include "engine/codecs/absmaxmin/cuda/sketch_product_hopper.h"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_product.cuh"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_product_hopper.h"
 
 namespace ultrasketch::cuda {
 namespace {
 
 constexpr int kDecodeWarps = 8;
-constexpr int kHalves = kStepColumns / kHalfStep;
+constexpr int kHalves = kKTileColumns / kHalfKTile;
 
-template <int kRowBlocksOf, int kTokensOf, int kTokenWarpsOf, int kStagesOf, bool kSketchInSharedOf>
-struct SketchTile {
+template <int kRowBlocksOf, int kTokensOf, int kTokenWarpsOf, int kStagesOf,
+          bool kBucketsInSharedOf>
+struct AbsMaxMinTile {
   static constexpr int kRowBlocks = kRowBlocksOf;
   static constexpr int kTokens = kTokensOf;
   static constexpr int kTokenWarps = kTokenWarpsOf;
   static constexpr int kStages = kStagesOf;
-  static constexpr bool kSketchInShared = kSketchInSharedOf;
+  static constexpr bool kBucketsInShared = kBucketsInSharedOf;
 
   static constexpr int kRowWarps = 2;
   static constexpr int kMmaWarps = kRowWarps * kTokenWarps;
   static constexpr int kThreads = 32 * (kDecodeWarps + 1 + kMmaWarps);
-  static constexpr int kRowTiles = kRowBlocks * kSketchBlockRows / kTileRows / kRowWarps;
+  static constexpr int kMTiles = kRowBlocks * kBucketBlockRows / kMTileRows / kRowWarps;
   static constexpr int kTokenTiles = kTokens / 8 / kTokenWarps;
   static constexpr int kWeightBytes = kRowBlocks * kWeightBlockBytes;
   static constexpr int kStageBytes = kWeightBytes + kTokens * kInputRowBytes;
 
   static int64_t SharedBytes(const BucketTables& tables) {
     return kStages * kStageBytes + ColumnQueue::SharedBytes(kDecodeWarps, tables.entry_words) +
-           (kSketchInShared ? kRowBlocks * tables.words_per_block * 4 : 0);
+           (kBucketsInShared ? kRowBlocks * tables.words_per_block * 4 : 0);
   }
 };
 
@@ -70,20 +71,20 @@ __device__ inline uint2 LoadInputs(const uint8_t* inputs, int first_token, int f
 
 template <typename Tile>
 __global__ void __launch_bounds__(Tile::kThreads)
-    SketchProduct(const __grid_constant__ ProductArguments arguments) {
+    AbsMaxMinProduct(const __grid_constant__ ProductArguments arguments) {
   extern __shared__ __align__(1024) uint8_t shared[];
-  __shared__ SketchPart parts[kMaxSketchParts];
-  __shared__ SharedBarrier full_barriers[Tile::kStages];
-  __shared__ SharedBarrier empty_barriers[Tile::kStages];
-  const BarrierArray full(full_barriers);
-  const BarrierArray empty(empty_barriers);
-  AllowNextKernel();
+  __shared__ BucketPart parts[kMaxBucketParts];
+  __shared__ Mbarrier full_barriers[Tile::kStages];
+  __shared__ Mbarrier empty_barriers[Tile::kStages];
+  const MbarrierArray full(full_barriers);
+  const MbarrierArray empty(empty_barriers);
+  LaunchDependents();
 
   const PackedMatrix& matrix = arguments.matrix;
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / 32;
   const int lane = thread % 32;
-  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const auto num_k_tiles = static_cast<int>(matrix.num_k_tiles);
   const auto words_per_block = static_cast<int>(matrix.buckets.words_per_block);
   const int64_t first_block = int64_t{blockIdx.x} * Tile::kRowBlocks;
   const int64_t first_token = int64_t{blockIdx.y} * Tile::kTokens;
@@ -93,16 +94,16 @@ __global__ void __launch_bounds__(Tile::kThreads)
 
   if (thread == 0) {
     for (int slot = 0; slot < Tile::kStages; ++slot) {
-      InitBarrier(full[slot], (kHalves + 1) * 32);
-      InitBarrier(empty[slot], Tile::kMmaWarps * 32);
+      MbarrierInit(full[slot], (kHalves + 1) * 32);
+      MbarrierInit(empty[slot], Tile::kMmaWarps * 32);
     }
   }
-  constexpr int kPartWords = sizeof(SketchPart) / 4;
+  constexpr int kPartWords = sizeof(BucketPart) / 4;
   for (int i = thread; i < matrix.buckets.num_parts * kPartWords; i += Tile::kThreads) {
     reinterpret_cast<int32_t*>(parts)[i] = static_cast<const int32_t*>(matrix.buckets.parts)[i];
   }
-  if constexpr (Tile::kSketchInShared) {
-    CopySketch(matrix, first_block, Tile::kRowBlocks, thread, Tile::kThreads, shared_words);
+  if constexpr (Tile::kBucketsInShared) {
+    CopyBuckets(matrix, first_block, Tile::kRowBlocks, thread, Tile::kThreads, shared_words);
     CommitCopies();
     WaitForCopies<0>();
   }
@@ -110,40 +111,40 @@ __global__ void __launch_bounds__(Tile::kThreads)
 
   if (warp < kDecodeWarps) {
     const uint32_t* words = shared_words;
-    if constexpr (!Tile::kSketchInShared) {
+    if constexpr (!Tile::kBucketsInShared) {
       static_assert(Tile::kRowBlocks == 1);
       words = static_cast<const uint32_t*>(matrix.tiles) + first_block * words_per_block;
     }
-    // A warp takes the same half of every kStepsAtOnce-th step.
-    constexpr int kStepsAtOnce = kDecodeWarps / kHalves;
-    const int column = warp % kHalves * kHalfStep + lane;
-    const int first_step = warp / kHalves;
-    ColumnQueue columns(matrix.buckets, num_steps, ring_of_columns, warp, lane, column, first_step,
-                        kStepsAtOnce);
+    // A warp takes the same half of every kKTilesAtOnce-th step.
+    constexpr int kKTilesAtOnce = kDecodeWarps / kHalves;
+    const int column = warp % kHalves * kHalfKTile + lane;
+    const int first_k_tile = warp / kHalves;
+    ColumnQueue columns(matrix.buckets, num_k_tiles, ring_of_columns, warp, lane, column,
+                        first_k_tile, kKTilesAtOnce);
     Ring ring(Tile::kStages);
-    ring.Advance(first_step);
-    const auto begin_step = [&](int) {
-      WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
+    ring.Advance(first_k_tile);
+    const auto begin_k_tile = [&](int) {
+      MbarrierWait(empty[ring.slot()], ring.parity() ^ 1);
       return shared + ring.slot() * Tile::kStageBytes;
     };
-    const auto end_step = [&] {
-      Arrive(full[ring.slot()]);
-      ring.Advance(kStepsAtOnce);
+    const auto end_k_tile = [&] {
+      MbarrierArrive(full[ring.slot()]);
+      ring.Advance(kKTilesAtOnce);
     };
-    DecodeSteps<Tile::kRowBlocks>(parts, matrix.buckets.num_parts, words, words_per_block, column,
-                                  first_step, kStepsAtOnce, columns, begin_step, end_step);
-    WaitForKernelBefore();
+    DecodeKTiles<Tile::kRowBlocks>(parts, matrix.buckets.num_parts, words, words_per_block, column,
+                                   first_k_tile, kKTilesAtOnce, columns, begin_k_tile, end_k_tile);
+    WaitForGridDependency();
     return;
   }
 
-  WaitForKernelBefore();
+  WaitForGridDependency();
   if (warp == kDecodeWarps) {
     Ring ring(Tile::kStages);
-    for (int step = 0; step < num_steps; ++step) {
-      WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
-      CopyInputs<Tile::kTokens>(arguments, first_token, step, lane, 32,
+    for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) {
+      MbarrierWait(empty[ring.slot()], ring.parity() ^ 1);
+      CopyInputs<Tile::kTokens>(arguments, first_token, k_tile, lane, 32,
                                 shared + ring.slot() * Tile::kStageBytes + Tile::kWeightBytes);
-      ArriveAfterCopies(full[ring.slot()]);
+      MbarrierArriveAfterCopies(full[ring.slot()]);
       ring.Advance();
     }
     WaitForCopies<0>();
@@ -151,20 +152,20 @@ __global__ void __launch_bounds__(Tile::kThreads)
   }
 
   const int mma_warp = warp - kDecodeWarps - 1;
-  const int warp_row = mma_warp % Tile::kRowWarps * Tile::kRowTiles * kTileRows;
+  const int warp_row = mma_warp % Tile::kRowWarps * Tile::kMTiles * kMTileRows;
   const int warp_token = mma_warp / Tile::kRowWarps * Tile::kTokenTiles * 8;
-  float sums[Tile::kRowTiles][Tile::kTokenTiles][4] = {};
+  float accumulators[Tile::kMTiles][Tile::kTokenTiles][4] = {};
   Ring ring(Tile::kStages);
-  for (int step = 0; step < num_steps; ++step) {
-    WaitForPhase(full[ring.slot()], ring.parity());
+  for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) {
+    MbarrierWait(full[ring.slot()], ring.parity());
     const uint8_t* stage = shared + ring.slot() * Tile::kStageBytes;
 #pragma unroll
-    for (int column = 0; column < kStepColumns; column += 16) {
-      uint32_t a[Tile::kRowTiles][4];
+    for (int column = 0; column < kKTileColumns; column += 16) {
+      uint32_t a[Tile::kMTiles][4];
 #pragma unroll
-      for (int tile = 0; tile < Tile::kRowTiles; ++tile) {
-        const int row = warp_row + tile * kTileRows;
-        LoadWeights(stage + row / kSketchBlockRows * kWeightBlockBytes, row % kSketchBlockRows,
+      for (int tile = 0; tile < Tile::kMTiles; ++tile) {
+        const int row = warp_row + tile * kMTileRows;
+        LoadWeights(stage + row / kBucketBlockRows * kWeightBlockBytes, row % kBucketBlockRows,
                     column, lane, a[tile]);
       }
 #pragma unroll
@@ -172,21 +173,21 @@ __global__ void __launch_bounds__(Tile::kThreads)
         const uint2 b =
             LoadInputs(stage + Tile::kWeightBytes, warp_token + token * 8, column, lane);
 #pragma unroll
-        for (int tile = 0; tile < Tile::kRowTiles; ++tile) {
-          MultiplyAccumulate(a[tile], b, sums[tile][token]);
+        for (int tile = 0; tile < Tile::kMTiles; ++tile) {
+          MmaF16(a[tile], b, accumulators[tile][token]);
         }
       }
     }
-    Arrive(empty[ring.slot()]);
+    MbarrierArrive(empty[ring.slot()]);
     ring.Advance();
   }
 
 #pragma unroll
-  for (int tile = 0; tile < Tile::kRowTiles; ++tile) {
+  for (int tile = 0; tile < Tile::kMTiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t row =
-          first_block * kSketchBlockRows + warp_row + tile * kTileRows + lane / 4 + half * 8;
+          first_block * kBucketBlockRows + warp_row + tile * kMTileRows + lane / 4 + half * 8;
       if (row >= matrix.rows) continue;
       const float row_scale = matrix.row_scales[row];
       const float bias = BiasOf(matrix, row);
@@ -194,7 +195,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
       for (int i = 0; i < 2 * Tile::kTokenTiles; ++i) {
         const int64_t token = first_token + warp_token + i / 2 * 8 + lane % 4 * 2 + i % 2;
         if (token >= arguments.num_tokens) continue;
-        WriteOutput(arguments, token, row, sums[tile][i / 2][half * 2 + i % 2],
+        WriteOutput(arguments, token, row, accumulators[tile][i / 2][half * 2 + i % 2],
                     TokenScale(arguments, token), row_scale, bias);
       }
     }
@@ -205,14 +206,14 @@ template <typename Tile>
 cudaError_t Launch(const ProductArguments& arguments, cudaStream_t stream) {
   const auto shared_bytes = static_cast<int>(Tile::SharedBytes(arguments.matrix.buckets));
   const cudaError_t error = cudaFuncSetAttribute(
-      SketchProduct<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+      AbsMaxMinProduct<Tile>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
-  constexpr int kRows = Tile::kRowBlocks * kSketchBlockRows;
+  constexpr int kRows = Tile::kRowBlocks * kBucketBlockRows;
   const dim3 grid(
       static_cast<unsigned>((arguments.matrix.rows + kRows - 1) / kRows),
       static_cast<unsigned>((arguments.num_tokens + Tile::kTokens - 1) / Tile::kTokens));
-  return LaunchKernel(SketchProduct<Tile>, grid, Tile::kThreads, static_cast<size_t>(shared_bytes),
-                      stream, arguments);
+  return LaunchKernel(AbsMaxMinProduct<Tile>, grid, Tile::kThreads,
+                      static_cast<size_t>(shared_bytes), stream, arguments);
 }
 
 // Two blocks of rows share a column's buckets, where that leaves every multiprocessor two tiles.
@@ -220,10 +221,9 @@ template <int kTokens, int kTokenWarps>
 cudaError_t LaunchForTokens(const ProductArguments& arguments, int64_t max_shared_bytes,
                             cudaStream_t stream) {
   constexpr int kStages = 6;
-  using Tall = SketchTile<2, kTokens, kTokenWarps, kStages, true>;
-  using Short = SketchTile<1, kTokens, kTokenWarps, kStages, true>;
-  const bool is_tall =
-      arguments.matrix.rows >= 4 * kSketchBlockRows * arguments.num_multiprocessors;
+  using Tall = AbsMaxMinTile<2, kTokens, kTokenWarps, kStages, true>;
+  using Short = AbsMaxMinTile<1, kTokens, kTokenWarps, kStages, true>;
+  const bool is_tall = arguments.matrix.rows >= 4 * kBucketBlockRows * arguments.num_sms;
   if (is_tall && 2 * Tall::SharedBytes(arguments.matrix.buckets) <= max_shared_bytes) {
     return Launch<Tall>(arguments, stream);
   }
@@ -232,7 +232,7 @@ cudaError_t LaunchForTokens(const ProductArguments& arguments, int64_t max_share
 
 }  // namespace
 
-cudaError_t LaunchSketchProduct(const ProductArguments& arguments, cudaStream_t stream) {
+cudaError_t LaunchAbsMaxMinProduct(const ProductArguments& arguments, cudaStream_t stream) {
   int device = 0;
   int max_shared_bytes = 0;
   int major = 0;
@@ -252,8 +252,8 @@ cudaError_t LaunchSketchProduct(const ProductArguments& arguments, cudaStream_t 
   constexpr int kStaticBytes = 2048;
   const int64_t shared_bytes = max_shared_bytes - kStaticBytes;
   // A sketch of many bits for many columns stays in device memory.
-  using Global = SketchTile<1, 64, 2, 4, false>;
-  using Largest = SketchTile<1, 64, 2, 6, true>;
+  using Global = AbsMaxMinTile<1, 64, 2, 4, false>;
+  using Largest = AbsMaxMinTile<1, 64, 2, 6, true>;
   if (Largest::SharedBytes(arguments.matrix.buckets) > shared_bytes)
     return Launch<Global>(arguments, stream);
   if (arguments.num_tokens <= 8) {

@@ -49,8 +49,8 @@
 // decoded: stores to another block need a fence that waits for device memory (MEMBAR.ALL.GPU)
 // before the arrival that announces them, and would be 16 bytes in every 64. A copy takes 2 kB as
 // one, few instructions, announces itself, and is read from shared memory for 64 clocks a step.
-#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_PRODUCT_HOPPER_CUH_
-#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_PRODUCT_HOPPER_CUH_
+#ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_HOPPER_CUH_
+#define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_HOPPER_CUH_
 
 #include <cuda.h>
 
@@ -58,14 +58,14 @@
 #include <climits>
 #include <cstdint>
 
-#include "engine/codecs/absmaxmin/cuda/sketch_outputs.cuh"
-#include "engine/codecs/absmaxmin/cuda/sketch_product.cuh"
-#include "engine/codecs/cuda/warpgroup.cuh"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_outputs.cuh"
+#include "engine/codecs/absmaxmin/cuda/absmaxmin_product.cuh"
+#include "engine/codecs/cuda/ptx/wgmma.cuh"
 
-namespace ultrasketch::cuda::sketch_product_hopper {
+namespace ultrasketch::cuda::absmaxmin_product_hopper {
 
 inline constexpr int kMaxStages = 16;
-inline constexpr int kHalves = kStepColumns / kHalfStep;
+inline constexpr int kHalves = kKTileColumns / kHalfKTile;
 inline constexpr int kWarpgroupRows = 64;
 // To begin at a multiple of 1024.
 inline constexpr int kAlignment = 1024;
@@ -82,9 +82,9 @@ struct HopperTile {
   // That a block sends something to, with itself.
   static constexpr int kPeers = kDecoders + kReaders - 1;
 
-  static constexpr int kRows = kRowBlocks * kSketchBlockRows;
+  static constexpr int kRows = kRowBlocks * kBucketBlockRows;
   static constexpr int kWarpgroups = (kRows + kWarpgroupRows - 1) / kWarpgroupRows;
-  static constexpr int kMultiplyThreads = 128 * kWarpgroups;
+  static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kInputBytes = kTokens * kInputRowBytes;
   static constexpr int kWeightBytes = kRowBlocks * kWeightBlockBytes;
   static constexpr int kStageBytes = kInputBytes + kWeightBytes;
@@ -95,12 +95,12 @@ struct HopperTile {
   static_assert(kReadTokens * kInputRowBytes % 1024 == 0);
 
   // As many as the sums leave registers for.
-  static constexpr int kFillWarps = kTokens == 256                      ? 4
-                                    : kRowBlocks == 1 && kDecoders == 1 ? 16
-                                    : kRowBlocks == 2 && kTokens <= 64  ? 12
-                                                                        : 8;
-  static constexpr int kFillThreads = 32 * kFillWarps;
-  static constexpr int kThreads = kMultiplyThreads + kFillThreads;
+  static constexpr int kProducerWarps = kTokens == 256                      ? 4
+                                        : kRowBlocks == 1 && kDecoders == 1 ? 16
+                                        : kRowBlocks == 2 && kTokens <= 64  ? 12
+                                                                            : 8;
+  static constexpr int kProducerThreads = 32 * kProducerWarps;
+  static constexpr int kThreads = kConsumerThreads + kProducerThreads;
 
   // A block decodes kUnits units of 32 rows by half a step's columns, which follow each other in a
   // buffer. A warp takes one, or two of neighbouring row blocks; where that leaves warps, several
@@ -108,14 +108,14 @@ struct HopperTile {
   static constexpr int kUnits = kHalves * kRowBlocks / kDecoders;
   static_assert(kUnits * kDecoders == kHalves * kRowBlocks);
   static constexpr int kUnitBytes = kWeightBlockBytes / kHalves;
-  static constexpr int kFillerBlocks = kFillWarps == 4 && kUnits > kHalves ? 2 : 1;
-  static constexpr int kFillersPerStep = kUnits / kFillerBlocks;
-  static constexpr int kStepsAtOnce = kFillWarps / kFillersPerStep;
+  static constexpr int kProducerBlocks = kProducerWarps == 4 && kUnits > kHalves ? 2 : 1;
+  static constexpr int kProducersPerKTile = kUnits / kProducerBlocks;
+  static constexpr int kKTilesAtOnce = kProducerWarps / kProducersPerKTile;
   // Row blocks whose sketch a block needs.
-  static constexpr int kSketchBlocks = (kUnits + kHalves - 1) / kHalves;
+  static constexpr int kBucketBlocks = (kUnits + kHalves - 1) / kHalves;
   // Whether the warps that fill make their stores visible to the tensor cores and to what is sent,
   // rather than the warps that multiply. It waits for the columns that they have asked for.
-  static constexpr bool kFillersFence = kDecoders > 1;
+  static constexpr bool kProducersFence = kDecoders > 1;
 
   // Steps that a warpgroup multiplies at once: with few tokens, waiting and fencing takes longer.
   // The steps of a batch are read while those of the one before are given back, so that large
@@ -123,9 +123,9 @@ struct HopperTile {
   // and for what is left at the end, batches are small.
   static constexpr int kSmallBatch = kTokens <= 64 ? 2 : 1;
   static constexpr int kLargeBatch = kRowBlocks == 1 && kDecoders == 1 ? 4 : kSmallBatch;
-  static constexpr int kLargeBatchStages = kStepsAtOnce + 2 * kLargeBatch - 2;
+  static constexpr int kLargeBatchStages = kKTilesAtOnce + 2 * kLargeBatch - 2;
   // A warp that fills must not be two rounds of the ring ahead of the one before.
-  static constexpr int kMinStages = std::max(kStepsAtOnce + 1, 2 * kSmallBatch);
+  static constexpr int kMinStages = std::max(kKTilesAtOnce + 1, 2 * kSmallBatch);
   static_assert(kMinStages <= kMaxStages);
 
   // Whether a cluster takes one tile only. With few tokens a warpgroup's turns are what counts, and
@@ -139,8 +139,8 @@ struct HopperTile {
       kTokens <= 64 && (kRowBlocks == 2 || (kRowBlocks == 1 && kDecoders == 2)) ? 2 : 1;
 
   static int64_t SharedBytes(const BucketTables& tables, int num_stages) {
-    return kAlignment + kSketchBlocks * tables.words_per_block * 4 +
-           ColumnQueue::SharedBytes(kFillWarps, tables.entry_words) +
+    return kAlignment + kBucketBlocks * tables.words_per_block * 4 +
+           ColumnQueue::SharedBytes(kProducerWarps, tables.entry_words) +
            int64_t{num_stages} * kStageBytes;
   }
   // Less than kMinStages: it does not fit. Where that many fit, a buffer is always filled by the
@@ -150,7 +150,7 @@ struct HopperTile {
     const int64_t static_bytes = blocks == 1 ? 1024 : 2048;
     const int64_t left = max_shared_bytes / blocks - static_bytes - SharedBytes(tables, 0);
     const int fitting = static_cast<int>(std::clamp<int64_t>(left / kStageBytes, 0, kMaxStages));
-    const int rounded = fitting / kStepsAtOnce * kStepsAtOnce;
+    const int rounded = fitting / kKTilesAtOnce * kKTilesAtOnce;
     return rounded >= kMinStages ? rounded : fitting;
   }
   // Blocks that fit into a multiprocessor; 0: it does not fit.
@@ -173,9 +173,9 @@ struct HopperPlan {
 
 // What all warps of a block share.
 struct Shared {
-  SketchPart parts[kMaxSketchParts];
-  SharedBarrier full[kMaxStages];
-  SharedBarrier empty[kMaxStages];
+  BucketPart parts[kMaxBucketParts];
+  Mbarrier full[kMaxStages];
+  Mbarrier empty[kMaxStages];
 };
 
 // A block's part: the tiles [first_tile, end_tile) of its cluster.
@@ -211,56 +211,56 @@ struct Work {
 // tells the stage's barrier what it will get in all. Tokens past the end are zero.
 template <typename Tile>
 __device__ inline void CopyInputs(const CUtensorMap& inputs, const Work<Tile>& work,
-                                  int first_token, int step, uint8_t* stage, uint32_t full) {
+                                  int first_token, int k_tile, uint8_t* stage, uint32_t full) {
   constexpr int kBytes = Tile::kInputBytes + Tile::kWeightBytes - Tile::kDecodedBytes;
   if constexpr (Tile::kReaders == 1) {
-    CopyBox(inputs, step * kStepColumns, first_token, kBytes, stage, full);
+    TmaLoadExpectTx(inputs, k_tile * kKTileColumns, first_token, kBytes, stage, full);
   } else {
     // A bit for each rank of the same `decoder`.
     constexpr unsigned kRanks = ((1u << Tile::kCluster) - 1) / ((1u << Tile::kDecoders) - 1);
     const int first = work.reader * Tile::kReadTokens;
-    CopyBoxToCluster(inputs, step * kStepColumns, first_token + first, kBytes,
-                     static_cast<uint16_t>(kRanks << work.decoder), stage + first * kInputRowBytes,
-                     full);
+    TmaMulticastExpectTx(inputs, k_tile * kKTileColumns, first_token + first, kBytes,
+                         static_cast<uint16_t>(kRanks << work.decoder),
+                         stage + first * kInputRowBytes, full);
   }
 }
 
 template <typename Tile>
-__device__ inline void SyncFillers() {
-  asm volatile("bar.sync 1, %0;" ::"n"(Tile::kFillThreads) : "memory");
+__device__ inline void SyncProducers() {
+  asm volatile("bar.sync 1, %0;" ::"n"(Tile::kProducerThreads) : "memory");
 }
 
 // The part of this thread, one of num_threads, of copying the sketch that the block decodes of the
 // rows of a tile.
 template <typename Tile>
-__device__ inline void ReadSketch(const PackedMatrix& matrix, const Work<Tile>& work, int tile,
-                                  int thread, int num_threads, uint32_t* words) {
+__device__ inline void ReadBuckets(const PackedMatrix& matrix, const Work<Tile>& work, int tile,
+                                   int thread, int num_threads, uint32_t* words) {
   const int first_block = work.decoder * Tile::kUnits / kHalves;
-  CopySketch(matrix, int64_t{work.RowsOf(tile)} * Tile::kRowBlocks + first_block,
-             Tile::kSketchBlocks, thread, num_threads, words);
+  CopyBuckets(matrix, int64_t{work.RowsOf(tile)} * Tile::kRowBlocks + first_block,
+              Tile::kBucketBlocks, thread, num_threads, words);
   CommitCopies();
   WaitForCopies<0>();
 }
 
 template <typename Tile>
-__device__ inline void FillStages(const PackedMatrix& matrix, const CUtensorMap& inputs,
-                                  const Work<Tile>& work, uint8_t* stages, uint32_t* words,
-                                  uint8_t* ring_of_columns, Shared& shared) {
-  const int thread = static_cast<int>(threadIdx.x) - Tile::kMultiplyThreads;
+__device__ inline void ProduceStages(const PackedMatrix& matrix, const CUtensorMap& inputs,
+                                     const Work<Tile>& work, uint8_t* stages, uint32_t* words,
+                                     uint8_t* ring_of_columns, Shared& shared) {
+  const int thread = static_cast<int>(threadIdx.x) - Tile::kConsumerThreads;
   const int lane = thread % 32;
   const auto words_per_block = static_cast<int>(matrix.buckets.words_per_block);
-  const auto num_steps = static_cast<int>(matrix.num_steps);
+  const auto num_k_tiles = static_cast<int>(matrix.num_k_tiles);
   const int num_stages = work.plan.num_stages;
-  const int filler = thread / 32 % Tile::kFillersPerStep;
+  const int producer = thread / 32 % Tile::kProducersPerKTile;
   const int first_unit = work.decoder * Tile::kUnits;
   const int first_block = first_unit / kHalves;
   const int unit =
-      first_unit + filler / kHalves * (kHalves * Tile::kFillerBlocks) + filler % kHalves;
+      first_unit + producer / kHalves * (kHalves * Tile::kProducerBlocks) + producer % kHalves;
   const int block = unit / kHalves;
-  const int column = unit % kHalves * kHalfStep + lane;
+  const int column = unit % kHalves * kHalfKTile + lane;
   const uint32_t* block_words = words + (block - first_block) * words_per_block;
-  const BarrierArray full(shared.full);
-  const BarrierArray empty(shared.empty);
+  const MbarrierArray full(shared.full);
+  const MbarrierArray empty(shared.empty);
 
   const auto send = [&](int slot) {
     const uint32_t weights = SharedAddress(stages) + slot * Tile::kStageBytes + Tile::kInputBytes +
@@ -268,91 +268,90 @@ __device__ inline void FillStages(const PackedMatrix& matrix, const CUtensorMap&
 #pragma unroll
     for (int i = 1; i < Tile::kDecoders; ++i) {
       const int rank = work.RankOf((work.decoder + i) % Tile::kDecoders, work.reader);
-      const uint32_t other_weights = AddressInCluster(weights, rank);
+      const uint32_t other_weights = MapToRank(weights, rank);
 #pragma unroll
-      for (int j = 0; j < Tile::kFillerBlocks; ++j) {
-        CopyToCluster(weights + j * kWeightBlockBytes, Tile::kUnitBytes,
-                      other_weights + j * kWeightBlockBytes, AddressInCluster(full[slot], rank));
+      for (int j = 0; j < Tile::kProducerBlocks; ++j) {
+        CopyBulkToCluster(weights + j * kWeightBlockBytes, Tile::kUnitBytes,
+                          other_weights + j * kWeightBlockBytes, MapToRank(full[slot], rank));
       }
     }
   };
 
-  // A warp takes every kStepsAtOnce-th step of all tiles.
-  int first_step = thread / 32 / Tile::kFillersPerStep;
+  // A warp takes every kKTilesAtOnce-th step of all tiles.
+  int first_k_tile = thread / 32 / Tile::kProducersPerKTile;
   // Of a tile, the first step whose inputs this lane has copied; those of the first steps of all
   // are copied by a warp that multiplies.
-  int first_copy = filler == 0 && lane == 0 ? num_stages : INT_MAX;
+  int first_copy = producer == 0 && lane == 0 ? num_stages : INT_MAX;
   Ring ring(num_stages);
-  ring.Advance(first_step);
+  ring.Advance(first_k_tile);
   int tile = work.first_tile;
   do {
     // That of the first tile is there.
     if (tile != work.first_tile && work.RowsOf(tile) != work.RowsOf(tile - 1)) {
       // All have decoded what was there before.
-      SyncFillers<Tile>();
-      ReadSketch<Tile>(matrix, work, tile, thread, Tile::kFillThreads, words);
-      SyncFillers<Tile>();
+      SyncProducers<Tile>();
+      ReadBuckets<Tile>(matrix, work, tile, thread, Tile::kProducerThreads, words);
+      SyncProducers<Tile>();
     }
     const int first_token = work.FirstTokenOf(tile);
-    ColumnQueue columns(matrix.buckets, num_steps, ring_of_columns, thread / 32, lane, column,
-                        first_step, Tile::kStepsAtOnce);
-    const auto begin_step = [&](int step) {
-      WaitForPhase(empty[ring.slot()], ring.parity() ^ 1);
+    ColumnQueue columns(matrix.buckets, num_k_tiles, ring_of_columns, thread / 32, lane, column,
+                        first_k_tile, Tile::kKTilesAtOnce);
+    const auto begin_k_tile = [&](int k_tile) {
+      MbarrierWait(empty[ring.slot()], ring.parity() ^ 1);
       uint8_t* stage = stages + ring.slot() * Tile::kStageBytes;
-      if (step >= first_copy) {
-        CopyInputs<Tile>(inputs, work, first_token, step, stage, full[ring.slot()]);
+      if (k_tile >= first_copy) {
+        CopyInputs<Tile>(inputs, work, first_token, k_tile, stage, full[ring.slot()]);
       }
       return stage + Tile::kInputBytes + block * kWeightBlockBytes;
     };
-    const auto end_step = [&] {
-      if constexpr (Tile::kFillersFence) FenceForWarpgroups();
+    const auto end_k_tile = [&] {
+      if constexpr (Tile::kProducersFence) FenceProxyAsync();
       __syncwarp();
       if (lane == 0) {
         send(ring.slot());
-        Arrive(full[ring.slot()]);
+        MbarrierArrive(full[ring.slot()]);
       }
-      ring.Advance(Tile::kStepsAtOnce);
+      ring.Advance(Tile::kKTilesAtOnce);
     };
-    first_step = DecodeSteps<Tile::kFillerBlocks>(
-                     shared.parts, matrix.buckets.num_parts, block_words, words_per_block, column,
-                     first_step, Tile::kStepsAtOnce, columns, begin_step, end_step) -
-                 num_steps;
-    if (first_copy != INT_MAX) first_copy = max(first_copy - num_steps, 0);
+    first_k_tile = DecodeKTiles<Tile::kProducerBlocks>(
+                       shared.parts, matrix.buckets.num_parts, block_words, words_per_block, column,
+                       first_k_tile, Tile::kKTilesAtOnce, columns, begin_k_tile, end_k_tile) -
+                   num_k_tiles;
+    if (first_copy != INT_MAX) first_copy = max(first_copy - num_k_tiles, 0);
   } while (!Tile::kOneTile && ++tile < work.end_tile);
 }
 
 template <typename Tile>
-__device__ inline void MultiplyStages(const ProductArguments& arguments, const Work<Tile>& work,
-                                      uint8_t* stages, Shared& shared) {
+__device__ inline void ConsumeStages(const ProductArguments& arguments, const Work<Tile>& work,
+                                     uint8_t* stages, Shared& shared) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   // Lets the compiler know that it is the same for all lanes.
   const int warpgroup = __shfl_sync(0xffffffffu, warp / 4, 0);
-  const auto num_steps = static_cast<int>(arguments.matrix.num_steps);
+  const auto num_k_tiles = static_cast<int>(arguments.matrix.num_k_tiles);
   // Between the first 32 rows and the other 32.
   constexpr uint32_t kBlockDistance = Tile::kRowBlocks == 1 ? 0 : kWeightBlockBytes;
-  constexpr int kWarpgroupBytes = kWarpgroupRows / kSketchBlockRows * kWeightBlockBytes;
+  constexpr int kWarpgroupBytes = kWarpgroupRows / kBucketBlockRows * kWeightBlockBytes;
   const uint32_t first_stage = SharedAddress(stages);
   // Units of eight columns by 32 rows, and of eight tokens by 64 columns. Further on in shared
   // memory it is the descriptor plus the distance in units of 16 bytes.
   const uint64_t first_weights =
-      OperandDescriptor(first_stage + Tile::kInputBytes + warpgroup * kWarpgroupBytes,
-                        kBlockDistance, 8 * kSketchBlockRows * 2, OperandSwizzle::k64Bytes);
+      SmemDescriptor(first_stage + Tile::kInputBytes + warpgroup * kWarpgroupBytes, kBlockDistance,
+                     8 * kBucketBlockRows * 2, SmemSwizzle::k64Bytes);
   const uint64_t first_inputs =
-      OperandDescriptor(first_stage, 0, 8 * kInputRowBytes, OperandSwizzle::k128Bytes);
-  const BarrierArray full(shared.full);
+      SmemDescriptor(first_stage, 0, 8 * kInputRowBytes, SmemSwizzle::k128Bytes);
+  const MbarrierArray full(shared.full);
   // A warp's first lanes give buffers back, each to one block: to those with the same rows, then to
   // the others with the same tokens.
   const bool gives_back = lane < Tile::kPeers;
   uint32_t first_empty = SharedAddress(shared.empty);
   if constexpr (Tile::kCluster > 1) {
     const int other_reader = (work.reader + lane - Tile::kDecoders + 1) % Tile::kReaders;
-    first_empty =
-        AddressInCluster(first_empty, lane < Tile::kDecoders ? work.RankOf(lane, work.reader)
-                                      : gives_back ? work.RankOf(work.decoder, other_reader)
-                                                   : 0);
+    first_empty = MapToRank(first_empty, lane < Tile::kDecoders ? work.RankOf(lane, work.reader)
+                                         : gives_back ? work.RankOf(work.decoder, other_reader)
+                                                      : 0);
   }
-  float sums[Tile::kTokens / 2];
+  float accumulators[Tile::kTokens / 2];
   Ring ring(work.plan.num_stages);
   Ring given_back(work.plan.num_stages);
   int num_held = 0;
@@ -362,76 +361,76 @@ __device__ inline void MultiplyStages(const ProductArguments& arguments, const W
       if (i >= num_held) break;
       if (gives_back) {
         const uint32_t empty =
-            first_empty + static_cast<uint32_t>(given_back.slot() * sizeof(SharedBarrier));
+            first_empty + static_cast<uint32_t>(given_back.slot() * sizeof(Mbarrier));
         if constexpr (Tile::kCluster > 1) {
-          ArriveInCluster(empty);
+          MbarrierArriveCluster(empty);
         } else {
-          Arrive(empty);
+          MbarrierArrive(empty);
         }
       }
       given_back.Advance();
     }
     num_held = 0;
   };
-  const auto multiply = [&]<int kSteps>() {
-    int slots[kSteps];
+  const auto multiply = [&]<int kKTiles>() {
+    int slots[kKTiles];
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      WaitForPhase(full[ring.slot()], ring.parity());
+    for (int i = 0; i < kKTiles; ++i) {
+      MbarrierWait(full[ring.slot()], ring.parity());
       slots[i] = ring.slot();
       ring.Advance();
     }
-    if constexpr (!Tile::kFillersFence) FenceForWarpgroups();
-    FenceWarpgroup();
+    if constexpr (!Tile::kProducersFence) FenceProxyAsync();
+    WgmmaFence();
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
+    for (int i = 0; i < kKTiles; ++i) {
       const uint64_t stage = static_cast<uint32_t>(slots[i] * (Tile::kStageBytes / 16));
 #pragma unroll
-      for (int column = 0; column < kStepColumns; column += 16) {
-        WarpgroupMultiply(first_weights + stage + column * kSketchBlockRows * 2 / 16,
-                          first_inputs + stage + column * 2 / 16, sums);
+      for (int column = 0; column < kKTileColumns; column += 16) {
+        Wgmma(first_weights + stage + column * kBucketBlockRows * 2 / 16,
+              first_inputs + stage + column * 2 / 16, accumulators);
       }
     }
-    CommitWarpgroup();
-    WaitForWarpgroup<1>();
+    WgmmaCommit();
+    WgmmaWait<1>();
     // Of the batch before.
     give_back();
-    num_held = kSteps;
+    num_held = kKTiles;
   };
   [[maybe_unused]] const int large_batches_end =
-      work.plan.num_stages >= Tile::kLargeBatchStages ? num_steps : 0;
+      work.plan.num_stages >= Tile::kLargeBatchStages ? num_k_tiles : 0;
   int tile = work.first_tile;
   do {
 #pragma unroll
-    for (int i = 0; i < Tile::kTokens / 2; ++i) sums[i] = 0.0f;
-    int step = 0;
+    for (int i = 0; i < Tile::kTokens / 2; ++i) accumulators[i] = 0.0f;
+    int k_tile = 0;
     if constexpr (Tile::kLargeBatch > Tile::kSmallBatch) {
-      for (; step + Tile::kLargeBatch <= large_batches_end; step += Tile::kLargeBatch) {
+      for (; k_tile + Tile::kLargeBatch <= large_batches_end; k_tile += Tile::kLargeBatch) {
         multiply.template operator()<Tile::kLargeBatch>();
       }
     }
-    for (; step + Tile::kSmallBatch <= num_steps; step += Tile::kSmallBatch) {
+    for (; k_tile + Tile::kSmallBatch <= num_k_tiles; k_tile += Tile::kSmallBatch) {
       multiply.template operator()<Tile::kSmallBatch>();
     }
     if constexpr (Tile::kSmallBatch > 1) {
-      for (; step < num_steps; ++step) multiply.template operator()<1>();
+      for (; k_tile < num_k_tiles; ++k_tile) multiply.template operator()<1>();
     }
     const auto finish_sums = [&] {
-      WaitForWarpgroup<0>();
-      FenceSums(sums);
+      WgmmaWait<0>();
+      FenceAccumulators(accumulators);
       give_back();
     };
     // What outputs are scaled with is loaded meanwhile where there are registers for it.
     constexpr bool kLoadsMeanwhile = Tile::kTokens <= 64 || Tile::kCluster == 4;
     if constexpr (!kLoadsMeanwhile) finish_sums();
-    const OutputWriter<Tile::kTokens> writer(
+    const OutputWriter<Tile::kTokens> epilogue_warp(
         arguments, int64_t{work.RowsOf(tile)} * Tile::kRows + warp * 16, work.FirstTokenOf(tile));
     if constexpr (kLoadsMeanwhile) finish_sums();
     if (Tile::kCluster > 1 && (Tile::kOneTile || tile + 1 == work.end_tile)) {
-      ArriveAtCluster();
+      ClusterArrive();
     }
     constexpr bool kAllHaveRows = Tile::kRows % kWarpgroupRows == 0;
-    if (kAllHaveRows || warp * 16 < Tile::kRows) writer.Write(sums);
+    if (kAllHaveRows || warp * 16 < Tile::kRows) epilogue_warp.Write(accumulators);
   } while (!Tile::kOneTile && ++tile < work.end_tile);
 }
 
@@ -447,67 +446,68 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       dynamic_shared + (kAlignment - SharedAddress(dynamic_shared) % kAlignment) % kAlignment;
   auto* words = reinterpret_cast<uint32_t*>(stages + plan.num_stages * Tile::kStageBytes);
   auto* ring_of_columns = reinterpret_cast<uint8_t*>(
-      words + Tile::kSketchBlocks * arguments.matrix.buckets.words_per_block);
-  AllowNextKernel();
+      words + Tile::kBucketBlocks * arguments.matrix.buckets.words_per_block);
+  LaunchDependents();
 
   const PackedMatrix& matrix = arguments.matrix;
   const int thread = static_cast<int>(threadIdx.x);
-  const BarrierArray full(shared.full);
+  const MbarrierArray full(shared.full);
   if (thread == 0) {
-    const BarrierArray empty(shared.empty);
+    const MbarrierArray empty(shared.empty);
     for (int slot = 0; slot < plan.num_stages; ++slot) {
-      InitBarrier(full[slot], Tile::kFillersPerStep + 1);
-      InitBarrier(empty[slot], Tile::kPeers * Tile::kWarpgroups * 4);
+      MbarrierInit(full[slot], Tile::kProducersPerKTile + 1);
+      MbarrierInit(empty[slot], Tile::kPeers * Tile::kWarpgroups * 4);
     }
-    FenceForWarpgroups();
+    FenceProxyAsync();
   }
-  constexpr int kPartWords = sizeof(SketchPart) / 4;
+  constexpr int kPartWords = sizeof(BucketPart) / 4;
   for (int i = thread; i < matrix.buckets.num_parts * kPartWords; i += Tile::kThreads) {
     reinterpret_cast<int32_t*>(shared.parts)[i] =
         static_cast<const int32_t*>(matrix.buckets.parts)[i];
   }
   const Work<Tile> work(plan);
-  ReadSketch<Tile>(matrix, work, work.first_tile, thread, Tile::kThreads, words);
+  ReadBuckets<Tile>(matrix, work, work.first_tile, thread, Tile::kThreads, words);
   // Nothing may be sent here before.
   if constexpr (Tile::kCluster > 1) {
-    SyncCluster();
+    ClusterSync();
   } else {
     __syncthreads();
   }
 
-  if (thread >= Tile::kMultiplyThreads) {
-    FillStages<Tile>(matrix, inputs, work, stages, words, ring_of_columns, shared);
+  if (thread >= Tile::kConsumerThreads) {
+    ProduceStages<Tile>(matrix, inputs, work, stages, words, ring_of_columns, shared);
     if constexpr (Tile::kCluster > 1) {
-      ArriveAtCluster();
+      ClusterArrive();
     }
   } else {
     // The first weights are decoded while the kernel that writes the inputs ends.
-    WaitForKernelBefore();
+    WaitForGridDependency();
     if (thread == 0) {
-      const auto num_steps = static_cast<int>(matrix.num_steps);
-      const int num_copies = min(plan.num_stages, (work.end_tile - work.first_tile) * num_steps);
+      const auto num_k_tiles = static_cast<int>(matrix.num_k_tiles);
+      const int num_copies = min(plan.num_stages, (work.end_tile - work.first_tile) * num_k_tiles);
       int tile = work.first_tile;
       int first_token = work.FirstTokenOf(tile);
-      int step = 0;
+      int k_tile = 0;
 #pragma unroll 1
       for (int i = 0; i < num_copies; ++i) {
-        CopyInputs<Tile>(inputs, work, first_token, step, stages + i * Tile::kStageBytes, full[i]);
-        if (++step == num_steps) {
-          step = 0;
+        CopyInputs<Tile>(inputs, work, first_token, k_tile, stages + i * Tile::kStageBytes,
+                         full[i]);
+        if (++k_tile == num_k_tiles) {
+          k_tile = 0;
           first_token = work.FirstTokenOf(++tile);
         }
       }
     }
     __syncwarp();
-    MultiplyStages<Tile>(arguments, work, stages, shared);
+    ConsumeStages<Tile>(arguments, work, stages, shared);
   }
   // Others have read what was sent from here, and given back what was sent from there.
   if constexpr (Tile::kCluster > 1) {
-    WaitForCluster();
+    ClusterWait();
   }
 #endif
 }
 
-}  // namespace ultrasketch::cuda::sketch_product_hopper
+}  // namespace ultrasketch::cuda::absmaxmin_product_hopper
 
-#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_SKETCH_PRODUCT_HOPPER_CUH_
+#endif  // ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_HOPPER_CUH_
