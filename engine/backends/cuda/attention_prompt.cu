@@ -13,6 +13,7 @@
 // distances from four addresses.
 #include "engine/backends/cuda/attention_kv_tile.cuh"
 #include "engine/backends/cuda/input_launch.cuh"
+#include "engine/codecs/cuda/ptx/mma.cuh"
 
 namespace ultrasketch::cuda {
 namespace {

@@ -14,6 +14,7 @@
 #include "engine/backends/cuda/attention_merge.cuh"
 #include "engine/backends/cuda/kernels.h"
 #include "engine/codecs/cuda/device_code.cuh"
+#include "engine/codecs/cuda/ptx/mma.cuh"
 
 namespace ultrasketch::cuda {
 

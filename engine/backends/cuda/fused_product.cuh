@@ -49,7 +49,9 @@
 #include "engine/backends/cuda/kernels.h"
 #include "engine/codecs/cuda/input_transform.cuh"
 #include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/ptx/cluster.cuh"
 #include "engine/codecs/cuda/ptx/mbarrier.cuh"
+#include "engine/codecs/cuda/ptx/mma.cuh"
 #include "engine/codecs/fold/cuda/bit_product.cuh"
 #include "engine/codecs/fold/cuda/bit_serial.cuh"
 

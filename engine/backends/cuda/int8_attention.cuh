@@ -22,6 +22,7 @@
 #include "engine/backends/cuda/rotation.cuh"
 #include "engine/codecs/cuda/byte_product.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
+#include "engine/codecs/cuda/ptx/mma.cuh"
 
 namespace ultrasketch::cuda {
 

@@ -10,15 +10,15 @@
 namespace ultrasketch::cuda {
 namespace {
 
-__global__ void __launch_bounds__(kProducerThreads)
+__global__ void __launch_bounds__(kInputThreads)
     RotateAndStore(const __grid_constant__ AttentionGeometry geometry, const float* frequencies,
                    const TokenInput* tokens, const int32_t* block_table, __half* keys,
                    __half* values, float* qkv) {
   LaunchDependents();
   const TokenInput token = tokens[blockIdx.x];
   const int thread =
-      static_cast<int>(blockIdx.y) * kProducerThreads + static_cast<int>(threadIdx.x);
-  const int num_threads = static_cast<int>(gridDim.y) * kProducerThreads;
+      static_cast<int>(blockIdx.y) * kInputThreads + static_cast<int>(threadIdx.x);
+  const int num_threads = static_cast<int>(gridDim.y) * kInputThreads;
   const int head_dim = geometry.head_dim;
   const int half = head_dim / 2;
   float* row = qkv + blockIdx.x * geometry.qkv_width();
@@ -62,7 +62,7 @@ cudaError_t LaunchRotateAndStore(const AttentionGeometry& geometry, const float*
   }
   constexpr int64_t kFewTokens = 32;
   const dim3 grid(static_cast<unsigned>(num_tokens), num_tokens <= kFewTokens ? 4 : 1);
-  return LaunchKernel(RotateAndStore, grid, kProducerThreads, /*shared_bytes=*/0, stream, geometry,
+  return LaunchKernel(RotateAndStore, grid, kInputThreads, /*shared_bytes=*/0, stream, geometry,
                       frequencies, tokens, block_table, static_cast<__half*>(cache.keys),
                       static_cast<__half*>(cache.values), qkv);
 }

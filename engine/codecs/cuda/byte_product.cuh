@@ -12,15 +12,6 @@
 
 namespace ultrasketch::cuda {
 
-// sums += a * b: mma.sync.m16n8k32, signed bytes, exact. Lane l holds rows l / 4 (sums 0 and 1) and
-// l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
-__device__ inline void MmaS8(const uint32_t (&a)[4], uint2 b, int (&accumulators)[4]) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(accumulators[0]), "+r"(accumulators[1]), "+r"(accumulators[2]), "+r"(accumulators[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
-}
-
 // Of a token's prepared input.
 struct InputTotal {
   float scale;  // NaN where an input was not finite

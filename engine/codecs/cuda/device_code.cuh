@@ -9,15 +9,6 @@
 
 namespace ultrasketch::cuda {
 
-// sums += a * b: mma.sync.m16n8k16, binary16 inputs, float sums. Lane l holds rows l / 4 (sums 0
-// and 1) and l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
-__device__ inline void MmaF16(const uint32_t (&a)[4], uint2 b, float (&sums)[4]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
-}
-
 // Keeps the compiler from moving loads of before to after: they are all in flight at once.
 __device__ inline void CompilerBarrier() { asm volatile("" ::: "memory"); }
 

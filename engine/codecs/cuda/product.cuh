@@ -36,6 +36,7 @@
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
 #include "engine/codecs/cuda/product.h"
+#include "engine/codecs/cuda/ptx/mma.cuh"
 #include "engine/codecs/cuda/tile_layout.h"
 
 namespace ultrasketch::cuda {

@@ -15,6 +15,9 @@
 // buckets) and 40 by logic operations; mma.sync for up to 64 tokens is a third of that.
 #include "engine/codecs/absmaxmin/cuda/absmaxmin_product.cuh"
 #include "engine/codecs/absmaxmin/cuda/absmaxmin_product_hopper.h"
+#include "engine/codecs/cuda/pipeline.cuh"
+#include "engine/codecs/cuda/ptx/mbarrier.cuh"
+#include "engine/codecs/cuda/ptx/mma.cuh"
 
 namespace ultrasketch::cuda {
 namespace {

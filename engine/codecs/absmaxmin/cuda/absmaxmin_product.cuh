@@ -6,7 +6,6 @@
 
 #include "engine/codecs/absmaxmin/cuda/absmaxmin_decode.cuh"
 #include "engine/codecs/cuda/product.cuh"
-#include "engine/codecs/cuda/ptx/mbarrier.cuh"
 
 namespace ultrasketch::cuda {
 

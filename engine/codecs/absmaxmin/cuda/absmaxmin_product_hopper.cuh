@@ -60,6 +60,10 @@
 
 #include "engine/codecs/absmaxmin/cuda/absmaxmin_outputs.cuh"
 #include "engine/codecs/absmaxmin/cuda/absmaxmin_product.cuh"
+#include "engine/codecs/cuda/pipeline.cuh"
+#include "engine/codecs/cuda/ptx/cluster.cuh"
+#include "engine/codecs/cuda/ptx/mbarrier.cuh"
+#include "engine/codecs/cuda/ptx/tma.cuh"
 #include "engine/codecs/cuda/ptx/wgmma.cuh"
 
 namespace ultrasketch::cuda::absmaxmin_product_hopper {

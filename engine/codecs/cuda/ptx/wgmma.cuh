@@ -1,14 +1,27 @@
-// Warpgroup matrix instructions of compute capability 9.0a.
+// wgmma: matrix instructions of a warpgroup, four warps, and what belongs to them. Compute
+// capability 9.0a.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_PTX_WGMMA_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_PTX_WGMMA_CUH_
 
-#include <cuda.h>
-
 #include <cstdint>
 
-#include "engine/codecs/cuda/ptx/mbarrier.cuh"
-
 namespace ultrasketch::cuda {
+
+// What has been written to shared memory, by this thread or by others before a barrier that it has
+// waited for, is visible to the instructions below. Waits for this thread's loads and copies too.
+__device__ inline void FenceProxyAsync() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Registers of each thread of the calling warpgroup, from what the kernel was launched with.
+template <int kRegisters>
+__device__ inline void WarpgroupRegAlloc() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void WarpgroupRegDealloc() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
 
 // How an operand lies in shared memory (PTX ISA, "Matrix descriptor"): swizzled in units of 64 or
 // 128 bytes, which start at multiples of 512 or 1024. `leading_bytes` and `stride_bytes` are the
@@ -43,43 +56,6 @@ template <int kCount>
 __device__ inline void FenceAccumulators(float (&accumulators)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(accumulators[i])::"memory");
-}
-
-// What has been written to shared memory, by this thread or by others before a barrier that it has
-// waited for, is visible to the instructions below. Waits for this thread's loads and copies too.
-__device__ inline void FenceProxyAsync() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-// Begins to copy the box of `map` at column `x` and row `y` to shared memory, a multiple of 128;
-// the barrier's phase gets its bytes.
-__device__ inline void TmaLoad(const CUtensorMap& map, int x, int y, uint32_t shared,
-                               uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-      "[%1, {%2, %3}], [%4];" ::"r"(shared),
-      "l"(&map), "r"(x), "r"(y), "r"(barrier)
-      : "memory");
-}
-
-// The same with an arrival, from here: the phase takes all of the box's `num_bytes` to end.
-__device__ inline void TmaLoadExpectTx(const CUtensorMap& map, int x, int y, int num_bytes,
-                                       void* shared, uint32_t barrier) {
-  MbarrierArriveExpectTx(barrier, num_bytes);
-  TmaLoad(map, x, y, SharedAddress(shared), barrier);
-}
-
-// The same to the shared memory of all blocks of the cluster whose bits `ranks` has, at this
-// offset, whose barriers at this one's offset get the bytes of the box. The phase of this block's
-// takes an arrival, from here, and `num_bytes` in all: those of other blocks' boxes for it too.
-__device__ inline void TmaMulticastExpectTx(const CUtensorMap& map, int x, int y, int num_bytes,
-                                            uint16_t ranks, void* shared, uint32_t barrier) {
-  MbarrierArriveExpectTx(barrier, num_bytes);
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(SharedAddress(shared)),
-      "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"(ranks)
-      : "memory");
 }
 
 // What follows each other in memory: neighbouring columns (K-major) or rows (M-major).
@@ -203,6 +179,78 @@ __device__ inline void Wgmma(uint64_t a, uint64_t b, float (&accumulators)[128])
 }
 
 #undef US_ACCUMULATORS
+
+// ---- Bytes, exactly ----
+
+// sums += A B for 64 rows and 32 columns: bytes of A in registers, signed ones of B in shared
+// memory, neighbouring columns in sequence. Warp w of the four holds rows 16 w + lane / 4 (a 0 and
+// 2, sums 4 i and 4 i + 1) and 8 more (a 1 and 3, sums 4 i + 2 and 4 i + 3): of A the columns
+// 4 (lane % 4) and the next three (a 0 and 1), and 16 more (a 2 and 3); of the sums columns
+// 8 i + 2 (lane % 4) and the next, the two planes of a token.
+#define US_ACCUMULATORS(i)                                                     \
+  "+r"(accumulators[i]), "+r"(accumulators[i + 1]), "+r"(accumulators[i + 2]), \
+      "+r"(accumulators[i + 3])
+
+// 16 tokens, unsigned bytes of A.
+__device__ inline void WgmmaU8(const uint32_t (&a)[4], uint64_t b, int (&accumulators)[16]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n32k32.s32.u8.s8 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+      "}, {%16, %17, %18, %19}, %20, 1;"
+      : US_ACCUMULATORS(0), US_ACCUMULATORS(4), US_ACCUMULATORS(8), US_ACCUMULATORS(12)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+// 32 tokens, likewise.
+__device__ inline void WgmmaU8(const uint32_t (&a)[4], uint64_t b, int (&accumulators)[32]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k32.s32.u8.s8 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, {%32, %33, %34, %35}, %36, 1;"
+      : US_ACCUMULATORS(0), US_ACCUMULATORS(4), US_ACCUMULATORS(8), US_ACCUMULATORS(12),
+        US_ACCUMULATORS(16), US_ACCUMULATORS(20), US_ACCUMULATORS(24), US_ACCUMULATORS(28)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+// 64 tokens, likewise.
+__device__ inline void WgmmaU8(const uint32_t (&a)[4], uint64_t b, int (&accumulators)[64]) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k32.s32.u8.s8 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+      "}, {%64, %65, %66, %67}, %68, 1;"
+      : US_ACCUMULATORS(0), US_ACCUMULATORS(4), US_ACCUMULATORS(8), US_ACCUMULATORS(12),
+        US_ACCUMULATORS(16), US_ACCUMULATORS(20), US_ACCUMULATORS(24), US_ACCUMULATORS(28),
+        US_ACCUMULATORS(32), US_ACCUMULATORS(36), US_ACCUMULATORS(40), US_ACCUMULATORS(44),
+        US_ACCUMULATORS(48), US_ACCUMULATORS(52), US_ACCUMULATORS(56), US_ACCUMULATORS(60)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+// 32 tokens, signed bytes of A. Unless it adds, sums = A B.
+template <bool kAdds>
+__device__ inline void WgmmaS8(const uint32_t (&a)[4], uint64_t b, int (&accumulators)[32]) {
+  asm volatile(
+      "{ .reg .pred adds; setp.ne.b32 adds, %37, 0; "
+      "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, {%32, %33, %34, %35}, %36, adds; }"
+      : US_ACCUMULATORS(0), US_ACCUMULATORS(4), US_ACCUMULATORS(8), US_ACCUMULATORS(12),
+        US_ACCUMULATORS(16), US_ACCUMULATORS(20), US_ACCUMULATORS(24), US_ACCUMULATORS(28)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdds ? 1 : 0));
+}
+
+#undef US_ACCUMULATORS
+
+// Keeps the compiler from moving what reads the sums to before a wait for them.
+template <int kCount>
+__device__ inline void FenceAccumulators(int (&accumulators)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(accumulators[i])::"memory");
+}
 
 }  // namespace ultrasketch::cuda
 

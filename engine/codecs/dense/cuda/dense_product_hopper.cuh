@@ -29,12 +29,13 @@
 
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/pipeline.cuh"
 #include "engine/codecs/cuda/product.cuh"
+#include "engine/codecs/cuda/ptx/cluster.cuh"
 #include "engine/codecs/cuda/ptx/mbarrier.cuh"
+#include "engine/codecs/cuda/ptx/tma.cuh"
 #include "engine/codecs/cuda/ptx/wgmma.cuh"
-#include "engine/codecs/cuda/ptx/wgmma_int8.cuh"
 #include "engine/codecs/cuda/tensor_map.h"
-#include "engine/codecs/cuda/tma_maps.cuh"
 #include "engine/codecs/dense/cuda/dense_product_hopper.h"
 
 namespace ultrasketch::cuda::dense_product_hopper {
@@ -130,16 +131,6 @@ struct DenseShared {
   Mbarrier full[kMaxStages];
   Mbarrier empty[kMaxStages];
 };
-
-// Begins to copy a box of three dimensions; the barrier's phase gets its bytes.
-__device__ inline void TmaLoad(const CUtensorMap& map, int x, int y, int z, uint32_t shared,
-                               uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-      "[%1, {%2, %3, %4}], [%5];" ::"r"(shared),
-      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier)
-      : "memory");
-}
 
 // Barriers of all consumers, and of a warpgroup of them.
 template <int kThreads>

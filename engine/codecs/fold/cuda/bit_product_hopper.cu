@@ -8,7 +8,6 @@
 
 #include "engine/codecs/cuda/launch.cuh"
 #include "engine/codecs/cuda/tensor_map.h"
-#include "engine/codecs/cuda/tma_maps.cuh"
 #include "engine/codecs/fold/cuda/bit_product_hopper.h"
 
 #if defined(US_BUILD_SM_90A)

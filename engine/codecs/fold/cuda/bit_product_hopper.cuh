@@ -36,10 +36,11 @@
 
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/pipeline.cuh"
+#include "engine/codecs/cuda/ptx/cluster.cuh"
 #include "engine/codecs/cuda/ptx/mbarrier.cuh"
+#include "engine/codecs/cuda/ptx/tma.cuh"
 #include "engine/codecs/cuda/ptx/wgmma.cuh"
-#include "engine/codecs/cuda/ptx/wgmma_int8.cuh"
-#include "engine/codecs/cuda/tma_maps.cuh"
 #include "engine/codecs/fold/cuda/bit_layout.h"
 #include "engine/codecs/fold/cuda/bit_product_hopper_epilogue.cuh"
 #include "engine/codecs/fold/cuda/bit_product_hopper_shape.cuh"

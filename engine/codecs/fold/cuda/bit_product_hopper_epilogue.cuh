@@ -9,6 +9,7 @@
 
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/product.cuh"
+#include "engine/codecs/cuda/ptx/cluster.cuh"
 #include "engine/codecs/cuda/ptx/mbarrier.cuh"
 #include "engine/codecs/fold/cuda/bit_product.cuh"
 #include "engine/codecs/fold/cuda/bit_product_hopper_shape.cuh"

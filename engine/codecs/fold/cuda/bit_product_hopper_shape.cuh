@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "engine/codecs/cuda/ptx/cluster.cuh"
 #include "engine/codecs/cuda/ptx/mbarrier.cuh"
 #include "engine/codecs/fold/cuda/bit_layout.h"
 #include "engine/codecs/fold/cuda/bit_product.cuh"

@@ -25,6 +25,7 @@
 
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/ptx/mma.cuh"
 #include "engine/codecs/fold/cuda/bit_product.cuh"
 
 namespace ultrasketch::cuda {

@@ -26,15 +26,6 @@ namespace ultrasketch::cuda {
 inline constexpr int kWarpPositions = 32 * kQuad;
 static_assert(2 * kWarpPositions == kBitKTileColumns);
 
-// counts += common bits of the rows of `a` and the columns of `b`: mma.sync.m16n8k256. Lane l holds
-// rows l / 4 (counts 0 and 1) and l / 4 + 8 (2 and 3), columns 2 * (l % 4) and the next.
-__device__ inline void MmaAndPopc(const uint4& a, uint2 b, int (&counts)[4]) {
-  asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(counts[0]), "+r"(counts[1]), "+r"(counts[2]), "+r"(counts[3])
-      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
-}
-
 // What a lane does to its warp's quads of positions. Of the eight lanes that have a quarter, each
 // gets two planes for its 32 columns in exchange for the 16 planes of its four: a bit of the lane's
 // number and one of the plane's trade places, three times.

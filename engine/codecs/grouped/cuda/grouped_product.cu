@@ -18,6 +18,7 @@
 
 #include "engine/codecs/cuda/byte_product.cuh"
 #include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/ptx/mma.cuh"
 #include "engine/codecs/grouped/cuda/grouped_product.h"
 #include "engine/codecs/grouped/cuda/grouped_product_hopper.h"
 #include "engine/codecs/grouped/cuda/grouped_weights.cuh"

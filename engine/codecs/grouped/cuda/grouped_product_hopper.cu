@@ -22,16 +22,17 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "engine/codecs/cuda/tensor_map.h"
 #include "engine/codecs/grouped/cuda/grouped_product_hopper.h"
 
 #if defined(US_BUILD_SM_90A)
 #include "engine/codecs/cuda/byte_product.cuh"
 #include "engine/codecs/cuda/device_code.cuh"
 #include "engine/codecs/cuda/launch.cuh"
+#include "engine/codecs/cuda/pipeline.cuh"
 #include "engine/codecs/cuda/ptx/mbarrier.cuh"
+#include "engine/codecs/cuda/ptx/tma.cuh"
 #include "engine/codecs/cuda/ptx/wgmma.cuh"
-#include "engine/codecs/cuda/ptx/wgmma_int8.cuh"
-#include "engine/codecs/cuda/tma_maps.cuh"
 #include "engine/codecs/grouped/cuda/grouped_weights.cuh"
 #endif
 
