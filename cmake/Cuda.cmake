@@ -68,6 +68,9 @@ function(us_cuda_library name)
   target_compile_options(${name} PRIVATE
     -lineinfo --expt-relaxed-constexpr -Werror=all-warnings
     -Xcompiler=-Wall,-Wextra,-Werror)
+  if("${CMAKE_CUDA_ARCHITECTURES}" MATCHES "90a")
+    target_compile_definitions(${name} PRIVATE US_BUILD_SM_90A)
+  endif()
   set_target_properties(${name} PROPERTIES
     POSITION_INDEPENDENT_CODE ON CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static)
 endfunction()

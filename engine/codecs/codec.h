@@ -1,8 +1,8 @@
 // How the weights of a linear site are represented: the seam between codecs and everything else.
 //
-// To be loaded and served on CPUs a new codec is a folder that implements Codec and EncodedLinear,
-// one line in registry.cc and one in CMakeLists.txt. What encodes it (engine/compress), trains it
-// (engine/finetune) and multiplies with it on a GPU (cuda_weights.cc) names the codecs it knows.
+// To be loaded and served a new codec is a folder that implements Codec and EncodedLinear, one line
+// in registry.cc and one in CMakeLists.txt; on GPUs likewise its cuda/ folder (cuda/cuda_codec.h).
+// What encodes it (engine/compress) and trains it (engine/finetune) names the codecs it knows.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CODEC_H_
 #define ULTRASKETCH_ENGINE_CODECS_CODEC_H_
 

@@ -65,7 +65,7 @@ CacheView LayerOf(const KvCacheLayout& layout, int layer, const DeviceBuffer& ca
 
 // Operations are recorded and launched at the step's end. What of a site is one kernel, Apply
 // decides: with few tokens an input and its product, and the rotation of queries and keys and their
-// attention; gates and ups and what is made of them, where their product can.
+// attention; gate_up_proj and SwiGLU, where its product can.
 class CudaBackend final : public Backend {
  public:
   CudaBackend(std::unique_ptr<CudaDevice> device, std::shared_ptr<CudaWorkspace> workspace)
@@ -165,14 +165,14 @@ class CudaBackend final : public Backend {
   std::optional<StageDurations> stage_durations() const override { return stage_durations_; }
 
   void Embed(const DeviceEmbedding& embedding, DeviceBuffer& hidden) override {
-    const auto& table = static_cast<const CudaEmbedding&>(embedding);
+    const CudaLinear& table = static_cast<const CudaEmbedding&>(embedding).table();
     ForgetGated(hidden);
     const int64_t num_tokens = step_.num_tokens();
     recorder_.Add(
         "Embed", StepStage::kOther, {kEmbed, &table, hidden.data(), num_tokens},
         [&table, tokens = step_.tokens(), num_tokens, out = Floats(hidden)](cudaStream_t stream) {
-          return table.launch_embed()(table.table().matrix(), table.hidden_size(), tokens,
-                                      num_tokens, out, stream);
+          return table.codec().launch_embed(table.matrix(), table.cols(), tokens, num_tokens, out,
+                                            stream);
         });
   }
 
@@ -190,7 +190,7 @@ class CudaBackend final : public Backend {
       const InputTransform* const next =
           arguments.is_gated ? &Unwrap(*output.gated_site).transform() : nullptr;
       const void* const scatter_indices =
-          next != nullptr && HasNarrowPlaces(*next) ? next->scatter_indices : nullptr;
+          next != nullptr && HasNarrowIndices(*next) ? next->scatter_indices : nullptr;
       if (arguments.is_gated) {
         gated_ = {arguments.y, scatter_indices != nullptr ? FusedInput::Kind::kPermuted
                                                           : FusedInput::Kind::kRows};
@@ -246,12 +246,12 @@ class CudaBackend final : public Backend {
   };
 
   // A site's input as far as it is recorded: what a product can make of what there is, or a kernel
-  // of its own; nothing when the prepared input is there.
+  // of its own; nothing when the packed input is there.
   struct MadeInput {
     const char* call = nullptr;
     std::optional<FusedInput> input;
   };
-  // silu(gate) * up in a buffer of gates and ups, and in which order.
+  // silu(gate) * up in the buffer of gate_up_proj's outputs, and in which order.
   struct GatedRows {
     const float* rows;
     FusedInput::Kind kind;
@@ -382,16 +382,18 @@ class CudaBackend final : public Backend {
         call, linear.stage(),
         {kMultiply, &linear, arguments.packed_input, arguments.num_tokens,
          static_cast<int>(arguments.accumulate), static_cast<int>(arguments.is_gated), arguments.y},
-        [&linear, arguments](cudaStream_t stream) { return linear.launch()(arguments, stream); });
+        [&linear, arguments](cudaStream_t stream) {
+          return linear.codec().launch_product(arguments, stream);
+        });
   }
 
   bool CanFuse(const CudaLinear& linear, const FusedInput& input) const {
-    return fuses_products_ && linear.is_fused() &&
+    return fuses_products_ && linear.codec().is_fused &&
            CanFuseProduct(input, linear.matrix(), linear.transform(), step_.num_tokens(),
                           device_->num_sms(), device_->max_shared_bytes());
   }
 
-  // The prepared input, by a kernel of its own.
+  // The packed input, by a kernel of its own.
   void AddInput(const MadeInput& made, const CudaLinear& linear) {
     if (!made.input.has_value()) return;
     const FusedInput& input = *made.input;
@@ -453,7 +455,7 @@ class CudaBackend final : public Backend {
   int64_t widest_packed_input_bytes_ = 0;       // of the sites that were loaded, a token's
   std::unique_ptr<DeviceBuffer> packed_input_;  // a site's inputs, from when they are made until
                                                 // they are multiplied
-  std::optional<GatedRows> gated_;  // of this step
+  std::optional<GatedRows> gated_;              // of this step
 };
 
 CudaBackend::MadeInput CudaBackend::MakeInput(const Attended& input, const CudaLinear& linear) {

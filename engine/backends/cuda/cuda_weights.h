@@ -11,12 +11,9 @@
 
 #include "engine/backends/backend.h"
 #include "engine/backends/cuda/cuda_device.h"
-#include "engine/backends/cuda/kernels.h"
 #include "engine/backends/step_stages.h"
 #include "engine/base/thread_pool.h"
-#include "engine/codecs/cuda/input_transform.h"
-#include "engine/codecs/cuda/product.h"
-#include "engine/codecs/grouped/grouped_table.h"
+#include "engine/codecs/cuda/cuda_codec.h"
 
 namespace ultrasketch::cuda {
 
@@ -51,64 +48,48 @@ class CudaVector final : public DeviceVector {
   int64_t size_;
 };
 
-// A codec's products.
-struct ProductKernels {
-  LaunchProduct launch;
-  // Whether the product takes these arguments gated; null: none does.
-  bool (*can_gate)(const ProductArguments& arguments) = nullptr;
-  bool is_fused = false;  // LaunchFusedProduct takes its tiles
-};
-
-// Packed weights, how to multiply with them, and the sketch of their inputs.
+// Packed weights, how to multiply with them, and the transform of their inputs.
 class CudaLinear final : public DeviceLinear {
  public:
-  CudaLinear(CudaMemory memory, const PackedMatrix& matrix, const InputTransform& transform,
-             const ProductKernels& kernels)
-      : memory_(std::move(memory)), matrix_(matrix), transform_(transform), kernels_(kernels) {}
+  CudaLinear(CudaMemory memory, const PackedLinear& packed, const CudaCodec& codec)
+      : memory_(std::move(memory)), packed_(packed), codec_(codec) {}
 
   // What products with it count as.
   StepStage stage() const { return stage_; }
   void set_stage(StepStage stage) { stage_ = stage; }
 
-  int64_t rows() const override { return matrix_.rows; }
-  int64_t cols() const override { return transform_.cols; }
+  int64_t rows() const override { return packed_.matrix.rows; }
+  int64_t cols() const override { return packed_.transform.cols; }
   int64_t resident_bytes() const override { return memory_.num_bytes(); }
 
-  const PackedMatrix& matrix() const { return matrix_; }
-  const InputTransform& transform() const { return transform_; }
-  LaunchProduct launch() const { return kernels_.launch; }
+  const PackedMatrix& matrix() const { return packed_.matrix; }
+  const InputTransform& transform() const { return packed_.transform; }
+  const CudaCodec& codec() const { return codec_; }
   bool can_gate(const ProductArguments& arguments) const {
-    return kernels_.can_gate != nullptr && kernels_.can_gate(arguments);
+    return codec_.can_gate != nullptr && codec_.can_gate(arguments);
   }
-  bool is_fused() const { return kernels_.is_fused; }
 
  private:
   CudaMemory memory_;
-  PackedMatrix matrix_;
-  InputTransform transform_;
-  ProductKernels kernels_;
+  PackedLinear packed_;
+  const CudaCodec& codec_;
   StepStage stage_ = StepStage::kHead;  // of a table
 };
 
 // A table, packed as weights: it serves as an output head too.
 class CudaEmbedding final : public DeviceEmbedding {
  public:
-  CudaEmbedding(std::unique_ptr<CudaLinear> table, int64_t hidden_size,
-                LaunchEmbedFunction launch_function)
-      : table_(std::move(table)), hidden_size_(hidden_size), launch_embed_(launch_function) {}
+  explicit CudaEmbedding(std::unique_ptr<CudaLinear> table) : table_(std::move(table)) {}
   int64_t resident_bytes() const override { return table_->resident_bytes(); }
-  int64_t hidden_size() const { return hidden_size_; }
   const CudaLinear& table() const { return *table_; }
-  LaunchEmbedFunction launch_embed() const { return launch_embed_; }
 
  private:
   std::unique_ptr<CudaLinear> table_;
-  int64_t hidden_size_;
-  LaunchEmbedFunction launch_embed_;
 };
 
-// Loads weights: reads them on the host, packs them on the device. Waits until they are there.
-class WeightLoader {
+// Loads weights: reads them on the host, has their codec pack them on the device. Waits until they
+// are there.
+class WeightLoader final : private WeightPacker {
  public:
   WeightLoader(CudaDevice& device, ThreadPool& pool) : device_(device), pool_(pool) {}
 
@@ -123,23 +104,25 @@ class WeightLoader {
   absl::StatusOr<std::unique_ptr<CudaVector>> LoadVector(const TensorView& values);
 
  private:
-  template <typename ReadRows>
-  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadDense(int64_t rows, int64_t cols,
-                                                        absl::Span<const float> bias,
-                                                        const ReadRows& read_rows);
-  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadDenseSite(const EncodedLinear& encoded,
-                                                            absl::Span<const float> bias);
-  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadFold(const EncodedLinear& encoded,
-                                                       absl::Span<const float> bias);
-  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadAbsMaxMin(const EncodedLinear& encoded,
-                                                            absl::Span<const float> bias);
-  absl::StatusOr<std::unique_ptr<CudaLinear>> LoadGrouped(const GroupedTable& table);
-  absl::Status CheckColumns(int64_t cols) const;
-  // Rows of `row_bytes` that the staging memory holds: whole tiles.
-  absl::StatusOr<int64_t> StagedRows(int64_t row_bytes);
+  absl::StatusOr<std::unique_ptr<CudaLinear>> Pack(const EncodedLinear& encoded,
+                                                   absl::Span<const float> bias);
+
+  ThreadPool& pool() override { return pool_; }
+  cudaStream_t stream() override { return device_.stream(); }
+  absl::StatusOr<uint8_t*> Allocate(const MemoryPlan& plan) override;
+  absl::StatusOr<int64_t> StagedRows(int64_t row_bytes) override;
+  uint8_t* staging() override { return staging_.bytes(); }
+  absl::Status Upload(const void* source, int64_t num_bytes, void* destination) override {
+    return device_.Upload(source, num_bytes, destination);
+  }
+  absl::Status Finish(cudaError_t launched, const char* call) override {
+    device_.Check(launched, call);
+    return device_.Finish(call);
+  }
 
   CudaDevice& device_;
   CudaMemory staging_;  // empty when nothing is being loaded
+  CudaMemory packing_;  // of the matrix that is being packed
   ThreadPool& pool_;
 };
 

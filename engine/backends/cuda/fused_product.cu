@@ -38,7 +38,7 @@ struct Normalized {
     }
     return {};
   }
-  // Its gain is summed up when the sketch is made, which does not depend on it.
+  // Its inverse RMS is summed up when the input is packed, which does not depend on it.
   template <int kThreads>
   struct Loaded {
     SquaresOf<kThreads> squares;
@@ -71,7 +71,7 @@ struct Normalized {
   }
 };
 
-// Of heads of a multiple of four dimensions.
+// What attention gives, of heads of a multiple of four dimensions.
 struct Attended {
   static constexpr bool kHasInverseRms = false;
   static constexpr int kWarps = 8;
@@ -144,16 +144,15 @@ struct Permuted {
   }
 };
 
-// The same where blocks form clusters. Rows are so long that all multiprocessors reading all of
-// them would wait for the second-level cache; entries are read once only and need not be in shared
-// memory.
+// The same where blocks form clusters. Rows are so long that all SMs reading all of them would wait
+// for L2; columns are read once only and need not be in shared memory.
 template <int kBlocks>
 struct SharedPermuted : Permuted {
   static constexpr int kClusterBlocks = kBlocks;
   using Quads = ClusterQuads<kWarps * 32, kBlocks>;
 };
 
-// Calls `use` with the kind of entries for a sketch. Small clusters find room more easily.
+// Calls `use` with the kind of Permuted for a transform. Small clusters find room more easily.
 template <typename Use>
 auto WithPermuted(const InputTransform& transform, const Permuted& entries, const Use& use) {
   const int64_t num_positions = transform.num_k_tiles * kKTileColumns;
@@ -166,7 +165,7 @@ auto WithPermuted(const InputTransform& transform, const Permuted& entries, cons
   return use(entries);
 }
 
-// Of a block, so that on devices of compute capability 9.0 there is room for two of them.
+// Shared memory that a block may have: on devices of compute capability 9.0 two of them find room.
 int64_t MaxSharedBytes(int64_t max_shared_bytes) {
   return std::min(kMaxSkinnySharedBytes, max_shared_bytes - kStaticSkinnyBytes);
 }
@@ -175,7 +174,7 @@ template <typename Source>
 FusedPlan PlanFor(const PackedMatrix& matrix, const InputTransform& transform, int64_t num_tokens,
                   bool is_gated, int num_sms, int64_t max_bytes) {
   const int64_t num_tiles = NumMTiles(matrix.rows);
-  // Steps of a tile are divided among warps as far as there are fewer tiles than warps.
+  // K tiles of a tile are divided among warps as far as there are fewer tiles than warps.
   const int64_t num_warps = int64_t{num_sms} * Source::kWarps;
   const int max_k_warps = DivideKTiles(matrix, Source::kWarps).num_k_warps;
   int num_k_warps = 1;
@@ -205,7 +204,7 @@ FusedPlan PlanFor(const PackedMatrix& matrix, const InputTransform& transform, i
   const int64_t num_k_tiles = matrix.num_k_tiles / kKTilesPerBitKTile;
   const int64_t warp_k_tiles =
       plan.tiles_per_group * ((num_k_tiles + num_k_warps - 1) / num_k_warps);
-  constexpr int kBytes = Source::kWarps * kBitKTileBytes;  // of a step of each warp
+  constexpr int kBytes = Source::kWarps * kBitKTileBytes;  // of a K tile of each warp
   const int64_t room = std::max<int64_t>(0, max_bytes - plan.bits);
   plan.staged_k_tiles = static_cast<int>(std::min(warp_k_tiles, room / kBytes));
   plan.left_k_tiles = static_cast<int>(warp_k_tiles) - plan.staged_k_tiles;
@@ -219,8 +218,8 @@ cudaError_t LaunchTokens(const ProductArguments& arguments, const FusedInput& in
   const FusedPlan plan =
       PlanFor<Source>(arguments.matrix, input.transform, kTokens, arguments.is_gated,
                       arguments.num_sms, MaxSharedBytes(arguments.max_shared_bytes));
-  // More than a third of a multiprocessor's: where there is room for three blocks, two of a kernel
-  // come to lie on one while others have none.
+  // More than a third of an SM's: where there is room for three blocks, two of a kernel come to lie
+  // on one while others have none.
   const int64_t shared_bytes =
       std::max<int64_t>(plan.shared_bytes, arguments.max_shared_bytes / 3 + 1);
   const cudaError_t error = AllowSharedMemory(FusedProduct<Source, kTokens>, shared_bytes);
@@ -228,7 +227,7 @@ cudaError_t LaunchTokens(const ProductArguments& arguments, const FusedInput& in
   const int64_t num_tiles = NumMTiles(arguments.matrix.rows);
   const int64_t tiles_per_block = plan.rows_per_block / kMTileRows;
   const int64_t num_blocks = (num_tiles + tiles_per_block - 1) / tiles_per_block;
-  // Blocks past the last have no outputs, only their share of a cluster's input.
+  // Blocks past the last have no outputs, only their part of a cluster's input.
   constexpr int kClusterBlocks = Source::kClusterBlocks;
   const int64_t num_clusters = (num_blocks + kClusterBlocks - 1) / kClusterBlocks;
   return LaunchClusters(
@@ -248,7 +247,7 @@ cudaError_t Launch(const ProductArguments& arguments, const FusedInput& input,
 
 }  // namespace
 
-bool HasNarrowPlaces(const InputTransform& transform) {
+bool HasNarrowIndices(const InputTransform& transform) {
   return transform.num_groups > 0 && transform.index_bytes == 2;
 }
 
@@ -258,10 +257,10 @@ bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix,
   // Offsets of bits are of 32 bits.
   const int64_t num_bytes = NumMTiles(matrix.rows) * matrix.num_k_tiles * kFoldKTileBytes;
   if (num_tokens > kMaxFusedTokens || transform.form != InputForm::kHiLoInt8 ||
-      !HasNarrowPlaces(transform) || num_bytes > int64_t{UINT32_MAX}) {
+      !HasNarrowIndices(transform) || num_bytes > int64_t{UINT32_MAX}) {
     return false;
   }
-  // Each waits for the second-level cache, some 0.35 us; a kernel for the inputs takes 1.5 or more.
+  // Each waits for L2, some 0.35 us; a kernel for the inputs takes 1.5 or more.
   constexpr int kMaxLeftKTiles = 4;
   const int64_t most = MaxSharedBytes(max_shared_bytes);
   const auto fits = [&]<typename Source>(const Source& /*source*/) {
@@ -277,7 +276,7 @@ bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix,
       return input.attention.geometry.head_dim % 4 == 0 &&
              fits(Attended{{}, nullptr, PartialLayout(input.attention.geometry), 0});
     case FusedInput::Kind::kPermuted:
-      // Rows of entries are read in quads.
+      // Permuted rows are read in quads.
       return transform.cols % kQuad == 0 && WithPermuted(transform, Permuted{}, fits);
     case FusedInput::Kind::kRows:
       return false;

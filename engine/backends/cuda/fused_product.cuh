@@ -1,21 +1,21 @@
 // Products of sign bits with one or two tokens, whose blocks make the inputs themselves.
 //
-// With one token a kernel of its own for the inputs is mostly a launch, a round trip to the
-// second-level cache for what the kernel before wrote, and another one for what it writes. Each
-// block of the product makes the whole input anew instead: as many blocks as there are compute the
-// same, none waits for another, and a kernel's latency less is paid. Only where inputs are so long
-// that reading them is what blocks wait for, the blocks of a cluster each make a share for all.
+// With one token a kernel of its own for the inputs is mostly a launch, a round trip to L2 for what
+// the kernel before wrote, and another one for what it writes. Here each block of the product makes
+// the whole input again: as many blocks as there are compute the same, none waits for another,
+// and a kernel's latency less is paid. Only where inputs are so long that reading them is what
+// blocks wait for, the blocks of a cluster each make a part for all.
 //
 //   before the wait for the kernel before    bits on their way to shared memory, tables there, what
-//                                            the threads will need of them reckoned
-//   after it    x to shared memory, its largest magnitude      barrier
+//                                            the threads will need of them computed
+//   after it    x to shared memory, its absmax                 barrier
 //               buckets' sums as integers, their total         barrier
-//               bits in common counted (bit_planes.cuh), and
+//               bits in common counted (bit_serial.cuh), and
 //               added in shared memory                         barrier
 //               outputs
 //
-// In clusters blocks do the first two parts for each other, the sums of buckets before the largest
-// magnitude, and wait until they have everything (barriers.cuh).
+// In clusters blocks do the first two parts for each other, the sums of buckets before the absmax,
+// and wait until they have everything (ptx/cluster.cuh).
 //
 // What follows the wait is a chain of instructions of a few warps, each waiting for the one before,
 // and its length is the kernel's time: it is written to be short. Integer sums are exact, so that
@@ -24,16 +24,16 @@
 // A `Source` says what an input is made of (fused_product.cu):
 //
 //   static constexpr int kWarps;          // of a block
-//   static constexpr bool kIsPermuted;     // inputs lie in device memory as the sketch takes them
+//   static constexpr bool kIsPermuted;    // inputs lie in device memory in permuted order
 //   static constexpr int kClusterBlocks;  // that divide an input among them
 //   struct State;
-//   static int64_t StagedBytes(sketch)
+//   static int64_t StagedBytes(transform)
 //   State Begin<kThreads>(num_tokens, staged)    // before the wait; `staged` is shared memory
-//   Loaded Load<kThreads>(state, token, staged, x, places)    // after it: puts a token's input in
+//   Loaded Load<kThreads>(state, token, staged, x, indices)   // after it: puts a token's input in
 //                                                             // x, with a barrier at the end; has
-//                                                             // its largest magnitude, `maximum`
-//   static constexpr bool kHasInverseRms;       // the input is what is in x times a gain:
-//   void GiveInverseRms<kThreads>(loaded)       // by all threads, and after a barrier
+//                                                             // its `absmax`
+//   static constexpr bool kHasInverseRms;    // the input is what is in x times it:
+//   void GiveInverseRms<kThreads>(loaded)    // by all threads, and after a barrier
 //   float TakeInverseRms<kThreads>()            // by any
 //   const float* RowOf(token)             // instead of Load, of clusters
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_FUSED_PRODUCT_CUH_
@@ -58,8 +58,8 @@
 namespace ultrasketch::cuda {
 
 // How the blocks divide a matrix, as those of SkinnyPlan do, and a block's shared memory: offsets
-// of the rows' scales, the planes of the tokens, x, and the tables. Gated: row tiles are taken in
-// pairs of gates and ups.
+// of the rows' scales, the tokens' bit-serial inputs, x, and the tables. Gated: M tiles are taken
+// in pairs, one of gates and one of their ups.
 struct FusedPlan {
   bool is_gated;
   int log2_k_warps;
@@ -73,8 +73,8 @@ struct FusedPlan {
   int scatter_indices;
   int groups;
   int staged;  // the source's own
-  // [warp][staged_k_tiles][lane]: the first bit steps of each warp. Those that are left, for which
-  // there is no room, come from the second-level cache in their turn, one after the other.
+  // [warp][staged_k_tiles][lane]: the first bit K tiles of each warp. Those that are left, for
+  // which there is no room, come from L2, one after the other.
   int bits;
   int staged_k_tiles;
   int left_k_tiles;
@@ -106,14 +106,14 @@ struct ClusterQuads {
   }
 };
 
-// A token's input besides its planes.
+// A token's packed input besides its bits.
 struct alignas(16) BlockTotal {
   float scale;
   uint32_t total;
   uint32_t is_not_finite;
-  uint32_t absmax_bits;  // of a magnitude; of clusters
+  uint32_t absmax_bits;  // the absmax of x; in clusters
 };
-// Of clusters: phases that end when all blocks have sent what they do for this one.
+// In clusters: phases that end when all blocks have sent what they do for this one.
 struct ClusterBarriers {
   Mbarrier has_absmax;
   Mbarrier is_complete;
@@ -132,7 +132,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
 
   const PackedMatrix& matrix = arguments.matrix;
   int thread = static_cast<int>(threadIdx.x);
-  Materialize(thread);  // it would be read anew, and slowly, for each use
+  Materialize(thread);  // it would be read again, and slowly, for each use
   if (thread == 0) {
 #pragma unroll
     for (int token = 0; token < kTokens; ++token) {
@@ -167,7 +167,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     place = min(place, last_tile);
     return plan.is_gated ? place % 2 * ((last_tile + 1) / 2) + place / 2 : place;
   };
-  // This warp's bit steps: of each of its row tiles k_warp, k_warp + num_k_warps and so on. Of a
+  // This warp's bit K tiles: of each of its M tiles k_warp, k_warp + num_k_warps and so on. Of a
   // tile, where this lane's bits begin.
   const int k_tiles_each = (num_k_tiles - k_warp + num_k_warps - 1) >> plan.log2_k_warps;
   const int k_tile_stride = num_k_warps * kBitKTileBytes;
@@ -200,7 +200,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   }
   const auto state = source.template Begin<kThreads>(kTokens, shared + plan.staged);
   CommitCopies();
-  // To where this lane reads them; the rest to the second-level cache.
+  // To where this lane reads them; the rest to L2.
   int turn = 0;
 #pragma unroll 1
   for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
@@ -225,7 +225,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     const int matrix_row = tile_at((block_row + row) / kMTileRows) * kMTileRows + row % kMTileRows;
     scales[row] = {matrix.row_scales[matrix_row], BiasOf(matrix, matrix_row)};
   }
-  // Of pairs of tiles, or of tiles.
+  // Outputs are those of pairs of tiles, or of tiles.
   const int halves = plan.is_gated ? 2 : 1;
   const int block_outputs = plan.rows_per_block / halves;
   const int first_output = block_row / halves;
@@ -259,7 +259,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   };
   const auto quads = plan_quads();
   const BitTranspose exchange;
-  // The first token's planes of this lane, and sums of rows l / 4 and l / 4 + 8.
+  // The first token's bits of this lane, and accumulators of rows l / 4 and l / 4 + 8.
   int first_input = plan.bit_serial + k_warp * kBitKTileBytes + lane * BitTranspose::kWordBytes;
   Materialize(first_input);
   int first_sum = (group * plan.tiles_per_group * kMTileRows + lane / 4) * kTokens;
@@ -366,7 +366,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   WaitForCopies<0>();
 #pragma unroll 1
   for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
-    int counts[kTokens][2][4] = {};  // of planes 0 to 7 and of 8 to 15
+    int counts[kTokens][2][4] = {};  // of bits 0 to 7 and of 8 to 15
     const auto multiply = [&](const uint4& bits, int k_tile) {
       const uint8_t* inputs = shared + first_input + k_tile * (num_k_warps * kBitKTileBytes);
 #pragma unroll
@@ -379,7 +379,7 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
     };
     const int num_staged = min(max(plan.staged_k_tiles - tile * k_tiles_each, 0), k_tiles_each);
     int k_tile = 0;
-    // Chains of steps overlap.
+    // Chains of K tiles overlap.
 #pragma unroll 4
     for (; k_tile < num_staged; ++k_tile) {
       multiply(*reinterpret_cast<const uint4*>(staged_bits + k_tile * kBitKTileBytes), k_tile);
@@ -435,9 +435,9 @@ __device__ inline void MakeProduct(const ProductArguments& arguments, const Fuse
   }
 }
 
-// Blocks find room beside those of the products before and after: two to a multiprocessor, of which
-// the launch takes one. Small blocks of one token have registers for three, which was measured to
-// be quicker with small models.
+// Blocks find room beside those of the products before and after: two to an SM, of which the launch
+// takes one. Small blocks of one token have registers for three, which was measured to be quicker
+// with small models.
 template <typename Source, int kTokens>
 __global__ void __launch_bounds__(Source::kWarps * 32, Source::kWarps <= 8 && kTokens == 1 ? 3 : 2)
     FusedProduct(const __grid_constant__ ProductArguments arguments,

@@ -1,9 +1,7 @@
-// Kernels that produce the inputs of linear sites, and the rows of the embedding.
+// Kernels that produce the inputs of linear sites.
 //
-// A block holds one token's input in shared memory and sketches it there. Bound by latency: one
+// A block holds one token's input in shared memory and packs it there. Bound by latency: one
 // pass over the row, one reduction, one pass over the buckets.
-#include <cuda_fp16.h>
-
 #include <algorithm>
 
 #include "engine/backends/cuda/input_launch.cuh"
@@ -14,21 +12,6 @@
 
 namespace ultrasketch::cuda {
 namespace {
-
-__global__ void __launch_bounds__(kInputThreads)
-    Embed(const __grid_constant__ PackedMatrix table, int64_t hidden_size, const TokenInput* tokens,
-          float* hidden) {
-  LaunchDependents();
-  WaitForGridDependency();
-  const int64_t token = blockIdx.x;
-  const int64_t row = tokens[token].id;
-  const auto* values = static_cast<const __half*>(table.tiles);
-  const float scale = table.row_scales[row];
-  for (int64_t i = threadIdx.x; i < hidden_size; i += kInputThreads) {
-    hidden[token * hidden_size + i] =
-        __half2float(values[DenseOffset(row, i, table.num_k_tiles)]) * scale;
-  }
-}
 
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
@@ -96,12 +79,6 @@ __global__ void __launch_bounds__(kThreads)
 int64_t MaxInputColumns(int max_shared_bytes) {
   constexpr int kReductionBytes = 1024;
   return (max_shared_bytes - kReductionBytes) / int64_t{sizeof(float)};
-}
-
-cudaError_t LaunchEmbed(const PackedMatrix& table, int64_t hidden_size, const TokenInput* tokens,
-                        int64_t num_tokens, float* hidden, cudaStream_t stream) {
-  return LaunchKernel(Embed, dim3(static_cast<unsigned>(num_tokens)), kInputThreads,
-                      /*shared_bytes=*/0, stream, table, hidden_size, tokens, hidden);
 }
 
 cudaError_t LaunchRmsNorm(const float* hidden, const int32_t* rows, int64_t num_rows,

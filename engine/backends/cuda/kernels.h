@@ -14,40 +14,21 @@
 
 namespace ultrasketch::cuda {
 
-// A token of a step.
-struct TokenInput {
-  int32_t id;
-  int32_t position;        // for the rotary embedding
-  int32_t cache_position;  // in its sequence
-  int32_t first_block;     // of its sequence, in the step's block table
-};
-
 // Most columns of a site: a token's input is held in a block's shared memory.
 int64_t MaxInputColumns(int max_shared_bytes);
 
-// hidden [num_tokens, hidden_size] = rows of the table (packed as dense weights).
-cudaError_t LaunchEmbed(const PackedMatrix& table, int64_t hidden_size, const TokenInput* tokens,
-                        int64_t num_tokens, float* hidden, cudaStream_t stream);
-// The same of tables of grouped integers.
-cudaError_t LaunchEmbedInt8(const PackedMatrix& table, int64_t hidden_size,
-                            const TokenInput* tokens, int64_t num_tokens, float* hidden,
-                            cudaStream_t stream);
-cudaError_t LaunchEmbedInt4(const PackedMatrix& table, int64_t hidden_size,
-                            const TokenInput* tokens, int64_t num_tokens, float* hidden,
-                            cudaStream_t stream);
-using LaunchEmbedFunction = decltype(&LaunchEmbed);
-
-// prepared[i] = sketch(hidden[row] / rms(hidden[row]) * weight), row = rows[i], or i when `rows` is
-// null.
+// packed_input[i] = packed(hidden[row] / rms(hidden[row]) * weight), row = rows[i], or i if `rows`
+// is null.
 cudaError_t LaunchRmsNorm(const float* hidden, const int32_t* rows, int64_t num_rows,
                           const float* weight, float epsilon, const InputTransform& transform,
                           int num_sms, void* packed_input, cudaStream_t stream);
 
-// prepared = sketch(silu(gate) * up) of gate_up [num_tokens, 2 * sketch.cols].
+// packed_input = packed(silu(gate) * up) of gate_up [num_tokens, 2 * transform.cols].
 cudaError_t LaunchSwiGlu(const float* gate_up, int64_t num_tokens, const InputTransform& transform,
                          int num_sms, void* packed_input, cudaStream_t stream);
 
-// prepared = sketch(rows), rows [num_tokens, sketch.cols], in the order of columns or of entries.
+// packed_input = packed(rows), rows [num_tokens, transform.cols], in the order of columns or
+// permuted.
 cudaError_t LaunchTransform(const float* rows, bool is_permuted, int64_t num_tokens,
                             const InputTransform& transform, int num_sms, void* packed_input,
                             cudaStream_t stream);
@@ -55,13 +36,13 @@ cudaError_t LaunchTransform(const float* rows, bool is_permuted, int64_t num_tok
 // --- Attention ---
 //
 // In a cache of floats keys lie as [block][kv head][slot][head_dim], values as [block][kv head]
-// [head_dim][slot], both binary16 (larger values saturate): so a lane reads runs of either as the
+// [head_dim][slot], both fp16 (larger values saturate): so a lane reads runs of either as the
 // tensor cores take them. A cache of bytes is [block][kv head][run of 16 slots] of what
 // int8_attention.cuh describes.
 
-// Positions are attended to in chunks of this many, counted from 0, and a chunk in pieces. A
-// query's result is the merge of its chunks in ascending order, and theirs of their pieces, whoever
-// computes them.
+// Positions are attended to in KV splits of this many, counted from 0, and a KV split in KV tiles.
+// A query's result is the merge of its KV splits in ascending order, and theirs of their KV tiles,
+// whoever computes them.
 inline constexpr int kKvTileKeys = 64;
 inline constexpr int kAttentionWarps = 4;
 inline constexpr int kKvSplitKeys = kKvTileKeys * kAttentionWarps;
@@ -69,10 +50,10 @@ US_HOST_DEVICE constexpr int64_t NumKvSplits(int64_t num_keys) {
   return (num_keys + kKvSplitKeys - 1) / kKvSplitKeys;
 }
 
-// Up to so many chunks of a token are merged by whoever reads its result, each block of a product
-// all of them. In a step of no more than kMaxMergedItems, more of them are merged by the block
-// that is the last to finish one: of many blocks, each would wait for what it wrote while others
-// want its place.
+// Up to so many KV splits of a token are merged by whoever reads its result, each block of a
+// product all of them. In a step of no more than kMaxMergedItems, more of them are merged by the
+// block that is the last to finish one: of many blocks, each would wait for what it wrote while
+// others want its place.
 inline constexpr int64_t kMaxUnmergedSplits = 8;
 inline constexpr int64_t kMaxMergedItems = 96;
 
@@ -88,7 +69,7 @@ US_HOST_DEVICE constexpr int Int8HeadDim(int head_dim) {
   if (head_dim <= 128) return (head_dim + 31) / 32 * 32;
   return head_dim <= 256 ? 256 : 0;
 }
-// Of a token's key and value: bytes and scales.
+// Bytes of a token's key and value with their scales.
 US_HOST_DEVICE constexpr int Int8TokenBytes(int padded_head_dim) {
   return 2 * padded_head_dim + 2 * 2;
 }
@@ -119,15 +100,15 @@ struct AttentionGeometry {
   US_HOST_DEVICE int64_t qkv_width() const {
     return (int64_t{num_heads} + 2 * num_kv_heads) * head_dim;
   }
-  // Floats of a chunk's partial result for all heads of a tile of tokens (PartialLayout).
+  // Floats of a KV split's partial result for all heads of a tile of tokens (PartialLayout).
   US_HOST_DEVICE int64_t partial_floats() const {
     return (tokens_per_tile() * num_heads * (int64_t{head_dim} + 2) + 3) / 4 * 4;
   }
   friend bool operator==(const AttentionGeometry&, const AttentionGeometry&) = default;
 };
 
-// Where a chunk's partial result has what: the weighted values of the tile's tokens, each a row as
-// attention's result is, then a maximum and a sum for each token and head.
+// Where a KV split's partial result has what: the weighted values of the tile's tokens, each a row
+// as attention's result is, then a maximum and a sum for each token and head.
 //
 //   values   [tokens_per_tile][num_heads][head_dim]
 //   ranges   [tokens_per_tile][num_heads] {maximum, sum}
@@ -158,18 +139,18 @@ cudaError_t LaunchRotateAndStoreInt8(const AttentionGeometry& geometry, const fl
                                      const int32_t* block_table, CacheView cache, float* qkv,
                                      cudaStream_t stream);
 
-// Some neighbouring tokens of a sequence, against all of their keys or against one chunk of them.
-// Those of a tile at most; of a prompt's item, of kPromptTiles.
+// Some neighbouring tokens of a sequence, against all of their keys or against one KV split of
+// them. Those of a tile at most; of a prompt's item, of kPromptTiles.
 struct AttentionItem {
   int32_t first_token;
   int32_t num_tokens;   // 0: nothing to do
   int32_t num_keys;     // that the first token sees; each next sees one more
   int32_t first_block;  // in the step's block table
   int32_t split;        // or -1: all
-  int32_t slot;         // where a chunk's partial result goes
+  int32_t slot;         // where a KV split's partial result goes
 };
 
-// Where a token's result is: its tile's chunks are in `num_splits` slots from first_slot on, as
+// Where a token's result is: its tile's KV splits are in `num_splits` slots from first_slot on, as
 // token `tile_token` of them; with num_splits 0 it is in `attended`.
 struct AttentionToken {
   int32_t first_slot;
@@ -189,14 +170,14 @@ struct AttentionArguments {
   float* partials = nullptr;  // [slot][geometry.partial_floats()]
   float* attended = nullptr;  // [token - first_token][query_width]
   // Whether tokens of more than kMaxUnmergedSplits have theirs merged to `attended`, and how many
-  // of them are there: [slot of the first chunk][key heads * tiles of their query heads], zeros
+  // of them are there: [slot of the first KV split][key heads * tiles of their query heads], zeros
   // before a kernel and after it.
   bool merges_splits = false;
   int32_t* finished = nullptr;
   int64_t first_token = 0;
   int num_sms = 1;
   int64_t max_shared_bytes = 0;  // that a block may have
-  // Of LaunchTokenAttention.
+  // For LaunchTokenAttention alone.
   const float* frequencies = nullptr;  // [head_dim / 2]
   const TokenInput* tokens = nullptr;  // of the step, for their positions
 };
@@ -207,13 +188,13 @@ cudaError_t LaunchPromptAttention(const AttentionArguments& arguments, cudaStrea
 cudaError_t LaunchInt8Attention(const AttentionArguments& arguments, cudaStream_t stream);
 
 // RotateAndStore and attention in one, of steps with no more than one token of each sequence whose
-// items have a chunk each, or all of no more than one.
+// items have a KV split each, or all of no more than one.
 bool HasTokenAttention(const AttentionGeometry& geometry, int64_t max_shared_bytes);
 cudaError_t LaunchTokenAttention(const AttentionArguments& arguments, cudaStream_t stream);
 cudaError_t LaunchInt8TokenAttention(const AttentionArguments& arguments, cudaStream_t stream);
 
-// prepared[t] = sketch(attention of token t) for tokens [first_token, first_token + num_tokens) of
-// the step; `tokens` and `prepared` are those of the whole step.
+// packed_input[t] = packed(attention of token t) for tokens [first_token, first_token + num_tokens)
+// of the step; `tokens` and `packed_input` are those of the whole step.
 cudaError_t LaunchFinishAttention(const AttentionArguments& arguments, const AttentionToken* tokens,
                                   int64_t num_tokens, const InputTransform& transform, int num_sms,
                                   void* packed_input, cudaStream_t stream);
@@ -223,13 +204,13 @@ cudaError_t LaunchFinishAttention(const AttentionArguments& arguments, const Att
 // With more tokens a kernel of their own for the inputs is quicker.
 inline constexpr int64_t kMaxFusedTokens = 2;
 
-// What a product's inputs are made of, [num_tokens][sketch.cols].
+// What a product's inputs are made of, [num_tokens][transform.cols].
 struct FusedInput {
   enum class Kind : int {
     kNormalized,  // rows / rms(rows) * weight
     kAttended,    // what LaunchFinishAttention takes, of tokens [0, num_tokens)
     kRows,        // rows as they are
-    kPermuted,    // rows in the order of the sketch's entries (sketch.h), with its signs
+    kPermuted,    // rows in the transform's permuted order, with its signs
   };
   Kind kind = Kind::kRows;
   const float* rows = nullptr;
@@ -241,16 +222,16 @@ struct FusedInput {
   void* packed_input = nullptr;  // of a kernel of its own; not written by a product
 };
 
-// Whether inputs of a sketch may be written in the order of its entries.
-bool HasNarrowPlaces(const InputTransform& transform);
+// Whether inputs of a transform may be written in its permuted order.
+bool HasNarrowIndices(const InputTransform& transform);
 // Whether there is a kernel for tiles of sign bits; `max_shared_bytes` are what a block may have.
 // None for kRows.
 bool CanFuseProduct(const FusedInput& input, const PackedMatrix& matrix,
                     const InputTransform& transform, int64_t num_tokens, int num_sms,
                     int64_t max_shared_bytes);
 // The same results to the bit as of the kernels one by one. Gated outputs are written in the order
-// of rows or, with `output_indices`, the places of a sketch that HasNarrowPlaces, of its entries
-// and with its signs.
+// of rows or, with `output_indices`, the scatter indices of a transform that HasNarrowIndices, in
+// its permuted order and with its signs.
 cudaError_t LaunchFusedProduct(const ProductArguments& arguments, const FusedInput& input,
                                const void* output_indices, cudaStream_t stream);
 

@@ -12,7 +12,9 @@
 #include "engine/bench/cuda/device_timer.h"
 #include "engine/bench/cuda/sketch_baselines.h"
 #include "engine/codecs/absmaxmin/cuda/absmaxmin_tables.h"
+#include "engine/codecs/dense/cuda/dense_product.h"
 #include "engine/codecs/fold/cuda/bit_layout.h"
+#include "engine/codecs/fold/cuda/fold_product.h"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -24,18 +26,24 @@ constexpr int64_t kBucketBits = 2;
 class Candidate {
  public:
   virtual ~Candidate() = default;
-  virtual const PackedMatrix& matrix() const = 0;
-  virtual int64_t weight_bytes() const = 0;
+  static absl::StatusOr<std::unique_ptr<Candidate>> Create(DeviceTimer& timer, int64_t rows,
+                                                           int64_t num_k_tiles,
+                                                           int64_t k_tile_bytes,
+                                                           LaunchProduct launch) {
+    auto candidate = std::make_unique<Candidate>();
+    US_RETURN_IF_ERROR(candidate->AllocateMatrix(
+        timer, rows, num_k_tiles, NumMTiles(rows) * num_k_tiles * k_tile_bytes, launch));
+    return candidate;
+  }
 
   absl::StatusOr<double> Time(DeviceTimer& timer, int64_t num_tokens) {
-    const PackedMatrix& packed = matrix();
     const int num_copies = timer.NumCopies(copy_bytes_);
     US_ASSIGN_OR_RETURN(const auto packed_input,
-                        RandomMemory::Create(num_tokens * PackedInputBytes(packed.num_k_tiles)));
-    US_ASSIGN_OR_RETURN(const auto output, RandomMemory::Create(num_tokens * packed.rows * 4));
+                        RandomMemory::Create(num_tokens * PackedInputBytes(matrix_.num_k_tiles)));
+    US_ASSIGN_OR_RETURN(const auto output, RandomMemory::Create(num_tokens * matrix_.rows * 4));
     return timer.Time(num_copies, [&](int copy) {
       ProductArguments arguments;
-      arguments.matrix = packed;
+      arguments.matrix = matrix_;
       arguments.matrix.tiles = tiles_->At(copy * copy_bytes_);
       arguments.packed_input = packed_input->At();
       arguments.num_tokens = num_tokens;
@@ -49,63 +57,29 @@ class Candidate {
   // Weights once, inputs and outputs of each token.
   double TouchedBytes(int64_t num_tokens) const {
     return static_cast<double>(
-        weight_bytes() + num_tokens * (PackedInputBytes(matrix().num_k_tiles) + matrix().rows * 4));
+        weight_bytes() + num_tokens * (PackedInputBytes(matrix_.num_k_tiles) + matrix_.rows * 4));
   }
 
  protected:
-  absl::Status AllocateTiles(DeviceTimer& timer, int64_t copy_bytes, LaunchProduct launch) {
+  virtual int64_t weight_bytes() const { return copy_bytes_ + matrix_.rows * 4; }
+
+  absl::Status AllocateMatrix(DeviceTimer& timer, int64_t rows, int64_t num_k_tiles,
+                              int64_t copy_bytes, LaunchProduct launch) {
     launch_ = launch;
     copy_bytes_ = copy_bytes;
     US_ASSIGN_OR_RETURN(tiles_, RandomMemory::Create(copy_bytes * timer.NumCopies(copy_bytes)));
+    US_ASSIGN_OR_RETURN(scales_, RandomMemory::Create(rows * 4));
+    matrix_.tiles = tiles_->At();
+    matrix_.row_scales = scales_->At<float>();
+    matrix_.rows = rows;
+    matrix_.num_k_tiles = num_k_tiles;
     return absl::OkStatus();
   }
 
+  PackedMatrix matrix_;
   LaunchProduct launch_ = nullptr;
   int64_t copy_bytes_ = 0;
   std::unique_ptr<RandomMemory> tiles_;
-};
-
-class FoldCandidate final : public Candidate {
- public:
-  static absl::StatusOr<std::unique_ptr<Candidate>> Create(DeviceTimer& timer,
-                                                           const KernelShape& shape, double bits) {
-    auto candidate = std::make_unique<FoldCandidate>();
-    PackedMatrix& matrix = candidate->matrix_;
-    matrix.rows = shape.rows;
-    matrix.num_k_tiles = FoldKTiles(std::llround(static_cast<double>(shape.cols) * bits));
-    US_RETURN_IF_ERROR(candidate->AllocateTiles(
-        timer, NumMTiles(shape.rows) * matrix.num_k_tiles * kFoldKTileBytes, LaunchFoldProduct));
-    US_ASSIGN_OR_RETURN(candidate->scales_, RandomMemory::Create(shape.rows * 4));
-    matrix.row_scales = candidate->scales_->At<float>();
-    return candidate;
-  }
-  const PackedMatrix& matrix() const override { return matrix_; }
-  int64_t weight_bytes() const override { return copy_bytes_ + matrix_.rows * 4; }
-
- private:
-  PackedMatrix matrix_;
-  std::unique_ptr<RandomMemory> scales_;
-};
-
-class DenseCandidate final : public Candidate {
- public:
-  static absl::StatusOr<std::unique_ptr<Candidate>> Create(DeviceTimer& timer,
-                                                           const KernelShape& shape) {
-    auto candidate = std::make_unique<DenseCandidate>();
-    PackedMatrix& matrix = candidate->matrix_;
-    matrix.rows = shape.rows;
-    matrix.num_k_tiles = NumKTiles(shape.cols);
-    US_RETURN_IF_ERROR(candidate->AllocateTiles(
-        timer, NumMTiles(shape.rows) * matrix.num_k_tiles * kDenseKTileBytes, LaunchDenseProduct));
-    US_ASSIGN_OR_RETURN(candidate->scales_, RandomMemory::Create(shape.rows * 4));
-    matrix.row_scales = candidate->scales_->At<float>();
-    return candidate;
-  }
-  const PackedMatrix& matrix() const override { return matrix_; }
-  int64_t weight_bytes() const override { return copy_bytes_ + matrix_.rows * 4; }
-
- private:
-  PackedMatrix matrix_;
   std::unique_ptr<RandomMemory> scales_;
 };
 
@@ -128,11 +102,6 @@ class SketchCandidate final : public Candidate {
         tables_(MakeAbsMaxMinTables(layout_)),
         shape_(shape),
         buckets_(buckets) {}
-
-  const PackedMatrix& matrix() const override { return matrix_; }
-  int64_t weight_bytes() const override {
-    return copy_bytes_ + matrix_.rows * 4 + static_cast<int64_t>(tables_.entries.size()) * 2;
-  }
 
   absl::StatusOr<double> TimeWholeDecode(DeviceTimer& timer, const CublasProduct& dense) {
     US_ASSIGN_OR_RETURN(const auto whole, RandomMemory::Create(shape_.rows * matrix_.num_k_tiles *
@@ -181,21 +150,21 @@ class SketchCandidate final : public Candidate {
   }
 
  private:
+  int64_t weight_bytes() const override {
+    return Candidate::weight_bytes() + static_cast<int64_t>(tables_.entries.size()) * 2;
+  }
+
   absl::Status Allocate(DeviceTimer& timer) {
     const int64_t num_blocks = (shape_.rows + kBucketBlockRows - 1) / kBucketBlockRows;
-    US_RETURN_IF_ERROR(
-        AllocateTiles(timer, num_blocks * tables_.words_per_block * 4, LaunchAbsMaxMinProduct));
-    US_ASSIGN_OR_RETURN(scales_, RandomMemory::Create(shape_.rows * 4));
+    US_RETURN_IF_ERROR(AllocateMatrix(timer, shape_.rows, tables_.num_k_tiles,
+                                      num_blocks * tables_.words_per_block * 4,
+                                      LaunchAbsMaxMinProduct));
     const auto entry_bytes = static_cast<int64_t>(tables_.entries.size() * sizeof(uint16_t));
     US_ASSIGN_OR_RETURN(entries_, RandomMemory::Create(entry_bytes));
     US_RETURN_IF_ERROR(entries_->Write(tables_.entries.data(), entry_bytes));
     const auto part_bytes = static_cast<int64_t>(tables_.parts.size() * sizeof(BucketPart));
     US_ASSIGN_OR_RETURN(parts_, RandomMemory::Create(part_bytes));
     US_RETURN_IF_ERROR(parts_->Write(tables_.parts.data(), part_bytes));
-    matrix_.tiles = tiles_->At();
-    matrix_.row_scales = scales_->At<float>();
-    matrix_.rows = shape_.rows;
-    matrix_.num_k_tiles = tables_.num_k_tiles;
     matrix_.buckets = {parts_->At(), entries_->At<uint16_t>(),
                        static_cast<int>(tables_.parts.size()), tables_.entry_words,
                        tables_.words_per_block};
@@ -206,8 +175,6 @@ class SketchCandidate final : public Candidate {
   AbsMaxMinTables tables_;
   KernelShape shape_;
   int64_t buckets_;
-  PackedMatrix matrix_;
-  std::unique_ptr<RandomMemory> scales_;
   std::unique_ptr<RandomMemory> entries_;
   std::unique_ptr<RandomMemory> parts_;
 };
@@ -242,10 +209,16 @@ class ShapeBench {
     US_ASSIGN_OR_RETURN(sketch_, SketchCandidate::Create(timer_, shape_, options_.bits_per_weight));
     candidate_ = sketch_.get();
     if (options_.codec == "fold") {
-      US_ASSIGN_OR_RETURN(fold_, FoldCandidate::Create(timer_, shape_, options_.bits_per_weight));
+      US_ASSIGN_OR_RETURN(
+          fold_, Candidate::Create(timer_, shape_.rows,
+                                   FoldKTiles(std::llround(static_cast<double>(shape_.cols) *
+                                                           options_.bits_per_weight)),
+                                   kFoldKTileBytes, LaunchFoldProduct));
       candidate_ = fold_.get();
     }
-    US_ASSIGN_OR_RETURN(engine_dense_, DenseCandidate::Create(timer_, shape_));
+    US_ASSIGN_OR_RETURN(engine_dense_,
+                        Candidate::Create(timer_, shape_.rows, NumKTiles(shape_.cols),
+                                          kDenseKTileBytes, LaunchDenseProduct));
     dense_bytes_ = shape_.rows * shape_.cols * 2;
     US_ASSIGN_OR_RETURN(dense_weights_,
                         RandomMemory::Create(dense_bytes_ * timer_.NumCopies(dense_bytes_)));

@@ -1,4 +1,4 @@
-// A matrix packed for the device, and its product with prepared inputs.
+// A matrix packed for the device, its product with packed inputs, and its rows as embeddings.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_PRODUCT_H_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_PRODUCT_H_
 
@@ -24,15 +24,15 @@ struct PackedMatrix {
   const float* bias = nullptr;        // [rows] or null
   int64_t rows = 0;
   int64_t num_k_tiles = 0;  // of columns
-  BucketTables buckets;     // of a sketch; its tiles are laid out otherwise
-  // Of tiles that hold scales (engine/codecs/grouped/cuda): they are binary16, else bfloat16.
+  BucketTables buckets;     // of absmaxmin; its tiles are laid out otherwise
+  // Whether the scales that tiles hold (engine/codecs/grouped/cuda) are fp16, else bfloat16.
   bool has_half_scales = false;
 };
 
-// y[t][r] = (W x_t)[r] + bias[r], or added to y. `y` has a row stride of `rows` floats, `prepared`
-// one of PackedInputBytes(num_k_tiles). At least one token.
+// A GEMM: y[t][r] = (W x_t)[r] + bias[r], or added to y. `y` has a row stride of `rows` floats,
+// `packed_input` one of PackedInputBytes(num_k_tiles). At least one token.
 //
-// Gated, the first half of the rows are gates of the second: y[t][r] = silu(gate) * up, with a
+// Gated, the matrix is a gate_up_proj: y[t][r] = silu(gate) * up, gates before ups, with a
 // stride of rows / 2, not added.
 struct ProductArguments {
   PackedMatrix matrix;
@@ -47,25 +47,18 @@ struct ProductArguments {
 
 using LaunchProduct = cudaError_t (*)(const ProductArguments& arguments, cudaStream_t stream);
 
-// Tiles of sign bits.
-cudaError_t LaunchFoldProduct(const ProductArguments& arguments, cudaStream_t stream);
-// Whether it takes these arguments gated, on the calling thread's device. Otherwise is_gated must
-// not be set.
-bool CanGateFoldProduct(const ProductArguments& arguments);
-// Tiles of binary16 numbers.
-cudaError_t LaunchDenseProduct(const ProductArguments& arguments, cudaStream_t stream);
+// A token of a step.
+struct TokenInput {
+  int32_t id;
+  int32_t position;        // for the rotary embedding
+  int32_t cache_position;  // in its sequence
+  int32_t first_block;     // of its sequence, in the step's block table
+};
 
-// Packs `num_rows` rows from `first_row`, a multiple of kMTileRows, on; rows and columns that fill
-// up the last tile and step are written too. `bits` is [num_rows, row_bytes] in device memory in
-// the codec's stored order, `tiles` the whole matrix.
-cudaError_t LaunchPackFold(const uint8_t* bits, int64_t row_bytes, int64_t first_row,
-                           int64_t num_rows, int64_t num_k_tiles, void* tiles, cudaStream_t stream);
-
-// The same for `values` [num_rows, cols]. The scale of a row is the power of two that brings its
-// largest weight into [2^14, 2^15): within binary16's range, and exact for all that BF16 holds.
-cudaError_t LaunchPackDense(const float* values, int64_t cols, int64_t first_row, int64_t num_rows,
-                            int64_t num_k_tiles, void* tiles, float* row_scales,
-                            cudaStream_t stream);
+// hidden [num_tokens, hidden_size] = the tokens' rows of `table`.
+using LaunchEmbedFunction = cudaError_t (*)(const PackedMatrix& table, int64_t hidden_size,
+                                            const TokenInput* tokens, int64_t num_tokens,
+                                            float* hidden, cudaStream_t stream);
 
 }  // namespace ultrasketch::cuda
 

@@ -1,4 +1,4 @@
-// Building the places of a sketch's columns (sketch.h).
+// Building a transform's scatter indices (input_transform.h).
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_SCATTER_INDICES_H_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_SCATTER_INDICES_H_
 
@@ -10,11 +10,33 @@
 
 namespace ultrasketch::cuda {
 
+// A transform's tables on the host.
+struct TransformTables {
+  std::vector<TransformGroup> groups;    // by ascending first_bucket
+  std::vector<uint8_t> scatter_indices;  // of index_bytes each
+  int index_bytes = 2;
+  float max_amplification = 1.0f;
+
+  // The transform of inputs [cols] with these tables in device memory.
+  InputTransform At(const uint8_t* device_groups, const uint8_t* device_indices, int64_t cols,
+                    int64_t num_k_tiles, InputForm form) const {
+    return {reinterpret_cast<const TransformGroup*>(device_groups),
+            device_indices,
+            static_cast<int>(groups.size()),
+            groups.front(),
+            index_bytes,
+            cols,
+            num_k_tiles,
+            max_amplification,
+            form};
+  }
+};
+
 class ScatterIndices {
  public:
   explicit ScatterIndices(int64_t cols) : indices_(static_cast<size_t>(cols)) {}
 
-  // Gives `group`, whose buckets are known, entries of its own.
+  // Gives `group`, whose buckets are known, its part of the permuted order.
   void Begin(TransformGroup& group) {
     group.first_permuted = num_permuted_;
     num_permuted_ += group.columns_per_bucket * group.num_buckets;
@@ -26,18 +48,17 @@ class ScatterIndices {
         static_cast<uint32_t>(group.first_permuted + i * group.num_buckets + bucket), is_negative};
   }
 
-  int index_bytes() const {
-    return static_cast<int64_t>(indices_.size()) <= kMaxNarrowColumns ? 2 : 4;
-  }
-  std::vector<uint8_t> Pack() const {
-    const auto bytes_each = static_cast<size_t>(index_bytes());
-    std::vector<uint8_t> bytes(indices_.size() * bytes_each);
+  // Sets the tables' indices.
+  void Pack(TransformTables& tables) const {
+    const size_t bytes_each = static_cast<int64_t>(indices_.size()) <= kMaxNarrowColumns ? 2 : 4;
+    tables.index_bytes = static_cast<int>(bytes_each);
+    tables.scatter_indices.resize(indices_.size() * bytes_each);
     for (size_t column = 0; column < indices_.size(); ++column) {
       uint32_t index = indices_[column].permuted;
       if (indices_[column].is_negative) index |= 1u << (8 * bytes_each - 1);
-      std::memcpy(bytes.data() + column * bytes_each, &index, bytes_each);  // little-endian
+      // Little-endian.
+      std::memcpy(tables.scatter_indices.data() + column * bytes_each, &index, bytes_each);
     }
-    return bytes;
   }
 
  private:

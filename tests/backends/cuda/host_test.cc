@@ -10,6 +10,7 @@
 
 #include "engine/backends/cuda/attention_plan.h"
 #include "engine/base/random.h"
+#include "engine/codecs/cuda/cuda_codec.h"
 #include "engine/codecs/cuda/tile_layout.h"
 #include "engine/codecs/dense/cuda/dense_product_hopper.h"
 #include "engine/codecs/fold/cuda/bit_layout.h"
@@ -20,8 +21,8 @@
 namespace ultrasketch::cuda {
 namespace {
 
-// Row and column of the step that a lane holds in half `half` of register `reg` of an instruction,
-// by the instruction's definition and the order that tile_layout.h gives its columns.
+// Row and column of the K tile that a lane holds in half `half` of register `reg` of an
+// instruction, by the instruction's definition and the order that tile_layout.h gives its columns.
 struct Place {
   int row;
   int column;
@@ -120,7 +121,7 @@ TEST(TileLayoutTest, DenseWeightsLieWhereLanesReadThem) {
   EXPECT_EQ(offsets.size(), 2u * kKTiles * 1024u);
 }
 
-// Of mma.m16n8k32 lane l holds in register r four columns of row l / 4 + 8 * (r % 2), and those
+// In mma.m16n8k32 lane l holds in register r four columns of row l / 4 + 8 * (r % 2), and those
 // are the next four of its sixteen after register r - 2's.
 TEST(GroupedLayoutTest, Int8WeightsLieAsLanesTakeThem) {
   constexpr int64_t kKTiles = 2;
@@ -159,7 +160,7 @@ TEST(GroupedLayoutTest, IntegersAndScalesCoverAMatrixOnce) {
   constexpr int64_t kRows = 2 * kMTileRows;
   constexpr int64_t kKTiles = 4;
   for (const bool is_int4 : {false, true}) {
-    // Of each byte: 1 for a lower half, 10 for an upper one, 100 for all of it.
+    // Uses of each byte: 1 for a lower half, 10 for an upper one, 100 for all of it.
     std::map<int64_t, int> uses;
     for (int64_t row = 0; row < kRows; ++row) {
       for (int64_t column = 0; column < kKTiles * kKTileColumns; ++column) {
@@ -215,8 +216,8 @@ TEST(TileLayoutTest, KSplitsCoverTheKTilesInOrder) {
   }
 }
 
-// The sketch as device code computes it.
-std::vector<float> Sketch(const FoldTransform& sketch, const std::vector<float>& x) {
+// The transform as device code computes it.
+std::vector<float> Sketch(const TransformTables& sketch, const std::vector<float>& x) {
   const auto index_bytes = static_cast<size_t>(sketch.index_bytes);
   const uint32_t sign = 1u << (8 * index_bytes - 1);
   std::vector<float> entries(x.size(), std::numeric_limits<float>::quiet_NaN());
@@ -243,7 +244,7 @@ TEST(FoldTransformTest, IsTheLayoutsFold) {
   for (const auto& [cols, buckets] : std::vector<std::pair<int64_t, int64_t>>{
            {1, 1}, {100, 33}, {256, 128}, {250, 129}, {96, 200}, {32768, 1100}, {40000, 20000}}) {
     const FoldLayout layout(5, "site", EvenFoldClasses(cols, buckets), {});
-    const FoldTransform sketch = MakeFoldTransform(layout);
+    const TransformTables sketch = MakeFoldTransform(layout);
     EXPECT_EQ(sketch.index_bytes, cols > 32768 ? 4 : 2);
     EXPECT_EQ(sketch.scatter_indices.size(), static_cast<size_t>(cols * sketch.index_bytes));
     const std::vector<float> x = RandomFloats(cols, 1);
@@ -258,6 +259,35 @@ TEST(FoldTransformTest, IsTheLayoutsFold) {
       EXPECT_LE(std::abs(found[bucket]), most * sketch.max_amplification * 1.0001f);
     }
   }
+}
+
+TEST(CudaCodecTest, EveryCodecHasItsLine) {
+  for (const std::string_view name : CodecNames()) {
+    ASSERT_NE(FindCudaCodec(name), nullptr) << name;
+    EXPECT_EQ(FindCudaCodec(name)->name, name);
+  }
+  EXPECT_EQ(FindCudaCodec("none"), nullptr);
+}
+
+TEST(CudaCodecTest, TablesHaveRowsToLookUp) {
+  for (const std::string_view name : {"dense", "int8", "int4"}) {
+    ASSERT_NE(FindCudaCodec(name), nullptr) << name;
+    EXPECT_NE(FindCudaCodec(name)->launch_embed, nullptr) << name;
+  }
+}
+
+TEST(MemoryPlanTest, PartsAreAlignedAndDoNotOverlap) {
+  const std::vector<float> values(65);
+  MemoryPlan plan;
+  EXPECT_EQ(plan.Add(1), 0);
+  EXPECT_EQ(plan.AddCopy(values), 256);
+  EXPECT_EQ(plan.AddCopy(std::vector<float>()), 768);
+  EXPECT_EQ(plan.Add(256), 768);
+  EXPECT_EQ(plan.total_bytes(), 1024);
+  ASSERT_EQ(plan.copies().size(), 1u);
+  EXPECT_EQ(plan.copies()[0].source, values.data());
+  EXPECT_EQ(plan.copies()[0].num_bytes, 260);
+  EXPECT_EQ(plan.copies()[0].offset, 256);
 }
 
 // Every token is attended to in one place, within the workspace.
@@ -361,7 +391,7 @@ TEST(AttentionPlanTest, LeavesManySplitsToAttention) {
   ASSERT_GE(plan.items.size(), 9u);
   EXPECT_EQ(plan.items[8].split, 8);
 
-  // Not in a step of many sequences.
+  // Not in a K tile of many sequences.
   std::vector<PlannedSpan> many;
   for (int64_t i = 0; i <= kMaxMergedItems / 9; ++i) many.push_back({i, 1, 9 * 256 - 1, 9 * i});
   PlanAttention({32, 8, 128, 16}, many, 10000, 10000, plan);

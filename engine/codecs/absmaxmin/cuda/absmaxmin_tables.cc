@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engine/base/check.h"
-#include "engine/codecs/cuda/scatter_indices.h"
 
 namespace ultrasketch::cuda {
 namespace {
@@ -44,9 +43,9 @@ AbsMaxMinTables MakeAbsMaxMinTables(const AbsMaxMinLayout& layout) {
     const int64_t num_places = int64_t{part.end_k_tile - part.first_k_tile} * kKTileColumns;
     const int64_t first_bucket = layout.FirstBucketOf(index);
     tables.first_codes.push_back(first_bucket);
-    const size_t first_permuted = tables.entries.size();
-    tables.entries.resize(first_permuted + static_cast<size_t>(num_places * place_entries));
-    uint16_t* entries = tables.entries.data() + first_permuted;
+    const size_t first_entry = tables.entries.size();
+    tables.entries.resize(first_entry + static_cast<size_t>(num_places * place_entries));
+    uint16_t* entries = tables.entries.data() + first_entry;
     for (int64_t hash_row = 0; hash_row < bucket_class.hash_rows; ++hash_row) {
       const auto buckets = layout.BucketsOf(index, hash_row);
       const int64_t first = first_bucket + hash_row * bucket_class.buckets;
@@ -66,16 +65,15 @@ AbsMaxMinTables MakeAbsMaxMinTables(const AbsMaxMinLayout& layout) {
                           layout.columns()[static_cast<size_t>(first_place + place)],
                           /*is_negative=*/false);
     }
-    tables.groups.push_back(group);
+    tables.transform.groups.push_back(group);
     if (num_places > bucket_class.num_columns) {
       group.first_bucket += group.num_buckets;
       group.num_buckets = static_cast<int32_t>(num_places - bucket_class.num_columns);
       group.columns_per_bucket = 0;
-      tables.groups.push_back(group);
+      tables.transform.groups.push_back(group);
     }
   }
-  tables.scatter_indices = scatter_indices.Pack();
-  tables.index_bytes = scatter_indices.index_bytes();
+  scatter_indices.Pack(tables.transform);
   return tables;
 }
 

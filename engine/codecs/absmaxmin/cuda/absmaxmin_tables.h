@@ -7,7 +7,7 @@
 
 #include "engine/codecs/absmaxmin/absmaxmin_layout.h"
 #include "engine/codecs/absmaxmin/cuda/absmaxmin_matrix.h"
-#include "engine/codecs/cuda/input_transform.h"
+#include "engine/codecs/cuda/scatter_indices.h"
 
 namespace ultrasketch::cuda {
 
@@ -19,11 +19,9 @@ struct AbsMaxMinTables {
   int64_t num_k_tiles = 0;
   int64_t words_per_block = 0;
 
-  // How an input comes to be in the order of places (sketch.h). Places that fill up a class's last
-  // step have no columns.
-  std::vector<TransformGroup> groups;
-  std::vector<uint8_t> scatter_indices;  // of index_bytes each
-  int index_bytes = 2;
+  // How an input comes to be in the permuted order (input_transform.h). Columns that fill up a
+  // class's last K tile have no columns.
+  TransformTables transform;
 };
 
 // At most 2^16 buckets to a hash row.

@@ -1,5 +1,7 @@
-// Uncompressed weights as binary16 numbers: what a lane reads is what the tensor cores take.
+// Uncompressed weights as fp16: what a lane reads is what the tensor cores take.
+#include "engine/codecs/cuda/launch.cuh"
 #include "engine/codecs/cuda/product.cuh"
+#include "engine/codecs/dense/cuda/dense_product.h"
 #include "engine/codecs/dense/cuda/dense_product_hopper.h"
 
 namespace ultrasketch::cuda {
@@ -55,6 +57,24 @@ __global__ void PackDense(const float* values, int64_t cols, int64_t first_row, 
   }
 }
 
+constexpr int kEmbedThreads = 512;
+
+// One block a token.
+__global__ void __launch_bounds__(kEmbedThreads)
+    Embed(const __grid_constant__ PackedMatrix table, int64_t hidden_size, const TokenInput* tokens,
+          float* hidden) {
+  LaunchDependents();
+  WaitForGridDependency();
+  const int64_t token = blockIdx.x;
+  const int64_t row = tokens[token].id;
+  const auto* values = static_cast<const __half*>(table.tiles);
+  const float scale = table.row_scales[row];
+  for (int64_t i = threadIdx.x; i < hidden_size; i += kEmbedThreads) {
+    hidden[token * hidden_size + i] =
+        __half2float(values[DenseOffset(row, i, table.num_k_tiles)]) * scale;
+  }
+}
+
 }  // namespace
 
 cudaError_t LaunchDenseProduct(const ProductArguments& arguments, cudaStream_t stream) {
@@ -68,6 +88,13 @@ cudaError_t LaunchPackDense(const float* values, int64_t cols, int64_t first_row
   PackDense<<<static_cast<unsigned>(NumMTiles(num_rows) * kMTileRows), kPackThreads, 0, stream>>>(
       values, cols, first_row, num_rows, num_k_tiles, static_cast<__half*>(tiles), row_scales);
   return cudaGetLastError();
+}
+
+cudaError_t LaunchEmbedDense(const PackedMatrix& table, int64_t hidden_size,
+                             const TokenInput* tokens, int64_t num_tokens, float* hidden,
+                             cudaStream_t stream) {
+  return LaunchKernel(Embed, dim3(static_cast<unsigned>(num_tokens)), kEmbedThreads,
+                      /*shared_bytes=*/0, stream, table, hidden_size, tokens, hidden);
 }
 
 }  // namespace ultrasketch::cuda

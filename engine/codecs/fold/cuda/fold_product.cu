@@ -3,6 +3,7 @@
 #include "engine/codecs/fold/cuda/bit_product_hopper.h"
 #include "engine/codecs/fold/cuda/bit_product_skinny.cuh"
 #include "engine/codecs/fold/cuda/bit_product_tiled.cuh"
+#include "engine/codecs/fold/cuda/fold_product.h"
 
 namespace ultrasketch::cuda {
 namespace {

@@ -2,12 +2,10 @@
 
 #include <algorithm>
 
-#include "engine/codecs/cuda/scatter_indices.h"
-
 namespace ultrasketch::cuda {
 
-FoldTransform MakeFoldTransform(const FoldLayout& layout) {
-  FoldTransform transform;
+TransformTables MakeFoldTransform(const FoldLayout& layout) {
+  TransformTables transform;
   ScatterIndices scatter_indices(layout.cols());
   TransformGroup group;
   auto column = layout.columns_by_group().begin();
@@ -30,8 +28,7 @@ FoldTransform MakeFoldTransform(const FoldLayout& layout) {
       group.first_bucket += group.num_buckets;
     }
   }
-  transform.scatter_indices = scatter_indices.Pack();
-  transform.index_bytes = scatter_indices.index_bytes();
+  scatter_indices.Pack(transform);
   return transform;
 }
 

@@ -1,18 +1,18 @@
-// Products with grouped integers: an output head's, with many rows and any number of tokens; with
-// more than 8 and wgmma, see grouped_product_hopper.cu.
+// Products with group-quantized integers: an output head's, with many rows and any number of
+// tokens; with more than 8 and wgmma, see grouped_product_hopper.cu.
 //
-// Few tokens (GroupedSkinny), bound by reading weights: a block takes some row tiles, each of its 8
-// warps a chunk of their columns, as SkinnyProduct does (product.cuh). An int8 weight is an operand
-// as it lies, so that a row tile's step takes some 30 instructions, 4 tokens, where expanding it to
-// binary16 took 110.
+// Few tokens (GroupedSkinny), bound by reading weights: a block takes some M tiles, each of its 8
+// warps a K split of their columns, as SkinnyProduct does (product.cuh). An int8 weight is an
+// operand as it lies, so that an M tile's K tile takes some 30 instructions, 4 tokens, where
+// expanding it to fp16 took 110.
 //
 // More tokens (GroupedTiled):
 //
 //                 kTokens tokens
 //   128 rows  [ 4 x 2 warps of 32 rows x kTokens / 2 ]   both operands through shared memory, three
-//                                                        stages of two steps each
+//                                                        stages of two K tiles each
 //
-// Bound: sums of bytes cost the tensor cores what a product of binary16 would, two planes of input
+// Bound: sums of bytes cost the tensor cores what a product of fp16 would, hi and lo bytes of input
 // at twice the rate; scaling a group's sums, six instructions for two, about as much.
 #include <type_traits>
 
@@ -27,9 +27,9 @@ namespace ultrasketch::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTokensPerTile = 4;  // an instruction's eight columns are their planes
+constexpr int kTokensPerTile = 4;  // an instruction's eight columns are their hi and lo bytes
 
-// A step of a row tile with the scales of the lane's rows.
+// A K tile of an M tile with the scales of the lane's rows.
 template <typename Weights>
 struct ScaledWeights {
   static constexpr int kKTileBytes = Weights::kIntegerBytes + kKTileScaleBytes;
@@ -44,7 +44,7 @@ struct ScaledWeights {
 };
 
 // Adds a group's sums of 4 tokens, times their scales. Lane l has rows l / 4 and l / 4 + 8 of token
-// l % 4; `input` is what it reads of its column of the instruction, 16 bytes of a plane.
+// l % 4; `input` is what it reads of its column of the instruction, 16 high or low bytes.
 template <typename Weights>
 __device__ inline void AddGroup(const Weights& weights, float2 scales, const uint4& input,
                                 float2& totals) {
@@ -59,8 +59,8 @@ __device__ inline void AddGroup(const Weights& weights, float2 scales, const uin
   totals.y = AddGroupSum(totals.y, accumulators[2], accumulators[3], scales.y);
 }
 
-// Of a token's prepared input, where 16 bytes of a plane begin: those of columns 16 * part and
-// following of a step.
+// Where 16 bytes of a token's packed input begin, all high or all low ones: those of columns 16 *
+// part and following of a K tile.
 __device__ inline int64_t PlaneOffset(int64_t k_tile, int plane, int part) {
   return HighByteOffset(k_tile * kKTileColumns) + plane * kHiLoBytes + part * kColumnsPerLane;
 }
@@ -73,8 +73,8 @@ __device__ inline void PutGroupedOutput(const ProductArguments& arguments, int64
 
 // ---- Few tokens ----
 
-// Grid: (blocks of kMTiles row tiles, blocks of 4 * kTokenTiles tokens). Two steps of each row
-// tile are in flight beside those that are multiplied.
+// Grid: (blocks of kMTiles M tiles, blocks of 4 * kTokenTiles tokens). Two K tiles of each M tile
+// are in flight beside those that are multiplied.
 template <typename Weights, int kMTiles, int kTokenTiles>
 __global__ void __launch_bounds__(kThreads, 2)
     GroupedSkinny(const __grid_constant__ ProductArguments arguments) {
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   const int begin = KSplitBegin(k_split, num_k_tiles);
   const int end = KSplitBegin(k_split + 1, num_k_tiles);
-  // Steps past the chunk's end repeat its last one, and are not multiplied.
+  // K tiles past the K split's end repeat its last one, and are not multiplied.
   const auto load_weights = [&](int k_tile, Lane(&out)[kUnroll][kMTiles]) {
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
@@ -192,19 +192,19 @@ __global__ void __launch_bounds__(kThreads, 2)
 constexpr int kBlockMTiles = 8;
 constexpr int kStages = 3;
 constexpr int kStageKTiles = 2;              // rows have a multiple of them
-constexpr int kInputBytes = 2 * kHiLoBytes;  // of a token's two steps
+constexpr int kInputBytes = 2 * kHiLoBytes;  // of a token's two K tiles
 
 template <typename Weights, int kTokens>
 constexpr int TiledStageBytes() {
   return kBlockMTiles * kStageKTiles * ScaledWeights<Weights>::kKTileBytes + kTokens * kInputBytes;
 }
 
-// Where piece `piece` (of 16) of a token's two steps lies in a stage: the planes have their steps
-// in different order, so that lanes that read a step of both do not meet in a bank.
+// Where piece `piece` (of 16) of a token's two K tiles lies in a stage: hi and lo bytes have their
+// K tiles in different order, so that lanes that read a K tile of both do not meet in a bank.
 __device__ inline int PlacePiece(int piece) { return piece ^ piece / 8 * 4; }
 
-// Grid: (blocks of kTokens tokens, blocks of kBlockMTiles row tiles). Blocks that follow each
-// other take other tokens of the same rows, which they find in the second-level cache.
+// Grid: (blocks of kTokens tokens, blocks of kBlockMTiles M tiles). Blocks that follow each other
+// take other tokens of the same rows, which they find in L2.
 template <typename Weights, int kTokens>
 __global__ void __launch_bounds__(kThreads, 2)
     GroupedTiled(const __grid_constant__ ProductArguments arguments) {
@@ -276,9 +276,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   };
 
-  float2 accumulators[kWarpMTiles][kWarpTokenTiles] = {};  // of the chunk
+  float2 accumulators[kWarpMTiles][kWarpTokenTiles] = {};  // of the K split
   float2 totals[kWarpMTiles][kWarpTokenTiles] = {};
-  // This lane's column is part l % 4 of plane l / 4 % 2 of token l / 8, of four tokens.
+  // This lane's column is part l % 4 of the high or low bytes (l / 4 % 2) of token l / 8, of four.
   const int plane = lane / 4 % 2;
   const int first_input = kWeightBytes + warp_token * (kTokens / 2) * kInputBytes +
                           lane / 8 * kInputBytes + PlacePiece(plane * 8 + lane % 4) * 16;
@@ -348,7 +348,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       multiply(stage, k_tile);
       if (round * kStageKTiles + k_tile + 1 < k_split_end) continue;
       finish_k_split();
-      // Chunks without a step end with the one before.
+      // K splits without a K tile end with the one before.
       while (k_split < kNumKSplits - 1 && k_split_end <= round * kStageKTiles + k_tile + 1) {
         ++k_split;
         k_split_end = KSplitBegin(k_split + 1, num_k_tiles);

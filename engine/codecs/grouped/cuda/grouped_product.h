@@ -1,16 +1,17 @@
-// Tables of int8 or int4 with a scale for each group of 64 columns, as tensor cores read them.
+// Group-quantized embeddings and output heads, int8 or int4 with a scale for each group of 64
+// columns, as tensor cores read them.
 //
-// They are multiplied as signed bytes, in mma.sync.m16n8k32 or wgmma, with inputs of byte planes: a
-// group's sum is exact, and scaled in float. A step of tile_layout.h is a group. Of a row tile and
-// step a lane holds rows l / 4 and l / 4 + 8, columns 16 * (l % 4) and following:
+// They are multiplied as signed bytes, in mma.sync.m16n8k32 or wgmma, with inputs of hi/lo bytes: a
+// group's sum is exact, and scaled in float. A K tile of tile_layout.h is a group. Of an M tile and
+// K tile a lane holds rows l / 4 and l / 4 + 8, columns 16 * (l % 4) and following:
 //
-//   [row tile][step]  int8    [row / 8][unit]         16 bytes: the lane's columns of a row
+//   [M tile][K tile]  int8    [row / 8][unit]         16 bytes: the lane's columns of a row
 //                  or int4    [unit]                  16 bytes: two words of 8 columns for each of
 //                                                     the lane's rows
 //                     scales  [l / 4][row of the lane]  16 bits
 //
-// Units are dealt so that neither lanes that each read their own meet in a bank of shared memory,
-// nor those that read the same columns of eight rows (GroupUnit).
+// Units are interleaved so that neither lanes that each read their own meet in a bank of shared
+// memory, nor those that read the same columns of eight rows (GroupUnit).
 //
 // Byte i of a word of int4 has column i in its upper half and column 4 + i in its lower half: with
 // zeros below it, an upper half is a signed byte, 16 times the integer.
@@ -32,14 +33,14 @@ inline constexpr int kKTileScaleBytes = kMTileRows * static_cast<int>(sizeof(uin
 US_HOST_DEVICE constexpr int64_t GroupedKTileBytes(bool is_int4) {
   return (is_int4 ? kInt4IntegerBytes : kInt8IntegerBytes) + kKTileScaleBytes;
 }
-// Byte at which a step of the row's tile begins.
+// Byte at which a K tile of the row's tile begins.
 US_HOST_DEVICE constexpr int64_t GroupedKTileOffset(bool is_int4, int64_t row, int64_t k_tile,
                                                     int64_t num_k_tiles) {
   return (row / kMTileRows * num_k_tiles + k_tile) * GroupedKTileBytes(is_int4);
 }
 
-// Which of a step's units has columns [16 * part, 16 * part + 16) of row `row` and, of int4, of row
-// row + 8: row < 8, part < 4.
+// Which of a K tile's units has columns [16 * part, 16 * part + 16) of row `row` and, of int4, of
+// row row + 8: row < 8, part < 4.
 US_HOST_DEVICE constexpr int GroupUnit(int row, int part) { return part * 8 + (row ^ part * 2); }
 US_HOST_DEVICE constexpr int64_t GroupUnitOffset(int64_t row, int64_t column) {
   return GroupUnit(static_cast<int>(row % 8),
@@ -69,7 +70,7 @@ US_HOST_DEVICE constexpr int64_t GroupScaleOffset(bool is_int4, int64_t row, int
          (tile_row % 8 * 2 + tile_row / 8) * static_cast<int64_t>(sizeof(uint16_t));
 }
 
-// Steps of a row: planes alternate every two.
+// K tiles of a row: high and low bytes alternate every two.
 US_HOST_DEVICE constexpr int64_t NumGroupedKTiles(int64_t columns) {
   return (NumKTiles(columns) + 1) / 2 * 2;
 }
@@ -80,11 +81,19 @@ cudaError_t LaunchInt8Product(const ProductArguments& arguments, cudaStream_t st
 cudaError_t LaunchInt4Product(const ProductArguments& arguments, cudaStream_t stream);
 
 // Packs `num_rows` rows from `first_row`, a multiple of kMTileRows, on; rows and columns that fill
-// up the last tile and step are written too. `values` [num_rows, row_bytes] and `scales` [num_rows,
-// NumKTiles(cols)] are in device memory in the stored order (grouped_table.h).
+// up the last tile and K tile are written too. `values` [num_rows, row_bytes] and `scales`
+// [num_rows, NumKTiles(cols)] are in device memory in the stored order (grouped_table.h).
 cudaError_t LaunchPackGrouped(bool is_int4, const uint8_t* values, int64_t cols,
                               const uint16_t* scales, int64_t first_row, int64_t num_rows,
                               int64_t num_k_tiles, uint8_t* tiles, cudaStream_t stream);
+
+// LaunchEmbedFunction for tables packed so.
+cudaError_t LaunchEmbedInt8(const PackedMatrix& table, int64_t hidden_size,
+                            const TokenInput* tokens, int64_t num_tokens, float* hidden,
+                            cudaStream_t stream);
+cudaError_t LaunchEmbedInt4(const PackedMatrix& table, int64_t hidden_size,
+                            const TokenInput* tokens, int64_t num_tokens, float* hidden,
+                            cudaStream_t stream);
 
 }  // namespace ultrasketch::cuda
 

@@ -1,21 +1,21 @@
-// Products with grouped integers by wgmma: an output head's, with more than a few tokens.
+// Products with group-quantized integers by wgmma: an output head's, with more than a few tokens.
 //
 //             up to 64 tokens
-//   64 rows  [ warpgroup 0 ]     totals in registers; one more warp fills a ring of stages: two
-//   64 rows  [ warpgroup 1 ]     steps of the weights, as they lie, and of the inputs' two planes,
-//                                by the tensor unit
+//   64 rows  [ consumer warpgroup 0 ]     totals in registers; a producer warp fills a ring of
+//   64 rows  [ consumer warpgroup 1 ]     stages by TMA: two K tiles of the weights, as they lie,
+//                                         and of the inputs' hi and lo bytes
 //
 // Operand A is the weights, in registers; operand B the inputs, a token being two columns. A unit
-// of work is a step, a group's 64 columns, of 32 tokens: two instructions of a warpgroup, whose
+// of work is a K tile, a group's 64 columns, of 32 tokens: two instructions of a warpgroup, whose
 // sums it then scales and adds, some 50 instructions of a warp; meanwhile the tensor cores are at
-// the next units, or at the other warpgroup's. All of a stage's units are done with before the
-// next one's begin: the compiler lets none of these instructions run on past a loop's end whose
-// sums are read there. Blocks stay and take tile after tile, so that the ring is filled for the
-// next one while the outputs of one are written.
+// the next units, or at the other warpgroup's. All of a stage's units are done with before the next
+// one's begin: the compiler lets none of these instructions run on past a loop's end whose sums are
+// read there. Blocks stay and take tile after tile, so that the ring is filled for the next one
+// while the outputs of one are written.
 //
-// Bound, with 64 tokens: 128 rows of a step are 8.4 KB of weights, which take 270 clocks of a
-// multiprocessor's share of 4.2 TB/s, 256 of its tensor cores, and some 350 issue slots of each of
-// its schedulers.
+// Bound, with 64 tokens: 128 rows of a K tile are 8.4 KB of weights, which take 270 cycles of an
+// SM's share of 4.2 TB/s, 256 of its tensor cores, and some 350 issue slots of each of its
+// schedulers.
 #include <cuda.h>
 
 #include <algorithm>
@@ -57,11 +57,11 @@ struct GroupedShape {
   static constexpr int kTokens = kTokenUnits * kUnitTokens;
   static constexpr int kConsumerWarps = 8;
   static constexpr int kConsumerThreads = 32 * kConsumerWarps;
-  // The warp that fills has a warpgroup, from which registers move to those that multiply.
+  // The producer warp has a warpgroup, from which registers move to the consumers.
   static constexpr int kThreads = kConsumerThreads + 128;
   static constexpr int kMTiles = kConsumerWarps;
-  static constexpr int kKTileBytes = Weights::kIntegerBytes + kKTileScaleBytes;  // of a row tile
-  static constexpr int kWeightBytes = kMTiles * kKTileBytes;                     // of a step
+  static constexpr int kKTileBytes = Weights::kIntegerBytes + kKTileScaleBytes;  // of an M tile
+  static constexpr int kWeightBytes = kMTiles * kKTileBytes;                     // of a K tile
   static constexpr int kUnitBytes = kUnitTokens * 2 * kHiLoBytes;
   static constexpr int kInputBytes = kTokenUnits * kUnitBytes;
   static constexpr int kCopiedBytes = kInputBytes + kStageKTiles * kWeightBytes;
@@ -87,14 +87,14 @@ struct GroupedMaps {
 constexpr int kWeightUnit = 8;
 
 // Tile `tile` has tokens from (tile % token_blocks) * kTokens on: tiles that follow each other have
-// the same rows, which they find in the second-level cache.
+// the same rows, which they find in L2.
 struct GroupedGrid {
   int token_blocks;
   int num_tiles;
 };
 
 // One thread. The weights of the first stages are on their way before the kernel that writes the
-// inputs has ended. Row tiles and tokens past the last are zero.
+// inputs has ended. M tiles and tokens past the last are zero.
 template <typename Shape>
 __device__ inline void ProduceStages(const PackedMatrix& matrix, const GroupedMaps& maps,
                                      const GroupedGrid& grid, uint32_t stages,
@@ -176,7 +176,7 @@ __device__ inline void ConsumeStages(const ProductArguments& arguments, const Gr
       }
     }
 
-    // Of this lane's two rows and its tokens, in the order of tile_layout.h.
+    // Totals of this lane's two rows and its tokens, in the order of tile_layout.h.
     float2 totals[kUnits][kTokensOfLane] = {};
     float2 k_split_totals[kUnits][kTokensOfLane] = {};
     int k_split = 0;
@@ -193,7 +193,7 @@ __device__ inline void ConsumeStages(const ProductArguments& arguments, const Gr
           added = {};
         }
       }
-      // Chunks without a step end with the one before.
+      // K splits without a K tile end with the one before.
       while (k_split < kNumKSplits - 1 && k_split_end <= num_k_tiles_done) {
         ++k_split;
         k_split_end = KSplitBegin(k_split + 1, num_k_tiles);
@@ -248,7 +248,7 @@ __device__ inline void ConsumeStages(const ProductArguments& arguments, const Gr
         if (index + kBuffers <= kLast) multiply(index + kBuffers);
         if (index % kUnits == kUnits - 1) finish_k_tile(first_k_tile + index / kUnits + 1);
         if (index == kUnits - 1) {
-          // The first step's weights are done with.
+          // The first K tile's weights are done with.
           ring.Advance();
           if (first_k_tile + kStageKTiles < num_k_tiles) {
             MbarrierWait(full[ring.slot()], ring.parity());

@@ -1,4 +1,4 @@
-// Products with grouped integers by wgmma, for more than 8 tokens.
+// Products with group-quantized integers by wgmma, for more than 8 tokens.
 #ifndef ULTRASKETCH_ENGINE_CODECS_GROUPED_CUDA_GROUPED_PRODUCT_HOPPER_H_
 #define ULTRASKETCH_ENGINE_CODECS_GROUPED_CUDA_GROUPED_PRODUCT_HOPPER_H_
 

@@ -1,5 +1,5 @@
-// Weights of grouped integers in registers, as operands of tensor cores, and how a group's sum is
-// added: what the kernels of grouped_product.cu and grouped_product_hopper.cu share.
+// Weights of group-quantized integers in registers, as operands of tensor cores, and how a group's
+// sum is added: what the kernels of grouped_product.cu and grouped_product_hopper.cu share.
 #ifndef ULTRASKETCH_ENGINE_CODECS_GROUPED_CUDA_GROUPED_WEIGHTS_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_GROUPED_CUDA_GROUPED_WEIGHTS_CUH_
 
@@ -11,14 +11,14 @@
 
 namespace ultrasketch::cuda {
 
-inline constexpr int kGroupInstructions = 2;  // of a step, each of 32 columns
+inline constexpr int kGroupInstructions = 2;  // of a K tile, each of 32 columns
 
 __device__ inline float GroupScale(uint32_t bits, bool is_half) {
   if (!is_half) return __uint_as_float(bits << 16);
   return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
 }
 
-// What a lane holds of a step of a row tile, 16 neighbouring columns. `Load` is from global or
+// What a lane holds of a K tile of an M tile, 16 neighbouring columns. `Load` is from global or
 // shared memory, `Expand` gives the operand of an instruction, whose inputs are to be 8 of these
 // columns for each lane of a quad. `LoadOperands` is from shared memory and gives the operands of
 // both instructions with their 32 columns in sequence, as inputs have them in shared memory.
@@ -90,7 +90,7 @@ struct Int4Weights {
   }
 };
 
-// The scales of the lane's two rows of a step.
+// The scales of the lane's two rows of a K tile.
 template <typename Weights>
 __device__ inline uint32_t LoadGroupScales(const uint8_t* k_tile, int lane) {
   return *reinterpret_cast<const uint32_t*>(k_tile + Weights::kIntegerBytes + lane / 4 * 4);

@@ -1,7 +1,6 @@
-// Rows of tables of grouped integers (grouped_product.h) as float.
+// Rows of tables of group-quantized integers (grouped_product.h) as float.
 #include <cuda_fp16.h>
 
-#include "engine/backends/cuda/kernels.h"
 #include "engine/codecs/cuda/launch.cuh"
 #include "engine/codecs/grouped/cuda/grouped_product.h"
 
