@@ -2,14 +2,14 @@
 //
 //   block    up to 16 queries of one key head: the query heads of its group, for as many
 //            neighbouring tokens as fit (one instruction's rows)
-//   warp w   the keys [64 w, 64 w + 64) of a chunk of 256: scores, softmax and weighted values of
-//            its own; then the block merges the four
+//   warp w   a KV tile of the KV split, keys [64 w, 64 w + 64) of 256: scores, softmax and weighted
+//            values of its own; then the block merges the four
 //
-// A block of a decoding token does one chunk, and LaunchFinishAttention merges; others go through
-// all chunks. Up to 64 dimensions, a warp's keys and values are staged in shared memory; those of
-// steps before are on their way while the block waits for the queries. Otherwise they go from the
-// cache to registers in the order in which the tensor cores take them. Bound: each key and value is
-// read once (memory).
+// A block of a decoding token does one KV split, and LaunchFinishAttention merges; others go
+// through all KV splits. Up to 64 dimensions, a warp's keys and values are staged in shared memory;
+// those of steps before are on their way while the block waits for the queries. Otherwise they go
+// from the cache to registers in the order in which the tensor cores take them. Bound: each key and
+// value is read once (memory).
 #include "engine/backends/cuda/attention_kv_tile.cuh"
 #include "engine/backends/cuda/input_launch.cuh"
 #include "engine/backends/cuda/input_rows.cuh"
@@ -25,11 +25,11 @@ constexpr int kValueBatch = 4;
 
 // A block's shared memory, in order.
 struct Shared {
-  __half* queries;              // [16][RowStride]
-  float* kv_tiles;              // [4][16][padded head_dim]: weighted values of a chunk's pieces
-  float* running;               // [16][padded head_dim]: of the chunks so far
-  float* kv_tile_maximum;       // [4][16]
-  float* kv_tile_sum;           // [4][16]
+  __half* queries;         // [16][RowStride]
+  float* kv_tiles;         // [4][16][padded head_dim]: weighted values of a KV split's KV tiles
+  float* running;          // [16][padded head_dim]: of the KV splits so far
+  float* kv_tile_maximum;  // [4][16]
+  float* kv_tile_sum;      // [4][16]
   MergeWeights* kv_tile_merge;  // [4][16]
   float* split_maximum;         // [16]
   float* split_sum;             // [16]
@@ -74,8 +74,8 @@ __device__ uint4 LoadKey(const __half* key, int first, int head_dim) {
   return {pairs[0], pairs[1], pairs[2], pairs[3]};
 }
 
-// Asks for the keys and values of a chunk, before the block waits for those of this step: most of
-// them are of steps before. They are read soon after in any case.
+// Asks for the keys and values of a KV split, before the block waits for those of this step: most
+// of them are of steps before. They are read soon after in any case.
 __device__ void PrefetchSplit(const Tile& tile, const AttentionArguments& arguments) {
   const AttentionGeometry& geometry = tile.geometry;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -84,7 +84,7 @@ __device__ void PrefetchSplit(const Tile& tile, const AttentionArguments& argume
        run += kAttentionWarps) {
     const int position = tile.item.split * kKvSplitKeys + run * kRunKeys;
     if (position >= tile.MaxKeys()) return;
-    // Of blocks of more than 16, values lie apart: the lines of as many bytes are near enough.
+    // In blocks of more than 16 slots values lie apart: the lines of as many bytes are near enough.
     const int64_t offset = RunBase(tile, arguments.block_table, position) +
                            int64_t{position % geometry.block_size} * geometry.head_dim;
     PrefetchRange(static_cast<const __half*>(arguments.cache.keys) + offset, run_bytes, lane, 32);
@@ -110,8 +110,8 @@ __device__ void WriteKvTileSums(const KvTileWeights& weights, int warp, Shared& 
   }
 }
 
-// One warp, keys [first_key, first_key + kKvTileKeys): maximum, sum and weighted values to
-// piece `warp` of the shared memory.
+// One warp, keys [first_key, first_key + kKvTileKeys): maximum, sum and weighted values to KV tile
+// `warp` of the shared memory.
 __device__ void AttendKvTile(const Tile& tile, const AttentionArguments& arguments, int first_key,
                              int warp, Shared& shared) {
   const AttentionGeometry& geometry = tile.geometry;
@@ -127,7 +127,7 @@ __device__ void AttendKvTile(const Tile& tile, const AttentionArguments& argumen
     return;
   }
 
-  // First element of the cache for run `run` of the piece.
+  // First element of the cache for run `run` of the KV tile.
   const auto run_base = [&](int run, bool& exists) -> int64_t {
     const int position = first_key + run * kRunKeys;
     exists = position < max_keys;
@@ -212,7 +212,7 @@ __device__ void AttendKvTile(const Tile& tile, const AttentionArguments& argumen
   }
 }
 
-// The same of a piece in shared memory.
+// The same of a KV tile in shared memory.
 template <int kDims>
 __device__ void AttendStagedKvTile(const Tile& tile, int first_key, int warp, uint8_t* stage,
                                    Shared& shared) {
@@ -239,7 +239,7 @@ __device__ void AttendStagedKvTile(const Tile& tile, int first_key, int warp, ui
   });
 }
 
-// One thread a row: how the pieces merge to the chunk, and the chunk with those before it.
+// One thread a row: how the KV tiles merge to the KV split, and the KV split with those before it.
 __device__ void WeighSplit(int row, float& running_maximum, Shared& shared) {
   float maximum = -INFINITY;
   float sum = 0.0f;
@@ -265,13 +265,13 @@ __device__ float SplitValue(const Shared& shared, int row, int i, int padded) {
   for (int kv_tile = 0; kv_tile < kAttentionWarps; ++kv_tile) {
     const int index = kv_tile * kAttentionRows + row;
     const MergeWeights merge = shared.kv_tile_merge[index];
-    // Pieces without a visible key have not written their values.
+    // KV tiles without a visible key have not written their values.
     if (merge.added != 0.0f) value = Merge(value, shared.kv_tiles[index * padded + i], merge);
   }
   return value;
 }
 
-// Of kDims dimensions at most, staged; 0: any, from the cache to registers.
+// kDims: up to so many dimensions, staged in shared memory; 0: any, from the cache to registers.
 template <int kDims>
 struct AttendShape {
   static constexpr int kStageBytes = kDims > 0 ? KvTileLayout<kDims>::kBytes : 0;
@@ -280,7 +280,7 @@ struct AttendShape {
   }
 };
 
-// Runs of the piece from `first_key` on that were in the cache before this step.
+// Runs of the KV tile from `first_key` on that were in the cache before this step.
 __device__ int NumOldRuns(const Tile& tile, int first_key) {
   if (tile.item.split < 0) return 0;
   return min(max((tile.item.num_keys - 1 - first_key) / kRunKeys, 0), kKvTileKeys / kRunKeys);
@@ -338,7 +338,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int split = first_split; split < end_split; ++split) {
     const int first_key = split * kKvSplitKeys + warp * kKvTileKeys;
     if constexpr (kDims > 0) {
-      __syncwarp();  // done with the chunk before
+      __syncwarp();  // done with the KV split before
       if (split != first_split) copier.Find(first_key, tile.MaxKeys());
       copier.Copy(num_copied_runs, kKvTileKeys / kRunKeys, stage);
       CommitCopies();

@@ -1,5 +1,5 @@
-// Pieces of keys and values in shared memory, copied there asynchronously and laid out so that
-// lanes read them without bank conflicts. For head dimensions of up to kDims, multiples of 8.
+// KV tiles in shared memory, copied there asynchronously and laid out so that lanes read them
+// without bank conflicts. For head dimensions of up to kDims, multiples of 8.
 //
 //   keys    [64 keys][kDims]    16-byte parts of a row; odd keys swap their halves of 64 bytes
 //   values  [kDims][64 keys]    16-byte parts of a row; part p of dimension d is where (p ^ (2 *
@@ -40,7 +40,7 @@ __device__ inline void ClearPadding(int head_dim, uint8_t* stage, int thread, in
 }
 
 // Copies the keys and values of a sequence to stages: the work of thread `thread` of kThreads. What
-// is the same for each run is reckoned once.
+// is the same for each run is computed once.
 template <int kDims, int kThreads>
 class KvTileCopier {
  public:
@@ -66,8 +66,8 @@ class KvTileCopier {
     }
   }
 
-  // Looks up where the piece from `first_key` on lies in the cache, as far as it holds keys before
-  // `max_keys`.
+  // Looks up where the KV tile from `first_key` on lies in the cache, as far as it holds keys
+  // before `max_keys`.
   __device__ void Find(int first_key, int max_keys) {
     num_runs_ = (max_keys - first_key + kRunKeys - 1) / kRunKeys;
     int block = first_key / block_size_;
@@ -80,7 +80,7 @@ class KvTileCopier {
     }
   }
 
-  // Begins to copy runs [first_run, end_run) of the piece that was found.
+  // Begins to copy runs [first_run, end_run) of the KV tile that was found.
   __device__ void Copy(int first_run, int end_run, uint8_t* stage) const {
     int slot = first_slot_;
     int block = 0;
@@ -133,7 +133,7 @@ class KvTileCopier {
   int32_t blocks_[kRuns];
 };
 
-// One warp: the scores of a piece in `stage` for the tile's queries, of kTiles of its key tiles
+// One warp: the scores of a KV tile in `stage` for the tile's queries, of kTiles of its key tiles
 // from `first_tile` on. Where a lane reads is one place of each kind and constants from there on.
 template <int kDims, int kTiles = kKeyTiles>
 __device__ inline void ScoreKvTile(const __half* queries, const uint8_t* stage,
@@ -163,7 +163,7 @@ __device__ inline void ScoreKvTile(const __half* queries, const uint8_t* stage,
   }
 }
 
-// Zeros for the values of keys [count, 64) of a piece in `stage`: what lies in the cache past a
+// Zeros for the values of keys [count, 64) of a KV tile in `stage`: what lies in the cache past a
 // sequence's end may be anything, and is multiplied by weights of zero.
 template <int kDims>
 __device__ inline void ClearValues(int count, uint8_t* stage, int thread, int num_threads) {
@@ -179,7 +179,7 @@ __device__ inline void ClearValues(int count, uint8_t* stage, int thread, int nu
   }
 }
 
-// One warp: calls `take(i, sums)` with the weighted values of a piece in `stage`, of eight
+// One warp: calls `take(i, sums)` with the weighted values of a KV tile in `stage`, of eight
 // dimensions from 8 * (first_tile + i) on, for i below kTiles. Those of keys that are not the
 // sequence's are zero.
 template <int kDims, int kTiles = kDims / 8, typename Take>

@@ -1,5 +1,5 @@
-// How partial results of attention are merged. Written out to the rounding, since the same chunks
-// are merged in one kernel for long prompts and in another for decoding.
+// How partial results of attention are merged. Written out to the rounding, since the same KV
+// splits are merged in one kernel for long prompts and in another for decoding.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_MERGE_CUH_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_MERGE_CUH_
 

@@ -32,7 +32,7 @@ void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSp
   }
   plan.merges_splits = num_split_items <= kMaxMergedItems;
   AttentionTokenBlock token_block;
-  std::vector<AttentionItem> prompt_items;  // of the slab
+  std::vector<AttentionItem> prompt_items;  // of the token block
   int64_t slots = 0;
   const auto finish_token_block = [&] {
     if (token_block.num_tokens == 0) return;
@@ -101,7 +101,7 @@ int64_t MaxAttentionItems(absl::Span<const PlannedSpan> spans) {
   for (const PlannedSpan& span : spans) {
     most += span.num_tokens + NumKvSplits(span.num_cached + span.num_tokens);
   }
-  // Both lists of a slab are filled up by less than a quarter.
+  // Both lists of a token block are filled up by less than a quarter.
   return most + most / 4 + 2;
 }
 

@@ -11,7 +11,7 @@
 
 namespace ultrasketch::cuda {
 
-// A sequence's share of a step.
+// A sequence's tokens of a step.
 struct PlannedSpan {
   int64_t first_token = 0;
   int64_t num_tokens = 0;
@@ -34,16 +34,16 @@ struct AttentionPlan {
   std::vector<AttentionTokenBlock> token_blocks;  // cover items and tokens in order
   int64_t max_splits = 0;                         // of a token, that are not merged by attention
   bool merges_splits = false;                     // AttentionArguments::merges_splits
-  bool has_long_items = false;                    // of several chunks
+  bool has_long_items = false;                    // of several KV splits
 };
 
 // At least 1 slot and kAttentionRows tokens of workspace. A sequence with no more new tokens than
-// one tile holds has its chunks computed side by side, as far as the slots go; the others go
-// through their chunks one after the other, as prompts where there is a kernel for it. Results do
-// not depend on which.
+// one tile holds has its KV splits computed side by side, as far as the slots go; the others go
+// through their KV splits one after the other, as prompts where there is a kernel for it. Results
+// do not depend on which.
 //
-// The items of a slab are filled up with empty ones, so that few steps differ in their number:
-// those that do not differ can be launched as the same graph.
+// The items of a token block are filled up with empty ones, so that few steps differ in their
+// number: those that do not differ can be launched as the same graph.
 void PlanAttention(const AttentionGeometry& geometry, absl::Span<const PlannedSpan> spans,
                    int64_t max_slots, int64_t max_attended_tokens, AttentionPlan& plan);
 

@@ -1,16 +1,16 @@
 // Attention of prompts.
 //
 //   block    up to 128 queries of one key head: eight tiles of neighbouring tokens, one a warp
-//   stages   a piece of 64 keys and values in shared memory, read by all eight warps, and the next
-//            one on its way: each warp copies a quarter of its keys or of its values
+//   stages   a KV tile of 64 keys and values in shared memory, read by all eight warps, and
+//            the next one on its way: each warp copies a quarter of its keys or of its values
 //
-// Each warp keeps the weighted values of its tile: those of the chunk at hand in registers, and
-// those of the chunks before it. Of 64 dimensions a piece takes a warp some 500 instructions: 64 of
-// the tensor cores, 32 exponentials, 170 more for maxima, differences, and sums of weights as they
-// are rounded, 40 loads of keys, values and queries, 48 to merge the piece into the chunk, 70 to
-// copy the next one. What does not change a result is left out: the first piece of a chunk is the
-// chunk so far, and the first chunk all there is. What a lane reads of a stage is at constant
-// distances from four addresses.
+// Each warp keeps the weighted values of its tile: those of the KV split at hand in registers, and
+// those of the KV splits before it. Of 64 dimensions a KV tile takes a warp some 500 instructions:
+// 64 of the tensor cores, 32 exponentials, 170 more for maxima, differences, and sums of weights as
+// they are rounded, 40 loads of keys, values and queries, 48 to merge the KV tile into the KV
+// split, 70 to copy the next one. What does not change a result is left out: the first KV tile of a
+// KV split is the KV split so far, and the first KV split all there is. What a lane reads of a
+// stage is at constant distances from four addresses.
 #include "engine/backends/cuda/attention_kv_tile.cuh"
 #include "engine/backends/cuda/input_launch.cuh"
 #include "engine/codecs/cuda/ptx/mma.cuh"
@@ -21,14 +21,14 @@ namespace {
 constexpr int kThreads = kPromptTiles * 32;
 constexpr int kKvTilesPerSplit = kKvSplitKeys / kKvTileKeys;
 
-// kHasRunning: weighted values of the chunks before are in shared memory. Of more than 64
+// kHasRunning: weighted values of the KV splits before are in shared memory. Of more than 64
 // dimensions not every device has that much, and there are registers, if not quite enough.
 template <int kDimsOf, bool kHasRunningOf>
 struct PromptShape {
   static constexpr int kDims = kDimsOf;
   static constexpr bool kHasRunning = kHasRunningOf;
   static constexpr int kBlocks = kDims <= 64 ? 2 : 1;
-  // Of a warp.
+  // A warp's shared memory.
   static constexpr int kQueryBytes = kAttentionRows * kDims * 2;
   static constexpr int kRunningBytes = kHasRunning ? kAttentionRows * kDims * 4 : 0;
   static constexpr int kWarpBytes = kQueryBytes + kRunningBytes;
@@ -97,8 +97,8 @@ class QueryFragments {
   uint4* fragments_;  // [step of 16 dimensions][lane]
 };
 
-// Weighted values of the chunks before, of the calling lane: of each tile of eight dimensions, two
-// in row l / 4 and two in row l / 4 + 8.
+// Weighted values of the KV splits before, of the calling lane: of each tile of eight dimensions,
+// two in row l / 4 and two in row l / 4 + 8.
 template <typename Shape>
 class RunningValues {
  public:
@@ -138,9 +138,9 @@ struct RowSums {
   }
 };
 
-// Copies the keys and values of a sequence to stages, piece by piece: one lane's part of a warp
-// that copies the keys, or the values, of one of a piece's runs. Where it lies in the cache is
-// looked up a piece ahead.
+// Copies the keys and values of a sequence to stages, KV tile by KV tile: one lane's part of a warp
+// that copies the keys, or the values, of one of a KV tile's runs. Where it lies in the cache is
+// looked up a KV tile ahead.
 template <int kDims>
 class PromptCopier {
  public:
@@ -172,7 +172,7 @@ class PromptCopier {
     }
   }
 
-  // The next piece.
+  // The next KV tile.
   __device__ void LookUp() {
     block_ = keys_left_ > 0 ? block_table_[next_block_] : -1;
     slot_ = next_slot_;
@@ -185,7 +185,7 @@ class PromptCopier {
     }
   }
 
-  // Begins to copy the piece that was looked up.
+  // Begins to copy the KV tile that was looked up.
   __device__ void Copy(uint8_t* stage) const {
     if (block_ < 0) return;
     const uint8_t* source = source_ + int64_t{block_} * block_bytes_;
@@ -203,7 +203,7 @@ class PromptCopier {
   static constexpr int kParts = kDims * kHalfBytes / kPartBytes;  // of a key
   static constexpr int kRuns = kKvTileKeys / kRunKeys;
   static constexpr int kRunBytes = kRunKeys * kDims * kHalfBytes;
-  // Of the warp's lanes over the keys or values of a run.
+  // The warp's lanes go over the keys or values of a run in passes.
   static constexpr int kPassBytes = 32 * kPartBytes;
   static constexpr int kPasses = kRunBytes / kPassBytes;
   static constexpr int kPassDims = 16;
@@ -256,14 +256,14 @@ class PromptCopier {
   int slots_per_kv_tile_;
   int keys_left_;  // from the run on that is looked up next
   int block_bytes_;
-  // Of the lane's first pass.
+  // Where the lane's first pass begins.
   const uint8_t* source_;
   int offset_;
   int32_t block_ = -1;  // none: the sequence has no such keys
   int slot_ = 0;
 };
 
-// Where the calling lane reads keys and values of a piece, from the stage's beginning: what it
+// Where the calling lane reads keys and values of a KV tile, from the stage's beginning: what it
 // reads besides is at constant distances from there.
 template <int kDims>
 class LaneOffsets {
@@ -274,13 +274,13 @@ class LaneOffsets {
     values_ = KvTileLayout<kDims>::ValueOffset(lane / 4, lane % 4 * 2);
   }
 
-  // Of the key of column l / 4 of the first key tile, dimensions 8 (l % 4) and the next seven, or
+  // The key of column l / 4 of the first key tile, dimensions 8 (l % 4) and the next seven, or
   // 32 after them.
   __device__ int Keys(int half) const {
     const int distance = half * kHeadDimTile * 2;
     return kDims % 64 == 0 ? keys_ ^ distance : keys_ + distance;
   }
-  // Of dimension l / 4: the first eight keys of the lane's run, or the others.
+  // The values of dimension l / 4: the first eight keys of the lane's run, or the others.
   __device__ int Values(int half) const { return values_ ^ half * KvTileLayout<kDims>::kPartBytes; }
 
  private:
@@ -293,7 +293,7 @@ template <int kDims>
 __device__ inline void ScoreKeys(const QueryFragments<kDims>& queries, const uint8_t* stage,
                                  const LaneOffsets<kDims>& offsets, float (&scores)[kKeyTiles][4]) {
   constexpr int kKeyTileBytes = 2 * kDims * 2;
-  // Of so many key tiles instructions are under way together.
+  // Instructions of so many key tiles are in flight together.
   constexpr int kAtOnce = 4;
 #pragma unroll
   for (int first = 0; first < kKeyTiles; first += kAtOnce) {
@@ -400,7 +400,7 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks)
 #pragma unroll 1
   for (int kv_tile = 0; kv_tile < num_kv_tiles; ++kv_tile) {
     WaitForCopies<0>();
-    // The piece is there for all, and all are done with the one whose place the next one takes.
+    // The KV tile is there for all, and all are done with the one whose place the next one takes.
     __syncthreads();
     if (kv_tile + 1 < num_kv_tiles) {
       copier.Copy(memory + (kv_tile + 1) % 2 * Stage::kBytes);
@@ -435,7 +435,7 @@ __global__ void __launch_bounds__(kThreads, Shape::kBlocks)
         for (int i = 0; i < 4; ++i) split[dims][i] = Merge(split[dims][i], sums[i], merge[i / 2]);
       });
     }
-    // The chunk is complete, or all that this tile sees of it.
+    // The KV split is complete, or all that this tile sees of it.
     if (kv_tile % kKvTilesPerSplit == kKvTilesPerSplit - 1 || first_key + kKvTileKeys >= own_keys) {
       if (kv_tile < kKvTilesPerSplit) {
         running_sums = split_sums;

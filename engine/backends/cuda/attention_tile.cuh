@@ -1,8 +1,7 @@
-// What the kernels of attention share: tiles of queries, and the arithmetic of a piece of keys. A
-// query's result is the same to the bit in each of them, as long as keys and values are numbers, so
-// the order of every sum is fixed here:
-// a piece's scores, its weights, its weighted values; then the pieces of a chunk in ascending order
-// (attention_merge.cuh), then the chunks.
+// What the kernels of attention share: tiles of queries, and the arithmetic of a KV tile. A query's
+// result is the same to the bit in each of them, as long as keys and values are numbers, so the
+// order of every sum is fixed here: a KV tile's scores, its weights, its weighted values; then the
+// KV tiles of a KV split in ascending order (attention_merge.cuh), then the KV splits.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_TILE_CUH_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_ATTENTION_TILE_CUH_
 
@@ -25,8 +24,8 @@ inline constexpr int kRunKeys = 16;                // neighbouring keys of one b
 __host__ __device__ constexpr int PaddedHeadDim(int head_dim) {
   return (head_dim + kHeadDimTile - 1) / kHeadDimTile * kHeadDimTile;
 }
-// Of queries and keys in shared memory: an odd multiple of 64 bytes. The two rows that lanes read
-// 16 bytes of at a time are in different banks.
+// Row stride of queries and keys in shared memory: an odd multiple of 64 bytes. The two rows that
+// lanes read 16 bytes of at a time are in different banks.
 __host__ __device__ constexpr int RowStride(int head_dim) {
   return PaddedHeadDim(head_dim) % 64 == 0 ? PaddedHeadDim(head_dim) + 32 : PaddedHeadDim(head_dim);
 }
@@ -59,14 +58,14 @@ struct Tile {
   __device__ int MaxKeys() const { return item.num_keys + item.num_tokens - 1; }
 };
 
-// Keys are dealt to the columns of the scores so that each lane's weights are those of 16
-// neighbouring keys, whose values it then reads in a run: column n of key tile j is key
-// 16 * (n / 2) + 2 * j + n % 2 of the piece.
+// Keys are interleaved over the columns of the scores so that each lane's weights are those of 16
+// neighbouring keys, whose values it then reads in a run: column n of key tile j is key 16 * (n /
+// 2) + 2 * j + n % 2 of the KV tile.
 __device__ constexpr int KeyOfColumn(int key_tile, int column) {
   return column / 2 * kRunKeys + 2 * key_tile + column % 2;
 }
 
-// Of queries: scores are exponents of two.
+// What queries are scaled by: scores are exponents of two.
 __device__ inline float QueryScale(int head_dim) {
   return 1.44269504f / sqrtf(static_cast<float>(head_dim));  // log2(e)
 }
@@ -104,15 +103,15 @@ __device__ inline void AddScores(const uint4& low, const uint4& high, const uint
   MmaF16(a1, {key.z, key.w}, scores);
 }
 
-// Of a piece's keys for rows l / 4 and l / 4 + 8 of lane l. The lane holds the weights of the 16
-// keys of run l % 4; maximum and sum are those of all, in each lane of the quad.
+// The weights of a KV tile's keys for rows l / 4 and l / 4 + 8 of lane l. The lane holds the
+// weights of the 16 keys of run l % 4; maximum and sum are those of all, in each lane of the quad.
 struct KvTileWeights {
   float maximum[2];
   float sum[2];
   uint32_t pairs[kKeyTiles][2];
 };
 
-// A row sees its first num_keys keys of the sequence; the piece begins at `first_key`. Unless
+// A row sees its first num_keys keys of the sequence; the KV tile begins at `first_key`. Unless
 // there are rows from the ninth on, theirs are zero.
 __device__ inline KvTileWeights WeighScores(float (&scores)[kKeyTiles][4], int first_key,
                                             const int (&num_keys)[2], bool has_high_rows = true) {
@@ -189,10 +188,10 @@ __device__ inline int64_t RunBase(const Tile& tile, const int32_t* block_table, 
   return (block * geometry.num_kv_heads + tile.kv_head) * geometry.block_size * geometry.head_dim;
 }
 
-// Of shared memory that MergeSplitsIfLast takes besides what a launch asks for.
+// Shared memory that MergeSplitsIfLast takes besides what a launch asks for.
 inline constexpr int64_t kMergeSharedBytes = 128;
 
-// Ends a block that has written a chunk's partial results, one of more than kMaxUnmergedSplits:
+// Ends a block that has written a KV split's partial results, one of more than kMaxUnmergedSplits:
 // the last such block of the tile merges them to `attended`.
 template <int kThreads>
 __device__ inline void MergeSplitsIfLast(const Tile& tile, const AttentionArguments& arguments) {
@@ -215,7 +214,7 @@ __device__ inline void MergeSplitsIfLast(const Tile& tile, const AttentionArgume
   const PartialLayout layout(geometry);
   const float* const partials = arguments.partials + int64_t{first_slot} * layout.split_floats;
   const int num_pairs = geometry.head_dim / 2;
-  constexpr int kAtOnce = 16;  // chunks whose loads are in flight together
+  constexpr int kAtOnce = 16;  // KV splits whose loads are in flight together
 #pragma unroll 1
   for (int index = static_cast<int>(threadIdx.x); index < geometry.tile_rows() * num_pairs;
        index += kThreads) {
@@ -236,7 +235,7 @@ __device__ inline void MergeSplitsIfLast(const Tile& tile, const AttentionArgume
         // Without branches; those that are not there are merged as nothing.
         const float* const split =
             partials + int64_t{min(first + c, num_splits - 1)} * layout.split_floats;
-        // From the second-level cache: other multiprocessors have written them.
+        // From L2: other SMs have written them.
         ranges[c] = __ldcg(reinterpret_cast<const float2*>(split + layout.RangeOffset(place)));
         added[c] = __ldcg(reinterpret_cast<const float2*>(split + place * geometry.head_dim + dim));
       }

@@ -1,18 +1,17 @@
 // Attention of steps with no more than one token of each sequence, the rotation of its query and
 // key and their storing included.
 //
-//   block    a chunk of 256 keys of a token, for the query heads of one key head
-//   crew c   one warp or more: pieces c, c + kGroups, ... of the chunk: 64 keys and values in
-//   shared
-//            memory, scores, softmax, weighted values; then the block merges the pieces
+//   block          a KV split of 256 keys of a token, for the query heads of one key head
+//   warp group g   one warp or more: KV tiles g, g + kGroups, ... of the KV split, 64 keys each, in
+//                  shared memory: scores, softmax, weighted values; then the block merges the tiles
 //
-// A crew's warps each score some of the keys, exchange the scores, make the same weights of them,
-// and weigh some of the dimensions. Each crew's first piece is in shared memory before the query is
-// waited for, but for the newest key and value, which are put there when they are rotated. As long
-// as all blocks find room at once each piece has a crew; where there are more, they have few pieces
-// at a time, so that some load while others compute. Between the query's arrival and the result
-// lies one chain of instructions after another: what can be reckoned before is, and loads come
-// together and before what they are needed for.
+// A warp group's warps each score some of the keys, exchange the scores, make the same weights of
+// them, and weigh some of the dimensions. Each warp group's first KV tile is in shared memory
+// before the query is waited for, but for the newest key and value, which are put there when they
+// are rotated. As long as all blocks find room at once each KV tile has a warp group; where there
+// are more, they have few KV tiles at a time, so that some load while others compute. Between the
+// query's arrival and the result lies one chain of instructions after another: what can be computed
+// before is, and loads come together and before what they are needed for.
 #include "engine/backends/cuda/attention_kv_tile.cuh"
 #include "engine/backends/cuda/input_launch.cuh"
 #include "engine/backends/cuda/rotation.cuh"
@@ -22,8 +21,8 @@ namespace {
 
 constexpr int kKvTiles = kKvSplitKeys / kKvTileKeys;
 
-// How a block's warps divide a chunk: `kGroups` pieces are in shared memory at a time, each the
-// work of kGroupWarps warps.
+// How a block's warps divide a KV split: `kGroups` KV tiles are in shared memory at a time, each
+// the work of kGroupWarps warps.
 template <int kDimsOf, int kGroupsOf, int kGroupWarpsOf>
 struct TokenShape {
   static constexpr int kDims = kDimsOf;
@@ -32,11 +31,11 @@ struct TokenShape {
   static constexpr int kGroupThreads = kGroupWarps * 32;
   static constexpr int kThreads = kGroups * kGroupThreads;
   static constexpr int kStageBytes = kGroups * KvTileLayout<kDims>::kBytes;
-  // Of large blocks the compiler would have registers for two; 0 says nothing.
+  // Otherwise the compiler would spend registers for two large blocks; 0 says nothing.
   static constexpr int kMinBlocks = kThreads >= 512 ? 1 : 0;
 };
 
-// A block's shared memory after the stages of its crews.
+// A block's shared memory after the stages of its warp groups.
 template <typename Shape>
 struct TokenShared {
   static constexpr int kQueryBytes = kAttentionRows * RowStride(Shape::kDims) * 2;
@@ -45,10 +44,11 @@ struct TokenShared {
   static constexpr int kGroupScoreBytes = Shape::kGroupWarps > 1 ? kScoreBytes : 0;
 
   __half* queries;  // [16][RowStride]
-  float2* ranges;   // [piece][16]: maximum and sum
-  // [crew][half of the rows][key tile][lane], as lanes have them; of crews of more than one warp.
+  float2* ranges;   // [KV tile][16]: maximum and sum
+  // [warp group][half of the rows][key tile][lane], as lanes have them; of warp groups of more than
+  // one warp.
   float2* scores;
-  float* values;  // [piece][num_heads][kDims]
+  float* values;  // [KV tile][num_heads][kDims]
 
   __device__ explicit TokenShared(uint8_t* memory)
       : queries(reinterpret_cast<__half*>(memory)),
@@ -63,7 +63,7 @@ struct TokenShared {
   }
 };
 
-// Crews of more than one warp all do the same in step.
+// Warp groups of more than one warp all do the same in step.
 template <typename Shape>
 __device__ inline void SyncGroup() {
   if constexpr (Shape::kGroupWarps == 1) {
@@ -74,8 +74,8 @@ __device__ inline void SyncGroup() {
   }
 }
 
-// The scores of a piece, by warp `member` of a crew. They are exchanged in `exchange`, the crew's,
-// which is free again after the crew's next barrier.
+// The scores of a KV tile, by warp `member` of a warp group. They are exchanged in `exchange`, the
+// warp group's, which is free again after the warp group's next barrier.
 template <typename Shape>
 __device__ inline void ScoreInGroup(const __half* queries, const uint8_t* stage, int member,
                                     bool has_high_rows, float2* exchange,
@@ -110,10 +110,10 @@ __device__ inline void ScoreInGroup(const __half* queries, const uint8_t* stage,
   }
 }
 
-// What a thread does to rotate the queries of an item's heads and, in the chunk that it is of, to
-// store the newest key and value. Rows are those of the heads, the key and the value; a thread has
-// pair `pair` of every kRowsAtOnce-th. All but the rotation itself is reckoned before the kernel
-// waits.
+// What a thread does to rotate the queries of an item's heads and, in the KV split that it is of,
+// to store the newest key and value. Rows are those of the heads, the key and the value; a thread
+// has pair `pair` of every kRowsAtOnce-th. All but the rotation itself is computed before the
+// kernel waits.
 template <int kDims, int kThreads>
 struct TokenRotation {
   static constexpr int kHalf = kDims / 2;
@@ -132,13 +132,13 @@ struct TokenRotation {
   __half* cached_key;
   __half* cached_value;
   int block_size;
-  // In shared memory, where the newest key's piece is staged already: of this pair's first
+  // In shared memory, where the newest key's KV tile is staged already: of this pair's first
   // dimension. Negative: it is not.
   int staged_key = -1;
   int staged_value = -1;
 
   // `newest_stage` is the offset in shared memory of the stage that holds the newest key, as key
-  // `newest_key` of its piece; negative: none does.
+  // `newest_key` of its KV tile; negative: none does.
   __device__ TokenRotation(const AttentionArguments& arguments, const Tile& tile, bool has_new_key,
                            int newest_stage, int newest_key)
       : pair(static_cast<int>(threadIdx.x) % kHalf),
@@ -204,8 +204,8 @@ struct TokenRotation {
   }
 };
 
-// One warp: the pieces of a head, merged to the chunk, to `out`: this lane's pair of each 64
-// dimensions. Returns the chunk's maximum and sum.
+// One warp: the KV tiles of a head, merged to the KV split, to `out`: this lane's pair of each 64
+// dimensions. Returns the KV split's maximum and sum.
 template <typename Shape>
 __device__ inline float2 MergeKvTiles(const TokenShared<Shape>& shared, int row, int num_heads,
                                       float2 (&out)[Shape::kDims / 64]) {
@@ -216,13 +216,14 @@ __device__ inline float2 MergeKvTiles(const TokenShared<Shape>& shared, int row,
 #pragma unroll
   for (int kv_tile = 0; kv_tile < kKvTiles; ++kv_tile) {
     ranges[kv_tile] = shared.ranges[kv_tile * kAttentionRows + row];
-    // A crew of one warp has not written those of pieces without a key, which are then not used.
+    // A warp group of one warp has not written those of KV tiles without a key, which are then not
+    // used.
     const auto* const values =
         reinterpret_cast<const float2*>(shared.values + (kv_tile * num_heads + row) * kDims);
 #pragma unroll
     for (int part = 0; part < kDims / 64; ++part) added[kv_tile][part] = values[part * 32 + lane];
   }
-  // A chunk's first piece has keys, and merged with nothing is itself.
+  // A KV split's first KV tile has keys, and merged with nothing is itself.
   float maximum = ranges[0].x;
   float sum = ranges[0].y;
 #pragma unroll
@@ -277,7 +278,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
   const int new_key = item.num_keys - 1 - first_key;
   const bool has_new_key = new_key < kKvSplitKeys;
 
-  // A piece's keys and values as they are in the cache, zeros for values past the first `count`.
+  // A KV tile's keys and values as they are in the cache, zeros for values past the first `count`.
   KvTileCopier<kDims, Shape::kGroupThreads> copier(tile, arguments, group_thread);
   const auto copy_kv_tile = [&](int kv_tile, int count) {
     copier.Find(first_key + kv_tile * kKvTileKeys, item.num_keys);
@@ -325,14 +326,14 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
   for (int kv_tile = group; kv_tile < kKvTiles; kv_tile += kGroups) {
     const int kv_tile_key = first_key + kv_tile * kKvTileKeys;
     float2* const ranges = shared.ranges + kv_tile * kAttentionRows;
-    // Crews of several warps stay in step: they find all scores of such a piece masked.
+    // Warp groups of several warps stay in step: they find all scores of such a KV tile masked.
     if (Shape::kGroupWarps == 1 && kv_tile_key >= item.num_keys) {
       if (lane < kAttentionRows) ranges[lane] = {-INFINITY, 0.0f};
       continue;
     }
     if constexpr (kGroups < kKvTiles) {
       if (kv_tile != group) {
-        SyncGroup<Shape>();  // done with the piece before
+        SyncGroup<Shape>();  // done with the KV tile before
         copy_kv_tile(kv_tile, item.num_keys - kv_tile_key);
       }
     }
@@ -389,8 +390,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks)
   if (is_partial) MergeSplitsIfLast<kThreads>(tile, arguments);
 }
 
-// Of few blocks and of many; and whether very few are quicker where no block of the products before
-// and after is beside them.
+// Shapes for few blocks and for many; and whether very few are quicker where no block of the
+// products before and after is beside them.
 template <int kDims>
 struct TokenShapes;
 template <>
@@ -432,7 +433,7 @@ cudaError_t Launch(const AttentionArguments& arguments, cudaStream_t stream) {
   constexpr int64_t kSystemBytes = 1024;  // of each block
   const int64_t num_blocks = arguments.num_items * arguments.geometry.num_kv_heads;
   const int64_t few_bytes = SharedBytes<Few>(arguments.geometry);
-  // What a block may have is nearly all of a multiprocessor's.
+  // What a block may have is nearly all of an SM's.
   const int64_t blocks_each = arguments.max_shared_bytes / (few_bytes + kSystemBytes);
   if (num_blocks > blocks_each * arguments.num_sms) {
     return LaunchShape<Many>(arguments, SharedBytes<Many>(arguments.geometry), stream);

@@ -275,7 +275,7 @@ class CudaBackend final : public Backend {
     if (gated_.has_value() && gated_->rows == Floats(buffer)) gated_.reset();
   }
 
-  // Prepared inputs of a site for all tokens.
+  // Where the packed inputs of a site go, for all tokens.
   void* PackedInput(const CudaLinear& linear) {
     US_CHECK(packed_input_ != nullptr &&
              step_.num_tokens() * PackedInputBytes(linear.matrix().num_k_tiles) <=

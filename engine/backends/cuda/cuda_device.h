@@ -100,7 +100,7 @@ class CudaMemory {
   int64_t num_bytes_ = 0;
 };
 
-// Page-locked host memory, which the device reads and writes without a detour.
+// Pinned host memory, which the device reads and writes without a detour.
 class PinnedMemory {
  public:
   PinnedMemory() = default;

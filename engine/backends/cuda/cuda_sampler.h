@@ -23,7 +23,7 @@ class CudaSampler {
   CudaSampler(CudaDevice& device, const CudaMemory& scratch, ThreadPool& pool)
       : device_(device), scratch_(scratch), pool_(pool) {}
 
-  // Of device memory.
+  // Bytes of device memory.
   int64_t num_bytes() const { return memory_.num_bytes(); }
 
   // As Backend::Sample. `logits` is device memory, complete.

@@ -1,6 +1,6 @@
-// One block a draw. A row is read from the second-level cache a few times: once for its maximum,
-// once for the sum of its weights, three times for each selection, which is by radix: eleven bits
-// of the logits at a time, counting tokens or their mass.
+// One block a draw. A row is read from L2 a few times: once for its maximum, once for the sum of
+// its weights, three times for each selection, which is by radix: eleven bits of the logits at a
+// time, counting tokens or their mass.
 #include <cuda_runtime.h>
 
 #include "engine/backends/cuda/cuda_sampler_kernels.h"

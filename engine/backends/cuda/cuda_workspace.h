@@ -21,12 +21,12 @@ class CudaWorkspace final : public WorkspaceArena {
   // Errors are those of CudaDevice::Open and CudaMemory::Allocate.
   static absl::StatusOr<std::shared_ptr<CudaWorkspace>> Create(int ordinal, int num_threads);
 
-  // Results of attention before they are sketched, and prepared inputs of the output head: a step
-  // works through its tokens in as many slabs as that takes.
+  // Results of attention before they are transformed, and packed inputs of the output head: a step
+  // works through its tokens in as many token blocks as that takes.
   const CudaMemory& rows() const { return rows_; }
   // Partial results of attention, and what sampling needs.
   const CudaMemory& partials() const { return partials_; }
-  // Counters of attention's chunks: all zeros between steps.
+  // Counters of attention's KV splits: all zeros between steps.
   const CudaMemory& finished() const { return finished_; }
   // Frequencies of no rotary embedding: floats of 0, for heads of any size.
   const CudaMemory& zeros() const { return zeros_; }

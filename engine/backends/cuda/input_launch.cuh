@@ -1,5 +1,4 @@
-// Launching kernels that produce prepared inputs: one block a token, or several where tokens are
-// few.
+// Launching kernels that produce packed inputs: one block a token, or several where tokens are few.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_INPUT_LAUNCH_CUH_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_INPUT_LAUNCH_CUH_
 
@@ -14,8 +13,8 @@
 
 namespace ultrasketch::cuda {
 
-// Of a block, where one is not enough to hide what it waits for; with many tokens blocks of fewer
-// threads do the same in fewer instructions.
+// Threads of a block, where one is not enough to hide what it waits for; with many tokens blocks of
+// fewer threads do the same in fewer instructions.
 inline constexpr int kInputThreads = 512;
 inline constexpr int kWideInputThreads = 256;    // of rows of kWideColumns and more
 inline constexpr int kNarrowInputThreads = 128;  // of shorter ones
@@ -25,7 +24,7 @@ __device__ inline InputSplit ThisInputSplit() {
   return {static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y)};
 }
 
-// Bytes of a token's input in shared memory. The sketch's tables may follow.
+// Bytes of a token's input in shared memory. The transform's tables may follow.
 US_HOST_DEVICE inline int64_t InputBytes(const InputTransform& transform) {
   return (transform.cols * int64_t{sizeof(float)} + 15) / 16 * 16;
 }
@@ -35,7 +34,7 @@ __device__ inline uint8_t* StagedTables(float* x, const InputTransform& transfor
   return has_tables ? reinterpret_cast<uint8_t*>(x) + InputBytes(transform) : nullptr;
 }
 
-// Blocks that share a token: no more than find room at once, nor than have buckets for each
+// Blocks that a token is split over: no more than find room at once, nor than have buckets for each
 // thread.
 inline int NumInputSplits(int64_t num_tokens, const InputTransform& transform, int num_sms) {
   const int64_t room = num_sms / std::max<int64_t>(num_tokens, 1);
@@ -53,7 +52,7 @@ cudaError_t AllowSharedMemory(Kernel kernel, int64_t num_bytes) {
 }
 
 // A kernel with shared memory for cols floats and, where they fit beside those of another block,
-// the sketch's tables; grid (tokens, shares).
+// the transform's tables; grid (tokens, splits).
 template <typename Kernel, typename... Arguments>
 cudaError_t LaunchInputKernelWith(Kernel kernel, int num_threads, int num_splits,
                                   int64_t num_tokens, const InputTransform& transform,

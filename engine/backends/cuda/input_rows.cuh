@@ -1,8 +1,8 @@
 // A token's input of a linear site, from what the operation before it left in device memory to
-// floats in shared memory, where a `Row` (sketch.cuh) puts its columns. The same to the bit whoever
-// does it: the kernels that only prepare inputs, or those that multiply with them right after
-// (fused_product.cuh). By all kThreads threads of a block, for which the row is complete when they
-// return; and so is what they began to copy to shared memory before.
+// floats in shared memory, where a `Row` (input_transform.cuh) puts its columns. The same to the
+// bit whoever does it: the kernels that only pack inputs, or those that multiply with them right
+// after (fused_product.cuh). By all kThreads threads of a block, for which the row is complete when
+// they return; and so is what they began to copy to shared memory before.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_INPUT_ROWS_CUH_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_INPUT_ROWS_CUH_
 
@@ -18,7 +18,7 @@
 
 namespace ultrasketch::cuda {
 
-// The input is gain * x; `absmax` is the largest magnitude of x.
+// The input is inverse_rms * x; `absmax` is that of x.
 struct RowRange {
   float inverse_rms;
   float absmax;
@@ -92,7 +92,7 @@ __device__ inline void CombineRows(const float* first, const float* second, int 
       });
 }
 
-// The gain of a normalized row is the inverse of its rms, of squares that are summed as kOrder
+// The inverse RMS of a row, of squares that are summed as kOrder
 // threads do.
 template <int kThreads>
 struct SquaresOf {
@@ -107,7 +107,7 @@ struct SquaresOf {
   float of_thread[kParts];
 };
 
-// row = source * weight. Returns this thread's largest magnitude of it.
+// row = source * weight. Returns this thread's absmax of it.
 template <int kThreads, typename Row>
 __device__ inline float LoadWeighted(const float* source, const float* weight, int cols,
                                      const Row& row, SquaresOf<kThreads>& squares) {
@@ -122,7 +122,7 @@ __device__ inline float LoadWeighted(const float* source, const float* weight, i
   return absmax;
 }
 
-// row = source * weight, with its gain.
+// row = source * weight, with its inverse RMS.
 template <int kThreads, typename Row>
 __device__ inline RowRange LoadNormalized(const float* source, const float* weight, int cols,
                                           float epsilon, const Row& row) {
@@ -213,8 +213,8 @@ __device__ inline void PutVector(const auto& row, int i, const float4& values) {
   row.Put(i, row.At4(i), values);
 }
 
-// Where a thread finds its vectors of kWidth columns of a token's chunks: what does not depend on
-// the kernels before, in floats from the first chunk's on.
+// Where a thread finds its vectors of kWidth columns of a token's KV splits: what does not depend
+// on the kernels before, in floats from the first KV split's on.
 template <int kThreads, int kWidth>
 struct SplitColumns {
   static constexpr int kBatch = 8 / kWidth;  // that are loaded together
@@ -222,7 +222,7 @@ struct SplitColumns {
   int values[kBatch];
   int ranges[kBatch];
 
-  // Of columns `first`, `first` + kThreads * kWidth and so on; those past the last repeat it.
+  // For columns `first`, `first` + kThreads * kWidth and so on; those past the last repeat it.
   __device__ SplitColumns(const AttentionGeometry& geometry, const PartialLayout& layout,
                           int tile_token, int first) {
     const int width = static_cast<int>(geometry.query_width());
@@ -235,9 +235,9 @@ struct SplitColumns {
   }
 };
 
-// row = a token's chunks merged, `Vector` (float2 or float4) columns of a head at a time. Loads of
-// several vectors and of kSplits chunks are in flight together. `columns` are those of the thread's
-// first vectors.
+// row = a token's KV splits merged, `Vector` (float2 or float4) columns of a head at a time. Loads
+// of several vectors and of kSplits KV splits are in flight together. `columns` are those of the
+// thread's first vectors.
 template <int kThreads, int kSplits, typename Vector, typename Row>
 __device__ inline RowRange MergeSplits(
     const AttentionArguments& arguments, const PartialLayout& layout, const AttentionToken& token,
@@ -301,7 +301,7 @@ __device__ inline RowRange MergeSplits(
   return {1.0f, BlockMax<kThreads>(absmax)};
 }
 
-// row = a token's attention: its chunks merged, or what is in `attended` [query_width].
+// row = a token's attention: its KV splits merged, or what is in `attended` [query_width].
 template <int kThreads, int kSplits = 2, typename Row>
 __device__ inline RowRange LoadAttention(const AttentionArguments& arguments,
                                          const PartialLayout& layout, const AttentionToken& token,

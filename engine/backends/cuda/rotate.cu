@@ -16,8 +16,7 @@ __global__ void __launch_bounds__(kInputThreads)
                    __half* values, float* qkv) {
   LaunchDependents();
   const TokenInput token = tokens[blockIdx.x];
-  const int thread =
-      static_cast<int>(blockIdx.y) * kInputThreads + static_cast<int>(threadIdx.x);
+  const int thread = static_cast<int>(blockIdx.y) * kInputThreads + static_cast<int>(threadIdx.x);
   const int num_threads = static_cast<int>(gridDim.y) * kInputThreads;
   const int head_dim = geometry.head_dim;
   const int half = head_dim / 2;

@@ -1,4 +1,4 @@
-// The input of a step on the device: one page-locked buffer, one copy.
+// The input of a step on the device: one pinned buffer, one copy.
 #ifndef ULTRASKETCH_ENGINE_BACKENDS_CUDA_STEP_INPUT_H_
 #define ULTRASKETCH_ENGINE_BACKENDS_CUDA_STEP_INPUT_H_
 
@@ -31,7 +31,7 @@ class DeviceStep {
   // Begins the copy of `step`, whose spans are copied from. The step before it must be finished.
   absl::Status Begin(const StepInput& step);
 
-  // Of device memory.
+  // Bytes of device memory.
   int64_t num_bytes() const { return memory_.num_bytes(); }
 
   int64_t num_tokens() const { return num_tokens_; }

@@ -65,7 +65,7 @@ class StepRecorder {
     if (!IsKnown(parts)) AddNew(call, stage, parts, launch);
   }
 
-  // Launches what was recorded, and begins anew. A step that `repeats` becomes a graph when it
+  // Launches what was recorded, and begins again. A step that `repeats` becomes a graph when it
   // comes the second time; where `timer` wants to know its stages, another one that has events
   // between them: every now and then one is made (kStepsBetweenTimedGraphs), else the timer gets
   // nothing. Errors are the device's to report.
@@ -95,7 +95,7 @@ class StepRecorder {
   cudaGraphExec_t Capture(StageTimer* timer);
   // Whether the step's timed graph is there, or could be made.
   bool PrepareTimedGraph(Known& known, StageTimer& timer);
-  // Of the recorded step, with its graph when this is the second time.
+  // The slot of the recorded step, with its graph when this is the second time.
   Known& Find();
   void Forget();
   void ForgetGraphs();

@@ -26,7 +26,7 @@ class CublasProduct {
   CublasProduct(const CublasProduct&) = delete;
   CublasProduct& operator=(const CublasProduct&) = delete;
 
-  // Of the quickest algorithm.
+  // The time of the quickest algorithm.
   double microseconds() const { return microseconds_; }
   absl::Status Launch(const void* weights, cudaStream_t stream) const;
 

@@ -16,7 +16,7 @@ namespace ultrasketch::cuda {
 // INTERNAL naming the call, RESOURCE_EXHAUSTED when memory ran out.
 absl::Status CheckCuda(cudaError_t error, const char* call);
 
-// Device memory of random bytes that are finite numbers as binary16, bfloat16 and float.
+// Device memory of random bytes that are finite numbers as fp16, bfloat16 and float.
 class RandomMemory {
  public:
   static absl::StatusOr<std::unique_ptr<RandomMemory>> Create(int64_t num_bytes);
@@ -48,7 +48,7 @@ class DeviceTimer {
   const cudaDeviceProp& properties() const { return properties_; }
   cudaStream_t stream() const { return stream_; }
 
-  // Copies of an operand that together are several times the second-level cache.
+  // Copies of an operand that together are several times L2.
   int NumCopies(int64_t bytes_each) const;
 
   // Microseconds of a launch: the median over repetitions of a graph of launches, one for each of

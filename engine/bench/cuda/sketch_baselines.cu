@@ -56,8 +56,8 @@ __global__ void ScaleRows(const __nv_bfloat16* scales, int64_t rows, int64_t col
 constexpr int kDecodeWarps = 8;
 constexpr int kHalves = kKTileColumns / kHalfKTile;
 
-// A block decodes 32 rows: their sketch in shared memory, half a step at a time a warp. Grid:
-// (shares of the steps, row blocks).
+// A block decodes 32 rows: their sketch in shared memory, half a K tile at a time a warp. Grid:
+// (splits of the K tiles, row blocks).
 __global__ void WholeDecode(const __grid_constant__ PackedMatrix matrix, __nv_bfloat16* out) {
   extern __shared__ __align__(16) uint8_t shared[];
   __shared__ __align__(16) uint8_t tiles[kDecodeWarps / kHalves][kWeightBlockBytes];

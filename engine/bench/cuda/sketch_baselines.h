@@ -31,7 +31,7 @@ struct NaiveSketch {
 };
 cudaError_t LaunchNaiveDecode(const NaiveSketch& sketch, cudaStream_t stream);
 
-// One kernel that decodes the whole of a packed sketch (sketch_matrix.h) to bfloat16, out [rows,
+// One kernel that decodes the whole of a packed sketch (absmaxmin_matrix.h) to bfloat16, out [rows,
 // num_k_tiles * 64]: weights without their rows' scales.
 cudaError_t LaunchWholeDecode(const PackedMatrix& matrix, __nv_bfloat16* out, cudaStream_t stream);
 

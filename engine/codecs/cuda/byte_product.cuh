@@ -1,4 +1,4 @@
-// Products with inputs of byte planes (tile_layout.h): exact sums of integers.
+// Products with inputs of hi/lo int8 (tile_layout.h): exact sums of integers.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_BYTE_PRODUCT_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_BYTE_PRODUCT_CUH_
 
@@ -12,7 +12,7 @@
 
 namespace ultrasketch::cuda {
 
-// Of a token's prepared input.
+// The scale and the total of a token's packed input.
 struct InputTotal {
   float scale;  // NaN where an input was not finite
   int total;

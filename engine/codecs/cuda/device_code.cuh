@@ -9,11 +9,10 @@
 
 namespace ultrasketch::cuda {
 
-// Keeps the compiler from moving loads of before to after: they are all in flight at once.
+// A barrier for the compiler alone: loads of before are issued before it, and in flight at once.
 __device__ inline void CompilerBarrier() { asm volatile("" ::: "memory"); }
 
-// Brings the line of an address to the second-level cache. Not a read: it may come before a wait
-// for what writes there.
+// Brings the line of an address to L2. Not a read: it may come before a wait for what writes there.
 __device__ inline void Prefetch(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
@@ -29,7 +28,7 @@ __device__ inline void PrefetchRange(const void* begin, int64_t num_bytes, int t
   }
 }
 
-// 16 bytes from global to shared memory, asynchronously, past the first-level cache.
+// 16 bytes from global to shared memory, asynchronously, past L1.
 __device__ inline void CopyAsync16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
                    static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
@@ -58,7 +57,7 @@ __device__ inline float WarpSum(float value) {
   return value;
 }
 
-// Of numbers that are not negative: their bits are in the same order.
+// The maximum of numbers that are not negative: their bits are in the same order.
 __device__ inline float WarpAbsMax(float value) {
   return __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(value)));
 }
@@ -111,13 +110,13 @@ __device__ inline int RoundToInteger(float value) {
   return __float_as_int(__fadd_rn(value, kUnits)) - 0x4b400000;
 }
 
-// Keeps the compiler from working out a value later than here, where there is time for it.
+// Has the compiler compute a value here, where there is time for it, and not later.
 __device__ inline void Materialize(int& value) { asm volatile("" : "+r"(value)); }
 __device__ inline void Materialize(float2& values) {
   asm volatile("" : "+f"(values.x), "+f"(values.y));
 }
 
-// Of the block. By way of all lanes, so that the compiler knows it to be the same in each.
+// The warp's index in its block, by way of all lanes: the compiler knows it to be the same in each.
 __device__ inline int ThisWarp() {
   return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
 }
@@ -133,16 +132,16 @@ struct PowerOfTwo {
   float inverse;
 };
 
-// `bound` times the factor is in [2^14, 2^15): as large as binary16 holds, with room for rounding.
-// 1 for bounds that are 0 or not finite.
+// `bound` times the factor is in [2^14, 2^15): as large as fp16 holds, with room for rounding. 1
+// for bounds that are 0 or not finite.
 __device__ inline PowerOfTwo ScaleToHalfRange(float bound) {
   if (!(bound > 0.0f) || bound > 3.4e38f) return {1.0f, 1.0f};
   const int exponent = static_cast<int>(__float_as_uint(bound) >> 23) - 127;
-  const int shift = min(14 - exponent, 100);  // leaves room for a gain
+  const int shift = min(14 - exponent, 100);  // leaves room for the inverse RMS
   return {__int_as_float((shift + 127) << 23), __int_as_float((127 - shift) << 23)};
 }
 
-// The largest finite binary16 number of its sign instead of infinity; a NaN stays one.
+// The largest finite fp16 number of its sign instead of infinity; a NaN stays one.
 __device__ inline __half SaturateToHalf(float value) {
   if (value > 65504.0f) return __float2half_rn(65504.0f);
   if (value < -65504.0f) return __float2half_rn(-65504.0f);

@@ -1,10 +1,10 @@
-// Device code that turns an input in shared memory into a prepared input.
+// Device code that packs (transforms, quantizes) an input in shared memory.
 //
-// One block holds one token's input: floats in shared memory, in the order of the sketch's entries
-// and with their signs, so that the sums of buckets read neighbours. What puts them there scatters
-// them by the columns' places (about three lanes to a bank). When there are few tokens several
-// blocks produce the same input and each writes a share of its buckets: computing it again is
-// quicker than one multiprocessor alone.
+// One block holds one token's input: floats in shared memory, in the transform's permuted order
+// and with its signs, so that the sums of buckets read neighbours. What puts them there scatters
+// them by the scatter indices (about three lanes to a bank). When there are few tokens several
+// blocks produce the same input and each writes a split of its buckets: computing it again is
+// quicker than on one SM alone.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_INPUT_TRANSFORM_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_INPUT_TRANSFORM_CUH_
 
@@ -24,7 +24,7 @@ struct InputSplit {
   int count;
 };
 
-// Begins to copy the sketch's tables to shared memory at `staged`, and returns the sketch with its
+// Begins to copy the transform's tables to shared memory at `staged`, and returns it with its
 // tables there, after AwaitTables: for a block's first lines, so that they come while it waits for
 // its input. Without room, `staged` null, tables are only asked for: a large model's weights have
 // pushed them out of the cache since the step before.
@@ -64,7 +64,7 @@ __device__ inline void AwaitTables() {
   __syncthreads();
 }
 
-// Puts a column of an input where the sketch takes it, with its sign.
+// Scatters a column of an input to where the transform takes it, with its sign.
 template <typename Index>
 __device__ inline void PutAt(float* x, Index index, float value) {
   constexpr int kSignBit = 8 * sizeof(Index) - 1;
@@ -88,7 +88,7 @@ __device__ inline void PutColumns(float* x, const uint4& scatter_indices, const 
 // Rows of an input in shared memory. `At` loads where column `i` goes, `At4` where it and the next
 // three go, for a multiple of four; `Put` puts them there: loads of both come first.
 //
-// Of narrow places.
+// A row of a transform with narrow scatter indices.
 struct NarrowRow {
   float* x;
   const uint16_t* scatter_indices;
@@ -103,7 +103,7 @@ struct NarrowRow {
   }
 };
 
-// In the order of entries already.
+// A row in the permuted order already.
 struct PermutedRow {
   float* x;
   struct None {};
@@ -116,10 +116,10 @@ struct PermutedRow {
   }
 };
 
-// Of any sketch, or of none.
+// A row of any transform, or of none.
 struct TransformedRow {
   float* x;
-  const void* scatter_indices;  // null: in the order of columns, or of entries already
+  const void* scatter_indices;  // null: in the order of columns, or permuted already
   bool is_narrow;
 
   __device__ TransformedRow(float* x_of, const InputTransform& transform)
@@ -158,14 +158,14 @@ struct TransformedRow {
   }
 };
 
-// Four neighbouring positions of a prepared input.
+// Four neighbouring positions of a packed input.
 inline constexpr int kQuad = 4;
 struct QuadValues {
   float values[kQuad];
 };
 
-// What the sums of a quad are made of: entries first_permuted + i * stride and the next three, for
-// each i below num_columns. None past the last bucket.
+// What the sums of a quad are made of: permuted columns first_permuted + i * stride and the next
+// three, for each i below num_columns. None past the last bucket.
 struct QuadPlan {
   static constexpr int kMixed = -1;  // as num_columns: the quad is of several groups
   int first_permuted;
@@ -192,7 +192,7 @@ class GroupCursor {
       --num_left_;
     }
   }
-  // Of the bucket that it has moved to.
+  // The plan of the bucket that it has moved to.
   __device__ QuadPlan PlanOf(int bucket) const {
     return {group_.first_permuted + bucket - group_.first_bucket, group_.num_buckets,
             bucket < end_ ? group_.columns_per_bucket : 0, group_.weight};
@@ -212,7 +212,7 @@ class GroupCursor {
   int num_left_;
 };
 
-// `take` is called with each entry, too.
+// `take` is called with each column, too.
 template <typename Take>
 __device__ inline QuadValues SumQuad(const float* x, const QuadPlan& plan, const Take& take) {
   QuadValues sums = {};
@@ -262,7 +262,7 @@ __device__ inline QuadValues SumMixedQuad(const float* x, const InputTransform& 
   return sums;
 }
 
-// Of either kind, to be multiplied by `weight`.
+// A quad of either kind, to be multiplied by `weight`.
 template <typename Take>
 __device__ inline QuadValues SumPlannedQuad(const float* x, const InputTransform& transform,
                                             const TransformGroup* groups, int first,
@@ -281,10 +281,10 @@ __device__ inline int FirstQuad(InputSplit split) {
 }
 
 // Calls `write(position, QuadValues, weight)` for each of this thread's quads of positions of the
-// share: the sums of the buckets in order, then zeros, all to be multiplied by the weight. x is in
-// the order of entries. `cursor` has planned the thread's first quad, as `plan`: what does not
-// depend on x may be reckoned before it is there. Lanes of a warp make the same number of calls
-// where all positions are a multiple of 4 * 32, as those of fold are.
+// split: the sums of the buckets in order, then zeros, all to be multiplied by the weight. x is in
+// the permuted order. `cursor` has planned the thread's first quad, as `plan`: what does not depend
+// on x may be computed before it is there. Lanes of a warp make the same number of calls where all
+// positions are a multiple of 4 * 32, as those of fold are.
 template <int kThreads, typename Write>
 __device__ inline void SumBuckets(const float* x, const InputTransform& transform,
                                   const TransformGroup* groups, InputSplit split,
@@ -308,7 +308,7 @@ __device__ inline void SumBuckets(const float* x, const InputTransform& transfor
   }
 }
 
-// The same of any sketch, or of the inputs themselves.
+// SumBuckets for any transform, or the inputs themselves without one.
 template <int kThreads, typename Write>
 __device__ inline void SumInputs(const float* x, const InputTransform& transform, InputSplit split,
                                  const Write& write) {
@@ -385,7 +385,7 @@ __device__ inline void ToIntegers(const QuadValues& quad, float factor, uint32_t
   }
 }
 
-// Of a warp's threads, to all of them: what their totals are together, or kNotFinite.
+// To all threads of a warp: the sum of their totals, or kNotFinite.
 __device__ inline int WarpTotal(int total, bool is_finite) {
   total = __reduce_add_sync(0xffffffffu, total);
   return __all_sync(0xffffffffu, is_finite) ? total : kNotFinite;
@@ -434,9 +434,8 @@ __device__ inline void WriteHiLoInt8(const float* x, float inverse_rms, float ab
   if (threadIdx.x == 0) trailer->totals[split.index] = AddTotals(totals);
 }
 
-// Writes the prepared input of `gain` * x. x is in shared memory as TransformedRow puts it,
-// complete; `maximum` is the largest of its magnitudes. All threads of the block take part, once in
-// a kernel.
+// Writes the packed input of `inverse_rms` * x. x is in shared memory as TransformedRow puts it,
+// complete; `absmax` is that of x. All threads of the block take part, once in a kernel.
 template <int kThreads>
 __device__ inline void WritePackedInput(const float* x, float inverse_rms, float absmax,
                                         const InputTransform& transform, InputSplit split,

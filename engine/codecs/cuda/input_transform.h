@@ -1,5 +1,5 @@
-// The sketch of a linear site's inputs, as device code computes it right where an input is
-// produced.
+// How a linear site's input becomes what its kernels multiply (fold: the sums of its buckets), as
+// device code does it right where an input is produced.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_INPUT_TRANSFORM_H_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_INPUT_TRANSFORM_H_
 
@@ -9,13 +9,13 @@
 
 namespace ultrasketch::cuda {
 
-// A sketch takes its input in an order of entries of its own, with the signs it sums with. Buckets
-// [first_bucket, first_bucket + num_buckets) are sums of columns_per_bucket entries each, times
-// `weight`: a bit plane of a class of the folding sketch. Several planes sum the same entries.
+// A transform takes its input in a permuted order of its own, with the signs it sums with. Buckets
+// [first_bucket, first_bucket + num_buckets) are sums of columns_per_bucket columns each, times
+// `weight`: a bit plane of a class of fold. Several bit planes sum the same columns.
 //
-//   entry(i, bucket) = first_permuted + i * num_buckets + bucket - first_bucket
+//   permuted(i, bucket) = first_permuted + i * num_buckets + bucket - first_bucket
 //
-// so that the entries of neighbouring buckets are neighbours. Each column has one entry.
+// so that the columns of neighbouring buckets are neighbours.
 struct TransformGroup {
   int32_t first_bucket = 0;
   int32_t num_buckets = 0;
@@ -24,12 +24,12 @@ struct TransformGroup {
   float weight = 1.0f;
 };
 
-// Places: of each column its entry, and the topmost bit for a sign of -1. Of two bytes up to this
-// many columns, else of four.
+// Scatter indices: where each column is in the permuted order, and the topmost bit for a sign of
+// -1. They have two bytes up to this many columns, else four.
 inline constexpr int64_t kMaxNarrowColumns = 32768;
 
-// How inputs [cols] become prepared inputs of `num_k_tiles` steps (tile_layout.h). Pointers are to
-// device memory. Without groups the prepared input is the input itself.
+// How inputs [cols] become packed inputs of `num_k_tiles` K tiles (tile_layout.h). Pointers are to
+// device memory. Without groups the packed input is the input itself.
 struct InputTransform {
   const TransformGroup* groups = nullptr;
   const void* scatter_indices = nullptr;

@@ -1,4 +1,4 @@
-// Launching kernels so that one begins while the one before it ends.
+// Launching kernels so that one begins while the one before it ends (PDL), and in clusters.
 //
 // Every kernel of a step is launched as dependent on the one before it in the stream
 // (programmatic dependent launch, compute capability 9.0 and later): its blocks may start as soon

@@ -1,31 +1,33 @@
-// Products of packed weights with prepared inputs, for any codec whose weights expand to binary16.
+// Products (GEMM) of packed weights with packed inputs, for codecs whose weights expand to fp16.
 //
-// A codec's `Weights` says how many bytes a step of a row tile has, and turns what a lane holds of
+// A codec's `Weights` says how many bytes a K tile of an M tile has, and turns what a lane holds of
 // it into the four registers of an instruction:
 //
 //   struct Weights {
-//     static constexpr int kKTileBytes;                 // of a row tile
-//     struct Lane;                                     // what a lane holds of a step, in registers
-//     static __device__ Lane Load(const uint8_t* step, int lane);   // from global or shared memory
+//     static constexpr int kKTileBytes;  // of an M tile
+//     struct Lane;                       // what a lane holds of a K tile, in registers
+//     // From global or shared memory.
+//     static __device__ Lane Load(const uint8_t* k_tile, int lane);
 //     static __device__ void Expand(const Lane&, int instruction, uint32_t (&a)[4]);
 //   };
 //
 // Few tokens (SkinnyProduct), bound by reading weights and by the latency of what is left:
 //
-//            chunk 0   chunk 1  ...  chunk 7          a block: kMTiles row tiles, 8 warps
-//   16 rows [ warp 0 ][ warp 1 ]    [ warp 7 ]        each warp: one chunk of columns, all tokens
-//            sums of the chunks meet in shared memory
+//            K split 0  K split 1     K split 7     a block: kMTiles M tiles, 8 warps
+//   16 rows [ warp 0 ] [ warp 1 ] ... [ warp 7 ]    each warp: one K split, all tokens
+//            accumulators of the K splits meet in shared memory
 //
-// Weights go from device memory to registers, inputs from the second-level cache to registers:
-// nothing is read twice in a block, so shared memory would only be a detour.
+// Weights go from device memory to registers, inputs from L2 to registers: nothing is read twice in
+// a block, so shared memory would only be a detour.
 //
 // Many tokens (TiledProduct), bound by the tensor cores:
 //
 //                 kTokens tokens
 //   128 rows  [ 4 x 2 warps of 32 rows x kTokens / 2 ]   both operands through shared memory, four
-//                                                        stages of one step each
+//                                                        stages of one K tile each
 //
-// A chunk's sums are added to the totals when it is done: the same additions in the same order.
+// A K split's accumulators are added to the totals when it is done: the same additions in the same
+// order.
 #ifndef ULTRASKETCH_ENGINE_CODECS_CUDA_PRODUCT_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_CUDA_PRODUCT_CUH_
 
@@ -49,9 +51,8 @@ __device__ inline float FinishSum(float sum, float token_scale, float row_scale,
   return __fmaf_rn(sum * token_scale, row_scale, bias);
 }
 
-// Adds to an output. Additions are reductions in the second-level cache, one for each output:
-// nothing waits for what was there. Numbers below 2^-126 count as zero in them, so every kernel
-// adds this way.
+// Adds to an output. Additions are reductions in L2, one for each output: nothing waits for what
+// was there. Numbers below 2^-126 count as zero in them, so every kernel adds this way.
 __device__ inline void AddOutput(float* out, float value) {
   asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(out), "f"(value) : "memory");
 }
@@ -83,7 +84,7 @@ __device__ inline float BiasOf(const PackedMatrix& matrix, int64_t row) {
   return matrix.bias != nullptr ? matrix.bias[row] : 0.0f;
 }
 
-// A lane's two pieces of a token's step: two registers for each instruction.
+// A lane's two pieces of a token's K tile: two registers for each instruction.
 struct LaneInput {
   uint4 low;   // instructions 0 and 1
   uint4 high;  // 2 and 3
@@ -104,10 +105,10 @@ __device__ inline uint2 InstructionInput(const LaneInput& input, int instruction
 
 // ---- Few tokens ----
 
-// Grid: (blocks of kMTiles row tiles, blocks of 8 * kTokenTiles tokens). The bound of two blocks
-// a multiprocessor is what makes the compiler spend registers on loads in flight: kUnroll steps of
-// inputs, and as many of weights one round ahead. The first weights and the rows' scales are on
-// their way before the kernel that writes the inputs has ended.
+// Grid: (blocks of kMTiles M tiles, blocks of 8 * kTokenTiles tokens). The bound of two blocks an
+// SM is what makes the compiler spend registers on loads in flight: kUnroll K tiles of inputs, and
+// as many of weights one round ahead. The first weights and the rows' scales are on their way
+// before the kernel that writes the inputs has ended.
 template <typename Weights, int kMTiles, int kTokenTiles, int kUnroll>
 __global__ void __launch_bounds__(kProductThreads, 2)
     SkinnyProduct(const __grid_constant__ ProductArguments arguments) {
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   using Lane = typename Weights::Lane;
   const int64_t begin = KSplitBegin(k_split, num_k_tiles);
   const int64_t end = KSplitBegin(k_split + 1, num_k_tiles);
-  // Steps past the chunk's end repeat its last one, and are not multiplied.
+  // K tiles past the K split's end repeat its last one, and are not multiplied.
   const auto load_weights = [&](int64_t k_tile, Lane(&out)[kUnroll][kMTiles]) {
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
@@ -251,8 +252,8 @@ constexpr int TiledSharedBytes() {
 }
 
 // Grid: (blocks of kTiledRows rows, blocks of kTokens tokens). Blocks that follow each other share
-// their tokens and so their inputs, which are larger than the weights. A multiprocessor has room
-// for kBlocks of them.
+// their tokens and so their inputs, which are larger than the weights. An SM has room for kBlocks
+// of them.
 template <typename Weights, int kTokens, int kBlocks>
 __global__ void __launch_bounds__(kProductThreads, kBlocks)
     TiledProduct(const __grid_constant__ ProductArguments arguments) {
@@ -374,7 +375,7 @@ __global__ void __launch_bounds__(kProductThreads, kBlocks)
     if (k_split_ends) finish_k_split();
   }
 
-  // This lane's outputs are of two rows of each row tile and two tokens of each token tile.
+  // This lane's outputs are of two rows of each M tile and two tokens of each token tile.
   float row_scales[kWarpMTiles][2];
   float biases[kWarpMTiles][2];
   const int64_t first_row = (first_tile + warp_row * kWarpMTiles) * kMTileRows + lane / 4;
@@ -431,8 +432,8 @@ cudaError_t LaunchTiled(const ProductArguments& arguments, cudaStream_t stream) 
                       stream, arguments);
 }
 
-// Two row tiles a block where that leaves two blocks for every multiprocessor, since each block
-// reads all of the input.
+// Two M tiles a block where that leaves two blocks for every SM, since each block reads all of the
+// input.
 template <typename Weights>
 cudaError_t LaunchProductOf(const ProductArguments& arguments, cudaStream_t stream) {
   const int64_t num_tiles = NumMTiles(arguments.matrix.rows);
@@ -459,8 +460,7 @@ cudaError_t LaunchProductOf(const ProductArguments& arguments, cudaStream_t stre
   if (arguments.num_tokens > 64 && fills_twice(128)) {
     return LaunchTiled<Weights, 128, 1>(arguments, stream);
   }
-  // Where there are few blocks, two of them would come to lie on one multiprocessor while others
-  // have none.
+  // Where there are few blocks, two of them would come to lie on one SM while others have none.
   return fills_twice(64) ? LaunchTiled<Weights, 64, 2>(arguments, stream)
                          : LaunchTiled<Weights, 64, 1>(arguments, stream);
 }

@@ -28,8 +28,9 @@ inline EncodeTensorMap FindEncodeTensorMap() {
   return encode;
 }
 
-// Of boxes of `num_spans` times kHiLoBytes columns of `num_tokens` tokens:
-// [span][token][plane][kHiLoBytes], swizzled in units of 128 bytes. Tokens past the last are zero.
+// The map of packed inputs, in boxes of `num_spans` times kHiLoBytes columns of `num_tokens`
+// tokens: [span][token][hi, lo][kHiLoBytes], swizzled in units of 128 bytes. Tokens past the last
+// are zero.
 inline cudaError_t EncodeHiLoMap(EncodeTensorMap encode, const ProductArguments& arguments,
                                  int num_tokens, int num_spans, CUtensorMap* map) {
   const int64_t num_k_tiles = arguments.matrix.num_k_tiles;
@@ -47,9 +48,9 @@ inline cudaError_t EncodeHiLoMap(EncodeTensorMap encode, const ProductArguments&
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// Of boxes of `box_bytes` of each of `num_m_tiles` row tiles, which have `tile_bytes` in all.
-// Columns of a box are in units of 4 or 8 bytes, of which it has no more than 256. Row tiles past
-// the last are zero.
+// The map of packed weights, in boxes of `box_bytes` of each of `num_m_tiles` M tiles, which have
+// `tile_bytes` in all. Columns of a box are in units of 4 or 8 bytes, of which it has no more than
+// 256. M tiles past the last are zero.
 inline cudaError_t EncodeWeightMap(EncodeTensorMap encode, const PackedMatrix& matrix,
                                    int64_t tile_bytes, int box_bytes, int num_m_tiles,
                                    int unit_bytes, CUtensorMap* map) {

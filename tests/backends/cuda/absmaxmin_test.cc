@@ -87,9 +87,9 @@ TEST_P(SketchProductTest, AgreesWithTheCpu) {
   EXPECT_LT(RelativeError(found.added, expected.added), kTolerance);
 }
 
-// One column; ragged rows and columns; as the paper has them; classes; an odd number of steps that
-// goes through the ring of buffers more than once, in short tiles and in tall ones; rows for tall
-// tiles; more words than shared memory holds.
+// One column; ragged rows and columns; as the paper has them; classes; an odd number of K tiles
+// that goes through the ring of buffers more than once, in short tiles and in tall ones; rows for
+// tall tiles; more words than shared memory holds.
 INSTANTIATE_TEST_SUITE_P(
     Shapes, SketchProductTest,
     ::testing::Combine(
@@ -106,8 +106,8 @@ INSTANTIATE_TEST_SUITE_P(
     });
 
 // What clusters of blocks share: tiles of every size, the last ones of rows and of tokens partly or
-// wholly past the end; several tiles to a cluster, of more steps than there are buffers and of
-// fewer; classes whose steps divide unevenly among the warps that decode.
+// wholly past the end; several tiles to a cluster, of more K tiles than there are buffers and of
+// fewer; classes whose K tiles divide unevenly among the producer warps.
 const Shape kClasses{4100, {{130, 33, 2, 3, 0}, {600, 50, 2, 2, 1}}};
 const Shape kLong{70, {{8200, 600, 3, 2, 0}}};
 const Shape kOneStep{9000, {{40, 12, 2, 2, 0}}};

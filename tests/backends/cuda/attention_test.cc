@@ -64,7 +64,7 @@ std::vector<Example> Examples() {
       {"short_prompt", {4, 2, 64}, 16, {{0, 5}}},
       {"long_prompt", {8, 2, 64}, 16, {{0, 700}}},
       {"decode", {4, 2, 64}, 16, {{1, 1}, {15, 1}, {16, 1}, {63, 1}, {64, 1}, {255, 1}, {256, 1}}},
-      {"decode_over_many_chunks", {8, 2, 128}, 32, {{1000, 1}, {257, 1}, {2049, 1}}},
+      {"decode_over_many_splits", {8, 2, 128}, 32, {{1000, 1}, {257, 1}, {2049, 1}}},
       {"many_decodes_of_128", {8, 2, 128}, 16, ManyDecodes(80, 100)},
       {"many_decodes_of_64", {16, 8, 64}, 16, ManyDecodes(80, 100)},
       {"decode_groups_of_twelve", {12, 1, 128}, 16, {{70, 1}, {300, 1}, {600, 1}}},
@@ -84,7 +84,7 @@ std::vector<Example> Examples() {
       {"heads_of_96", {6, 2, 96}, 16, {{70, 2}, {0, 20}, {600, 1}}},
       {"heads_of_256", {4, 2, 256}, 64, {{70, 2}, {0, 20}, {600, 1}}},
       {"heads_of_254", {2, 1, 254}, 16, {{70, 2}, {0, 20}, {300, 1}}},
-      // More chunks than are merged by attention, and more blocks than find room.
+      // More KV splits than are merged by attention, and more blocks than find room.
       {"many_long_decodes_of_64", {16, 8, 64}, 16, ManyDecodes(40, 700)},
       {"many_long_decodes_of_128", {8, 8, 128}, 32, ManyDecodes(40, 700)},
       {"many_long_decodes_of_40", {24, 8, 40}, 16, ManyDecodes(40, 700)},

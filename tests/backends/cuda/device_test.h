@@ -37,7 +37,7 @@ class CudaTestWithParam : public ::testing::TestWithParam<Parameter> {
   }
 };
 
-// Normally distributed numbers that binary16 and bfloat16 both hold exactly.
+// Normally distributed numbers that fp16 and bfloat16 both hold exactly.
 std::vector<float> ShortFloats(int64_t count, uint64_t stream, float scale = 1.0f);
 
 // A step's input with its storage.

@@ -60,17 +60,17 @@ TEST(TileLayoutTest, WeightsMeetTheInputsOfTheirColumns) {
   }
 }
 
-// Bit 8 * byte + 4 * chunk + unit of a word is column 4 * unit + byte of the chunk.
+// Bit 8 * byte + 4 * run + unit of a word is column 4 * unit + byte of the run.
 TEST(BitLayoutTest, WordsHoldUnitsAcrossTheirBytes) {
   for (uint64_t example = 0; example < 200; ++example) {
-    const uint32_t chunks[2] = {static_cast<uint32_t>(RandomWord(1, 2, example)) & 0xffffu,
-                                static_cast<uint32_t>(RandomWord(1, 3, example)) & 0xffffu};
-    const uint32_t word = PackBitWord(chunks[0], chunks[1]);
-    for (int chunk = 0; chunk < 2; ++chunk) {
+    const uint32_t runs[2] = {static_cast<uint32_t>(RandomWord(1, 2, example)) & 0xffffu,
+                              static_cast<uint32_t>(RandomWord(1, 3, example)) & 0xffffu};
+    const uint32_t word = PackBitWord(runs[0], runs[1]);
+    for (int run = 0; run < 2; ++run) {
       for (int unit = 0; unit < kUnitsPerRun; ++unit) {
-        const uint32_t bytes = word >> (chunk * kUnitsPerRun + unit) & kUnitMask;
+        const uint32_t bytes = word >> (run * kUnitsPerRun + unit) & kUnitMask;
         for (int byte = 0; byte < 4; ++byte) {
-          EXPECT_EQ(bytes >> (8 * byte) & 0xff, chunks[chunk] >> (4 * unit + byte) & 1);
+          EXPECT_EQ(bytes >> (8 * byte) & 0xff, runs[run] >> (4 * unit + byte) & 1);
         }
       }
     }
@@ -210,8 +210,8 @@ TEST(TileLayoutTest, KSplitsCoverTheKTilesInOrder) {
   for (const int64_t num_k_tiles : {1, 2, 7, 8, 9, 31, 32, 112, 1000}) {
     EXPECT_EQ(KSplitBegin(0, num_k_tiles), 0);
     EXPECT_EQ(KSplitBegin(kNumKSplits, num_k_tiles), num_k_tiles);
-    for (int64_t chunk = 0; chunk < kNumKSplits; ++chunk) {
-      EXPECT_LE(KSplitBegin(chunk, num_k_tiles), KSplitBegin(chunk + 1, num_k_tiles));
+    for (int64_t k_split = 0; k_split < kNumKSplits; ++k_split) {
+      EXPECT_LE(KSplitBegin(k_split, num_k_tiles), KSplitBegin(k_split + 1, num_k_tiles));
     }
   }
 }
@@ -303,7 +303,7 @@ void CheckPlan(const AttentionGeometry& geometry, const std::vector<PlannedSpan>
     EXPECT_GT(token_block.num_tokens, 0);
     EXPECT_LE(token_block.num_tokens, max_tokens);
     std::set<int32_t> slots;
-    std::map<int32_t, std::vector<int32_t>> chunks_of_token;
+    std::map<int32_t, std::vector<int32_t>> splits_of_token;
     std::map<int32_t, int32_t> first_slot;
     for (int64_t i = 0; i < token_block.num_items + token_block.num_prompt_items; ++i) {
       const bool is_prompt = i >= token_block.num_items;
@@ -321,7 +321,7 @@ void CheckPlan(const AttentionGeometry& geometry, const std::vector<PlannedSpan>
         EXPECT_EQ(work.slot, first_slot[work.first_token] + work.split);
       }
       for (int32_t t = 0; t < work.num_tokens; ++t) {
-        chunks_of_token[work.first_token + t].push_back(work.split);
+        splits_of_token[work.first_token + t].push_back(work.split);
         const AttentionToken& planned = plan.tokens[static_cast<size_t>(work.first_token + t)];
         EXPECT_EQ(planned.tile_token, t);
         if (work.split >= 0) {
@@ -331,14 +331,14 @@ void CheckPlan(const AttentionGeometry& geometry, const std::vector<PlannedSpan>
         }
       }
     }
-    EXPECT_EQ(static_cast<int64_t>(chunks_of_token.size()), token_block.num_tokens);
-    for (const auto& [id, chunks] : chunks_of_token) {
+    EXPECT_EQ(static_cast<int64_t>(splits_of_token.size()), token_block.num_tokens);
+    for (const auto& [id, splits] : splits_of_token) {
       const AttentionToken& planned = plan.tokens[static_cast<size_t>(id)];
       // More than so many are merged by attention itself.
       const bool are_merged =
-          chunks.front() < 0 ||
-          (plan.merges_splits && chunks.size() > static_cast<size_t>(kMaxUnmergedSplits));
-      EXPECT_EQ(planned.num_splits, are_merged ? 0 : static_cast<int32_t>(chunks.size()));
+          splits.front() < 0 ||
+          (plan.merges_splits && splits.size() > static_cast<size_t>(kMaxUnmergedSplits));
+      EXPECT_EQ(planned.num_splits, are_merged ? 0 : static_cast<int32_t>(splits.size()));
     }
     item += token_block.num_items + token_block.num_prompt_items;
     token += token_block.num_tokens;

@@ -71,8 +71,8 @@ std::vector<OracleCase> ReadPrompts() {
 }
 
 // Continues the prompt by 64 tokens, each the CPU's choice, and compares what the device would have
-// chosen. Where the CPU's two best logits are within what binary16 inputs can change, either will
-// do; that must be rare.
+// chosen. Where the CPU's two best logits are within what fp16 inputs can change, either will do;
+// that must be rare.
 void ExpectTheSameGreedyText(Model& cpu, Model& cuda, const OracleCase& prompt) {
   constexpr float kTie = 0.02f;
   const std::vector<BlockId> blocks = Blocks(2, 16);

@@ -1,4 +1,4 @@
-// Linear sites on the device against the CPU: normalization, sketch and product of random shapes.
+// Linear sites on the device against the CPU: normalization, fold and product of random shapes.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -120,7 +120,7 @@ INSTANTIATE_TEST_SUITE_P(
       return absl::StrCat(NameOf(std::get<0>(test.param)), "_tokens", std::get<1>(test.param));
     });
 
-// So many row tiles that a warp has two, of which not all steps are in shared memory; so many bits
+// So many M tiles that a warp has two, of which not all steps are in shared memory; so many bits
 // that other kernels take over sooner.
 INSTANTIATE_TEST_SUITE_P(ManyRows, ProductTest,
                          ::testing::Combine(::testing::Values(SiteShape{"fold", 17000, 2560, 2560}),
@@ -129,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(ManyRows, ProductTest,
                            return absl::StrCat("tokens", std::get<1>(test.param));
                          });
 
-// The largest tiles of uncompressed weights; the last matrix has two chunks of columns.
+// The largest tiles of uncompressed weights; the last matrix has two K splits.
 INSTANTIATE_TEST_SUITE_P(ManyTokens, ProductTest,
                          ::testing::Combine(::testing::Values(SiteShape{"dense", 3072, 260},
                                                               SiteShape{"dense", 20000, 260},
@@ -212,7 +212,7 @@ INSTANTIATE_TEST_SUITE_P(ManyTokens, BatchTest,
                                             ::testing::Values(2048)),
                          [](const auto& test) { return NameOf(std::get<0>(test.param)); });
 
-// Gates and ups, and the site that takes silu(gate) * up.
+// gate_up_proj, and the site that takes silu(gate) * up.
 struct GatedShape {
   int64_t intermediate_size;
   int64_t cols;
@@ -227,7 +227,7 @@ class GatedSites {
         down_(ExampleFold(kDownRows, shape.intermediate_size, (shape.intermediate_size + 1) / 2)),
         bias_(ShortFloats(2 * shape.intermediate_size, 3)) {}
 
-  // [num_tokens, kDownRows]. Written as gates, gates and ups may become silu(gate) * up at once.
+  // [num_tokens, kDownRows]. Written as gates, they may become silu(gate) * up at once.
   std::vector<float> Run(Backend& backend, absl::Span<const float> inputs,
                          SiteOutput::Mode mode) const {
     const int64_t num_tokens = static_cast<int64_t>(inputs.size()) / shape_.cols;
@@ -278,8 +278,8 @@ TEST_P(GatedTest, IsTheSameToTheBitAsOneByOne) {
   EXPECT_LT(RelativeError(together, sites.Run(*CpuBackend(), inputs, kGates)), 4 * kTolerance);
 }
 
-// Halves of a few row tiles and of many, of blocks that are not full, and, the last two, that are
-// no whole tiles; buckets that clusters divide or do not.
+// Halves of a few M tiles and of many, of blocks that are not full, and, the last two, that are no
+// whole tiles; buckets that clusters divide or do not.
 INSTANTIATE_TEST_SUITE_P(
     Shapes, GatedTest,
     ::testing::Combine(::testing::Values(GatedShape{16, 100, 33}, GatedShape{48, 250, 129},
@@ -294,7 +294,7 @@ INSTANTIATE_TEST_SUITE_P(
                           std::get<1>(test.param));
     });
 
-// A site whose columns are dealt to classes that fold 1, 2 and 7 columns, in 1 to 3 planes.
+// A site whose columns are in classes that fold 1, 2 and 7 columns, in 1 to 3 bit planes.
 TEST_F(CudaTest, ClassesAndPlanesAgreeWithTheCpu) {
   const LinearSite site = ExampleSite(90, 300);
   std::vector<uint8_t> column_classes;
@@ -324,7 +324,7 @@ TEST_F(CudaTest, ClassesAndPlanesAgreeWithTheCpu) {
   EXPECT_LT(RelativeError(outputs[1], outputs[0]), kTolerance);
 }
 
-// Inputs far beyond binary16's range, and far below it.
+// Inputs far beyond fp16's range, and far below it.
 TEST_F(CudaTest, InputsOfAnySizeKeepTheirPrecision) {
   const auto fold = ExampleFold(70, 200, 100);
   const DenseExample dense(70, 200, 4);

@@ -1,4 +1,4 @@
-// Tables of grouped integers on the device: as embedding and as output head.
+// Tables of group-quantized integers on the device: as embedding and as output head.
 #include <algorithm>
 #include <memory>
 #include <string>

@@ -1,15 +1,15 @@
-// Decoding of an AbsMaxMin sketch into tiles of binary16 weights in shared memory.
+// Decoding of an AbsMaxMin sketch into tiles of fp16 weights in shared memory.
 //
 // A lane takes a column and 32 rows. It reads the column's bucket of each hash row, b words of 32
 // one-bit rows, keeps of them the larger magnitude bit by bit, and expands the 32 codes that are
-// left to binary16. At two bits and three hash rows, 32 weights are 3 loads, 8 logic operations to
+// left to fp16. At two bits and three hash rows, 32 weights are 3 loads, 8 logic operations to
 // query, 22 and as many multiply-adds as pairs to expand, and 4 stores: less than one operation a
-// weight, where a multiprocessor does 64 a clock. Shared memory is the bound: two bytes stored and
-// read again for each weight, and three quarters of a byte of buckets, about three lanes to a bank.
+// weight, where an SM does 64 a cycle. Shared memory is the bound: two bytes stored and read again
+// for each weight, and three quarters of a byte of buckets, about three lanes to a bank.
 //
 // A tile of weights, for each row block in turn (4096 bytes):
 //
-//   [64 columns][32 rows] binary16, its 16-byte pieces swizzled: piece ^ (column / 2 % 4)
+//   [64 columns][32 rows] fp16, its 16-byte pieces swizzled: piece ^ (column / 2 % 4)
 //
 // so that neither the lanes that store neighbouring columns nor those that read with ldmatrix meet
 // in a bank; it is also the 64-byte swizzle of wgmma's operands.
@@ -28,7 +28,7 @@ namespace ultrasketch::cuda {
 inline constexpr int kWeightBlockBytes = kKTileColumns * kBucketBlockRows * 2;
 inline constexpr int kHalfKTile = 32;  // columns, one a lane
 
-// Two-bit fields that a binary16 number of exponent 10 holds.
+// Two-bit fields that an fp16 number of exponent 10 holds.
 inline constexpr int kPairFields = 5;
 
 // Offset in a row block's tile of eight rows of a column.
@@ -68,7 +68,7 @@ __device__ inline Codes<kBits> LoadCodes(const uint32_t* words) {
   return codes;
 }
 
-// The rows of the lowest level, whose magnitude has one bit more than the planes: a sign without
+// The rows of the lowest code, whose magnitude has one bit more than the bit planes: a sign without
 // magnitude.
 template <int kBits>
 __device__ inline uint32_t LowestLevels(const Codes<kBits>& codes) {
@@ -150,9 +150,9 @@ __device__ inline uint32_t SelectOrInverse(uint32_t mask, uint32_t chosen, uint3
   return result;
 }
 
-// 32 rows of a column as binary16: words[b] are rows 2 * b and the next, bits b and b + 16.
+// 32 rows of a column as fp16: words[b] are rows 2 * b and the next, bits b and b + 16.
 //
-// With its sign inverted a two-bit code is its level plus 2. As lowest bits of a binary16 whose
+// With its sign inverted a two-bit code is its value plus 2. As lowest bits of an fp16 whose
 // exponent is that of 1024 it stands for 1024 + code, two bits further up for 1024 + 4 * code, and
 // so on: a multiply-add, exact, makes the weight of any of the kPairFields lowest.
 __device__ inline void ExpandPairs(const Codes<2>& codes, const PartExpansion& part,
@@ -175,7 +175,7 @@ __device__ inline void ExpandPairs(const Codes<2>& codes, const PartExpansion& p
   }
 }
 
-// The upper bytes of level * 2^(unit_exponent - kCodeShift), whose lower bytes are zero, of the
+// The upper bytes of code * 2^(unit_exponent - kCodeShift), whose lower bytes are zero, of the
 // three-bit codes: byte c of the pair of words is code c's.
 __device__ inline uint2 TripleTable(int unit_exponent) {
   const auto one = static_cast<uint32_t>(unit_exponent + 15 - kCodeShift) << 2;
@@ -203,7 +203,7 @@ __device__ inline void ExpandTriples(const Codes<3>& codes, uint2 table, uint32_
 template <int kBits>
 __device__ inline void ExpandLongCodes(const Codes<kBits>& codes, int unit_exponent,
                                        uint32_t (&words)[16]) {
-  // As bits of a binary16 an integer below 2^11 is itself times 2^-24.
+  // As bits of an fp16 an integer below 2^11 is itself times 2^-24.
   constexpr int kToOne = 24 - kCodeShift;
   const __half2 to_one = __float2half2_rn(static_cast<float>(1 << kToOne));
   const __half2 unit = __float2half2_rn(static_cast<float>(1 << unit_exponent));
@@ -222,7 +222,7 @@ __device__ inline void ExpandLongCodes(const Codes<kBits>& codes, int unit_expon
   }
 }
 
-// A lane's column of a step: its buckets in up to eight hash rows, 16 bits each.
+// A lane's column of a K tile: its buckets in up to eight hash rows, 16 bits each.
 struct ColumnBuckets {
   uint2 words[2];
 
@@ -245,7 +245,7 @@ class ColumnQueue {
   }
 
   // `ring` is the shared memory of all warps, of which this is warp `warp`. The lane's columns are
-  // `column` of steps `first_k_tile`, `first_k_tile` + `stride` and so on.
+  // `column` of K tiles `first_k_tile`, `first_k_tile` + `stride` and so on.
   __device__ ColumnQueue(const BucketTables& tables, int num_k_tiles, uint8_t* ring, int warp,
                          int lane, int column, int first_k_tile, int stride)
       : entry_words_(tables.entry_words),
@@ -260,7 +260,7 @@ class ColumnQueue {
 
   // The next column. When it is decoded, and any fence that follows is passed, AskForNext puts
   // another into its place: a fence waits for all columns that are asked for, which by then have
-  // had the time of a step to come.
+  // had the time of a K tile to come.
   __device__ ColumnBuckets Pop() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kDepth - 1) : "memory");
     // It lies where the next that is asked for will go.

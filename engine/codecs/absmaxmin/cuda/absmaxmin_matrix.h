@@ -2,15 +2,15 @@
 // them.
 //
 // Rows are taken in blocks of 32, a bit of a word each, so that a few logic operations compare or
-// select the codes of 32 rows at once. A bucket of b bits is b words: the bits of the level's
-// magnitude from the lowest on, then its sign. A sign without magnitude is the lowest level,
+// select the codes of 32 rows at once. A bucket of b bits is b words: the bits of the code's
+// magnitude from the lowest on, then its sign. A sign without magnitude is the lowest code,
 // -2^(b-1).
 //
 //   words     [row block][class][hash row][bucket][bit]        each class from a multiple of 4 on
-//   entries   [step][column][hash row]  16 bits, the bucket within the hash row; for all columns as
-//             many as the most hash rows of a class take in entry_words words of 8 bytes
+//   entries   [K tile][column][hash row]  16 bits, the bucket within the hash row; for all columns
+//             as many as the most hash rows of a class take in entry_words words of 8 bytes
 //
-// The columns of a prepared input are in the order of places, each class padded to whole steps.
+// The columns of a packed input are in the permuted order, each class padded to whole K tiles.
 #ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_MATRIX_H_
 #define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_MATRIX_H_
 
@@ -41,16 +41,16 @@ struct BucketPart {
 };
 
 // Which bit of a word is a row's: from where the kernels find neighbouring rows when they expand
-// codes to pairs of binary16 numbers (sketch_decode.cuh).
+// codes to pairs of fp16 (absmaxmin_decode.cuh).
 US_HOST_DEVICE constexpr int CodeBitOfRow(int bits, int row) {
   return bits == 3 ? row % 8 * 4 + row / 8 : row / 2 + row % 2 * 16;
 }
 
-// Decoded weights are binary16: level * unit * 2^-kCodeShift, exact and never subnormal.
+// Decoded weights are fp16: code * unit * 2^-kCodeShift, exact and never subnormal.
 inline constexpr int kCodeShift = 14;
 
-// Packs `num_rows` rows of levels [num_rows, row_codes] in device memory from `first_row`, a
-// multiple of kBucketBlockRows, on; rows that fill up the last block are written too. Levels are in
+// Packs `num_rows` rows of codes [num_rows, row_codes] in device memory from `first_row`, a
+// multiple of kBucketBlockRows, on; rows that fill up the last block are written too. Codes are in
 // the order of the layout's buckets, so that a class's begin at `first_code`.
 cudaError_t LaunchPackAbsMaxMin(const int8_t* codes, int64_t row_codes, int64_t first_code,
                                 const BucketPart& part, int64_t first_row, int64_t num_rows,

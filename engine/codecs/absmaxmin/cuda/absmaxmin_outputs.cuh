@@ -39,7 +39,7 @@ class OutputWriter {
   }
 
   __device__ void Write(const float (&accumulators)[kTokens / 2]) const {
-    // With a branch for each output, 256 tokens would take some 14,000 clocks.
+    // With a branch for each output, 256 tokens would take some 14,000 cycles.
     constexpr int kLastToken = kTokens - 7;  // for the first lane of a quad
     const bool is_whole = min(num_tokens_[0], num_tokens_[1]) > kLastToken;
     if (!__all_sync(0xffffffffu, is_whole)) {

@@ -1,4 +1,4 @@
-// Packing of sketches.
+// Packing of AbsMaxMin buckets.
 #include "engine/codecs/absmaxmin/cuda/absmaxmin_matrix.h"
 
 namespace ultrasketch::cuda {

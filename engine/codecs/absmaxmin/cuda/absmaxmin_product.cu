@@ -3,16 +3,16 @@
 //                    kTokens tokens
 //   32 or 64 rows  [ kMmaWarps of 16 rows (or 32) x their share of the tokens ]
 //
-// A block keeps its rows' sketch in shared memory, read once from device memory, and goes through
-// the columns a step of 64 at a time, in a ring of buffers:
+// A block keeps its rows' buckets in shared memory, read once from device memory, and goes through
+// the columns a K tile of 64 at a time, in a ring of buffers:
 //
-//   8 decode warps   half a step each, for all rows of the tile: [64 columns][rows] binary16
-//   1 loading warp   the step's inputs: [tokens][64 columns]
-//   mma warps        multiply a step while the next ones are decoded
+//   8 decode warps   half a K tile each, for all rows of the tile: [64 columns][rows] fp16
+//   1 loading warp   the K tile's inputs: [tokens][64 columns]
+//   mma warps        multiply a K tile while the next ones are decoded
 //
-// At half a bit the sketch is 1/32 of the dense weights' bytes: the bound is decoding, 22 weights a
-// clock and multiprocessor by shared memory (two bytes stored and two read for each weight, and its
-// buckets) and 40 by logic operations; mma.sync for up to 64 tokens is a third of that.
+// At half a bit they are 1/32 of the dense weights' bytes: the bound is decoding, 22 weights a
+// cycle and SM by shared memory (two bytes stored and two read for each weight, and its buckets)
+// and 40 by logic operations; mma.sync for up to 64 tokens is a third of that.
 #include "engine/codecs/absmaxmin/cuda/absmaxmin_product.cuh"
 #include "engine/codecs/absmaxmin/cuda/absmaxmin_product_hopper.h"
 #include "engine/codecs/cuda/pipeline.cuh"
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
       static_assert(Tile::kRowBlocks == 1);
       words = static_cast<const uint32_t*>(matrix.tiles) + first_block * words_per_block;
     }
-    // A warp takes the same half of every kKTilesAtOnce-th step.
+    // A warp takes the same half of every kKTilesAtOnce-th K tile.
     constexpr int kKTilesAtOnce = kDecodeWarps / kHalves;
     const int column = warp % kHalves * kHalfKTile + lane;
     const int first_k_tile = warp / kHalves;
@@ -219,7 +219,7 @@ cudaError_t Launch(const ProductArguments& arguments, cudaStream_t stream) {
                       static_cast<size_t>(shared_bytes), stream, arguments);
 }
 
-// Two blocks of rows share a column's buckets, where that leaves every multiprocessor two tiles.
+// Two blocks of rows share a column's buckets, where that leaves every SM two tiles.
 template <int kTokens, int kTokenWarps>
 cudaError_t LaunchForTokens(const ProductArguments& arguments, int64_t max_shared_bytes,
                             cudaStream_t stream) {
@@ -254,7 +254,7 @@ cudaError_t LaunchAbsMaxMinProduct(const ProductArguments& arguments, cudaStream
   // What the barriers and the classes take besides.
   constexpr int kStaticBytes = 2048;
   const int64_t shared_bytes = max_shared_bytes - kStaticBytes;
-  // A sketch of many bits for many columns stays in device memory.
+  // Buckets of many bits for many columns stay in device memory.
   using Global = AbsMaxMinTile<1, 64, 2, 4, false>;
   using Largest = AbsMaxMinTile<1, 64, 2, 6, true>;
   if (Largest::SharedBytes(arguments.matrix.buckets) > shared_bytes)

@@ -1,4 +1,4 @@
-// What the product kernels of a sketch share.
+// What the product kernels of absmaxmin share.
 #ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_CUH_
 
@@ -11,12 +11,12 @@ namespace ultrasketch::cuda {
 
 inline constexpr int kInputRowBytes = kKTileColumns * 2;
 
-// The 16-byte pieces of a token's step, swizzled so that eight tokens' are in eight places.
+// The 16-byte pieces of a token's K tile, swizzled so that eight tokens' are in eight places.
 __device__ inline int InputPieceOffset(int token, int piece) {
   return token * kInputRowBytes + (piece ^ (token % 8)) * 16;
 }
 
-// Begins the copies of this thread, one of num_threads, of a step's inputs. Tokens past the end
+// Begins the copies of this thread, one of num_threads, of a K tile's inputs. Tokens past the end
 // repeat the last one; their sums are dropped.
 template <int kTokens>
 __device__ inline void CopyInputs(const ProductArguments& arguments, int64_t first_token,
@@ -33,7 +33,7 @@ __device__ inline void CopyInputs(const ProductArguments& arguments, int64_t fir
   }
 }
 
-// Begins the copies of this thread, one of num_threads, of a tile's part of the sketch. Row blocks
+// Begins the copies of this thread, one of num_threads, of a tile's part of the buckets. Row blocks
 // past the end repeat the last one.
 __device__ inline void CopyBuckets(const PackedMatrix& matrix, int64_t first_block, int num_blocks,
                                    int thread, int num_threads, uint32_t* words) {
@@ -48,11 +48,11 @@ __device__ inline void CopyBuckets(const PackedMatrix& matrix, int64_t first_blo
   }
 }
 
-// Decodes a warp's columns: those of its ColumnQueue, of steps first_k_tile, first_k_tile + stride
-// and so on, for kRowBlocks row blocks from `words` on. `begin(step)` returns the tile where a
-// step's weights go, when that is free, and `end()` is called when they are there. Columns that
-// fill up the last step of a class become some weight or other: their inputs are zero. Returns the
-// step after the last one, which is past the end.
+// Decodes a warp's columns: those of its ColumnQueue, of K tiles first_k_tile, first_k_tile +
+// stride and so on, for kRowBlocks row blocks from `words` on. `begin(K tile)` returns the tile
+// where a K tile's weights go, when that is free, and `end()` is called when they are there.
+// Columns that fill up the last K tile of a class become some weight or other: their inputs are
+// zero. Returns the K tile after the last one, which is past the end.
 template <int kRowBlocks, typename Begin, typename End>
 __device__ inline int DecodeKTiles(const BucketPart* parts, int num_parts, const uint32_t* words,
                                    int words_per_block, int column, int first_k_tile, int stride,

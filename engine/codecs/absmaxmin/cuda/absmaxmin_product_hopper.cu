@@ -1,5 +1,5 @@
-// Launching products with an AbsMaxMin sketch by wgmma: where the tensor unit finds what it copies,
-// and which kernel and which tile are quickest.
+// Launching products with an AbsMaxMin sketch by wgmma: where TMA finds what it copies, and which
+// kernel and which tile are quickest.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -20,7 +20,7 @@ namespace {
 using namespace absmaxmin_product_hopper;  // NOLINT(google-build-using-namespace): the kernels'
                                            // parts
 
-// Boxes of `num_tokens` prepared inputs by 64 columns; tokens past the last are zero.
+// Boxes of `num_tokens` packed inputs by 64 columns; tokens past the last are zero.
 cudaError_t DescribeInputs(const ProductArguments& arguments, int num_tokens, CUtensorMap* map) {
   const EncodeTensorMap encode = FindEncodeTensorMap();
   if (encode == nullptr) return cudaErrorNotSupported;
@@ -39,8 +39,8 @@ cudaError_t DescribeInputs(const ProductArguments& arguments, int num_tokens, CU
 
 int64_t DivideUp(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
-// How many clusters the device holds at once, with kBlocks blocks to a multiprocessor; 0 if none.
-// Asked once: the devices of a machine are alike.
+// How many clusters the device holds at once, with kBlocks blocks to an SM; 0 if none. Asked once:
+// the devices of a machine are alike.
 template <typename Tile>
 int ClustersOfDevice(int max_shared_bytes) {
   static const int count = CountClustersAtOnce(HopperProduct<Tile>, Tile::kCluster, Tile::kThreads,
@@ -70,7 +70,7 @@ int64_t NumTiles(const ProductArguments& arguments) {
          TokenGroups<Tile>(arguments);
 }
 
-// Blocks of a multiprocessor: one where there are no more than multiprocessors.
+// Blocks of an SM: one where there are no more than SMs.
 template <typename Tile>
 int BlocksEach(const ProductArguments& arguments, int max_shared_bytes) {
   const int at_once = Tile::BlocksAtOnce(arguments.matrix.buckets, max_shared_bytes);
@@ -96,7 +96,7 @@ cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cuda
   const HopperPlan plan = PlanOf<Tile>(arguments, max_shared_bytes);
   auto shared_bytes =
       static_cast<int>(Tile::SharedBytes(arguments.matrix.buckets, plan.num_stages));
-  // Where there is to be one, so much that no two come to lie on a multiprocessor.
+  // Where there is to be one, so much that no two come to lie on an SM.
   if (BlocksEach<Tile>(arguments, max_shared_bytes) == 1) {
     shared_bytes = std::max(shared_bytes, max_shared_bytes / 2 + 1);
   }
@@ -112,8 +112,8 @@ cudaError_t Launch(const ProductArguments& arguments, int max_shared_bytes, cuda
                         arguments, inputs, plan);
 }
 
-// Clocks of the whole product, about. Those of a step: of a block that has a multiprocessor for
-// itself, or of what the blocks of one share, an eighth more than if it were never idle.
+// Cycles of the whole product, about. Those of a K tile: of a block that has an SM for itself, or
+// of what the blocks of one share, an eighth more than if it were never idle.
 template <typename Tile>
 int64_t Cost(const ProductArguments& arguments, int max_shared_bytes) {
   const int64_t num_at_once = NumAtOnce<Tile>(arguments, max_shared_bytes);
@@ -122,7 +122,7 @@ int64_t Cost(const ProductArguments& arguments, int max_shared_bytes) {
   const int64_t num_blocks = std::min(num_tiles, num_at_once) * Tile::kCluster;
   const int64_t blocks_each = DivideUp(num_blocks, arguments.num_sms);
 
-  // Of a unit by one warp, less in pairs; of a warpgroup's wait, fence and first instruction.
+  // Decoding a unit by one warp, less in pairs; a warpgroup's wait, fence and first instruction.
   constexpr int64_t kUnitCycles = Tile::kProducerBlocks == 1 ? 1000 : 600;
   constexpr int64_t kTurnCycles = (Tile::kProducersFence ? 300 : 400) / Tile::kLargeBatch;
   constexpr int64_t kAloneCycles =
@@ -134,7 +134,7 @@ int64_t Cost(const ProductArguments& arguments, int max_shared_bytes) {
   // columns of the units, whose loads meet in banks, and weights sent.
   constexpr int64_t kMemoryCycles = Tile::kWarpgroups * 4 * (16 + Tile::kTokens / 4) +
                                     Tile::kStageBytes / 128 + Tile::kUnits * 24 + kSentBytes / 128;
-  // From the second-level cache a multiprocessor gets 24 bytes when all read, or else twice that.
+  // From L2 an SM gets 24 bytes when all read, or else twice that.
   constexpr int64_t kReadBytes = Tile::kInputBytes / Tile::kReaders;
   const int64_t read_cycles =
       std::max(num_blocks * kReadBytes / (24 * arguments.num_sms), blocks_each * kReadBytes / 48);

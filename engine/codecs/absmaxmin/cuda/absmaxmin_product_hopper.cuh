@@ -1,27 +1,28 @@
 // Products with an AbsMaxMin sketch by wgmma.
 //
-//                            kTokens tokens
-//   32, 64 or 128 rows  [ a warpgroup for each 64 rows ]   sums in registers
+//                                       kTokens tokens
+//   32, 64 or 128 rows  [ a consumer warpgroup for each 64 rows ]   accumulators in registers
 //
-// Four to sixteen more warps fill a ring of buffers ahead of them, a step of 64 columns each: they
-// decode the weights [64 columns][rows] from the rows' sketch, which stays in shared memory, and
-// have the inputs [tokens][64 columns] copied. With many tokens blocks stay and take tile after
+// Four to sixteen producer warps fill a ring of buffers ahead of them, a K tile of 64 columns each:
+// they decode the weights [64 columns][rows] from the rows' buckets, which stay in shared memory,
+// and have the inputs [tokens][64 columns] copied. With many tokens blocks stay and take tile after
 // tile, so that the ring is filled for the next while the outputs of one are written. 32 rows are
 // multiplied as 64, twice the same ones.
 //
-// Few tokens: decoding is all of the time, see sketch_decode.cuh, or with 32 rows the turns of the
-// one warpgroup that multiplies, some 400 clocks each, which take up to four steps at once.
+// Few tokens: decoding is all of the time, see absmaxmin_decode.cuh, or with 32 rows the iterations
+// of the one warpgroup that multiplies, some 400 cycles each, which take up to four K tiles at
+// once.
 //
-// Many tokens: decoding a tile takes about as many clocks as multiplying it, and reading its inputs
+// Many tokens: decoding a tile takes about as many cycles as multiplying it, and reading its inputs
 // too. So blocks share both in clusters of kReaders blocks of rows by kDecoders blocks of tokens:
 //
 //                 tokens      tokens
-//   rows        [ rank 0 ]  [ rank 1 ]    the same rows: each decodes half of a step's weights and
-//   rows        [ rank 2 ]  [ rank 3 ]    sends them to the other
-//                                         the same tokens: each reads half of a step's inputs for
+//   rows        [ rank 0 ]  [ rank 1 ]    the same rows: each decodes half of a K tile's weights
+//   rows        [ rank 2 ]  [ rank 3 ]    and sends them to the other
+//                                         the same tokens: each reads half of a K tile's inputs for
 //                                         both (multicast)
 //
-// Clocks of a step of 128 rows by 256 tokens, of a block alone and of one of four as above:
+// Cycles of a K tile of 128 rows by 256 tokens, of a block alone and of one of four as above:
 //
 //                          alone  of four
 //   tensor cores            1024    1024   8 instructions of 64 x 256 x 16
@@ -30,7 +31,7 @@
 //                                          rows by 32 columns) of 8 or 4 that is decoded, 64 to
 //                                          send 4 of them
 //   decoding                2000    1000   some 1000 a unit, by 4 warps; less in pairs of units
-//   second-level cache      1365     683   32 or 16 kB at 24 bytes
+//   L2                      1365     683   32 or 16 kB at 24 bytes
 //   the other's memory         -     512   8 kB at 16 bytes, what loads from there have been
 //                                          reported to reach
 //
@@ -40,7 +41,7 @@
 //
 // A buffer is filled when the phase of its barrier `full` has had the arrivals of this block's
 // fillers, and the bytes of the inputs and of the weights that others send. It may be filled again
-// when that of `empty` has had those of all warps that multiply of all blocks that this one sends
+// when that of `empty` has had those of all consumer warps of all blocks that this one sends
 // something to, itself among them. So nobody sends to a buffer that is in use; a block's own copies
 // have been sent, since those that they are for have read them; and the bytes that a barrier `full`
 // gets are always those of its current phase, though they may come before it is told of them.
@@ -48,7 +49,7 @@
 // Weights are sent by bulk copies from the block's own buffer, not stored twice where they are
 // decoded: stores to another block need a fence that waits for device memory (MEMBAR.ALL.GPU)
 // before the arrival that announces them, and would be 16 bytes in every 64. A copy takes 2 kB as
-// one, few instructions, announces itself, and is read from shared memory for 64 clocks a step.
+// one, few instructions, announces itself, and is read from shared memory for 64 cycles a K tile.
 #ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_HOPPER_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_HOPPER_CUH_
 
@@ -106,39 +107,39 @@ struct HopperTile {
   static constexpr int kProducerThreads = 32 * kProducerWarps;
   static constexpr int kThreads = kConsumerThreads + kProducerThreads;
 
-  // A block decodes kUnits units of 32 rows by half a step's columns, which follow each other in a
-  // buffer. A warp takes one, or two of neighbouring row blocks; where that leaves warps, several
-  // steps are filled at once.
+  // A block decodes kUnits units of 32 rows by half a K tile's columns, which follow each other in
+  // a buffer. A warp takes one, or two of neighbouring row blocks; where that leaves warps, several
+  // K tiles are filled at once.
   static constexpr int kUnits = kHalves * kRowBlocks / kDecoders;
   static_assert(kUnits * kDecoders == kHalves * kRowBlocks);
   static constexpr int kUnitBytes = kWeightBlockBytes / kHalves;
   static constexpr int kProducerBlocks = kProducerWarps == 4 && kUnits > kHalves ? 2 : 1;
   static constexpr int kProducersPerKTile = kUnits / kProducerBlocks;
   static constexpr int kKTilesAtOnce = kProducerWarps / kProducersPerKTile;
-  // Row blocks whose sketch a block needs.
+  // Row blocks whose buckets a block needs.
   static constexpr int kBucketBlocks = (kUnits + kHalves - 1) / kHalves;
-  // Whether the warps that fill make their stores visible to the tensor cores and to what is sent,
-  // rather than the warps that multiply. It waits for the columns that they have asked for.
+  // Whether the producer warps make their stores visible to the tensor cores and to what is sent,
+  // rather than the consumer warps. It waits for the columns that they have asked for.
   static constexpr bool kProducersFence = kDecoders > 1;
 
-  // Steps that a warpgroup multiplies at once: with few tokens, waiting and fencing takes longer.
-  // The steps of a batch are read while those of the one before are given back, so that large
-  // batches take buffers from the warps that fill; where there are fewer than kLargeBatchStages,
-  // and for what is left at the end, batches are small.
+  // K tiles that a warpgroup multiplies at once: with few tokens, waiting and fencing takes longer.
+  // The K tiles of a batch are read while those of the one before are given back, so that large
+  // batches take buffers from the producer warps; where there are fewer than kLargeBatchStages, and
+  // for what is left at the end, batches are small.
   static constexpr int kSmallBatch = kTokens <= 64 ? 2 : 1;
   static constexpr int kLargeBatch = kRowBlocks == 1 && kDecoders == 1 ? 4 : kSmallBatch;
   static constexpr int kLargeBatchStages = kKTilesAtOnce + 2 * kLargeBatch - 2;
-  // A warp that fills must not be two rounds of the ring ahead of the one before.
+  // A producer warp must not be two rounds of the ring ahead of the one before.
   static constexpr int kMinStages = std::max(kKTilesAtOnce + 1, 2 * kSmallBatch);
   static_assert(kMinStages <= kMaxStages);
 
-  // Whether a cluster takes one tile only. With few tokens a warpgroup's turns are what counts, and
-  // in a loop over tiles the compiler may not see that all lanes take the same branches. Then it
-  // works out the operands of warpgroup instructions lane by lane, one after the other, 100 clocks
-  // a step more.
+  // Whether a cluster takes one tile only. With few tokens a warpgroup's iterations are what
+  // counts, and in a loop over tiles the compiler may not see that all lanes take the same
+  // branches. Then it works out the operands of warpgroup instructions lane by lane, one after the
+  // other, 100 cycles a K tile more.
   static constexpr bool kOneTile = kTokens <= 64;
 
-  // Two blocks to a multiprocessor where that leaves registers for the sums.
+  // Two blocks to an SM where that leaves registers for the sums.
   static constexpr int kBlocks =
       kTokens <= 64 && (kRowBlocks == 2 || (kRowBlocks == 1 && kDecoders == 2)) ? 2 : 1;
 
@@ -157,7 +158,7 @@ struct HopperTile {
     const int rounded = fitting / kKTilesAtOnce * kKTilesAtOnce;
     return rounded >= kMinStages ? rounded : fitting;
   }
-  // Blocks that fit into a multiprocessor; 0: it does not fit.
+  // Blocks that fit into an SM; 0: it does not fit.
   static int BlocksAtOnce(const BucketTables& tables, int64_t max_shared_bytes) {
     int blocks = kBlocks;
     while (blocks > 0 && NumStages(tables, max_shared_bytes, blocks) < kMinStages) --blocks;
@@ -193,7 +194,7 @@ struct Work {
     first_tile = cluster * plan.tiles_each + min(cluster, plan.tiles_left);
     end_tile = first_tile + plan.tiles_each + (cluster < plan.tiles_left ? 1 : 0);
   }
-  // Of a tile: this block's rows, in units of kRows, and its first token.
+  // This block's rows of a tile, in units of kRows, and its first token.
   __device__ int RowsOf(int tile) const {
     return tile / plan.token_groups * Tile::kReaders + reader;
   }
@@ -211,7 +212,7 @@ struct Work {
   int end_tile;
 };
 
-// Begins to copy this block's share of a step's inputs, to all blocks with the same tokens, and
+// Begins to copy this block's part of a K tile's inputs, to all blocks with the same tokens, and
 // tells the stage's barrier what it will get in all. Tokens past the end are zero.
 template <typename Tile>
 __device__ inline void CopyInputs(const CUtensorMap& inputs, const Work<Tile>& work,
@@ -234,7 +235,7 @@ __device__ inline void SyncProducers() {
   asm volatile("bar.sync 1, %0;" ::"n"(Tile::kProducerThreads) : "memory");
 }
 
-// The part of this thread, one of num_threads, of copying the sketch that the block decodes of the
+// The part of this thread, one of num_threads, of copying the buckets that the block decodes of the
 // rows of a tile.
 template <typename Tile>
 __device__ inline void ReadBuckets(const PackedMatrix& matrix, const Work<Tile>& work, int tile,
@@ -281,10 +282,10 @@ __device__ inline void ProduceStages(const PackedMatrix& matrix, const CUtensorM
     }
   };
 
-  // A warp takes every kKTilesAtOnce-th step of all tiles.
+  // A warp takes every kKTilesAtOnce-th K tile of all tiles.
   int first_k_tile = thread / 32 / Tile::kProducersPerKTile;
-  // Of a tile, the first step whose inputs this lane has copied; those of the first steps of all
-  // are copied by a warp that multiplies.
+  // The first K tile of a tile whose inputs this lane has copied; those of the first K tiles of
+  // all are copied by a warp that multiplies.
   int first_copy = producer == 0 && lane == 0 ? num_stages : INT_MAX;
   Ring ring(num_stages);
   ring.Advance(first_k_tile);
@@ -397,7 +398,7 @@ __device__ inline void ConsumeStages(const ProductArguments& arguments, const Wo
     }
     WgmmaCommit();
     WgmmaWait<1>();
-    // Of the batch before.
+    // The slots of the batch before.
     give_back();
     num_held = kKTiles;
   };

@@ -1,4 +1,4 @@
-// Products with a sketch by the warpgroup instructions of compute capability 9.0a.
+// Products with an AbsMaxMin sketch by wgmma. Compute capability 9.0a.
 #ifndef ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_HOPPER_H_
 #define ULTRASKETCH_ENGINE_CODECS_ABSMAXMIN_CUDA_ABSMAXMIN_PRODUCT_HOPPER_H_
 
@@ -12,7 +12,7 @@ namespace ultrasketch::cuda {
 bool FitsHopperProduct(const ProductArguments& arguments, int compute_capability,
                        int max_shared_bytes);
 
-// The product (sketch_matrix.h) where it fits.
+// The product (absmaxmin_matrix.h) where it fits.
 cudaError_t LaunchHopperProduct(const ProductArguments& arguments, int max_shared_bytes,
                                 cudaStream_t stream);
 

@@ -9,7 +9,7 @@
 
 namespace ultrasketch::cuda {
 
-// Of the calling block in its cluster.
+// The calling block's rank in its cluster.
 __device__ inline int ClusterRank() {
   uint32_t rank;
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -90,7 +90,7 @@ __device__ inline void MbarrierArriveCluster(uint32_t cluster_barrier) {
 
 // Begins to copy `num_bytes`, a multiple of 16, from this block's shared memory to another's, whose
 // barrier's phase gets the bytes. What others have written there is fenced before, as for
-// warpgroups (warpgroup.cuh).
+// warpgroups (ptx/wgmma.cuh).
 __device__ inline void CopyBulkToCluster(uint32_t shared, int num_bytes, uint32_t cluster_address,
                                          uint32_t cluster_barrier) {
   asm volatile(

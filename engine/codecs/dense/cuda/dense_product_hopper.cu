@@ -38,7 +38,7 @@ void Consider(const ProductArguments& arguments, Choice& choice) {
     for (int splits = 1; splits <= most_splits; ++splits) {
       const DensePlan plan = PlanOf<Tile>(arguments, m_tiles, splits);
       const int64_t cost = CostOf<Tile>(arguments, plan);
-      // Of equals that with more rows, which reads inputs less often.
+      // Among equals that with more rows, which reads inputs less often.
       if (cost <= choice.cost) choice = {cost, LaunchDense<Tile>, plan};
     }
   }
@@ -60,7 +60,7 @@ Choice Choose(const ProductArguments& arguments) {
   return choice;
 }
 
-// The choices that this thread has made last: a step has few shapes, over and over.
+// The choices that this thread has made last: a K tile has few shapes, over and over.
 const Choice& ChoiceFor(const ProductArguments& arguments) {
   struct Entry {
     int64_t rows = 0;

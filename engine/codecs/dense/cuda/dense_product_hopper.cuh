@@ -1,24 +1,23 @@
 // Products of uncompressed weights by wgmma, for any number of tokens.
 //
 //                        kTokens tokens
-//        64 rows   [ consumer warpgroup 0 ]     sums in registers; a producer warp fills a ring of
-//   up to 64 rows  [ consumer warpgroup 1 ]     stages by TMA, K tiles of kStageKTiles * 64 columns
+//        64 rows   [ consumer warpgroup 0 ]     accumulators in registers; a producer warp fills
+//   up to 64 rows  [ consumer warpgroup 1 ]     a ring of stages by TMA, kStageKTiles K tiles each
 //
 // Both operands are in shared memory as they come: weights lie in device memory in the swizzled
 // order of an operand (tile_layout.h), inputs are swizzled by TMA. Blocks are persistent: the ring
-// is filled for the next tile while the outputs of one are written. All multiprocessors would write
-// at the same time, as fast as the second-level cache takes it; so with many tiles each of two
-// warpgroups has tiles of its own, 128 rows, and multiplies while the other writes (ping-pong).
+// is filled for the next tile while the outputs of one are written. All SMs would write at the same
+// time, as fast as L2 takes it; so with many tiles each of two warpgroups has tiles of its own, 128
+// rows, and multiplies while the other writes (ping-pong).
 //
-// Every sum is one accumulator's, from a chunk's first column to its last, 16 at a time; where a
-// matrix has two chunks, their sums are added to the output one after the other. A block either
-// takes both chunks of its tile in turn, or the two blocks of a cluster take one each (split-K) and
-// exchange sums through distributed shared memory. So tiles of any size give the same bits.
+// Every sum is one accumulator's, from a K split's first column to its last, 16 at a time; where a
+// matrix has two K splits, their sums are added to the output one after the other. A block either
+// takes both K splits of its tile in turn, or the two blocks of a cluster take one each (split-K)
+// and exchange sums through distributed shared memory. So tiles of any size give the same bits.
 //
-// Bounds. Few tokens: reading weights, at 18 bytes a clock and multiprocessor. Many: the tensor
-// cores, 8 kTokens clocks for each warpgroup and 64 columns. Between them, what a multiprocessor
-// can take in from the second-level cache, and what that gives to all of them: rows + tokens, 128
-// bytes each for 64 columns.
+// Bounds. Few tokens: reading weights, at 18 bytes a cycle and SM. Many: the tensor cores, 8
+// kTokens cycles for each warpgroup and 64 columns. Between them, what an SM can take in from L2,
+// and what that gives to all of them: rows + tokens, 128 bytes each for 64 columns.
 #ifndef ULTRASKETCH_ENGINE_CODECS_DENSE_CUDA_DENSE_PRODUCT_HOPPER_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_DENSE_CUDA_DENSE_PRODUCT_HOPPER_CUH_
 
@@ -56,7 +55,7 @@ struct DenseTile {
   static constexpr int kWarpgroups = kWarpgroupsOf;
   static constexpr bool kTakesTurns = kTakesTurnsOf;
   static_assert(!kTakesTurns || kWarpgroups == 2);
-  // Of 64 rows, that a warpgroup multiplies.
+  // Blocks of 64 rows that a warpgroup multiplies.
   static constexpr int kRowBlocks = kTakesTurns ? kWarpgroups : 1;
   // Warpgroups that multiply a tile, and tiles under way at a time.
   static constexpr int kSharers = kTakesTurns ? 1 : kWarpgroups;
@@ -83,7 +82,7 @@ struct DenseTile {
   // With them the scales of the tokens.
   static constexpr int kWriterFloats = kStagesOutputs ? 2 * kPatchFloats + kTokens : 0;
   static constexpr int kWriterBytes = kWarpgroups * kWriterFloats * int{sizeof(float)};
-  // Of the sums that blocks of a cluster exchange, [token][row].
+  // Accumulators that blocks of a cluster exchange, [token][row].
   static constexpr int kExchangeStride = kWarpgroups * kWarpgroupRows + 4;
   static constexpr int kExchangeBytes = kTokens * kExchangeStride * int{sizeof(float)};
 
@@ -114,7 +113,7 @@ struct DenseTile {
 struct DensePlan {
   int m_tiles;     // of a block, more than kWarpgroups - 1 warpgroups have
   int num_stages;  // of the ring
-  int splits;      // blocks of a cluster that share a tile's chunks: 1, or as many as chunks
+  int splits;      // blocks of a cluster that share a tile's K splits: 1, or as many as K splits
   int token_blocks;
   int num_tiles;     // numbered along tokens first
   int total_stages;  // of columns
@@ -148,7 +147,7 @@ __device__ inline void GiveTurn(int warpgroup) {
   asm volatile("bar.arrive %0, 256;" ::"r"(5 + warpgroup) : "memory");
 }
 
-// Adds as reductions in the second-level cache do.
+// Adds as reductions in L2 do.
 __device__ inline float AddFlushing(float a, float b) {
   float sum;
   asm("add.rn.ftz.f32 %0, %1, %2;" : "=f"(sum) : "f"(a), "f"(b));
@@ -195,7 +194,7 @@ __device__ inline int FirstToken(const DensePlan& plan, int tile) {
 }
 
 // In the order in which the ring has them: `call(tile, member, begin, end)`, of each group of tiles
-// under way at a time, chunk by chunk, the stages of columns of each member.
+// under way at a time, K split by K split, the stages of columns of each member.
 template <typename Tile, typename Call>
 __device__ inline void ForEachKSplit(const DensePlan& plan, const Work& work, const Call& call) {
   for (int first = work.first_tile; first < plan.num_tiles;
@@ -211,7 +210,7 @@ __device__ inline void ForEachKSplit(const DensePlan& plan, const Work& work, co
 }
 
 // One thread. The weights of the first stages are on their way before the kernel that writes the
-// inputs has ended. Row tiles, tokens and columns past the last are zero.
+// inputs has ended. M tiles, tokens and columns past the last are zero.
 template <typename Tile>
 __device__ inline void ProduceStages(const DensePlan& plan, const DenseMaps& maps, const Work& work,
                                      uint32_t stages, const DenseShared<Tile>& shared) {
@@ -277,7 +276,7 @@ class Consumer {
         return;
       }
       if (begin == work_.first_stage) BeginTile(tile);
-      // The other's chunk comes between, unless there is none.
+      // The other's K split comes between, unless there is none.
       const bool is_last = end == work_.end_stage;
       const int other = member == 0 ? tile + work_.tile_stride : tile - work_.tile_stride;
       const int next = is_last && member > 0 ? tile + work_.tile_stride : other;
@@ -375,9 +374,9 @@ class Consumer {
     }
   }
 
-  // Of the tile, this warpgroup's first.
+  // The first row of the tile that is this warpgroup's.
   __device__ int FirstRowBlock() const { return Tile::kTakesTurns ? 0 : warp_ / 4; }
-  // Of this lane's sums of a row block.
+  // The row of this lane's accumulators of a row block.
   __device__ int FirstRow(int row_block) const {
     return first_m_tile_ * kMTileRows + (FirstRowBlock() + row_block) * kWarpgroupRows +
            warp_ % 4 * kMTileRows + lane_ / 4;
@@ -635,7 +634,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 #endif
 }
 
-// Boxes of a stage: of weights [step][row tile], in units of 8 bytes, of inputs [step][token].
+// Boxes of a stage: of weights [K tile][M tile], in units of 8 bytes, of inputs [K tile][token].
 template <typename Tile>
 cudaError_t DescribeOperands(EncodeTensorMap encode, const ProductArguments& arguments, int m_tiles,
                              DenseMaps* maps) {
@@ -703,7 +702,7 @@ cudaError_t LaunchDense(const ProductArguments& arguments, const DensePlan& plan
                         plan);
 }
 
-// Clocks of a product, about: fitted to the times of all tiles for 1 to 2,048 tokens and the sites
+// Cycles of a product, about: fitted to the times of all tiles for 1 to 2,048 tokens and the sites
 // of llama-3.2-1b and llama-3.1-8b on an H200. The quickest by it took 1.5% longer than the
 // quickest.
 template <typename Tile>
@@ -712,10 +711,10 @@ int64_t CostOf(const ProductArguments& arguments, const DensePlan& plan) {
   const int64_t rounds = (num_blocks + arguments.num_sms - 1) / arguments.num_sms;
   const int64_t k_tiles =
       int64_t{plan.splits > 1 ? plan.k_split_stages : plan.total_stages} * Tile::kStageKTiles;
-  // Of a step: the tensor cores and a stage's turn.
+  // A K tile: the tensor cores and a stage's iteration.
   constexpr int64_t kKTileCycles =
       4 * Tile::kWarpgroups * std::max(Tile::kTokens / 2, 34) + 8 / Tile::kStageKTiles;
-  // Outputs, at 11 bytes a clock; and what the blocks of a cluster exchange.
+  // Outputs, at 11 bytes a cycle; and what the blocks of a cluster exchange.
   const int64_t num_writes =
       plan.splits > 1 ? 1 : (plan.total_stages + plan.k_split_stages - 1) / plan.k_split_stages;
   const int64_t output_bytes = int64_t{plan.m_tiles} * kMTileRows * Tile::kTokens * 4;
@@ -726,7 +725,7 @@ int64_t CostOf(const ProductArguments& arguments, const DensePlan& plan) {
   const int64_t tile_cycles =
       Tile::kTakesTurns ? std::max(k_tiles * kKTileCycles, write_cycles) : k_tiles * kKTileCycles;
   const int64_t own_cycles = rounds * tile_cycles;
-  // What all multiprocessors share: device memory, and the second-level cache.
+  // What all SMs share: device memory, and L2.
   const int64_t k_tile_bytes = Tile::StageBytes(plan.m_tiles) / Tile::kStageKTiles;
   const int64_t memory_cycles =
       NumMTiles(arguments.matrix.rows) * arguments.matrix.num_k_tiles * kDenseKTileBytes / 3500;

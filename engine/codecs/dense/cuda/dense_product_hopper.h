@@ -11,12 +11,12 @@
 
 namespace ultrasketch::cuda {
 
-// Chunks of columns begin at multiples of these steps, which any kernel reads whole stages of.
+// K splits of columns begin at multiples of these K tiles, which any kernel reads whole stages of.
 inline constexpr int64_t kKSplitUnit = 8;
 
-// A token's sum over a row is one accumulator's from the first column of a chunk to its last, and
-// the outputs of the chunks are added in order. Matrices of many columns and few rows have two, so
-// that few tokens leave no multiprocessor without work; others one, of all steps.
+// A token's sum over a row is one accumulator's from the first column of a K split to its last, and
+// the outputs of the K splits are added in order. Matrices of many columns and few rows have two,
+// so that few tokens leave no SM without work; others one, of all K tiles.
 US_HOST_DEVICE constexpr int64_t DenseKSplitTiles(int64_t rows, int64_t num_k_tiles) {
   const bool has_two = num_k_tiles >= 64 && num_k_tiles * kKTileColumns >= 2 * rows;
   return has_two ? ((num_k_tiles + 1) / 2 + kKSplitUnit - 1) / kKSplitUnit * kKSplitUnit

@@ -1,5 +1,5 @@
-// Launching products of sign bits by wgmma: where the tensor unit finds what it copies, and which
-// shape of block and how many splits are quickest.
+// Launching products of sign bits by wgmma: where TMA finds what it copies, and which shape of
+// block and how many splits are quickest.
 #include <cuda.h>
 
 #include <algorithm>
@@ -74,7 +74,7 @@ struct Choice {
   int num_splits = 1;
 };
 
-// By the clocks from a kernel's first step to its end, about, as measured on an H200.
+// By the cycles from a kernel's first K tile to its end, about, as measured on an H200.
 template <typename Shape, int kSplits>
 void ConsiderSplits(const ProductArguments& arguments, Choice& choice) {
   const int64_t num_k_tiles = arguments.matrix.num_k_tiles / kKTilesPerBitKTile;
@@ -88,8 +88,8 @@ void ConsiderSplits(const ProductArguments& arguments, Choice& choice) {
   const int64_t rounds = (num_blocks + blocks_at_once - 1) / blocks_at_once;
   const int64_t blocks_each = (std::min(num_blocks, blocks_at_once) + num_sms - 1) / num_sms;
 
-  // A step of a block that has the multiprocessor for itself waits for barriers, loads and the
-  // tensor cores in turn.
+  // A K tile of a block that has the SM for itself waits for barriers, loads and the tensor cores
+  // in turn.
   constexpr int64_t kAloneCycles = 400 + Shape::kTiles * (250 + 7 * Shape::kTokens);
   // Several are bound by what they share: the tensor cores, issue, reading inputs.
   constexpr int64_t kUnits = Shape::kTiles * Shape::kWarpgroups;

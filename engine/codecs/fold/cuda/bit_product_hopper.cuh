@@ -1,31 +1,32 @@
 // Products of sign bits with more than a few tokens by wgmma.
 //
 //                      kTokens tokens
-//   64 * kTiles rows  [ warpgroup 0 ]     sums in registers
-//   64 * kTiles rows  [ warpgroup 1 ]     one more warp fills a ring of stages, a bit step each
+//   64 * kTiles rows  [ consumer warpgroup 0 ]     accumulators in registers
+//   64 * kTiles rows  [ consumer warpgroup 1 ]     a producer warp fills a ring of stages, a bit K
+//                                                  tile each
 //
-// Operand A is the bits, expanded to bytes in registers; operand B the inputs' two planes, copied
-// by the tensor unit, a token being two columns. Weights are tiny, so tiles are tall: at 256 rows
-// by 64 tokens a multiprocessor reads 16 bytes of inputs a clock from the second-level cache while
-// its tensor cores are busy, and 64 from shared memory. Expanding takes 16 logic operations for an
-// instruction's four, or a quarter of the logic units' time.
+// Operand A is the bits, expanded to bytes in registers; operand B the inputs' hi and lo bytes,
+// copied by TMA, a token being two columns. Weights are tiny, so tiles are tall: at 256 rows by 64
+// tokens an SM reads 16 bytes of inputs a cycle from L2 while its tensor cores are busy, and 64
+// from shared memory. Expanding takes 16 logic operations for an instruction's four, or a quarter
+// of the logic units' time.
 //
 // The sums of a tile go to shared memory, and from there, a token's neighbouring rows at a time, to
-// the outputs. Gated, a tile is as many gates as ups, half of its row tiles each, and whoever
-// writes it has both at hand.
+// the outputs. Gated, half of a tile's M tiles are gates and half their ups, and whoever writes
+// it has both at hand.
 //
 // With many tiles blocks stay and take tile after tile, rows first, so that those at work share
 // their tokens; the ring is filled for the next tile while the outputs of one are written. Writing
 // those of 256 rows by 64 tokens takes as long as multiplying 512 columns: warps of their own do it
 // while the others are at the next tile. Of the last one, all write.
 //
-// With few tiles the bound is latency: a warpgroup alone takes some 800 clocks for a step that
-// keeps the tensor cores busy for 128 (16 tokens) to 512 (64). So the steps of a tile are divided
+// With few tiles the bound is latency: a warpgroup alone takes some 800 cycles for a K tile that
+// keeps the tensor cores busy for 128 (16 tokens) to 512 (64). So the K tiles of a tile are divided
 // among the blocks of a cluster,
 //
-//   tile  [ steps of rank 0 ][ steps of rank 1 ] ... [ rank num_splits - 1 ]
+//   tile  [ K tiles of rank 0 ][ K tiles of rank 1 ] ... [ rank num_splits - 1 ]
 //
-// and each rank adds up, through the cluster's shared memory, and writes the outputs of a share of
+// and each rank adds up, through the cluster's shared memory, and writes the outputs of a split of
 // the tile's tokens. Sums are exact integers, so that the division does not show in the results.
 #ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_HOPPER_CUH_
@@ -47,7 +48,7 @@
 
 namespace ultrasketch::cuda::bit_product_hopper {
 
-// A step's bits of a tile: of its row tiles, or of half as many of gates and then of their ups.
+// A K tile's bits of a tile: of its M tiles, or of half as many of gates and then of their ups.
 template <typename Shape>
 __device__ inline void CopyTileBits(const Maps& maps, const PackedMatrix& matrix, const Grid& grid,
                                     int tile, int k_tile, uint32_t shared, uint32_t barrier) {
@@ -97,7 +98,7 @@ __device__ inline void ProduceStages(const Maps& maps, const PackedMatrix& matri
   }
 }
 
-// The registers of a half step's instructions from the words of a lane's four chunks of two rows.
+// The registers of a half K tile's instructions from the words of a lane's four runs of two rows.
 template <int kHalf>
 __device__ inline void ExpandBits(const uint4 (&words)[4], int quad,
                                   uint32_t (&a)[kInstructionsPerHalf][4]) {
@@ -114,7 +115,7 @@ __device__ inline void ExpandBits(const uint4 (&words)[4], int quad,
   }
 }
 
-// sums += bits * inputs of a half step; `inputs` is its operand B.
+// sums += bits * inputs of a half K tile; `inputs` is its operand B.
 template <int kCount>
 __device__ inline void MultiplyHalf(const uint32_t (&a)[kInstructionsPerHalf][4], uint32_t inputs,
                                     int (&accumulators)[kCount]) {
@@ -137,7 +138,7 @@ __device__ inline void ConsumeStages(const ProductArguments& arguments, const Gr
   const int block_warp = ThisWarp();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int quad = lane % 4;
-  // Of this warp in the first tile of its warpgroup.
+  // This warp's in the first tile of its warpgroup.
   const int m_tile = block_warp / 4 * (4 * kTiles) + block_warp % 4;
   const uint8_t* first_words =
       stages + Shape::kInputBytes + m_tile * kBitKTileBytes + lane / 4 * 64;
@@ -193,7 +194,7 @@ __device__ inline void ConsumeStages(const ProductArguments& arguments, const Gr
         ExpandBits<0>(words, quad, a[0]);
         MultiplyHalf(a[0], inputs, accumulators[t]);
         WgmmaWait<1>();
-        // All of the step before is done.
+        // All of the K tile before is done.
         if (t == 0 && k_tile > work.first_k_tile && lane == 0)
           MbarrierArrive(empty[previous_stage]);
         ExpandBits<1>(words, quad, a[1]);
@@ -265,7 +266,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       ProduceStages<Shape>(maps, arguments.matrix, grid, work, SharedAddress(stages), shared);
     }
     __syncwarp();
-    // As often as the warps that multiply.
+    // As often as the consumer warps.
     if (grid.log2_splits > 0) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {

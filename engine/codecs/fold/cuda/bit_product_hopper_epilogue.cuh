@@ -16,15 +16,16 @@
 
 namespace ultrasketch::cuda::bit_product_hopper {
 
-// Where a tile's sums lie: tokens one after the other, of each fourth one the rows dealt so that
-// neither the lanes that have them nor those that read neighbouring rows of a token meet in a bank.
+// Where a tile's accumulators lie: tokens one after the other, each fourth one's rows swizzled so
+// that neither the lanes that have them nor those that read neighbouring rows of a token meet in a
+// bank.
 template <typename Shape>
 __device__ inline int AccumulatorIndex(int token, int row) {
   return token * Shape::kRows + (row ^ token % 4 * 8);
 }
 
 // A thread's sums to the tile's, from `first_row` of the tile on, as far as FinishBits takes them:
-// the high plane's and the low one's in one, which may be added to others before.
+// those of the high and of the low bytes in one, which may be added to others before.
 template <typename Shape>
 __device__ inline void StoreAccumulators(
     const int (&accumulators)[Shape::kTiles][Shape::kColumns / 2], int first_row, int quad,
@@ -109,7 +110,7 @@ class TileEpilogue {
   static constexpr int kPartRows = std::min(kLaneRows, 4);
   static constexpr int kParts = kLaneRows / kPartRows;
 
-  // Of the lane's rows of the tile, and of its outputs.
+  // The first of the lane's rows of the tile in a part, and of its outputs.
   __device__ int FirstRow(int part) const { return part * (is_gated_ ? kPartRows / 2 : kPartRows); }
 
   __device__ void LoadFactors(int part) {
@@ -128,7 +129,7 @@ class TileEpilogue {
     }
   }
 
-  // Of the warp's token `index`.
+  // The input total of the warp's token `index`.
   __device__ InputTotal TotalOf(int index) const {
     return {__shfl_sync(0xffffffffu, own_total_.scale, index),
             __shfl_sync(0xffffffffu, own_total_.total, index)};
@@ -288,14 +289,14 @@ class TileEpilogue {
   InputTotal own_total_;
 };
 
-// Of a tile whose block has it for itself. All warps write a block's last one.
+// Epilogue warps of a tile that its block has for itself. All warps write a block's last one.
 template <typename Shape>
 __device__ inline int NumEpilogueWarps(const Grid& grid, const Work& work, int tile) {
   const bool is_last = tile + work.tile_stride >= grid.num_tiles;
   return Shape::kEpilogueWarps + (is_last || !Shape::kHasEpilogueWarps ? Shape::kConsumerWarps : 0);
 }
 
-// A warp that only writes.
+// An epilogue warp.
 template <typename Shape>
 __device__ inline void RunEpilogueWarp(const ProductArguments& arguments, const Grid& grid,
                                        const Work& work, const int* tile_accumulators,

@@ -22,14 +22,14 @@ inline constexpr int kInstructionColumns = 32;
 inline constexpr int kBitKTileWords = kBitKTileBytes / 4;
 // Swizzled operands begin at multiples of 1024.
 inline constexpr int kAlignment = 1024;
-// Shared memory of a multiprocessor, and what a block takes of it besides stages and sums: the
-// system's, and barriers.
+// Shared memory of an SM, and what a block takes of it besides stages and sums: the system's, and
+// barriers.
 inline constexpr int kSmBytes = 228 * 1024;
 inline constexpr int kSystemBytes = 1024;
 inline constexpr int kBarrierBytes = 256;
 inline constexpr int kMaxSplits = 8;
 
-// kBlocks: to a multiprocessor.
+// kBlocks: to an SM.
 template <int kTilesOf, int kWarpgroupsOf, int kTokensOf, int kBlocksOf>
 struct HopperShape {
   static constexpr int kTiles = kTilesOf;  // of 64 rows, for each warpgroup
@@ -41,8 +41,8 @@ struct HopperShape {
   static constexpr int kMTiles = kRows / kMTileRows;
   static constexpr int kConsumerWarps = 4 * kWarpgroups;
   static constexpr int kConsumerThreads = 32 * kConsumerWarps;
-  // Warps that do nothing but write: three that share a warpgroup with the one that fills, from
-  // which registers move to those that multiply. Without them, the ones that multiply write.
+  // Epilogue warps: three that share a warpgroup with the producer warp, from which registers move
+  // to the consumers. Without them, the consumers write.
   static constexpr bool kHasEpilogueWarps = kTiles > 1;
   static constexpr int kEpilogueWarps = kHasEpilogueWarps ? 3 : 0;
   static constexpr int kThreads = kConsumerThreads + 32 + 32 * kEpilogueWarps;
@@ -61,8 +61,8 @@ template <typename Shape>
 struct Shared {
   Mbarrier full[Shape::kStages];
   Mbarrier empty[Shape::kStages];
-  // Of the sums, where a block has a tile for itself. Every thread arrives, so that racecheck can
-  // tell who has written what.
+  // The accumulators' barriers, where a block has a tile for itself. Every thread arrives, so that
+  // racecheck can tell who has written what.
   Mbarrier accumulators_full;
   Mbarrier accumulators_empty;
   static_assert((2 * Shape::kStages + 2) * int{sizeof(Mbarrier)} <= kBarrierBytes);
@@ -82,7 +82,7 @@ struct Maps {
   CUtensorMap bits;
 };
 
-// What a block does: tiles first_tile, first_tile + tile_stride and so on, of each the bit steps
+// What a block does: tiles first_tile, first_tile + tile_stride and so on, of each the bit K tiles
 // [first_k_tile, end_k_tile).
 struct Work {
   int rank;

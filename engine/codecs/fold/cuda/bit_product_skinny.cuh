@@ -1,19 +1,19 @@
 // Products of sign bits with 1 to 16 tokens.
 //
-//              K warps: bit steps k, k + num_k_warps, ...
-//   16 rows  [ warp 0 ][ warp 1 ] ... [ warp 7 ]      a block: 8 warps or 16, a group of row tiles
+//              K warps: bit K tiles k, k + num_k_warps, ...
+//   16 rows  [ warp 0 ][ warp 1 ] ... [ warp 7 ]      a block: 8 warps or 16, a group of M tiles
 //   16 rows  [        ][        ] ... [        ]      for each num_k_warps of them
 //   ...        sums of the warps meet in shared memory
 //
-// A warp keeps the inputs of its bit steps in registers and goes down the row tiles, so that
+// A warp keeps the inputs of its bit K tiles in registers and goes down the M tiles, so that
 // nothing but the bits streams past: one 16-byte load a lane, 32 logic operations and 4 shifts for
 // 16 rows by 256 columns, and 8 instructions for every 4 tokens (a token is two columns of the
 // instruction, its high and its low bytes). The registers are the bits where they stand, `word &
 // 0x01010101 << b`: sums of different b are kept apart and shifted at the end, as far as there are
 // registers.
 //
-// Bounds a multiprocessor and clock, for bits read: memory 18 bytes; logic at 64 lanes 28 bytes;
-// issue 40 bytes. A block asks for its bits before it waits for the kernel that makes its inputs.
+// Bounds an SM and cycle, for bits read: memory 18 bytes; logic at 64 lanes 28 bytes; issue 40
+// bytes. A block asks for its bits before it waits for the kernel that makes its inputs.
 #ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_SKINNY_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_SKINNY_CUH_
 
@@ -31,9 +31,9 @@
 namespace ultrasketch::cuda {
 
 inline constexpr int kMaxSkinnyTokens = 16;
-// Of instructions: 4 tokens.
+// Tokens of an instruction's eight columns.
 inline constexpr int kTokensPerTile = 4;
-// What two blocks of a multiprocessor of compute capability 9.0 have each; others may allow less.
+// What two blocks of an SM of compute capability 9.0 have each; others may allow less.
 inline constexpr int64_t kMaxSkinnySharedBytes = 112 * 1024;
 // More than the kernels have besides, declared in them.
 inline constexpr int64_t kStaticSkinnyBytes = 2048;
@@ -43,7 +43,7 @@ inline constexpr int kSkinnyThreads = kSkinnyWarps * 32;
 // How the blocks divide a matrix.
 struct SkinnyPlan {
   int log2_k_warps;     // up to kSkinnyWarps
-  int tiles_per_group;  // row tiles of a warp
+  int tiles_per_group;  // M tiles of a warp
   US_HOST_DEVICE int num_k_warps() const { return 1 << log2_k_warps; }
   US_HOST_DEVICE int tiles_per_block() const {
     return (kSkinnyWarps >> log2_k_warps) * tiles_per_group;
@@ -51,8 +51,8 @@ struct SkinnyPlan {
   US_HOST_DEVICE int rows_per_block() const { return tiles_per_block() * kMTileRows; }
 };
 
-// kTokenTiles: of 4 tokens. kKTiles: bit steps whose inputs a warp keeps at once; with more, it
-// goes down the row tiles again. kSets: sums kept apart. kRing: row tiles whose bits are in flight.
+// kTokenTiles: of 4 tokens. kKTiles: bit K tiles whose inputs a warp keeps at once; with more, it
+// goes down the M tiles again. kSets: sums kept apart. kRing: M tiles whose bits are in flight.
 template <int kTokenTilesOf, int kKTilesOf>
 struct SkinnyShape {
   static constexpr int kTokenTiles = kTokenTilesOf;
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
   const int first_tile = block_tile + group * plan.tiles_per_group;
   const int num_tokens = static_cast<int>(arguments.num_tokens);
 
-  auto* partial = reinterpret_cast<int*>(shared);  // [row tile][k warp][16][kColumns]
+  auto* partial = reinterpret_cast<int*>(shared);  // [M tile][k warp][16][kColumns]
   auto* row_scales = reinterpret_cast<float*>(partial + rows_per_block * num_k_warps * kColumns);
   float* biases = row_scales + rows_per_block;
 
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
   };
   fill_ring(k_warp);
   CompilerBarrier();
-  // The rest of the bits on their way to the second-level cache.
+  // The rest of the bits on their way to L2.
 #pragma unroll 1
   for (int tile = 0; tile < plan.tiles_per_group; ++tile) {
     const int first = tile < kRing ? k_warp + kKTiles * num_k_warps : k_warp;
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
       biases[row] = 0.0f;
     }
   }
-  // The output of each turn of the thread is found without a division.
+  // The output of each iteration of the thread is found without a division.
   int token = thread / rows_per_block;
   int output_row = thread - token * rows_per_block;
   Materialize(token);
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
   for (int pass_k_tile = k_warp; pass_k_tile - k_warp < num_k_tiles;
        pass_k_tile += kKTiles * num_k_warps) {
     const bool is_first_pass = pass_k_tile == k_warp;
-    // Words of chunks l % 4 and l % 4 + 4 of both halves.
+    // Words of runs l % 4 and l % 4 + 4 of both halves.
     uint4 input[kKTiles][kTokenTiles][2][2];
 #pragma unroll
     for (int i = 0; i < kKTiles; ++i) {
@@ -307,7 +307,7 @@ cudaError_t LaunchFew(const ProductArguments& arguments, int num_k_warps, cudaSt
                       kSkinnyThreads, static_cast<size_t>(shared_bytes), stream, arguments, plan);
 }
 
-// Warps that share a row's steps, and the steps of each.
+// Warps that share a row's K tiles, and the K tiles of each.
 struct SkinnyKTiles {
   int num_k_warps;
   int64_t k_tiles_each;

@@ -2,7 +2,7 @@
 //
 //              kTokens tokens
 //   128 rows  [ 4 x 2 warps of 32 rows by kTokens / 2 ]   both operands through shared memory,
-//                                                         kStages stages of a bit step each
+//                                                         kStages stages of a bit K tile each
 //
 // Bound by the tensor cores. A warp expands the bits of its rows once for all of its tokens.
 #ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_PRODUCT_TILED_CUH_

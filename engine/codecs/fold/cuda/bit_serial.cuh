@@ -1,15 +1,15 @@
-// Inputs as planes of bits, for instructions that count the bits that two operands have in common:
-// mma.m16n8k256 takes the bits of a row tile's step as they lie (bit_layout.h), 256 buckets at
-// once, and eight planes of a token's 16-bit integers. Neither needs expanding:
+// Bit-serial (bit-sliced) inputs, for instructions that count the bits that two operands have in
+// common: mma.m16n8k256 takes the bits of an M tile's K tile as they lie (bit_layout.h), 256
+// buckets at once, and eight bits of a token's 16-bit integers. Neither needs expanding:
 //
-//   sum of bit * input = sum over p of 2^p * (common bits of the row and of plane p)
+//   sum of bit * input = sum over p of 2^p * popcount(row AND bits p of the inputs)
 //
-// where the count of plane 15, that of the sign, is subtracted. An input's planes are words in the
+// where the count of bit 15, the sign, is subtracted. An input's bits p are words in the
 // order in which a warp writes and reads them:
 //
-//   [bit step][plane / 8][half][plane % 8][quarter]
+//   [bit K tile][p / 8][half][p % 8][quarter]
 //
-// Quarter q of a half has its chunks q and q + 4; the order of bits is that of the weights.
+// Quarter q of a half has its runs q and q + 4; the order of bits is that of the weights.
 #ifndef ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_SERIAL_CUH_
 #define ULTRASKETCH_ENGINE_CODECS_FOLD_CUDA_BIT_SERIAL_CUH_
 
@@ -22,17 +22,17 @@
 
 namespace ultrasketch::cuda {
 
-// A warp's quads of positions: half a bit step.
+// A warp's quads of positions: half a bit K tile.
 inline constexpr int kWarpPositions = 32 * kQuad;
 static_assert(2 * kWarpPositions == kBitKTileColumns);
 
 // What a lane does to its warp's quads of positions. Of the eight lanes that have a quarter, each
-// gets two planes for its 32 columns in exchange for the 16 planes of its four: a bit of the lane's
-// number and one of the plane's trade places, three times.
+// gets two of the bits p for its 32 columns in exchange for all 16 of its four: a bit of the lane's
+// number and one of p's trade places, three times.
 class BitTranspose {
  public:
   static constexpr int kWordBytes = sizeof(uint32_t);
-  // From a word of the lower eight planes to that of the upper ones.
+  // From a word of bits 0 to 7 to that of bits 8 to 15.
   static constexpr int kUpperBitsBytes = kBitKTileBytes / 2;
 
   __device__ BitTranspose() {
@@ -51,7 +51,7 @@ class BitTranspose {
     Materialize(offset_);
   }
 
-  // Where this lane's word of the lower planes goes, of the half step that `position` is in.
+  // Where this lane's word of bits 0 to 7 goes, of the half K tile that `position` is in.
   __device__ int OffsetOf(int position) const {
     return position / kBitKTileColumns * kBitKTileBytes +
            position / kWarpPositions % 2 * kHalfBytes + offset_;
@@ -73,8 +73,8 @@ class BitTranspose {
     return words;
   }
 
-  // What this lane needs for MmaAndPopc of a step's lower planes, or of the upper ones
-  // kUpperBitsBytes on. `step` is the step's first byte, plus kWordBytes for each lane before.
+  // What this lane needs for MmaAndPopc of a K tile's bits 0 to 7, or of 8 to 15
+  // kUpperBitsBytes on. `K tile` is the K tile's first byte, plus kWordBytes for each lane before.
   static __device__ uint2 Load(const uint8_t* k_tile) {
     return {*reinterpret_cast<const uint32_t*>(k_tile),
             *reinterpret_cast<const uint32_t*>(k_tile + kHalfBytes)};
@@ -83,9 +83,9 @@ class BitTranspose {
  private:
   static constexpr int kHalfBytes = 32 * kWordBytes;
   static constexpr int kTrades = 3;
-  // Lanes of a quarter: four of its lower chunk, four of its upper one.
+  // Lanes of a quarter: four of its lower run, four of its upper one.
   static constexpr int LaneBit(int i) { return i == 2 ? 16 : 1 << i; }
-  // Of bytes: the bits whose number has no bit i.
+  // The bits of bytes whose number has no bit i.
   static constexpr uint32_t LowerBits(int i) {
     return i == 0 ? 0x55555555u : i == 1 ? 0x33333333u : 0x0f0f0f0fu;
   }
@@ -99,11 +99,11 @@ class BitTranspose {
   int offset_;
 };
 
-// Of the columns of MmaAndPopc: a row's sum of bit * input as far as this lane has counted it,
-// `low` of planes 0 to 7 and `high` of 8 to 15. Sums may wrap around.
+// From the columns of MmaAndPopc: a row's sum of bit * input as far as this lane has counted it,
+// `low` of bits 0 to 7 and `high` of 8 to 15. Sums may wrap around.
 __device__ inline uint32_t WeighCounts(int low0, int low1, int high0, int high1) {
   const unsigned quad_lane = threadIdx.x % 4;
-  const int sign = quad_lane == 3 ? -2 : 2;  // plane 15 is its second high one
+  const int sign = quad_lane == 3 ? -2 : 2;  // bit 15 is its second high one
   const int sum = low0 + 2 * low1 + 256 * (high0 + sign * high1);
   return static_cast<uint32_t>(sum) << (2 * quad_lane);
 }
