@@ -10,6 +10,8 @@
 
 #include "gtest/gtest.h"
 
+#include "engine/base/shared_loop.h"
+
 namespace ultrasketch {
 namespace {
 
@@ -155,6 +157,46 @@ TEST(ThreadPoolTest, PoolsComeAndGo) {
 TEST(ThreadPoolTest, DefaultUsesTheAvailableCpus) {
   EXPECT_GE(AvailableCpus(), 1);
   EXPECT_EQ(ThreadPool().num_threads(), AvailableCpus());
+}
+
+TEST(SharedLoopTest, TakesEveryItemOnceInRangesOfWholeGrains) {
+  for (const int num_threads : {1, 2, 5}) {
+    ThreadPool pool(num_threads);
+    for (const int64_t grain : {1, 16}) {
+      for (const int64_t num_items : {0, 1, 15, 16, 17, 100, 4001}) {
+        std::vector<std::atomic<int>> counts(static_cast<size_t>(num_items));
+        SharedLoop(pool, num_items, grain, [&](const auto& take) {
+          int64_t begin;
+          int64_t end;
+          while (take(&begin, &end)) {
+            EXPECT_EQ(begin % grain, 0);
+            EXPECT_TRUE(end % grain == 0 || end == num_items);
+            for (int64_t i = begin; i < end; ++i) ++counts[static_cast<size_t>(i)];
+          }
+        });
+        for (const std::atomic<int>& count : counts) EXPECT_EQ(count.load(), 1);
+      }
+    }
+  }
+}
+
+// While one thread is held up in its first range, the others do the rest.
+TEST(SharedLoopTest, GivesAThreadThatIsHeldUpLess) {
+  ThreadPool pool(2);
+  std::atomic<int64_t> done{0};
+  std::atomic<bool> is_first{true};
+  SharedLoop(pool, 1000, 1, [&](const auto& take) {
+    int64_t begin;
+    int64_t end;
+    while (take(&begin, &end)) {
+      const int64_t count = end - begin;
+      if (is_first.exchange(false)) {
+        while (done.load() < 1000 - count) std::this_thread::yield();
+      }
+      done += count;
+    }
+  });
+  EXPECT_EQ(done.load(), 1000);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mapped_pages.h"
+#include "engine/base/shared_loop.h"
 
 namespace ultrasketch {
 
@@ -113,28 +114,30 @@ void FoldCpuLinear::Multiply(const float* prepared, int64_t num_tokens, bool acc
                              ThreadPool& pool) const {
   if (num_tokens == 0) return;
   const int64_t num_tiles = (num_tokens + MaxTileTokens() - 1) / MaxTileTokens();
-  // Each thread that works on a tile of tokens builds its tables. So whole tiles to a thread where
-  // there are many; else their rows are split.
-  const int64_t parts_per_tile = num_tiles >= 4 * pool.num_threads()
-                                     ? 1
-                                     : std::min<int64_t>(num_row_tiles(), pool.num_threads());
-  pool.ParallelFor(num_tiles * parts_per_tile, 1, [&](int64_t begin, int64_t end, int) {
+  // Each thread that works on a tile of tokens builds its tables: whole tiles to a thread where
+  // there are many, else some rows of them in turn.
+  const int64_t rows_at_once = num_tiles >= 4 * pool.num_threads() ? num_row_tiles() : 1;
+  const int64_t parts_per_tile = (num_row_tiles() + rows_at_once - 1) / rows_at_once;
+  SharedLoop(pool, num_tiles * parts_per_tile, 1, [&](const auto& take) {
     thread_local TokenTile tile;
     int64_t tile_in_tables = -1;
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t token_tile = item / parts_per_tile;
-      const int64_t part = item % parts_per_tile;
-      if (token_tile != tile_in_tables) {
-        // As even as can be.
-        const int64_t first_token = num_tokens * token_tile / num_tiles;
-        BuildTables(prepared, first_token, num_tokens * (token_tile + 1) / num_tiles - first_token,
-                    tile);
-        tile_in_tables = token_tile;
-      }
-      const int64_t last_row_tile = num_row_tiles() * (part + 1) / parts_per_tile;
-      for (int64_t row_tile = num_row_tiles() * part / parts_per_tile; row_tile < last_row_tile;
-           ++row_tile) {
-        MultiplyRows(row_tile, tile, accumulate, y);
+    int64_t begin;
+    int64_t end;
+    while (take(&begin, &end)) {
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t token_tile = item / parts_per_tile;
+        if (token_tile != tile_in_tables) {
+          // As even as can be.
+          const int64_t first_token = num_tokens * token_tile / num_tiles;
+          BuildTables(prepared, first_token,
+                      num_tokens * (token_tile + 1) / num_tiles - first_token, tile);
+          tile_in_tables = token_tile;
+        }
+        const int64_t first_row_tile = item % parts_per_tile * rows_at_once;
+        const int64_t last_row_tile = std::min(first_row_tile + rows_at_once, num_row_tiles());
+        for (int64_t row_tile = first_row_tile; row_tile < last_row_tile; ++row_tile) {
+          MultiplyRows(row_tile, tile, accumulate, y);
+        }
       }
     }
   });

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/base/mapped_pages.h"
+#include "engine/base/shared_loop.h"
 
 namespace ultrasketch {
 namespace {
@@ -116,9 +117,13 @@ void GroupedCpuLinear::Multiply(const float* prepared, int64_t num_tokens, bool 
   if (num_tokens == 0) return;
   const GroupedInputs inputs = {reinterpret_cast<const uint8_t*>(prepared),
                                 prepared_width() * static_cast<int64_t>(sizeof(float))};
-  pool.ParallelFor(rows(), kGroupedStripRows, [&](int64_t begin, int64_t end, int) {
-    multiply_(strips_.data() + begin / kGroupedStripRows * strip_bytes(), end - begin, num_groups(),
-              inputs, num_tokens, accumulate, y + begin, rows());
+  SharedLoop(pool, rows(), kGroupedStripRows, [&](const auto& take) {
+    int64_t begin;
+    int64_t end;
+    while (take(&begin, &end)) {
+      multiply_(strips_.data() + begin / kGroupedStripRows * strip_bytes(), end - begin,
+                num_groups(), inputs, num_tokens, accumulate, y + begin, rows());
+    }
   });
 }
 
