@@ -92,7 +92,7 @@ void KernelBench::Declare(CLI::App& app) {
       ->capture_default_str()
       ->type_name("NAME");
   app.add_option("--bits", options_.bits_per_weight, "Bits per weight, without scales")
-      ->check(CLI::Range(0.01, 2.0))
+      ->check(NumberIn(0.01, 2.0))
       ->capture_default_str()
       ->type_name("BITS");
   app.add_option("--tokens", options_.token_counts, "Tokens at once, with commas between")
@@ -104,7 +104,7 @@ void KernelBench::Declare(CLI::App& app) {
       ->check(AtLeast<int>(0))
       ->type_name("N");
   app.add_option("--seconds", options_.seconds, "For each measurement, at least")
-      ->check(CLI::Range(0.0, 60.0))
+      ->check(NumberIn(0.0, 60.0))
       ->capture_default_str()
       ->type_name("S");
   app.footer(

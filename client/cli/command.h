@@ -58,6 +58,10 @@ CLI::Validator AtLeast(T minimum) {
       "");
 }
 
+// Refuses what is not a number from `least` to `most`. (CLI::Range takes "nan" for one of any
+// range.)
+CLI::Validator NumberIn(double least, double most);
+
 // --timeout SECONDS, more than 0. `seconds` stays infinite when it is left out.
 void DeclareTimeout(CLI::App& app, double& seconds);
 

@@ -77,6 +77,16 @@ int Finish(const absl::Status& status, const std::string& path, const Environmen
 
 }  // namespace
 
+CLI::Validator NumberIn(double least, double most) {
+  return CLI::Validator(
+      [least, most](const std::string& text) {
+        double value;
+        if (absl::SimpleAtod(text, &value) && value >= least && value <= most) return std::string();
+        return absl::StrCat("'", text, "' is not a number in [", least, ", ", most, "]");
+      },
+      "");
+}
+
 void DeclareTimeout(CLI::App& app, double& seconds) {
   const auto is_positive = [](const std::string& text) {
     double value;

@@ -132,7 +132,7 @@ class CompressCommand : public Command {
     app.add_option("--own-share", options_.absmaxmin_own_share,
                    "Of absmaxmin: the part of the bits for important columns with buckets of their "
                    "own; 0: all columns share, as in the paper without allocation")
-        ->check(CLI::Range(0.0, 1.0))
+        ->check(NumberIn(0.0, 1.0))
         ->capture_default_str()
         ->type_name("PART");
     app.add_option("--calibration", options_.calibration_files,

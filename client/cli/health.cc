@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -48,7 +47,7 @@ class HealthCommand : public Command {
     app.add_option("--service", service_, "A model's name; the server when left out")
         ->type_name("NAME");
     app.add_option("--wait", wait_seconds_, "Ask again until it serves, for so long at most")
-        ->check(CLI::Range(0.0, 1e6))
+        ->check(NumberIn(0.0, 1e6))
         ->type_name("SECONDS");
     DeclareTimeout(app, timeout_seconds_);
     app.footer(
@@ -60,10 +59,7 @@ class HealthCommand : public Command {
         "within --timeout, 5 seconds when left out.");
   }
 
-  std::string UsageError() const override {
-    if (std::isnan(wait_seconds_)) return "--wait: expected a number of seconds";
-    return connection_.UsageError();
-  }
+  std::string UsageError() const override { return connection_.UsageError(); }
 
   absl::Status Run(const Environment& environment) override {
     const absl::Time end = absl::Now() + absl::Seconds(wait_seconds_);

@@ -111,7 +111,7 @@ void LoadFlags::DeclareCommon(CLI::App& app) {
       ->type_name("FILE")
       ->group(workload);
   app.add_option("--temperature", temperature_, "Of the sampling; 0: greedy")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(NumberIn(0.0, 100.0))
       ->capture_default_str()
       ->type_name("T")
       ->group(workload);
@@ -140,7 +140,7 @@ void LoadFlags::DeclareOpenLoop(CLI::App& app) {
                  "Open loop: requests a second, whatever became of those before; a run for each, "
                  "with commas between")
       ->delimiter(',')
-      ->check(CLI::Range(1e-6, 1e6))
+      ->check(NumberIn(1e-6, 1e6))
       ->type_name("R")
       ->group(load);
   app.add_option("--arrivals", arrivals_, "Of --rate: poisson or constant")
@@ -153,7 +153,7 @@ void LoadFlags::DeclareOpenLoop(CLI::App& app) {
       ->type_name("FILE")
       ->group(load);
   app.add_option("--trace-speed", trace_speed_, "Play the trace so many times as fast")
-      ->check(CLI::Range(1e-6, 1e6))
+      ->check(NumberIn(1e-6, 1e6))
       ->capture_default_str()
       ->type_name("X")
       ->group(load);

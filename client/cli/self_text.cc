@@ -54,7 +54,7 @@ class SelfTextCommand : public Command {
     app.add_option("--free-share", options_.free_share,
                    "Of a chat model: the part of the windows that begin with the beginning token "
                    "alone, and not with a conversation's beginning as the chat template writes it")
-        ->check(CLI::Range(0.0, 1.0))
+        ->check(NumberIn(0.0, 1.0))
         ->capture_default_str()
         ->type_name("PART");
     app.add_option("--temperature", options_.temperatures,
