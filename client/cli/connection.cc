@@ -72,6 +72,7 @@ absl::StatusOr<client::ChannelOptions> Connection::ReadOptions() const {
 }
 
 absl::StatusOr<std::unique_ptr<client::Client>> Connection::Connect() const {
+    US_RETURN_IF_ERROR(Annotate(client::CheckToken(options.token), "ULTRASKETCH_TOKEN"));
   US_ASSIGN_OR_RETURN(const client::ChannelOptions options, ReadOptions());
   return client::Client::Create(target_, options);
 }
@@ -81,12 +82,7 @@ absl::StatusOr<std::string> ParseTokenFile(std::string_view text) {
     line = absl::StripAsciiWhitespace(line);
     if (line.empty() || line.front() == '#') continue;
     const absl::string_view token = line.substr(line.rfind(':') + 1);  // npos + 1 is 0
-    for (const char c : token) {
-      // It would break the header that it is sent in.
-      if (c <= ' ' || c > '~') {
-        return absl::InvalidArgumentError("expected a token of printable ASCII without spaces");
-      }
-    }
+    US_RETURN_IF_ERROR(client::CheckToken(S(token)));
     if (!token.empty()) return std::string(token);
   }
   return absl::InvalidArgumentError("expected a token, found none");

@@ -537,6 +537,18 @@ TEST(CliTest, SpellingsOfSpecialTokensCanStayText) {
   EXPECT_EQ(prompt_tokens({}), num_parsed);
 }
 
+TEST(CliTest, TextThatIsNotUtf8IsRefusedAlikeHereAndForAServer) {
+  for (const std::vector<std::string>& place : std::vector<std::vector<std::string>>{
+           {"--model", SAMPLE_MODEL_DIR}, {"--target", "unix:/nonexistent/socket"}}) {
+    std::vector<std::string> line = {"generate", "--prompt", "\xff\xfe"};
+    line.insert(line.end(), place.begin(), place.end());
+    const Completed run = RunTool(line);
+    EXPECT_EQ(run.exit_code, 1);
+    EXPECT_THAT(run.err, HasSubstr("text is not UTF-8 at byte 0 [INVALID_ARGUMENT]\n"));
+    EXPECT_THAT(run.err, Not(HasSubstr("libprotobuf")));
+  }
+}
+
 TEST(CliTest, BadSamplingOptionsAreNamed) {
   for (const auto& [option, value, field] :
        std::vector<std::tuple<const char*, const char*, const char*>>{

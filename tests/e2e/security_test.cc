@@ -87,5 +87,16 @@ TEST_F(SecurityTest, TheCommandKeepsTokensOffForeignPlainText) {
   EXPECT_THAT(empty.err, HasSubstr("expected a token, found none"));
 }
 
+TEST_F(SecurityTest, ATokenThatNoHeaderCanCarryIsAnError) {
+  for (const char* token : {"t\xC3\xB6ken", "two\nlines", "\x01"}) {
+    setenv("ULTRASKETCH_TOKEN", token, 1);
+    const Completed run = RunTool({"models", "list", "--target", "localhost:1", "--json"});
+    unsetenv("ULTRASKETCH_TOKEN");
+    EXPECT_EQ(run.exit_code, 1) << run.err;
+    EXPECT_EQ(ParseOutput(run)["error"]["message"],
+              "ULTRASKETCH_TOKEN: expected a token of printable ASCII without spaces");
+  }
+}
+
 }  // namespace
 }  // namespace ultrasketch
