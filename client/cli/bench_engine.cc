@@ -57,11 +57,12 @@ absl::Status EngineBench::Run(const Environment& environment) {
   US_ASSIGN_OR_RETURN(LocalModelParts parts, OpenLocalModelParts(local_));
   const std::shared_ptr<const Checkpoint>& checkpoint = parts.opened.checkpoint;
   const ModelConfig& config = checkpoint->config();
-  US_RETURN_IF_ERROR(flags_.Prepare(
-      config.vocab_size, config.max_position_embeddings, [&](std::string_view piece) {
-        return parts.opened.tokenizer->Encode(
-            piece, {.add_special_tokens = false, .parse_special_tokens = false});
-      }));
+  US_RETURN_IF_ERROR(
+      flags_.Prepare(config.vocab_size, config.max_position_embeddings, environment.stop,
+                     [&](std::string_view piece) {
+                       return parts.opened.tokenizer->Encode(
+                           piece, {.add_special_tokens = false, .parse_special_tokens = false});
+                     }));
   // As the server does it.
   ModelOptions model_options;
   model_options.max_step_tokens = engine_.max_step_tokens;

@@ -121,7 +121,7 @@ absl::Status ServeBench::Run(const Environment& environment) {
   call.timeout = kCallTimeout;
   call.stop = environment.stop;
   client_.target = connection_.target();
-  US_ASSIGN_OR_RETURN(client_.channel, connection_.ReadOptions());
+  US_ASSIGN_OR_RETURN(client_.channel, connection_.ReadOptions(environment.stop));
   US_ASSIGN_OR_RETURN(const auto client, client::Client::Create(client_.target, client_.channel));
   US_ASSIGN_OR_RETURN(const client::ModelInfo model, FindModel(*client, run_.model, call));
   run_.model = model.name;
@@ -130,7 +130,7 @@ absl::Status ServeBench::Run(const Environment& environment) {
                                                model.error.empty() ? "" : ": ", model.error));
   }
   US_RETURN_IF_ERROR(
-      flags_.Prepare(model.vocab_size, model.max_context_tokens,
+      flags_.Prepare(model.vocab_size, model.max_context_tokens, environment.stop,
                      [&](std::string_view piece) -> absl::StatusOr<std::vector<int32_t>> {
                        client::TokenizeRequest request;
                        request.model = model.name;

@@ -354,7 +354,7 @@ class ChatCommand : public Command {
     if (connection_.target().empty()) {
       US_ASSIGN_OR_RETURN(backend, OpenLocalChat(local_));
     } else {
-      US_ASSIGN_OR_RETURN(auto client, connection_.Connect());
+      US_ASSIGN_OR_RETURN(auto client, connection_.Connect(environment.stop));
       US_ASSIGN_OR_RETURN(backend, OpenRemoteChat(std::move(client), model_,
                                                   {.timeout = timeout, .stop = environment.stop}));
     }

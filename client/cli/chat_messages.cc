@@ -2,8 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 
-#include "client/cli/output.h"
-#include "engine/base/file.h"
+#include "client/cli/input.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/format/json.h"
@@ -48,7 +47,8 @@ absl::StatusOr<client::Chat> ParseMessages(std::string_view json, std::string_vi
 
 absl::StatusOr<client::Chat> ReadMessages(const std::string& path, const std::stop_token& stop) {
   const bool is_stdin = path == "-";
-  US_ASSIGN_OR_RETURN(const std::string json, is_stdin ? ReadStandardInput(stop) : ReadFile(path));
+  US_ASSIGN_OR_RETURN(const std::string json,
+                      is_stdin ? ReadStandardInput(stop) : ReadInput(path, stop));
   return ParseMessages(json, is_stdin ? "standard input" : path);
 }
 

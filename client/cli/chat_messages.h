@@ -16,7 +16,7 @@ namespace ultrasketch::cli {
 // no others. INVALID_ARGUMENT, beginning with `name`, says which message is wrong.
 absl::StatusOr<client::Chat> ParseMessages(std::string_view json, std::string_view name);
 
-// ParseMessages of a file, or of standard input when `path` is "-".
+// ParseMessages of a file or a pipe, or of standard input when `path` is "-".
 absl::StatusOr<client::Chat> ReadMessages(const std::string& path, const std::stop_token& stop);
 
 }  // namespace ultrasketch::cli

@@ -1,15 +1,21 @@
 #include "client/cli/connection.h"
 
+#include <cstdint>
 #include <cstdlib>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_split.h"
 
-#include "engine/base/file.h"
+#include "client/cli/input.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 
 namespace ultrasketch::cli {
+namespace {
+
+constexpr int64_t kMaxTokenFileBytes = int64_t{1} << 24;
+
+}  // namespace
 
 CLI::Option* Connection::Declare(CLI::App& app, const std::string& target_description) {
   CLI::Option* const target =
@@ -46,34 +52,35 @@ std::string Connection::UsageError() const {
   return "";
 }
 
-absl::StatusOr<client::ChannelOptions> Connection::ReadOptions() const {
+absl::StatusOr<client::ChannelOptions> Connection::ReadOptions(const std::stop_token& stop) const {
   client::ChannelOptions options;
   if (tls_ || !tls_ca_.empty() || !tls_certificate_.empty() || !tls_server_name_.empty()) {
     client::TlsOptions& tls = options.tls.emplace();
     if (!tls_ca_.empty()) {
-      US_ASSIGN_OR_RETURN(tls.ca, ReadFile(tls_ca_));
+      US_ASSIGN_OR_RETURN(tls.ca, ReadInput(tls_ca_, stop));
     }
     if (!tls_certificate_.empty()) {
-      US_ASSIGN_OR_RETURN(tls.certificate, ReadFile(tls_certificate_));
-      US_ASSIGN_OR_RETURN(tls.key, ReadFile(tls_key_));
+      US_ASSIGN_OR_RETURN(tls.certificate, ReadInput(tls_certificate_, stop));
+      US_ASSIGN_OR_RETURN(tls.key, ReadInput(tls_key_, stop));
     }
     tls.server_name = tls_server_name_;
   }
   if (!token_file_.empty()) {
-    US_ASSIGN_OR_RETURN(const std::string text, ReadFile(token_file_));
+    US_ASSIGN_OR_RETURN(const std::string text, ReadInput(token_file_, stop, kMaxTokenFileBytes));
     auto token = ParseTokenFile(text);
     if (!token.ok()) return Annotate(token.status(), token_file_);
     options.token = *std::move(token);
   } else if (const char* token = std::getenv("ULTRASKETCH_TOKEN"); token != nullptr) {
     options.token = std::string(absl::StripAsciiWhitespace(token));
+    US_RETURN_IF_ERROR(Annotate(client::CheckToken(options.token), "ULTRASKETCH_TOKEN"));
   }
   options.insecure_token = insecure_;
   return options;
 }
 
-absl::StatusOr<std::unique_ptr<client::Client>> Connection::Connect() const {
-    US_RETURN_IF_ERROR(Annotate(client::CheckToken(options.token), "ULTRASKETCH_TOKEN"));
-  US_ASSIGN_OR_RETURN(const client::ChannelOptions options, ReadOptions());
+absl::StatusOr<std::unique_ptr<client::Client>> Connection::Connect(
+    const std::stop_token& stop) const {
+  US_ASSIGN_OR_RETURN(const client::ChannelOptions options, ReadOptions(stop));
   return client::Client::Create(target_, options);
 }
 

@@ -3,6 +3,7 @@
 #define ULTRASKETCH_CLIENT_CLI_CONNECTION_H_
 
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <string_view>
 
@@ -25,11 +26,11 @@ class Connection {
 
   const std::string& target() const { return target_; }
 
-  // Reads the files that the options name. The token is that of --token-file, or else of the
-  // environment variable ULTRASKETCH_TOKEN.
-  absl::StatusOr<client::ChannelOptions> ReadOptions() const;
+  // Reads the files, or pipes, that the options name, until `stop` is requested. The token is that
+  // of --token-file, or else of the environment variable ULTRASKETCH_TOKEN.
+  absl::StatusOr<client::ChannelOptions> ReadOptions(const std::stop_token& stop) const;
 
-  absl::StatusOr<std::unique_ptr<client::Client>> Connect() const;
+  absl::StatusOr<std::unique_ptr<client::Client>> Connect(const std::stop_token& stop) const;
 
  private:
   std::string target_;

@@ -6,10 +6,10 @@
 #include "absl/strings/str_format.h"
 
 #include "client/cli/command.h"
+#include "client/cli/input.h"
 #include "client/cli/local_model.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
-#include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/compress/evaluate.h"
 #include "engine/format/tokenizer/tokenizer_folder.h"
@@ -52,7 +52,7 @@ class EvalCommand : public Command {
   }
 
   absl::Status Run(const Environment& environment) override {
-    US_ASSIGN_OR_RETURN(const std::string text, ReadFile(text_file_));
+    US_ASSIGN_OR_RETURN(const std::string text, ReadInput(text_file_, environment.stop));
     const StopFlag stop(environment.stop);
     options_.cancelled = stop.flag();
     options_.num_threads = local_.num_threads;

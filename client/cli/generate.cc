@@ -15,11 +15,11 @@
 #include "client/cli/command.h"
 #include "client/cli/connection.h"
 #include "client/cli/generation_flags.h"
+#include "client/cli/input.h"
 #include "client/cli/local_generation.h"
 #include "client/cli/local_model.h"
 #include "client/cli/output.h"
 #include "client/client.h"
-#include "engine/base/file.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 
@@ -74,7 +74,7 @@ class GenerateCommand : public Command {
     connection_.Declare(app, "Generate on this server");
     app.add_option("--prompt", prompt_, "The text to continue; - for standard input, byte for byte")
         ->type_name("TEXT");
-    app.add_option("--prompt-file", prompt_file_, "The text to continue, from a file")
+    app.add_option("--prompt-file", prompt_file_, "The text to continue, from a file or a pipe")
         ->type_name("FILE");
     app.add_option("--messages", messages_,
                    "The conversation to continue, from a file; - for standard input: a JSON array "
@@ -156,7 +156,7 @@ class GenerateCommand : public Command {
       response = generation->Run(on_delta, options);
     } else {
       request_.model = model_;
-      US_ASSIGN_OR_RETURN(const auto client, connection_.Connect());
+      US_ASSIGN_OR_RETURN(const auto client, connection_.Connect(environment.stop));
       start = absl::Now();
       response = client->GenerateStream(request_, on_delta, options);
     }
@@ -183,7 +183,7 @@ class GenerateCommand : public Command {
     if (messages_.has_value()) return ReadMessages(*messages_, environment.stop);
     if (prompt_.has_value() && *prompt_ != "-") return *prompt_;
     US_ASSIGN_OR_RETURN(std::string text, prompt_file_.has_value()
-                                              ? ReadFile(*prompt_file_)
+                                              ? ReadInput(*prompt_file_, environment.stop)
                                               : ReadStandardInput(environment.stop));
     return text;
   }

@@ -62,15 +62,18 @@ class HealthCommand : public Command {
   std::string UsageError() const override { return connection_.UsageError(); }
 
   absl::Status Run(const Environment& environment) override {
+    // Once: what comes through a pipe does not come again.
+    US_ASSIGN_OR_RETURN(const client::ChannelOptions channel,
+                        connection_.ReadOptions(environment.stop));
     const absl::Time end = absl::Now() + absl::Seconds(wait_seconds_);
-    absl::Status asked = Ask(environment.stop);
+    absl::Status asked = Ask(channel, environment.stop);
     while (MayPass(asked)) {
       const absl::Duration left = end - absl::Now();
       if (left <= absl::ZeroDuration()) break;
       if (!SleepUnlessStopped(std::min(kPollEvery, left), environment.stop)) {
         return absl::CancelledError("the wait was stopped");
       }
-      asked = Ask(environment.stop);
+      asked = Ask(channel, environment.stop);
     }
     US_RETURN_IF_ERROR(asked);
     constexpr char kServing[] = "SERVING";
@@ -81,8 +84,8 @@ class HealthCommand : public Command {
  private:
   // OK when the answer is SERVING. Over a connection of its own: one that has failed waits longer
   // for its next attempt than we do.
-  absl::Status Ask(const std::stop_token& stop) {
-    US_ASSIGN_OR_RETURN(const auto client, connection_.Connect());
+  absl::Status Ask(const client::ChannelOptions& channel, const std::stop_token& stop) {
+    US_ASSIGN_OR_RETURN(const auto client, client::Client::Create(connection_.target(), channel));
     client::CallOptions options;
     options.stop = stop;
     options.timeout = absl::Seconds(timeout_seconds_);

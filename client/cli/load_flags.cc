@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 
+#include "client/cli/input.h"
 #include "client/cli/load_table.h"
 #include "client/cli/output.h"
 #include "engine/base/file.h"
@@ -174,7 +175,7 @@ std::string LoadFlags::UsageError() const {
 }
 
 absl::Status LoadFlags::Prepare(int32_t vocab_size, int64_t max_context_tokens,
-                                const EncodePiece& encode) {
+                                const std::stop_token& stop, const EncodePiece& encode) {
   US_ASSIGN_OR_RETURN(workload_.prompt_tokens, LengthDistribution::Parse(prompt_tokens_));
   US_ASSIGN_OR_RETURN(workload_.output_tokens, LengthDistribution::Parse(output_tokens_));
   if (!trace_file_.empty()) {
@@ -183,7 +184,7 @@ absl::Status LoadFlags::Prepare(int32_t vocab_size, int64_t max_context_tokens,
   US_RETURN_IF_ERROR(CheckWorkload(workload_, max_context_tokens));
   source_.vocab_size = vocab_size;
   if (!prompt_file_.empty()) {
-    US_ASSIGN_OR_RETURN(const std::string text, ReadFile(prompt_file_, kMaxTextBytes));
+    US_ASSIGN_OR_RETURN(const std::string text, ReadInput(prompt_file_, stop, kMaxTextBytes));
     auto ids = EncodePromptText(Beginning(text), encode);
     if (!ids.ok()) return Annotate(ids.status(), prompt_file_);
     source_.text_ids = *std::move(ids);

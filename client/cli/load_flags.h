@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,8 +41,10 @@ class LoadFlags {
   bool HasOpenLoop() const { return !rates_.empty() || !trace_file_.empty(); }
 
   // Everything that can fail before the first request: lengths, trace and text are read, and the
-  // files for results tried. `encode` makes tokens of --prompt-file.
-  absl::Status Prepare(int32_t vocab_size, int64_t max_context_tokens, const EncodePiece& encode);
+  // files for results tried. `encode` makes tokens of --prompt-file, which is read until `stop` is
+  // requested.
+  absl::Status Prepare(int32_t vocab_size, int64_t max_context_tokens, const std::stop_token& stop,
+                       const EncodePiece& encode);
 
   // After Prepare. A run for each rate or concurrency, in the order of the command line.
   std::vector<SchedulePlan> Plans() const;

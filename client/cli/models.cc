@@ -98,7 +98,7 @@ class ModelsCommand : public Command {
   std::string UsageError() const override { return connection_.UsageError(); }
 
   absl::Status Run(const Environment& environment) override {
-    US_ASSIGN_OR_RETURN(const auto client, connection_.Connect());
+    US_ASSIGN_OR_RETURN(const auto client, connection_.Connect(environment.stop));
     client::CallOptions options;
     options.stop = environment.stop;
     options.timeout = absl::Seconds(timeout_seconds_);

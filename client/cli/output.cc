@@ -1,6 +1,5 @@
 #include "client/cli/output.h"
 
-#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -79,24 +78,6 @@ std::string FormatJson(const nlohmann::ordered_json& object) {
     members.push_back(absl::StrCat("  ", compact(key), ": ", text));
   }
   return absl::StrCat("{\n", absl::StrJoin(members, ",\n"), "\n}\n");
-}
-
-absl::StatusOr<std::string> ReadStandardInput(const std::stop_token& stop) {
-  constexpr int kPollMilliseconds = 50;
-  std::string text;
-  std::vector<char> buffer(1 << 16);
-  while (true) {
-    if (stop.stop_requested()) return absl::CancelledError("stopped while reading standard input");
-    pollfd descriptor = {STDIN_FILENO, POLLIN, 0};
-    if (poll(&descriptor, 1, kPollMilliseconds) == 0) continue;
-    const ssize_t count = read(STDIN_FILENO, buffer.data(), buffer.size());
-    if (count == 0) return text;
-    if (count > 0) {
-      text.append(buffer.data(), static_cast<size_t>(count));
-    } else if (errno != EINTR) {
-      return ErrnoStatus(errno, "reading standard input");
-    }
-  }
 }
 
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows) {

@@ -1,14 +1,12 @@
-// Standard input and output of the commands.
+// Standard output of the commands.
 #ifndef ULTRASKETCH_CLIENT_CLI_OUTPUT_H_
 #define ULTRASKETCH_CLIENT_CLI_OUTPUT_H_
 
-#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 
 namespace ultrasketch::cli {
@@ -26,9 +24,6 @@ std::string ForTerminal(std::string_view text);
 // UTF-8 gets U+FFFD in its place.
 std::string FormatJson(const nlohmann::ordered_json& object);
 absl::Status WriteJson(const nlohmann::ordered_json& object);
-
-// All of standard input. CANCELLED when `stop` is requested while it waits.
-absl::StatusOr<std::string> ReadStandardInput(const std::stop_token& stop);
 
 // Columns padded to their widest cell, two spaces between: the first column to the left, the others
 // to the right. The first row is the heading.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 
 #include "client/cli/command.h"
+#include "client/cli/input.h"
 #include "client/cli/output.h"
 #include "engine/base/status.h"
 #include "engine/base/strings.h"

@@ -2,14 +2,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <string>
 #include <string_view>
+#include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include "client/cli/input.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/line_reader.h"
 #include "client/cli/output.h"
@@ -196,6 +202,62 @@ TEST_F(LineReaderTest, WakingKeepsWhatWasRead) {
   EXPECT_EQ(Next(reader), "woken");
   Write("gun\n");
   EXPECT_EQ(Next(reader), "[begun]");
+}
+
+// Its end for reading under a name, as the shell gives one to <(COMMAND).
+class ReadInputTest : public LineReaderTest {
+ protected:
+  std::string Path() const { return absl::StrCat("/dev/fd/", pipe_[0]); }
+};
+
+TEST_F(ReadInputTest, ReadsPipesToTheirEnd) {
+  Write("It was a ");
+  std::thread writer([this] {
+    Write("dark night");
+    CloseInput();
+  });
+  const auto text = ReadInput(Path(), {});
+  writer.join();
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(*text, "It was a dark night");
+}
+
+TEST_F(ReadInputTest, RefusesMoreThanItsLimit) {
+  Write("12345");
+  CloseInput();
+  const absl::Status status = ReadInput(Path(), {}, 4).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("more than 4 bytes"));
+  EXPECT_TRUE(absl::IsResourceExhausted(ReadInput("/dev/zero", {}, 1 << 20).status()));
+}
+
+TEST_F(ReadInputTest, WaitsForAWriterUntilItIsStopped) {
+  const std::string path = absl::StrCat(::testing::TempDir(), "/fifo.", getpid());
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  std::stop_source stop;
+  std::thread stopper([&] {
+    absl::SleepFor(absl::Milliseconds(100));
+    stop.request_stop();
+  });
+  EXPECT_TRUE(absl::IsCancelled(ReadInput(path, stop.get_token()).status()));
+  stopper.join();
+  std::thread writer([&] { std::ofstream(path) << "late"; });
+  const auto text = ReadInput(path, {});
+  writer.join();
+  unlink(path.c_str());
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(*text, "late");
+}
+
+TEST_F(ReadInputTest, ReadsFilesAndRefusesFolders) {
+  const auto table = ReadInput(TEST_DATA_DIR "/loopback_targets.txt", {});
+  ASSERT_TRUE(table.ok()) << table.status();
+  EXPECT_THAT(*table, HasSubstr("localhost"));
+  EXPECT_TRUE(absl::IsNotFound(ReadInput("/nonexistent/text", {}).status()));
+  const absl::Status folder = ReadInput(TEST_DATA_DIR, {}).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(folder));
+  EXPECT_THAT(std::string(folder.message()),
+              HasSubstr("expected a file or a pipe, found a folder"));
 }
 
 }  // namespace

@@ -549,6 +549,28 @@ TEST(CliTest, TextThatIsNotUtf8IsRefusedAlikeHereAndForAServer) {
   }
 }
 
+TEST(CliTest, ReadsPromptsFromPipes) {
+  const std::string generate = absl::StrCat(ULTRASKETCH_BINARY, " generate --model ",
+                                            SAMPLE_MODEL_DIR, " --max-tokens 4 --temperature 0 ");
+  const auto text_of = [&](const std::string& options) {
+    const Completed run = RunProgram({"/bin/bash", "-c", generate + options}, "It was a dark");
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return run.out;
+  };
+  const std::string expected = text_of("--prompt 'It was a dark'");
+  EXPECT_THAT(expected, Not(IsEmpty()));
+  EXPECT_EQ(text_of("--prompt-file <(printf 'It was a dark')"), expected);
+  EXPECT_EQ(text_of("--prompt-file /dev/stdin"), expected);
+  const Completed folder =
+      RunTool({"generate", "--model", SAMPLE_MODEL_DIR, "--prompt-file", SAMPLE_MODEL_DIR});
+  EXPECT_EQ(folder.exit_code, 1);
+  EXPECT_THAT(folder.err, HasSubstr("expected a file or a pipe, found a folder"));
+  const Completed messages =
+      RunProgram({"/bin/bash", "-c",
+                  generate + "--messages <(echo '[{\"role\": \"user\", \"name\": \"x\"}]')"});
+  EXPECT_THAT(messages.err, HasSubstr("expected role and content alone, found \"name\""));
+}
+
 TEST(CliTest, BadSamplingOptionsAreNamed) {
   for (const auto& [option, value, field] :
        std::vector<std::tuple<const char*, const char*, const char*>>{

@@ -98,5 +98,15 @@ TEST_F(SecurityTest, ATokenThatNoHeaderCanCarryIsAnError) {
   }
 }
 
+TEST_F(SecurityTest, ATokenMayComeThroughAPipe) {
+  // It is asked for again and again, and the pipe is read once.
+  const Completed run = RunProgram(
+      {"/bin/bash", "-c",
+       absl::StrCat(ULTRASKETCH_BINARY, " health --target unix:/nonexistent/socket --wait 0.5 ",
+                    "--token-file <(echo a-token)")});
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_THAT(run.err, HasSubstr("[UNAVAILABLE]"));
+}
+
 }  // namespace
 }  // namespace ultrasketch
