@@ -16,6 +16,7 @@
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/format/checksum.h"
+#include "engine/format/families/family.h"
 #include "engine/format/json.h"
 
 namespace ultrasketch {
@@ -256,6 +257,7 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
   for (const char* name : kSideFiles) checkpoint->file_bytes_ += FileBytes(Join(folder, name));
 
   checkpoint->TakeTensors(weights);
+  US_RETURN_IF_ERROR(checkpoint->CheckAssumedHeadDim(config_path));
   checkpoint->ResolveHead(config_path);
   for (const auto& [name, entry] : checkpoint->entries_) checkpoint->tensor_names_.push_back(name);
   checkpoint->files_ = std::move(weights.files);
@@ -280,6 +282,11 @@ void Checkpoint::TakeTensors(const WeightFiles& weights) {
       doubled.Add(absl::StrCat("tensor ", Quoted(tensor.name, 200), " is stored twice, in ",
                                FileName(*position->second.file), ", which is used, and in ",
                                FileName(other)));
+    }
+  }
+  for (const auto& file : weights.files) {
+    for (const auto& [name, dtype] : file->unsupported()) {
+      if (!entries_.contains(name)) missing_.emplace(name, file->Missing(name));
     }
   }
   if (weights.index_path.empty()) return;
@@ -314,6 +321,21 @@ void Checkpoint::TakeTensors(const WeightFiles& weights) {
   }
 }
 
+absl::Status Checkpoint::CheckAssumedHeadDim(const std::string& config_path) const {
+  const TensorView* const queries = Find("model.layers.0.self_attn.q_proj.weight");
+  if (queries == nullptr || queries->shape.empty() || queries->shape[0] == config_.query_width() ||
+      FindFamily(config_.model_type)->head_dim == 0) {
+    return absl::OkStatus();
+  }
+  US_ASSIGN_OR_RETURN(const json config, ReadJsonFile(config_path));
+  if (FindMember(config, "head_dim") != nullptr) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      config_path, ": head_dim: expected the size of a head, found nothing: ", config_.head_dim,
+      " was assumed, as transformers does for ", config_.model_type, ", so that queries have ",
+      config_.query_width(), " values; model.layers.0.self_attn.q_proj.weight has ",
+      queries->shape[0], " rows"));
+}
+
 void Checkpoint::ResolveHead(const std::string& config_path) {
   if (!config_.tie_word_embeddings) return;
   const auto head = entries_.find(kHeadName);
@@ -323,6 +345,9 @@ void Checkpoint::ResolveHead(const std::string& config_path) {
     if (quantized != entries_.end() &&
         FindMember(config_.quantization_config, kHeadKey) != nullptr) {
       UseStoredHead(quantized->second, config_path);
+    } else if (missing_.contains(kHeadName) &&
+               absl::IsUnimplemented(missing_.find(kHeadName)->second)) {
+      config_.tie_word_embeddings = false;  // whoever needs the head learns why there is none
     } else if (missing_.contains(kHeadName)) {
       warnings_.push_back(absl::StrCat(missing_.find(kHeadName)->second.message(),
                                        "; the embedding is the head, for ", config_path,

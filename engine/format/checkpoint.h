@@ -88,6 +88,9 @@ class Checkpoint : public TensorSource {
 
   Checkpoint() = default;
   void TakeTensors(const WeightFiles& weights);
+  // DATA_LOSS when the size of a head is the family's, as config.json states none, and queries have
+  // another.
+  absl::Status CheckAssumedHeadDim(const std::string& config_path) const;
   // Decides what the head of a tied model is, from what is stored.
   void ResolveHead(const std::string& config_path);
   void UseStoredHead(const Entry& head, const std::string& config_path);
@@ -99,7 +102,7 @@ class Checkpoint : public TensorSource {
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, Entry, std::less<>> entries_;
   std::vector<std::string> tensor_names_;  // the keys of entries_
-  // Tensors that an index lists and no shard has, and why.
+  // Tensors that an index lists and no shard has, or that have an unsupported type, and why.
   std::map<std::string, absl::Status, std::less<>> missing_;
   std::string weights_checksum_;
   int64_t file_bytes_ = 0;

@@ -51,18 +51,28 @@ class ValueBuilder : public json::json_sax_t {
       if (begin == std::string_view::npos) break;
       text.remove_prefix(begin + before.size());
     }
-    const std::string_view read = text_.substr(0, byte > 0 ? byte - 1 : 0);
-    const auto line = 1 + std::count(read.begin(), read.end(), '\n');
-    // npos + 1 is 0.
-    const size_t column = read.size() - (read.rfind('\n') + 1) + 1;
-    return Fail(
-        absl::StrCat("line ", line, ", column ", column, ": not valid JSON: ", Quoted(text, 300)));
+    return FailAt(byte > 0 ? byte - 1 : 0, Quoted(text, 300));
+  }
+
+  // Call it after the parse: nlohmann's parser takes a NUL for the end of the text.
+  bool CheckEnd() {
+    const size_t nul = text_.find('\0');
+    return nul == std::string_view::npos ||
+           FailAt(nul, "expected the end of the document, found a NUL byte");
   }
 
   const std::string& problem() const { return problem_; }
   json TakeValue() { return std::move(root_); }
 
  private:
+  bool FailAt(size_t byte, const std::string& problem) {
+    const std::string_view read = text_.substr(0, byte);
+    const auto line = 1 + std::count(read.begin(), read.end(), '\n');
+    // npos + 1 is 0.
+    const size_t column = read.size() - (read.rfind('\n') + 1) + 1;
+    return Fail(absl::StrCat("line ", line, ", column ", column, ": not valid JSON: ", problem));
+  }
+
   bool Fail(std::string problem) {
     problem_ = std::move(problem);
     return false;
@@ -114,7 +124,7 @@ class ValueBuilder : public json::json_sax_t {
 absl::StatusOr<json> ParseJson(std::string_view text, std::string_view description) {
   US_RETURN_IF_ERROR(RefuseGitLfsPointer(text, description));
   ValueBuilder builder(text);
-  if (!json::sax_parse(text, &builder)) {
+  if (!json::sax_parse(text, &builder) || !builder.CheckEnd()) {
     return absl::DataLossError(absl::StrCat(A(description), ": ", builder.problem()));
   }
   return builder.TakeValue();

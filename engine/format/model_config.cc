@@ -98,6 +98,10 @@ void RefuseUnsupported(ConfigReader& reader, const Family& family, const ModelCo
   if (const json* layer_types = reader.Find("layer_types")) {
     if (!layer_types->is_array()) {
       reader.FailExpected("layer_types", "an array");
+    } else if (layer_types->size() != static_cast<size_t>(config.num_layers)) {
+      reader.FailExpected("layer_types",
+                          absl::StrCat("an array of ", config.num_layers,
+                                       " elements, one a layer; it has ", layer_types->size()));
     } else {
       for (const json& type : *layer_types) {
         if (type == "full_attention") continue;
@@ -147,7 +151,7 @@ void ReadExtents(ConfigReader& reader, const Family& family, ModelConfig& config
 }
 
 // `type` and the parameters of it in `reader`, an object of rope parameters in either spelling.
-void ReadRopeParameters(ConfigReader& reader, RopeConfig& rope) {
+void ReadRopeParameters(ConfigReader& reader, int64_t max_position_embeddings, RopeConfig& rope) {
   for (const std::string_view key : {"full_attention", "sliding_attention"}) {
     if (reader.Find(key) != nullptr) {
       reader.FailUnsupported(key, "rotary embeddings that differ by layer are not supported");
@@ -171,7 +175,8 @@ void ReadRopeParameters(ConfigReader& reader, RopeConfig& rope) {
     rope.low_freq_factor = reader.RequiredNumber("low_freq_factor", 1e-6, kMaxRopeFactor);
     rope.high_freq_factor = reader.RequiredNumber("high_freq_factor", 1e-6, kMaxRopeFactor);
     rope.original_max_position_embeddings =
-        reader.RequiredInteger("original_max_position_embeddings", 1, kMaxPositions);
+        reader.Integer("original_max_position_embeddings", 1, kMaxPositions)
+            .value_or(max_position_embeddings);
     if (!(rope.high_freq_factor > rope.low_freq_factor)) {
       reader.FailExpected("high_freq_factor",
                           absl::StrCat("more than low_freq_factor, ", rope.low_freq_factor));
@@ -183,7 +188,8 @@ void ReadRopeParameters(ConfigReader& reader, RopeConfig& rope) {
   }
 }
 
-void ReadRope(ConfigReader& reader, std::string_view description, RopeConfig& rope) {
+void ReadRope(ConfigReader& reader, std::string_view description, ModelConfig& config) {
+  RopeConfig& rope = config.rope;
   rope.theta = reader.Number("rope_theta", 1, kMaxRopeTheta).value_or(rope.theta);
   const json* old_spelling = reader.Find("rope_scaling");
   const json* new_spelling = reader.Find("rope_parameters");
@@ -194,7 +200,7 @@ void ReadRope(ConfigReader& reader, std::string_view description, RopeConfig& ro
   if (parameters == nullptr) return;
   ConfigReader parameters_reader(*parameters, description,
                                  new_spelling != nullptr ? "rope_parameters." : "rope_scaling.");
-  ReadRopeParameters(parameters_reader, rope);
+  ReadRopeParameters(parameters_reader, config.max_position_embeddings, rope);
   reader.Adopt(parameters_reader.status());
 }
 
@@ -237,15 +243,15 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const json& json_config, std::strin
   ReadExtents(reader, *family, config);
   RefuseUnsupported(reader, *family, config);
   config.rope.theta = family->rope_theta;
-  ReadRope(reader, description, config.rope);
+  ReadRope(reader, description, config);
   ReadQuantization(reader, description, config);
 
   config.rms_norm_eps =
       static_cast<float>(reader.Number("rms_norm_eps", 1e-12, 1).value_or(config.rms_norm_eps));
   const bool attention_bias = reader.Bool("attention_bias").value_or(false);
-  config.qkv_bias = attention_bias;
-  config.attention_output_bias = attention_bias;
-  config.mlp_bias = reader.Bool("mlp_bias").value_or(false);
+  config.qkv_bias = attention_bias && family->obeys_attention_bias;
+  config.attention_output_bias = attention_bias && family->obeys_attention_bias;
+  config.mlp_bias = reader.Bool("mlp_bias").value_or(false) && family->obeys_mlp_bias;
   config.tie_word_embeddings =
       reader.Bool("tie_word_embeddings").value_or(family->tie_word_embeddings);
   if (family->read != nullptr) family->read(reader, config);

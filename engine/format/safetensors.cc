@@ -114,6 +114,10 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Parse(std::str
   file->metadata_ = std::move(header.metadata);
   file->tensors_.reserve(header.entries.size());
   for (SafetensorsHeaderEntry& entry : header.entries) {
+    if (!entry.unsupported_dtype.empty()) {
+      file->unsupported_.emplace(std::move(entry.name), std::move(entry.unsupported_dtype));
+      continue;
+    }
     TensorView view;
     view.dtype = entry.dtype;
     view.shape = std::move(entry.shape);
@@ -132,7 +136,7 @@ absl::Status SafetensorsFile::TakeChecksums() {
   auto end = begin;
   for (; end != metadata_.end() && end->first.starts_with(prefix); ++end) {
     const std::string name = end->first.substr(prefix.size());
-    if (Find(name) != nullptr) continue;
+    if (Find(name) != nullptr || unsupported_.contains(name)) continue;
     return absl::DataLossError(absl::StrCat(path_, ": found a checksum for tensor ",
                                             Quoted(name, 200), ", but no such tensor"));
   }
@@ -187,5 +191,12 @@ std::optional<size_t> SafetensorsFile::FindIndex(std::string_view name) const {
 }
 
 std::string SafetensorsFile::Describe(std::string_view) const { return path_; }
+
+absl::Status SafetensorsFile::Missing(std::string_view name) const {
+  const auto unsupported = unsupported_.find(name);
+  if (unsupported == unsupported_.end()) return TensorSource::Missing(name);
+  return absl::UnimplementedError(absl::StrCat(path_, ": tensor ", Quoted(name, 200), ": dtype ",
+                                               Quoted(unsupported->second), " is not supported"));
+}
 
 }  // namespace ultrasketch

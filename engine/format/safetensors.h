@@ -36,10 +36,9 @@ inline constexpr std::string_view kChecksumKeyPrefix = "ultrasketch.crc64.";
 // Opening reads the header alone; VerifyChecksums reads the tensors.
 class SafetensorsFile : public TensorSource {
  public:
-  // DATA_LOSS, naming file, tensor, expected and found, for a malformed file; UNIMPLEMENTED for a
-  // type of the format that DType lacks (8-bit floats and smaller); what MappedFile::Open returns
-  // when the file cannot be read. Malformed are also checksums that some tensors have and others
-  // lack, or that belong to no tensor.
+  // DATA_LOSS, naming file, tensor, expected and found, for a malformed file; what MappedFile::Open
+  // returns when the file cannot be read. Malformed are also checksums that some tensors have and
+  // others lack, or that belong to no tensor.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
 
   // The same over memory, which the caller keeps alive. `description` stands for the path in
@@ -49,6 +48,14 @@ class SafetensorsFile : public TensorSource {
 
   const TensorView* Find(std::string_view name) const override;
   std::string Describe(std::string_view name) const override;
+  // UNIMPLEMENTED for the name of an unsupported tensor.
+  absl::Status Missing(std::string_view name) const override;
+
+  // The tensors of types that DType lacks (8-bit floats and smaller, complex numbers), name to
+  // type. Their places in the file are checked; they are not among tensors().
+  const std::map<std::string, std::string, std::less<>>& unsupported() const {
+    return unsupported_;
+  }
 
   // In order of name (bytewise).
   const std::vector<NamedTensor>& tensors() const { return tensors_; }
@@ -85,6 +92,7 @@ class SafetensorsFile : public TensorSource {
   std::unique_ptr<MappedFile> file_;  // null when parsed from memory
   int64_t file_bytes_ = 0;
   std::vector<NamedTensor> tensors_;
+  std::map<std::string, std::string, std::less<>> unsupported_;
   std::vector<uint64_t> checksums_;  // of tensors_, or empty
   std::map<std::string, std::string> metadata_;
 };

@@ -26,9 +26,26 @@ constexpr std::string_view kMetadataKey = "__metadata__";
 constexpr size_t kMaxDimensions = 64;
 
 // Types of the format that DType lacks.
-constexpr std::array<std::string_view, 9> kUnsupportedDTypes = {
-    "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ",
-    "F6_E2M3", "F6_E3M2", "F4",      "C64"};
+struct UnsupportedDType {
+  std::string_view name;
+  int bits;
+};
+constexpr std::array<UnsupportedDType, 9> kUnsupportedDTypes = {{{"F8_E4M3", 8},
+                                                                 {"F8_E5M2", 8},
+                                                                 {"F8_E8M0", 8},
+                                                                 {"F8_E4M3FNUZ", 8},
+                                                                 {"F8_E5M2FNUZ", 8},
+                                                                 {"F6_E2M3", 6},
+                                                                 {"F6_E3M2", 6},
+                                                                 {"F4", 4},
+                                                                 {"C64", 64}}};
+
+const UnsupportedDType* FindUnsupportedDType(std::string_view name) {
+  const auto* const found =
+      std::find_if(kUnsupportedDTypes.begin(), kUnsupportedDTypes.end(),
+                   [name](const UnsupportedDType& dtype) { return dtype.name == name; });
+  return found == kUnsupportedDTypes.end() ? nullptr : found;
+}
 
 constexpr std::string_view kEntryKeys = "\"dtype\", \"shape\" and \"data_offsets\"";
 
@@ -76,10 +93,9 @@ class HeaderReader : public json::json_sax_t {
       entry_.dtype = *dtype;
       return true;
     }
-    if (std::find(kUnsupportedDTypes.begin(), kUnsupportedDTypes.end(), value) !=
-        kUnsupportedDTypes.end()) {
-      return Fail(absl::StrCat("dtype ", Quoted(value), " is not supported"),
-                  absl::StatusCode::kUnimplemented);
+    if (FindUnsupportedDType(value) != nullptr) {
+      entry_.unsupported_dtype = std::move(value);
+      return true;
     }
     return Fail(absl::StrCat("expected a dtype of the format (\"BF16\", \"F32\", ...), found ",
                              Quoted(value)));
@@ -157,9 +173,9 @@ class HeaderReader : public json::json_sax_t {
  private:
   enum class Level { kStart, kHeader, kMetadata, kEntry, kShape, kOffsets };
 
-  bool Fail(const std::string& problem, absl::StatusCode code = absl::StatusCode::kDataLoss) {
-    status_ = absl::Status(
-        code, absl::StrCat(A(path_), ": tensor ", Quoted(entry_.name, 200), ": ", problem));
+  bool Fail(const std::string& problem) {
+    status_ = absl::DataLossError(
+        absl::StrCat(A(path_), ": tensor ", Quoted(entry_.name, 200), ": ", problem));
     return false;
   }
 
@@ -200,14 +216,25 @@ class HeaderReader : public json::json_sax_t {
     }
     entry_.begin = offsets_[0];
     entry_.end = offsets_[1];
-    const int64_t num_bytes = CheckedTensorBytes(entry_.shape, ElementBytes(entry_.dtype));
+    const UnsupportedDType* const unsupported = FindUnsupportedDType(entry_.unsupported_dtype);
+    const std::string type =
+        absl::StrCat(A(unsupported != nullptr ? unsupported->name : DTypeName(entry_.dtype)), " ",
+                     ShapeString(entry_.shape));
+    int64_t num_bytes = 0;
+    if (unsupported == nullptr) {
+      num_bytes = CheckedTensorBytes(entry_.shape, ElementBytes(entry_.dtype));
+    } else {
+      const int64_t num_bits = CheckedTensorBytes(entry_.shape, unsupported->bits);
+      if (num_bits > 0 && num_bits % 8 != 0) {
+        return Fail(absl::StrCat("expected whole bytes, found ", type, ", ", num_bits, " bits"));
+      }
+      num_bytes = num_bits < 0 ? num_bits : num_bits / 8;
+    }
     if (num_bytes < 0) {
-      return Fail(absl::StrCat("expected a size below 2^63 bytes, found ",
-                               A(DTypeName(entry_.dtype)), " ", ShapeString(entry_.shape)));
+      return Fail(absl::StrCat("expected a size below 2^63 bytes, found ", type));
     }
     if (num_bytes != entry_.end - entry_.begin) {
-      return Fail(absl::StrCat("expected ", num_bytes, " bytes for ", A(DTypeName(entry_.dtype)),
-                               " ", ShapeString(entry_.shape), ", found data offsets ",
+      return Fail(absl::StrCat("expected ", num_bytes, " bytes for ", type, ", found data offsets ",
                                ShapeString(offsets_), ", ", entry_.end - entry_.begin, " bytes"));
     }
     header_.entries.push_back(entry_);
@@ -231,6 +258,11 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view text,
                                                          std::string_view path) {
   HeaderReader reader(path);
   if (!json::sax_parse(text, &reader)) return reader.status();
+  // nlohmann's parser takes a NUL for the end of the text.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    return absl::DataLossError(absl::StrCat(A(path), ": header is not valid JSON at byte ", nul + 1,
+                                            ": expected its end, found a NUL byte"));
+  }
   return reader.TakeHeader();
 }
 

@@ -19,6 +19,7 @@ namespace ultrasketch {
 struct SafetensorsHeaderEntry {
   std::string name;
   DType dtype = DType::kF32;
+  std::string unsupported_dtype;  // a type of the format that DType lacks; usually empty
   std::vector<int64_t> shape;
   int64_t begin = 0;  // offsets from the end of the header
   int64_t end = 0;
@@ -29,7 +30,7 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
 };
 
-// DATA_LOSS or UNIMPLEMENTED as SafetensorsFile::Open; messages start with `path`.
+// DATA_LOSS as SafetensorsFile::Open; messages start with `path`.
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view text,
                                                          std::string_view path);
 

@@ -16,6 +16,7 @@
 #include "engine/base/file.h"
 #include "tests/base/temporary_folder.h"
 #include "tests/base/without_privileges.h"
+#include "tests/format/safetensors_bytes.h"
 
 namespace ultrasketch {
 namespace {
@@ -128,6 +129,36 @@ TEST_F(CheckpointTest, PrefersTheSingleFile) {
   const auto checkpoint = Checkpoint::Open(folder_.path());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_THAT((*checkpoint)->tensor_names(), ElementsAre("single"));
+}
+
+TEST_F(CheckpointTest, SaysThatTheSizeOfAHeadWasAssumed) {
+  folder_.Write("config.json", R"({
+    "model_type": "qwen3", "vocab_size": 100, "hidden_size": 8, "intermediate_size": 16,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1})");
+  const std::vector<float> values(4 * 8);
+  std::vector<TensorToWrite> tensors;
+  tensors.emplace_back(
+      "model.layers.0.self_attn.q_proj.weight",
+      TensorView{DType::kF32, {4, 8}, reinterpret_cast<const uint8_t*>(values.data())});
+  ASSERT_TRUE(WriteSafetensors(folder_.File("model.safetensors"), tensors).ok());
+  ExpectError(absl::StatusCode::kDataLoss, {folder_.File("config.json"), "head_dim",
+                                            "128 was assumed", "256", "q_proj", "4 rows"});
+}
+
+TEST_F(CheckpointTest, ATiedModelWithAHeadOfAnUnsupportedTypeHasNoOther) {
+  folder_.Write("config.json", R"({
+    "model_type": "llama", "vocab_size": 2, "hidden_size": 8, "intermediate_size": 16,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "tie_word_embeddings": true})");
+  folder_.Write(
+      "model.safetensors",
+      SafetensorsBytes(
+          R"({"model.embed_tokens.weight":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},)"
+          R"("lm_head.weight":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[2,3]}})",
+          "abc"));
+  const auto checkpoint = Checkpoint::Open(folder_.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_FALSE((*checkpoint)->config().tie_word_embeddings);
+  EXPECT_EQ((*checkpoint)->Missing("lm_head.weight").code(), absl::StatusCode::kUnimplemented);
 }
 
 TEST_F(CheckpointTest, FollowsSymbolicLinksToFiles) {

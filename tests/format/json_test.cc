@@ -56,6 +56,14 @@ TEST(JsonTest, SaysWhereASyntaxErrorIs) {
   ExpectRejected("[\n1e999]", "line 2, column");
 }
 
+TEST(JsonTest, RefusesANulWhereverItIs) {
+  using namespace std::string_view_literals;
+  ExpectRejected("{}\n\0"sv, "a.json: line 2, column 1: not valid JSON: expected the end");
+  ExpectRejected("[1]\0garbage"sv, "line 1, column 4");
+  ExpectRejected("[1\0]"sv, "not valid JSON");
+  ExpectRejected("\"a\0\""sv, "not valid JSON");
+}
+
 TEST(JsonTest, NamesAGitLfsPointer) {
   ExpectRejected(
       "version https://git-lfs.github.com/spec/v1\n"

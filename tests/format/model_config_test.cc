@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -202,6 +203,37 @@ TEST(ModelConfigTest, BiasesFollowTheFamily) {
   EXPECT_FALSE(MustParse(Mistral()).qkv_bias);
 }
 
+TEST(ModelConfigTest, FamiliesWithoutBiasesDoNotObeyTheKeysOfOthers) {
+  const auto with_biases = [](json config) {
+    config["attention_bias"] = true;
+    config["mlp_bias"] = true;
+    return MustParse(config);
+  };
+  const ModelConfig mistral = with_biases(Mistral());
+  EXPECT_FALSE(mistral.qkv_bias);
+  EXPECT_FALSE(mistral.attention_output_bias);
+  EXPECT_FALSE(mistral.mlp_bias);
+  const ModelConfig qwen2 = with_biases(Qwen2());
+  EXPECT_TRUE(qwen2.qkv_bias);
+  EXPECT_FALSE(qwen2.attention_output_bias);
+  EXPECT_FALSE(qwen2.mlp_bias);
+  const ModelConfig qwen3 = with_biases(Qwen3());
+  EXPECT_TRUE(qwen3.qkv_bias);
+  EXPECT_TRUE(qwen3.attention_output_bias);
+  EXPECT_FALSE(qwen3.mlp_bias);
+  const ModelConfig smollm3 = with_biases(SmolLm3());
+  EXPECT_TRUE(smollm3.qkv_bias);
+  EXPECT_TRUE(smollm3.attention_output_bias);
+  EXPECT_TRUE(smollm3.mlp_bias);
+}
+
+// As transformers does.
+TEST(ModelConfigTest, Llama3RopeWithoutAnOriginalContextHasTheModels) {
+  json config = Llama();
+  config["rope_scaling"].erase("original_max_position_embeddings");
+  EXPECT_EQ(MustParse(config).rope.original_max_position_embeddings, 131072);
+}
+
 TEST(ModelConfigTest, Qwen3NormalizesHeadsAndHasItsOwnDefaults) {
   json qwen3 = Qwen3();
   const ModelConfig config = MustParse(qwen3);
@@ -280,11 +312,20 @@ TEST(ModelConfigTest, RefusesUnsupportedFeaturesByName) {
   ExpectRefused(Llama(), "num_local_experts", 8, kUnimplemented);
   ExpectRefused(Qwen2(), "num_experts", 60, kUnimplemented);
   ExpectRefused(Llama(), "architectures", {"LlamaForSequenceClassification"}, kUnimplemented);
-  ExpectRefused(Qwen2(), "layer_types", {"full_attention", "sliding_attention"}, kUnimplemented,
-                "\"sliding_attention\"");
+  ExpectRefused(Qwen2(), "layer_types", std::vector<std::string>(24, "sliding_attention"),
+                kUnimplemented, "\"sliding_attention\"");
   json full = Qwen2();
-  full["layer_types"] = {"full_attention", "full_attention"};
+  full["layer_types"] = std::vector<std::string>(24, "full_attention");
   MustParse(full);
+}
+
+// As in transformers, whatever the family.
+TEST(ModelConfigTest, RefusesLayerTypesThatAreNotOneALayer) {
+  for (const size_t count : {0, 15, 17}) {
+    ExpectRefused(Llama(), "layer_types", std::vector<std::string>(count, "full_attention"),
+                  absl::StatusCode::kDataLoss,
+                  absl::StrCat("16 elements, one a layer; it has ", count));
+  }
 }
 
 TEST(ModelConfigTest, RefusesActiveSlidingWindows) {

@@ -202,8 +202,46 @@ TEST(SafetensorsTest, RejectsUnknownDtypes) {
   ExpectRejected(WithTensor(R"({"dtype":"f64","shape":[],"data_offsets":[0,8]})"), {"\"f64\""});
   ExpectRejected(WithTensor(R"({"dtype":4,"shape":[],"data_offsets":[0,8]})"),
                  {"dtype", "the number 4"});
-  ExpectRejected(WithTensor(R"({"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]})"),
-                 {"\"t\"", "\"F8_E4M3\"", "not supported"}, absl::StatusCode::kUnimplemented);
+}
+
+TEST(SafetensorsTest, TensorsOfUnsupportedDtypesAreRefusedWhenTheyAreNeeded) {
+  const std::string bytes =
+      SafetensorsBytes(R"({"scale":{"dtype":"F8_E8M0","shape":[3],"data_offsets":[4,7]},)"
+                       R"("half":{"dtype":"F4","shape":[2,3],"data_offsets":[7,10]},)"
+                       R"("z":{"dtype":"C64","shape":[1],"data_offsets":[10,18]},)"
+                       R"("w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+                       "012345678901234567");
+  const auto file = SafetensorsFile::Parse(bytes, "here");
+  ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_EQ((*file)->tensors().size(), 1u);
+  EXPECT_TRUE(GetTensor(**file, "w", {}, {1}).ok());
+  EXPECT_EQ((*file)->Find("scale"), nullptr);
+  const absl::Status needed = GetTensor(**file, "half", {}, {2, 3}).status();
+  EXPECT_EQ(needed.code(), absl::StatusCode::kUnimplemented) << needed;
+  EXPECT_THAT(std::string(needed.message()),
+              AllOf(HasSubstr("here: "), HasSubstr("\"half\""), HasSubstr("\"F4\"")));
+  EXPECT_EQ(GetTensor(**file, "none", {}, {1}).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(SafetensorsTest, ChecksTheSizesOfUnsupportedDtypes) {
+  ExpectRejected(WithTensor(R"({"dtype":"F8_E4M3","shape":[7],"data_offsets":[0,8]})"),
+                 {"\"t\"", "expected 7 bytes for F8_E4M3 [7]"});
+  ExpectRejected(WithTensor(R"({"dtype":"C64","shape":[2],"data_offsets":[0,8]})"),
+                 {"expected 16 bytes"});
+  ExpectRejected(WithTensor(R"({"dtype":"F4","shape":[15],"data_offsets":[0,8]})"),
+                 {"expected whole bytes", "60 bits"});
+  ExpectRejected(WithTensor(R"({"dtype":"F4","shape":[18],"data_offsets":[0,9]})"),
+                 {"data offsets of at most 8"});
+  ExpectRejected(WithTensor(R"({"dtype":"C64","shape":[144115188075855872],"data_offsets":[0,8]})"),
+                 {"expected a size below 2^63"});
+}
+
+// safetensors 0.8 refuses it, too.
+TEST(SafetensorsTest, RejectsAHeaderPaddedWithNuls) {
+  const std::string header = R"({"t":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}})";
+  ExpectRejected(SafetensorsBytes(header + std::string(3, '\0'), "01234567"),
+                 {"header is not valid JSON", "NUL"});
+  EXPECT_TRUE(ParseStatus(SafetensorsBytes(header + "   ", "01234567")).ok());
 }
 
 TEST(SafetensorsTest, RejectsShapesThatMakeNoSense) {

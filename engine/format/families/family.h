@@ -22,12 +22,15 @@ struct Family {
   int64_t head_dim = 0;  // 0: hidden_size / num_attention_heads
   double rope_theta = 10000;
   bool tie_word_embeddings = false;
+  // Which keys about biases the family's decoder obeys; for the others it has none.
+  bool obeys_attention_bias = false;
+  bool obeys_mlp_bias = false;
   // Of those that have a window by its mere size; 0: none. Where `switches_window`, it is named
   // whether or not use_sliding_window says that there is one.
   int64_t sliding_window = 0;
   bool switches_window = false;
   // Sets what is particular, from keys of the family's own too. `config` has its extents and
-  // attention_bias as qkv_bias and attention_output_bias. Null: there is nothing.
+  // its biases. Null: there is nothing.
   void (*read)(ConfigReader& reader, ModelConfig& config) = nullptr;
 };
 

@@ -3,13 +3,11 @@
 namespace ultrasketch {
 
 // Queries, keys and values have biases, whatever attention_bias says.
-const Family kQwen2Family = {.model_type = "qwen2",
-                             .max_position_embeddings = 32768,
-                             .requires_kv_heads = true,
-                             .switches_window = true,
-                             .read = [](ConfigReader& /*reader*/, ModelConfig& config) {
-                               config.qkv_bias = true;
-                               config.attention_output_bias = false;
-                             }};
+const Family kQwen2Family = {
+    .model_type = "qwen2",
+    .max_position_embeddings = 32768,
+    .requires_kv_heads = true,
+    .switches_window = true,
+    .read = [](ConfigReader& /*reader*/, ModelConfig& config) { config.qkv_bias = true; }};
 
 }  // namespace ultrasketch

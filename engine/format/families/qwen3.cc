@@ -8,6 +8,7 @@ const Family kQwen3Family = {
     .max_position_embeddings = 32768,
     .requires_kv_heads = true,
     .head_dim = 128,
+    .obeys_attention_bias = true,
     .switches_window = true,
     .read = [](ConfigReader& /*reader*/, ModelConfig& config) { config.head_norms = true; }};
 

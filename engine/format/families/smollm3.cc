@@ -41,6 +41,8 @@ const Family kSmolLm3Family = {.model_type = "smollm3",
                                .requires_kv_heads = true,
                                .rope_theta = 2000000,
                                .tie_word_embeddings = true,
+                               .obeys_attention_bias = true,
+                               .obeys_mlp_bias = true,
                                .switches_window = true,
                                .read = ReadRopeLayers};
 
