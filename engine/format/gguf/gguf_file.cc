@@ -421,8 +421,11 @@ absl::StatusOr<std::optional<double>> GgufFile::Number(std::string_view key, dou
 absl::StatusOr<std::optional<bool>> GgufFile::Bool(std::string_view key) const {
   const Value* value = Find(key);
   if (value == nullptr) return std::nullopt;
-  if (value->is_array || value->type != GgufValueType::kBool) return ValueError(key, "a bool");
-  return *value->data != 0;
+  if (value->is_array) return ValueError(key, "a bool");
+  if (value->type == GgufValueType::kBool) return *value->data != 0;
+  const auto integer = IntegerAt(*value, 0);  // what some writers make of a bool
+  if (integer != 0 && integer != 1) return ValueError(key, "a bool");
+  return integer == 1;
 }
 
 absl::StatusOr<std::optional<std::string_view>> GgufFile::String(std::string_view key) const {

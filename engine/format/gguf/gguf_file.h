@@ -77,6 +77,7 @@ class GgufFile {
                                                  int64_t most) const;
   absl::StatusOr<std::optional<double>> Number(std::string_view key, double least,
                                                double most) const;
+  // A bool, or the integer 0 or 1.
   absl::StatusOr<std::optional<bool>> Bool(std::string_view key) const;
   absl::StatusOr<std::optional<std::string_view>> String(std::string_view key) const;
 

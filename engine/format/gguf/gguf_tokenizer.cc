@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -133,11 +134,20 @@ class Maker {
     return absl::OkStatus();
   }
 
+  // An id outside the vocabulary is not used, which is a warning: -1, as such or unsigned, is how
+  // files say that there is none.
   absl::StatusOr<std::optional<int32_t>> TokenId(std::string_view name) {
     const std::string key = absl::StrCat("tokenizer.ggml.", A(name), "_token_id");
-    US_ASSIGN_OR_RETURN(const auto id,
-                        file_.Integer(key, 0, static_cast<int64_t>(tokens_.size()) - 1));
+    US_ASSIGN_OR_RETURN(const auto id, file_.Integer(key, std::numeric_limits<int64_t>::min(),
+                                                     std::numeric_limits<int64_t>::max()));
     if (!id.has_value()) return std::optional<int32_t>();
+    const int64_t last = static_cast<int64_t>(tokens_.size()) - 1;
+    if (*id < 0 || *id > last) {
+      result_.warnings.push_back(
+          absl::StrCat(file_.path(), ": ", key, ": expected a token id of the vocabulary, 0 to ",
+                       last, ", found the number ", *id, "; it is not used"));
+      return std::optional<int32_t>();
+    }
     return std::optional<int32_t>(static_cast<int32_t>(*id));
   }
 

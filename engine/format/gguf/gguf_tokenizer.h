@@ -34,8 +34,8 @@ struct GgufTokenizer {
 //
 // Every token has its id in the file, and ids are those of llama.cpp (for texts in Unicode's form
 // NFC, where the model's own tokenizer normalizes to it). `num_rows` are the embedding's: more
-// tokens than that, and special tokens outside the vocabulary, are DATA_LOSS, as is all that is
-// malformed; UNIMPLEMENTED names other models and splits.
+// tokens than that are DATA_LOSS, as is all that is malformed; UNIMPLEMENTED names other models and
+// splits. Ids of special tokens outside the vocabulary are not used, with a warning.
 absl::StatusOr<GgufTokenizer> MakeGgufTokenizer(const GgufFile& file, int64_t num_rows,
                                                 const std::optional<std::string>& pre_tokenizer);
 

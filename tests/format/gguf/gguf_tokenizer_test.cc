@@ -18,6 +18,7 @@ namespace ultrasketch {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -270,6 +271,44 @@ TEST(GgufTokenizerTest, ChatTemplatesAreKept) {
                             {"name": "tool_use", "template": "{{ tools }}"}])"));
 }
 
+TEST(GgufTokenizerTest, IdsOutsideTheVocabularyAreNotUsed) {
+  GgufWriter writer = Small();
+  writer.Uint32("tokenizer.ggml.bos_token_id", 5);
+  writer.Raw("tokenizer.ggml.eos_token_id", GgufValueType::kInt32,
+             GgufBytes().Number(int32_t{-1}).bytes());
+  writer.Uint32("tokenizer.ggml.padding_token_id", 0xffffffff);
+  writer.Uint32("tokenizer.ggml.eot_token_id", 4);
+  const auto made = Make(writer);
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(made->bos_id, std::nullopt);
+  EXPECT_EQ(made->eos_id, std::nullopt);
+  EXPECT_EQ(made->pad_id, std::nullopt);
+  EXPECT_THAT(made->end_ids, ElementsAre(4));
+  EXPECT_FALSE(made->tokenizer_config.contains("bos_token"));
+  EXPECT_THAT(made->warnings,
+              ElementsAre(AllOf(HasSubstr("model.gguf: tokenizer.ggml.bos_token_id"),
+                                HasSubstr("0 to 4, found the number 5")),
+                          HasSubstr("eos_token_id"),
+                          AllOf(HasSubstr("padding_token_id"), HasSubstr("4294967295"))));
+  // Nobody knows the token that is to be added to texts.
+  writer.Bool("tokenizer.ggml.add_bos_token", true);
+  EXPECT_EQ(Make(writer).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(GgufTokenizerTest, AFlagMayBeAnInteger) {
+  GgufWriter writer = Small();
+  writer.Uint32("tokenizer.ggml.bos_token_id", 3);
+  writer.Uint32("tokenizer.ggml.add_bos_token", 1);
+  const auto made = Make(writer);
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_THAT(*Load(*made)->Encode("ab"), ElementsAre(3, 2));
+  writer.Uint32("tokenizer.ggml.add_bos_token", 0);
+  EXPECT_THAT(*Load(*Make(writer))->Encode("ab"), ElementsAre(2));
+  writer.Uint32("tokenizer.ggml.add_bos_token", 2);
+  EXPECT_THAT(std::string(Make(writer).status().message()),
+              AllOf(HasSubstr("add_bos_token"), HasSubstr("a bool"), HasSubstr("the number 2")));
+}
+
 TEST(GgufTokenizerTest, WhatMakesNoSenseIsRefusedByKey) {
   const auto expect = [](const GgufWriter& writer, const std::vector<std::string>& parts,
                          int64_t num_rows = kManyRows) {
@@ -281,12 +320,6 @@ TEST(GgufTokenizerTest, WhatMakesNoSenseIsRefusedByKey) {
   };
   expect(Small(), {"tokenizer.ggml.tokens", "at most 4 tokens"}, 4);
   GgufWriter writer = Small();
-  writer.Uint32("tokenizer.ggml.bos_token_id", 5);
-  expect(writer, {"tokenizer.ggml.bos_token_id", "from 0 to 4", "found the number 5"});
-  writer = Small();
-  writer.Uint32("tokenizer.ggml.eos_token_id", 0xffffffff);
-  expect(writer, {"tokenizer.ggml.eos_token_id"});
-  writer = Small();
   writer.Strings("tokenizer.ggml.tokens", {"a", "b", "ab", "a", "c"});
   expect(writer, {"tokenizer.ggml.tokens", "\"a\" at places 0 and 3"});
   writer = Small();
