@@ -151,9 +151,10 @@ absl::Status AddedVocabulary::BuildTries(const JsonValue& json, const Normalizer
       if (token.special != special) continue;
       std::string pattern = token.content;
       if (token.normalized && normalizer != nullptr) {
-        bool lost_start = false;
-        const absl::Status status = normalizer->Apply(&pattern, &lost_start);
+        NormalizedText normalized{std::move(pattern)};
+        const absl::Status status = normalizer->Apply(&normalized);
         if (!status.ok()) return json.Element(i).DataLoss(S(status.message()));
+        pattern = std::move(normalized.text);
         if (pattern.empty()) return json.Element(i).Unimplemented("normalizes to an empty text");
       }
       (token.normalized ? normalized_ : raw_).Add(pattern, static_cast<int32_t>(i));

@@ -191,7 +191,7 @@ class ReplaceRegexStage : public CopyableStage<ReplaceRegexStage> {
   void Add(std::string_view part, bool ends_token, TokenSink& out) override {
     const std::optional<std::string_view> token = token_.Add(part, ends_token);
     if (!token.has_value()) return;
-    const absl::StatusOr<std::string> replaced = pattern_->ReplaceAll(*token, content_);
+    const absl::StatusOr<std::string> replaced = pattern_->ReplaceAll(*token, content_, &matches_);
     out.Add(replaced.ok() ? std::string_view(*replaced) : *token, /*ends_token=*/true);
   }
 
@@ -201,6 +201,7 @@ class ReplaceRegexStage : public CopyableStage<ReplaceRegexStage> {
   std::shared_ptr<const Pattern> pattern_;
   std::string content_;
   TokenBuffer token_;
+  std::vector<TextRange> matches_;
 };
 
 class StripStage : public CopyableStage<StripStage> {

@@ -48,17 +48,16 @@ absl::Status Pattern::FindAll(std::string_view text, std::vector<TextRange>* mat
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> Pattern::ReplaceAll(std::string_view text,
-                                                std::string_view content) const {
-  std::vector<TextRange> matches;
-  US_RETURN_IF_ERROR(FindAll(text, &matches));
-  if (!content.empty() && matches.size() > (kMaxTextBytes - text.size()) / content.size()) {
+absl::StatusOr<std::string> Pattern::ReplaceAll(std::string_view text, std::string_view content,
+                                                std::vector<TextRange>* matches) const {
+  US_RETURN_IF_ERROR(FindAll(text, matches));
+  if (!content.empty() && matches->size() > (kMaxTextBytes - text.size()) / content.size()) {
     return absl::ResourceExhaustedError("the text grows past 1 GiB in a replacement");
   }
   std::string replaced;
-  replaced.reserve(text.size() + matches.size() * content.size());
+  replaced.reserve(text.size() + matches->size() * content.size());
   size_t copied_end = 0;
-  for (const TextRange& match : matches) {
+  for (const TextRange& match : *matches) {
     replaced += text.substr(copied_end, match.begin - copied_end);
     replaced += content;
     copied_end = match.end;

@@ -31,9 +31,10 @@ class Pattern {
   absl::Status FindAll(std::string_view text, std::vector<TextRange>* matches,
                        const std::atomic<bool>* cancelled = nullptr) const;
 
-  // Writes `text` with `content` in the place of every match. RESOURCE_EXHAUSTED when the result
-  // would pass kMaxTextBytes.
-  absl::StatusOr<std::string> ReplaceAll(std::string_view text, std::string_view content) const;
+  // Writes `text` with `content` in the place of every match; `matches` are FindAll's.
+  // RESOURCE_EXHAUSTED when the result would pass kMaxTextBytes.
+  absl::StatusOr<std::string> ReplaceAll(std::string_view text, std::string_view content,
+                                         std::vector<TextRange>* matches) const;
 
   // The literal to match; empty when the pattern is a regular expression.
   const std::string& literal() const { return literal_; }

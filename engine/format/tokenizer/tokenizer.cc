@@ -23,6 +23,7 @@ using tokenizer_internal::CheckNotCancelled;
 using tokenizer_internal::DecoderPipeline;
 using tokenizer_internal::IllFormedBytes;
 using tokenizer_internal::JsonValue;
+using tokenizer_internal::NormalizedText;
 using tokenizer_internal::Normalizer;
 using tokenizer_internal::PieceList;
 using tokenizer_internal::PostProcessor;
@@ -56,23 +57,17 @@ absl::Status Tokenizer::Impl::EncodeSegment(std::string_view segment, bool is_st
                                             Bpe::Session* session,
                                             std::vector<int32_t>* ids) const {
   US_RETURN_IF_ERROR(CheckNotCancelled(session->cancelled()));
-  std::string text(segment);
+  NormalizedText normalized{std::string(segment), {plain_ranges.begin(), plain_ranges.end()}};
   if (normalizer != nullptr) {
-    bool lost_start = false;
-    US_RETURN_IF_ERROR(normalizer->Apply(&text, &lost_start));
-    if (lost_start) is_start_of_input = false;
+    US_RETURN_IF_ERROR(normalizer->Apply(&normalized));
+    if (normalized.lost_start) is_start_of_input = false;
   }
+  const std::string& text = normalized.text;
   std::vector<AddedVocabulary::Segment> segments;
-  const bool keeps_offsets = normalizer == nullptr;
   added->FindSegments(text, AddedVocabulary::Side::kNormalized, parse_special,
-                      keeps_offsets ? plain_ranges : absl::Span<const ByteRange>(), &segments);
+                      normalized.plain_ranges, &segments);
   for (const AddedVocabulary::Segment& part : segments) {
     if (part.token != nullptr) {
-      if (!keeps_offsets && !plain_ranges.empty()) {
-        return absl::UnimplementedError(
-            absl::StrCat("added token ", Quoted(part.token->content),
-                         " is matched in normalized text, where what is plain text is not known"));
-      }
       ids->push_back(part.token->id);
       continue;
     }
@@ -128,9 +123,11 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view jso
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(const nlohmann::json& document,
-                                                               std::string_view name) {
+                                                               std::string_view name,
+                                                               bool split_special_tokens) {
   const JsonValue root(document, name);
   auto impl = std::make_unique<Impl>();
+  impl->split_special_tokens = split_special_tokens;
   US_ASSIGN_OR_RETURN(const auto normalizer, root.OptionalMember("normalizer"));
   if (normalizer.has_value()) {
     US_ASSIGN_OR_RETURN(impl->normalizer, Normalizer::FromJson(*normalizer));
@@ -174,9 +171,10 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
   if (valid_end < text.size()) {
     return absl::InvalidArgumentError(absl::StrCat("text is not UTF-8 at byte ", valid_end));
   }
+  const bool parse_special = options.parse_special_tokens && !impl_->split_special_tokens;
   std::vector<AddedVocabulary::Segment> segments;
-  impl_->added->FindSegments(text, AddedVocabulary::Side::kRaw, options.parse_special_tokens,
-                             options.plain_ranges, &segments);
+  impl_->added->FindSegments(text, AddedVocabulary::Side::kRaw, parse_special, options.plain_ranges,
+                             &segments);
   std::vector<int32_t> ids;
   std::vector<ByteRange> plain_ranges;
   size_t next_range = 0;
@@ -197,8 +195,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
       if (range.end > segment.range.end) break;
     }
     US_RETURN_IF_ERROR(impl_->EncodeSegment(View(text, segment.range), segment.range.begin == 0,
-                                            options.parse_special_tokens, plain_ranges, &session,
-                                            &ids));
+                                            parse_special, plain_ranges, &session, &ids));
   }
   if (!options.add_special_tokens) return ids;
   return impl_->post_processor.Apply(std::move(ids));

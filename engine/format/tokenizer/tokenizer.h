@@ -41,7 +41,8 @@ struct EncodeOptions {
   // What the post-processor's template adds (usually the beginning-of-sequence token).
   bool add_special_tokens = true;
   // Whether "<|endoftext|>" and the like in the text become special tokens, or are plain text (what
-  // transformers calls split_special_tokens). Added tokens that are not special are found anyway.
+  // transformers calls split_special_tokens; a tokenizer may be made so that they never do). Added
+  // tokens that are not special are found anyway.
   bool parse_special_tokens = true;
   // Parts of the text that somebody else wrote than the author of the rest, ascending and apart
   // from each other. No added token overlaps them, special or not, except tokens that are nothing
@@ -63,15 +64,15 @@ class Tokenizer {
   // The same from contents at hand; `name` stands for the file in messages.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(std::string_view json,
                                                           std::string_view name);
-  // The same from a parsed document.
+  // The same from a parsed document. With `split_special_tokens`, no special token is looked for
+  // in any text.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(const nlohmann::json& document,
-                                                             std::string_view name);
+                                                             std::string_view name,
+                                                             bool split_special_tokens = false);
   ~Tokenizer();
 
-  // INVALID_ARGUMENT, with the byte offset, when `text` is not UTF-8. UNIMPLEMENTED when an added
-  // token that the file wants matched after normalization is spelled in a text with plain ranges:
-  // a normalizer does not say which bytes its output comes from. Time is O(n log n) in the length
-  // of the text. CANCELLED when `options` asked for it meanwhile.
+  // INVALID_ARGUMENT, with the byte offset, when `text` is not UTF-8. Time is O(n log n) in the
+  // length of the text. CANCELLED when `options` asked for it meanwhile.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                               const EncodeOptions& options = {}) const;
 

@@ -31,6 +31,8 @@ struct Tokenizer::Impl {
   // The same, with ill-formed bytes kept.
   tokenizer_internal::DecoderPipeline byte_decoder;
 
+  bool split_special_tokens = false;  // no special token is found in a text
+
   // nullopt for an id without a token.
   std::optional<std::string_view> Token(int32_t id) const;
 

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "unicode/uchar.h"
 
 #include "engine/base/strings.h"
 
@@ -149,7 +150,30 @@ constexpr CategoryRange kAdditions[] = {
     // clang-format on
 };
 
+// Capital letters `first` to `last` whose lower case is `lower` and those after it.
+struct CapitalRange {
+  uint32_t first;
+  uint32_t last;
+  uint32_t lower;
+};
+
+// From the Unicode Character Database, UnicodeData.txt of 17.0 less that of 15.0.
+constexpr CapitalRange kAddedCapitals[] = {
+    {0x1c89, 0x1c89, 0x1c8a},    {0xa7cb, 0xa7cb, 0x264},  {0xa7cc, 0xa7cc, 0xa7cd},
+    {0xa7ce, 0xa7ce, 0xa7cf},    {0xa7d2, 0xa7d2, 0xa7d3}, {0xa7d4, 0xa7d4, 0xa7d5},
+    {0xa7da, 0xa7da, 0xa7db},    {0xa7dc, 0xa7dc, 0x19b},  {0x10d50, 0x10d65, 0x10d70},
+    {0x16ea0, 0x16eb8, 0x16ebb},
+};
+
 }  // namespace
+
+uint32_t LowerCase(uint32_t code_point) {
+  for (const CapitalRange& range : kAddedCapitals) {
+    if (code_point < range.first) break;
+    if (code_point <= range.last) return code_point - range.first + range.lower;
+  }
+  return static_cast<uint32_t>(u_tolower(static_cast<UChar32>(code_point)));
+}
 
 std::string AddedRanges(std::string_view category) {
   std::string ranges;

@@ -11,6 +11,7 @@
 #include "unicode/normalizer2.h"
 #include "unicode/unistr.h"
 
+#include "engine/base/status.h"
 #include "engine/format/tokenizer/utf8.h"
 
 namespace ultrasketch::tokenizer_internal {
@@ -107,24 +108,55 @@ class MarkSorter {
   icu::UnicodeString decomposition_;
 };
 
+// Appends the normal form of `text`.
+absl::Status AppendNormalized(const icu::Normalizer2& normalizer, std::string_view text,
+                              std::string* out) {
+  UErrorCode error = U_ZERO_ERROR;
+  const std::string sorted = MarkSorter(normalizer).Sort(text);
+  icu::StringByteSink<std::string> sink(out);
+  normalizer.normalizeUTF8(0, icu::StringPiece(sorted.data(), static_cast<int32_t>(sorted.size())),
+                           sink, nullptr, error);
+  if (U_SUCCESS(error)) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("Unicode normalization: ", u_errorName(error)));
+}
+
+// Whether the text can be cut before the character at `position`: both parts are normalized as the
+// whole is.
+bool IsBoundary(const icu::Normalizer2& normalizer, std::string_view text, size_t position) {
+  if (position == 0 || position >= text.size()) return true;
+  if ((static_cast<uint8_t>(text[position]) & 0xc0) == 0x80) return false;  // inside a character
+  return normalizer.hasBoundaryBefore(static_cast<UChar32>(NextCodePoint(text, &position)));
+}
+
 }  // namespace
 
-absl::Status NormalizeUnicode(NormalizationForm form, std::string* text) {
+absl::Status NormalizeUnicode(NormalizationForm form, std::string* text,
+                              std::vector<ByteRange>* ranges) {
   UErrorCode error = U_ZERO_ERROR;
   const icu::Normalizer2* normalizer = Instance(form, &error);
-  std::string normalized;
-  if (U_SUCCESS(error)) {
-    const std::string sorted = MarkSorter(*normalizer).Sort(*text);
-    normalized.reserve(sorted.size());
-    icu::StringByteSink<std::string> sink(&normalized);
-    normalizer->normalizeUTF8(0,
-                              icu::StringPiece(sorted.data(), static_cast<int32_t>(sorted.size())),
-                              sink, nullptr, error);
-  }
   if (U_FAILURE(error)) {
     return absl::InternalError(absl::StrCat("Unicode normalization: ", u_errorName(error)));
   }
+  const std::string_view all = *text;
+  std::string normalized;
+  normalized.reserve(all.size());
+  std::vector<ByteRange> moved;
+  size_t done = 0;  // a boundary
+  for (const ByteRange& range : *ranges) {
+    if (range.end <= done) continue;  // in the widened range before it
+    size_t begin = std::max(range.begin, done);
+    while (begin > done && !IsBoundary(*normalizer, all, begin)) --begin;
+    size_t end = range.end;
+    while (!IsBoundary(*normalizer, all, end)) ++end;
+    US_RETURN_IF_ERROR(AppendNormalized(*normalizer, all.substr(done, begin - done), &normalized));
+    const size_t moved_begin = normalized.size();
+    US_RETURN_IF_ERROR(AppendNormalized(*normalizer, all.substr(begin, end - begin), &normalized));
+    moved.push_back({moved_begin, normalized.size()});
+    done = end;
+  }
+  US_RETURN_IF_ERROR(AppendNormalized(*normalizer, all.substr(done), &normalized));
   *text = std::move(normalized);
+  *ranges = std::move(moved);
   return absl::OkStatus();
 }
 

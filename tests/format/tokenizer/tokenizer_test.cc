@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 
 #include "engine/base/random.h"
 #include "engine/base/strings.h"
@@ -126,15 +127,100 @@ TEST(PlainRangesTest, TokensOfWhiteSpaceAloneStayTokens) {
   EXPECT_THAT(*tokenizer->Encode("x  x", {.plain_ranges = ranges}), ElementsAre(3, 8, 3));
 }
 
-TEST(PlainRangesTest, TokensOfNormalizedTextAreRefused) {
-  const auto tokenizer = ParseTokenizer(
-      SmallTokenizer(R"({"id": 6, "content": "<s>", "special": true, "normalized": true})",
-                     R"({"type": "Lowercase"})"));
-  const ByteRange ranges[] = {{0, 1}};
-  EXPECT_THAT(*tokenizer->Encode("xx", {.plain_ranges = ranges}), ElementsAre(3, 3));
-  const auto ids = tokenizer->Encode("x<S>", {.plain_ranges = ranges});
-  EXPECT_EQ(ids.status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(ids.status().message()), HasSubstr("added token \"<s>\""));
+// A token that is looked for in the normalized text: found outside of the ranges, never in them,
+// whatever the normalizer does to the text before them.
+TEST(PlainRangesTest, FollowTheTextThroughNormalizers) {
+  struct Case {
+    const char* normalizer;
+    std::string before;
+    std::string plain;
+    std::string after;
+  };
+  const Case cases[] = {
+      {R"({"type": "NFC"})", "x", "<s>x", "<s>"},
+      // Composed, in the text before and over the border.
+      {R"({"type": "NFC"})", "xe\u0301<s>e", "\u0301<s>e\u0301", "\u0301<s>"},
+      {R"({"type": "NFD"})", "\u00e9<s>\u00e9", "<s>\u1e69\u0301", "<s>"},
+      {R"({"type": "NFKC"})", "\ufb01<s>", "\uff1c\uff53\uff1e<s>", "\uff1c\uff53\uff1e"},
+      {R"({"type": "NFKD"})", "\u00bd<s>", "<s>\u00bd", "<s>x"},
+      // Tokens are normalized, too: this one is "x<s>".
+      {R"({"type": "Prepend", "prepend": "x"})", "", "<s>", "x<s>"},
+      {R"({"type": "Prepend", "prepend": "x"})", "<s>", "x<s>", "x<s>"},
+      {R"({"type": "Lowercase"})", "\u0130<S>\u212a", "<s>\u0130<S>", "x<S>"},
+      {R"({"type": "Strip", "strip_left": true, "strip_right": true})", "   ", "  <s>", "<s>  "},
+      {R"({"type": "Strip", "strip_left": true, "strip_right": true})", "<s>", "<s>   ", "  "},
+      {R"({"type": "Replace", "pattern": {"String": "x"}, "content": "<s>"})", "xxy", "x", "yx"},
+      {R"({"type": "Replace", "pattern": {"Regex": "y+"}, "content": ""})", "<sy>yy", "<yyys>y",
+       "y<s>"},
+      {R"({"type": "Replace", "pattern": {"Regex": "z+"}, "content": "<s>"})", "<s>z", "z", "z<s>"},
+      {R"({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "y"},
+           {"type": "Replace", "pattern": {"String": "y"}, "content": "xxx"},
+           {"type": "NFC"}, {"type": "Lowercase"}]})",
+       "e\u0301y<S>", "y<s>y", "y<S>"},
+  };
+  for (const bool special : {true, false}) {
+    for (const Case& test_case : cases) {
+      SCOPED_TRACE(absl::StrCat(test_case.normalizer, test_case.before, "|", test_case.plain, "|",
+                                test_case.after));
+      // 20 is the added token alone.
+      const auto tokenizer = ParseTokenizer(absl::StrCat(
+          R"({"added_tokens": [{"id": 20, "content": "<s>", "normalized": true, "special": )",
+          special ? "true" : "false", R"(}], "normalizer": )", test_case.normalizer,
+          R"(, "model": {"type": "BPE", "vocab": {"<": 0, "s": 1, ">": 2, "x": 3}, "merges": []}})"));
+      const auto count = [&](const std::string& text, absl::Span<const ByteRange> ranges) {
+        const auto ids = tokenizer->Encode(text, {.plain_ranges = ranges});
+        EXPECT_TRUE(ids.ok()) << ids.status();
+        return ids.ok() ? std::count(ids->begin(), ids->end(), 20) : -1;
+      };
+      const std::string text = test_case.before + test_case.plain + test_case.after;
+      const ByteRange range = {test_case.before.size(),
+                               test_case.before.size() + test_case.plain.size()};
+      const auto outside = count(test_case.before, {}) + count(test_case.after, {});
+      const auto all = count(text, {});
+      const auto found = count(text, {range});
+      EXPECT_LE(found, outside);
+      EXPECT_LT(found, all);
+      const ByteRange everything = {0, text.size()};
+      EXPECT_EQ(count(text, {everything}), 0);
+    }
+  }
+}
+
+TEST(PlainRangesTest, TemplateTokensStayTokensInNormalizedText) {
+  for (const std::string normalizer :
+       {R"({"type": "NFC"})", R"({"type": "NFKD"})", R"({"type": "Lowercase"})",
+        R"({"type": "Replace", "pattern": {"String": "y"}, "content": "xx"})"}) {
+    SCOPED_TRACE(normalizer);
+    const auto tokenizer = ParseTokenizer(absl::StrCat(
+        R"({"added_tokens": [{"id": 20, "content": "<z>", "normalized": true}], "normalizer": )",
+        normalizer,
+        R"(, "model": {"type": "BPE", "vocab": {"<": 0, "z": 1, ">": 2, "x": 3}, "merges": []}})"));
+    // The template writes "<z>" around "y<z>y".
+    const ByteRange ranges[] = {{3, 8}};
+    const auto ids = tokenizer->Encode("<z>y<z>y<z>", {.plain_ranges = ranges});
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    EXPECT_EQ(std::count(ids->begin(), ids->end(), 20), 2);
+    EXPECT_EQ(ids->front(), 20);
+    EXPECT_EQ(ids->back(), 20);
+  }
+}
+
+// The `tokenizers` library 0.23.3 knows capital letters that ICU 72 does not.
+TEST(TokenizerTest, LowercasesLettersOfUnicode17) {
+  const auto tokenizer = ParseTokenizer(R"({"normalizer": {"type": "Lowercase"}, "model": {
+      "type": "BPE", "vocab": {"\u1c8a": 0, "\u0264": 1, "\ua7db": 2, "\u019b": 3,
+      "\ud803\udd85": 4, "\ud81b\uded3": 5, "\u1e9f": 6}, "merges": []}})");
+  EXPECT_THAT(*tokenizer->Encode("\u1c89\ua7cb\ua7da\ua7dc\U00010d65\U00016eb8"),
+              ElementsAre(0, 1, 2, 3, 4, 5));
+}
+
+TEST(TokenizerTest, FindsNoSpecialTokensWhenItIsMadeSo) {
+  const auto document = nlohmann::json::parse(SmallTokenizer(
+      R"({"id": 6, "content": "<s>", "special": true}, {"id": 8, "content": "xx"})"));
+  const auto tokenizer = Tokenizer::FromJson(document, "t", /*split_special_tokens=*/true);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT(*(*tokenizer)->Encode("<xx> s>"), ElementsAre(0, 8, 2, 4, 7));
+  EXPECT_TRUE((*tokenizer)->IsSpecial(6));
 }
 
 // The ids of transformers 5.24 with split_special_tokens=True.
