@@ -109,6 +109,13 @@ class CompressCommand : public Command {
         ->capture_default_str();
     app.add_option("--bits", options_.bits_per_weight,
                    "At most this many bits per weight of the linear layers, side data included")
+        ->check(CLI::Validator(
+            [](const std::string& text) {
+              double bits = 0;
+              return absl::SimpleAtod(text, &bits) ? std::string()
+                                                   : absl::StrCat("'", text, "' is not a number");
+            },
+            ""))
         ->capture_default_str()
         ->type_name("BITS");
     app.add_option(
