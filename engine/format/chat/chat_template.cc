@@ -53,18 +53,36 @@ absl::StatusOr<nlohmann::json> ReadOptionalJson(const std::string& path) {
   return json;
 }
 
+absl::Status NoDefaultTemplate(const std::string& path, const std::string& names) {
+  return absl::UnimplementedError(
+      absl::StrCat(path, ": chat_template: expected a template named \"default\", found ",
+                   names.empty() ? "none" : names));
+}
+
 // The template in a tokenizer_config.json; nullopt when there is none.
 absl::StatusOr<std::optional<std::string>> TemplateOfConfig(const nlohmann::json& config,
                                                             const std::string& path) {
   const nlohmann::json* member = FindMember(config, "chat_template");
   if (member == nullptr) return std::nullopt;
   if (member->is_string()) return member->get<std::string>();
-  if (!member->is_array()) {
-    return absl::DataLossError(absl::StrCat(
-        path, ": chat_template: expected a string or a list of named templates, found ",
-        DescribeJson(member)));
-  }
   std::string names;
+  if (member->is_object()) {  // name to template
+    for (const auto& [name, text] : member->items()) {
+      if (!text.is_string()) {
+        return absl::DataLossError(absl::StrCat(path, ": chat_template: ", Quoted(name),
+                                                ": expected a template, found ",
+                                                DescribeJson(&text)));
+      }
+      if (name == "default") return text.get<std::string>();
+      absl::StrAppend(&names, names.empty() ? "" : ", ", Quoted(name));
+    }
+    return NoDefaultTemplate(path, names);
+  }
+  if (!member->is_array()) {
+    return absl::DataLossError(
+        absl::StrCat(path, ": chat_template: expected a string or named templates, found ",
+                     DescribeJson(member)));
+  }
   for (const nlohmann::json& entry : *member) {
     const nlohmann::json* name = FindMember(entry, "name");
     const nlohmann::json* text = FindMember(entry, "template");
@@ -75,9 +93,7 @@ absl::StatusOr<std::optional<std::string>> TemplateOfConfig(const nlohmann::json
     if (*name == "default") return text->get<std::string>();
     absl::StrAppend(&names, names.empty() ? "" : ", ", Quoted(name->get<std::string>()));
   }
-  return absl::UnimplementedError(
-      absl::StrCat(path, ": chat_template: expected a template named \"default\", found ",
-                   names.empty() ? "none" : names));
+  return NoDefaultTemplate(path, names);
 }
 
 std::tm LocalTime() {

@@ -48,7 +48,7 @@ class ChatTemplate {
  public:
   // The template and the special tokens of the checkpoint in `folder`. As in transformers, the
   // template is chat_template.jinja; else the member "chat_template" of tokenizer_config.json,
-  // where it is a string or a list of named templates, of which "default" is taken. The special
+  // where it is a string, or named templates, of which "default" is taken. The special
   // tokens are those of tokenizer_config.json, and of special_tokens_map.json unless the former has
   // "added_tokens_decoder". Null when the model has no template. UNIMPLEMENTED, naming file, line
   // and column, for a template that uses what is not supported, INVALID_ARGUMENT for a syntax

@@ -124,7 +124,8 @@ absl::StatusOr<FolderTokenizer> LoadFolderTokenizer(const std::string& folder) {
           "file are followed, so that token ids may differ"));
     }
   }
-  US_ASSIGN_OR_RETURN(result.tokenizer, Tokenizer::FromJson(document, path));
+  const bool split_special_tokens = config.Bool("split_special_tokens").value_or(false);
+  US_ASSIGN_OR_RETURN(result.tokenizer, Tokenizer::FromJson(document, path, split_special_tokens));
 
   const AdviceFile special_tokens(folder + "/special_tokens_map.json", &result.warnings);
   const bool uses_map = !config.Has("added_tokens_decoder") && special_tokens.Has("eos_token");

@@ -244,6 +244,12 @@ TEST_F(ChatTemplateFilesTest, OfNamedTemplatesTheDefaultIsTaken) {
   EXPECT_EQ(Render(), "d");
   Write("tokenizer_config.json", R"({"chat_template": [{"name": "tool_use", "template": "t"}]})");
   EXPECT_THAT(Render(), HasSubstr("expected a template named \"default\", found \"tool_use\""));
+  Write("tokenizer_config.json", R"({"chat_template": {"tool_use": "t", "default": "o"}})");
+  EXPECT_EQ(Render(), "o");
+  Write("tokenizer_config.json", R"({"chat_template": {"rag": "t"}})");
+  EXPECT_THAT(Render(), HasSubstr("expected a template named \"default\", found \"rag\""));
+  Write("tokenizer_config.json", R"({"chat_template": {"default": 5}})");
+  EXPECT_THAT(Render(), HasSubstr("\"default\": expected a template, found the number 5"));
   Write("tokenizer_config.json", R"({"chat_template": 5})");
   EXPECT_THAT(Render(), HasSubstr("tokenizer_config.json: chat_template: expected a string"));
 }

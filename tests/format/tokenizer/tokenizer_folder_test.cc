@@ -112,6 +112,15 @@ TEST_F(TokenizerFolderTest, LooksForTheEndTokenInTheMapOfSpecialTokens) {
   EXPECT_EQ(Load().eos_token_id, 0);
 }
 
+// The ids are those of transformers 5.24.
+TEST_F(TokenizerFolderTest, SplitsSpecialTokensWhereTheFileSaysSo) {
+  UseTokenizer("llama3");
+  EXPECT_THAT(*Load().tokenizer->Encode("a <|eot_id|>"), ElementsAre(562, 64, 220, 566));
+  folder_.Write("tokenizer_config.json", R"({"split_special_tokens": true})");
+  EXPECT_THAT(*Load().tokenizer->Encode("a <|eot_id|>"),
+              ElementsAre(562, 64, 220, 27, 91, 374, 83, 62, 299, 91, 29));
+}
+
 TEST_F(TokenizerFolderTest, TakesTheFilesBesideItForAdvice) {
   UseTokenizer("llama2");
   const std::string path = folder_.File("tokenizer_config.json");
