@@ -10,6 +10,8 @@
 #include "engine/format/chat/jinja_interpreter.h"
 #include "engine/format/chat/jinja_parser.h"
 #include "engine/format/json.h"
+#include "engine/format/tokenizer/folder_tokens.h"
+#include "engine/format/tokenizer/prefix_space.h"
 
 namespace ultrasketch {
 
@@ -32,25 +34,46 @@ namespace {
 
 constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
 
-constexpr std::string_view kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
-                                               "pad_token", "cls_token", "mask_token"};
-
-// Adds the tokens of a tokenizer_config.json or special_tokens_map.json: strings, or objects with a
-// "content".
-void AddSpecialTokens(const nlohmann::json& config, std::map<std::string, std::string>* tokens) {
-  for (const std::string_view name : kSpecialTokens) {
-    const nlohmann::json* token = FindMember(config, name);
-    if (token != nullptr && token->is_object()) token = FindMember(*token, "content");
-    if (token != nullptr && token->is_string()) {
-      (*tokens)[std::string(name)] = token->get<std::string>();
-    }
-  }
-}
-
 absl::StatusOr<nlohmann::json> ReadOptionalJson(const std::string& path) {
   absl::StatusOr<nlohmann::json> json = ReadJsonFile(path);
   if (absl::IsNotFound(json.status())) return nlohmann::json::object();
   return json;
+}
+
+std::string StringMember(const nlohmann::json& object, std::string_view key) {
+  const nlohmann::json* value = FindMember(object, key);
+  return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
+}
+
+// The named tokens, "bos_token" and the like; whoever loads the tokenizer says what is wrong with
+// them.
+absl::StatusOr<std::map<std::string, std::string>> ReadSpecialTokens(
+    const std::string& folder, const nlohmann::json& config, const std::string& config_path) {
+  const std::string map_path = absl::StrCat(folder, "/special_tokens_map.json");
+  nlohmann::json map;
+  if (!config.contains("added_tokens_decoder")) {
+    US_ASSIGN_OR_RETURN(map, ReadOptionalJson(map_path));
+  }
+  const absl::StatusOr<nlohmann::json> model_config = ReadJsonFile(folder + "/config.json");
+  const nlohmann::json& model = model_config.ok() ? *model_config : config;
+  std::string stated_class = StringMember(config, "tokenizer_class");
+  if (stated_class.empty()) stated_class = StringMember(model, "tokenizer_class");
+  const absl::StatusOr<std::string> tokenizer =
+      ReadFile(folder + "/tokenizer.json", kMaxTokenizerFileBytes);
+  const bool is_byte_level =
+      tokenizer.ok() && tokenizer->find("\"ByteLevel\"") != std::string::npos;
+  const auto* const rebuilding = tokenizer_internal::FindRebuildingClass(
+      stated_class, StringMember(model, "model_type"), is_byte_level);
+  const std::string_view class_name =
+      rebuilding != nullptr ? tokenizer_internal::ClassName(*rebuilding) : std::string_view();
+  std::vector<std::string> ignored;
+  const auto stated = tokenizer_internal::ReadStatedTokens({config_path, config}, {map_path, map},
+                                                           {}, class_name, &ignored);
+  std::map<std::string, std::string> tokens;
+  for (const auto& [name, token] : stated.named) {
+    if (token.has_value()) tokens.emplace(name, token->content);
+  }
+  return tokens;
 }
 
 absl::Status NoDefaultTemplate(const std::string& path, const std::string& names) {
@@ -111,13 +134,7 @@ ChatTemplate::~ChatTemplate() = default;
 absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::string& folder) {
   const std::string config_path = absl::StrCat(folder, "/tokenizer_config.json");
   US_ASSIGN_OR_RETURN(const nlohmann::json config, ReadOptionalJson(config_path));
-  std::map<std::string, std::string> special_tokens;
-  AddSpecialTokens(config, &special_tokens);
-  if (FindMember(config, "added_tokens_decoder") == nullptr) {
-    US_ASSIGN_OR_RETURN(const nlohmann::json map,
-                        ReadOptionalJson(absl::StrCat(folder, "/special_tokens_map.json")));
-    AddSpecialTokens(map, &special_tokens);
-  }
+  US_ASSIGN_OR_RETURN(auto special_tokens, ReadSpecialTokens(folder, config, config_path));
   const std::string path = absl::StrCat(folder, "/chat_template.jinja");
   const absl::StatusOr<std::string> file = ReadFile(path, kMaxTemplateBytes);
   if (file.ok()) return Parse(*file, path, std::move(special_tokens));

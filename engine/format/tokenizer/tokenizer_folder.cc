@@ -8,17 +8,23 @@
 #include "engine/base/status.h"
 #include "engine/base/strings.h"
 #include "engine/format/json.h"
+#include "engine/format/tokenizer/folder_tokens.h"
 #include "engine/format/tokenizer/prefix_space.h"
 
 namespace ultrasketch {
 
 using nlohmann::json;
+using tokenizer_internal::AddStatedTokens;
 using tokenizer_internal::ClassName;
 using tokenizer_internal::FindRebuildingClass;
 using tokenizer_internal::HasComponentsOfClass;
 using tokenizer_internal::PrefixSpaceSettings;
+using tokenizer_internal::ReadStatedTokens;
 using tokenizer_internal::RebuildingClass;
 using tokenizer_internal::SetPrefixSpace;
+using tokenizer_internal::SideFile;
+using tokenizer_internal::StatedToken;
+using tokenizer_internal::StatedTokens;
 
 namespace {
 
@@ -42,8 +48,6 @@ class AdviceFile {
     contents_ = *std::move(contents);
   }
 
-  bool Has(std::string_view key) const { return FindMember(contents_, key) != nullptr; }
-
   std::optional<bool> Bool(std::string_view key) const {
     const json* value = FindMember(contents_, key);
     if (value == nullptr) return std::nullopt;
@@ -52,6 +56,13 @@ class AdviceFile {
       return std::nullopt;
     }
     return value->get<bool>();
+  }
+
+  // Nothing when it is something else.
+  std::optional<int64_t> PositiveInteger(std::string_view key) const {
+    const json* value = FindMember(contents_, key);
+    if (value == nullptr || !value->is_number_unsigned() || *value == 0) return std::nullopt;
+    return value->get<int64_t>();
   }
 
   std::string String(std::string_view key) const {
@@ -64,22 +75,7 @@ class AdviceFile {
     return value->get<std::string>();
   }
 
-  // A token: its spelling, or an object with it as "content".
-  std::optional<int32_t> Token(std::string_view key, const Tokenizer& tokenizer) const {
-    const json* value = FindMember(contents_, key);
-    if (value == nullptr) return std::nullopt;
-    const json* spelling = value->is_object() ? FindMember(*value, "content") : value;
-    if (spelling == nullptr || !spelling->is_string()) {
-      WarnOfType(key, "a token's spelling, or an object with it as \"content\"", value);
-      return std::nullopt;
-    }
-    const std::optional<int32_t> id = tokenizer.TokenToId(spelling->get<std::string>());
-    if (!id.has_value()) {
-      Warn(absl::StrCat(path_, ": ", A(key), " is ", Quoted(spelling->get<std::string>()),
-                        ", which is no token of tokenizer.json; it is not used"));
-    }
-    return id;
-  }
+  SideFile side_file() const { return {path_, contents_}; }
 
  private:
   void Warn(std::string warning) const { warnings_->push_back(std::move(warning)); }
@@ -124,12 +120,25 @@ absl::StatusOr<FolderTokenizer> LoadFolderTokenizer(const std::string& folder) {
           "file are followed, so that token ids may differ"));
     }
   }
-  const bool split_special_tokens = config.Bool("split_special_tokens").value_or(false);
-  US_ASSIGN_OR_RETURN(result.tokenizer, Tokenizer::FromJson(document, path, split_special_tokens));
-
   const AdviceFile special_tokens(folder + "/special_tokens_map.json", &result.warnings);
-  const bool uses_map = !config.Has("added_tokens_decoder") && special_tokens.Has("eos_token");
-  result.eos_token_id = (uses_map ? special_tokens : config).Token("eos_token", *result.tokenizer);
+  const AdviceFile added_tokens(folder + "/added_tokens.json", &result.warnings);
+  const std::string_view class_name =
+      rebuilding != nullptr ? ClassName(*rebuilding) : std::string_view();
+  const StatedTokens stated =
+      ReadStatedTokens(config.side_file(), special_tokens.side_file(), added_tokens.side_file(),
+                       class_name, &result.warnings);
+  if (document.is_object()) {
+    AddStatedTokens(stated, class_name, model_config.PositiveInteger("vocab_size"), path, &document,
+                    &result.warnings, &result.notes);
+  }
+  US_ASSIGN_OR_RETURN(
+      result.tokenizer,
+      Tokenizer::FromJson(document, path, config.Bool("split_special_tokens").value_or(false)));
+
+  const StatedToken* const eos = stated.FindNamed("eos_token");
+  if (eos != nullptr && !eos->origin.empty()) {
+    result.eos_token_id = result.tokenizer->TokenToId(eos->content);
+  }
   return result;
 }
 

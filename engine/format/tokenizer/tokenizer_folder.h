@@ -30,15 +30,17 @@ struct FolderTokenizer {
   std::vector<std::string> notes;
 };
 
-// tokenizer.json is followed to the letter, with two exceptions: where tokenizer_config.json has
-// "add_prefix_space", true or false, and transformers 5 obeys it, so does this. That is so for the
-// classes that transformers builds anew from the vocabulary: LlamaTokenizer and
-// CodeLlamaTokenizer (not with byte-level files), Qwen2Tokenizer, GPT2Tokenizer, GPTNeoXTokenizer
-// and CodeGenTokenizer, with or without "Fast"; never for model type mistral, and always, as
-// Qwen2Tokenizer, for qwen2. "split_special_tokens", true, is obeyed, too.
+// Tokens that the files beside tokenizer.json define are added to its own, as transformers does
+// (folder_tokens.h). Otherwise tokenizer.json is followed to the letter, with two exceptions: where
+// tokenizer_config.json has "add_prefix_space", true or false, and transformers 5 obeys it, so does
+// this. That is so for the classes that transformers builds anew from the vocabulary:
+// LlamaTokenizer and CodeLlamaTokenizer (not with byte-level files), Qwen2Tokenizer, GPT2Tokenizer,
+// GPTNeoXTokenizer and CodeGenTokenizer, with or without "Fast"; never for model type mistral, and
+// always, as Qwen2Tokenizer, for qwen2. "split_special_tokens", true, is obeyed, too.
 //
-// tokenizer_config.json, special_tokens_map.json and config.json may be absent; what is wrong with
-// the first two is a warning, the last is read elsewhere. Errors are those of Tokenizer::Load.
+// tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json may be absent;
+// what is wrong with the first three is a warning, the last is read elsewhere. Errors are those of
+// Tokenizer::Load.
 absl::StatusOr<FolderTokenizer> LoadFolderTokenizer(const std::string& folder);
 
 }  // namespace ultrasketch

@@ -112,6 +112,38 @@ TEST_F(TokenizerFolderTest, LooksForTheEndTokenInTheMapOfSpecialTokens) {
   EXPECT_EQ(Load().eos_token_id, 0);
 }
 
+TEST_F(TokenizerFolderTest, HasTheTokensThatTransformersHas) {
+  const json cases = json::parse(*ReadFile(DataPath("folder-tokens-oracle.json")));
+  ASSERT_GE(cases.size(), 50u);
+  for (const json& test_case : cases) {
+    SCOPED_TRACE(test_case.dump());
+    UseTokenizer(test_case["tokenizer"]);
+    folder_.Write("config.json", json{{"model_type", test_case["model_type"]}}.dump());
+    const json& files = test_case["files"];
+    for (const std::string name : {"tokenizer_config", "special_tokens_map", "added_tokens"}) {
+      folder_.Write(name + ".json", files.contains(name) ? files[name].dump() : "{}");
+    }
+    const FolderTokenizer loaded = Load();
+    ASSERT_NE(loaded.tokenizer, nullptr);
+    for (const json& text : test_case["texts"]) {
+      const auto ids = loaded.tokenizer->Encode(text["text"].get<std::string>());
+      ASSERT_TRUE(ids.ok()) << ids.status();
+      EXPECT_EQ(*ids, text["ids"].get<std::vector<int32_t>>()) << text["text"];
+    }
+  }
+}
+
+TEST_F(TokenizerFolderTest, ATokenWithoutARowOfTheEmbeddingIsNotAdded) {
+  UseTokenizer("llama3");
+  folder_.Write("config.json", R"({"model_type": "llama", "vocab_size": 580})");
+  folder_.Write("tokenizer_config.json", R"({"eos_token": "<X>", "pad_token": "<Y>"})");
+  const FolderTokenizer loaded = Load();
+  EXPECT_EQ(loaded.eos_token_id, 579);
+  EXPECT_EQ(loaded.tokenizer->TokenToId("<Y>"), std::nullopt);
+  EXPECT_THAT(loaded.warnings, ElementsAre(AllOf(HasSubstr("pad_token: \"<Y>\""),
+                                                 HasSubstr("580 tokens"), HasSubstr("not used"))));
+}
+
 // The ids are those of transformers 5.24.
 TEST_F(TokenizerFolderTest, SplitsSpecialTokensWhereTheFileSaysSo) {
   UseTokenizer("llama3");
@@ -126,8 +158,9 @@ TEST_F(TokenizerFolderTest, TakesTheFilesBesideItForAdvice) {
   const std::string path = folder_.File("tokenizer_config.json");
   for (const std::string contents :
        {"{", "", "[]", R"({"eos_token": "</s>",})", R"({"eos_token": NaN})", R"({"eos_token": 2})",
-        R"({"eos_token": "<|none|>"})", R"({"eos_token": {"id": 2}})",
-        R"({"add_prefix_space": "no"})", R"({"tokenizer_class": ["LlamaTokenizer"]})"}) {
+        R"({"eos_token": {"id": 2}})", R"({"added_tokens_decoder": {"x": "<x>"}})",
+        R"({"extra_special_tokens": "<x>"})", R"({"add_prefix_space": "no"})",
+        R"({"tokenizer_class": ["LlamaTokenizer"]})"}) {
     SCOPED_TRACE(contents);
     folder_.Write("tokenizer_config.json", contents);
     const FolderTokenizer loaded = Load();
