@@ -34,8 +34,9 @@ constexpr std::string_view kQuantizedHeadName = "lm_head.quantized";
 constexpr std::string_view kHeadKey = "head";  // of quantization_config: the type of the latter
 
 // Files that belong to a model besides its weights.
-constexpr const char* kSideFiles[] = {"config.json", "generation_config.json", "tokenizer.json",
-                                      "tokenizer_config.json", "special_tokens_map.json"};
+constexpr const char* kSideFiles[] = {
+    "config.json",           "generation_config.json",  "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"};
 
 std::string Join(const std::string& folder, std::string_view name) {
   return (std::filesystem::path(folder) / name).string();

@@ -136,9 +136,9 @@ class EngineLoop::Impl {
     if (draining_ || stopping_) return absl::UnavailableError("the model is shutting down");
     US_RETURN_IF_ERROR(ValidateNumCompletions(num_completions, limits_));
     if (num_completions > limits_.max_queued_requests - num_queued_completions()) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "the queue is full: ", num_queued_completions(), " completions wait; with ",
-          num_completions, " more they would exceed ", limits_.max_queued_requests));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the queue is full: ", num_queued_completions(), " completions wait; with ",
+                       num_completions, " more they would exceed ", limits_.max_queued_requests));
     }
     const int64_t num_queued_tokens = num_inbox_tokens_ + core_stats_.num_waiting_tokens;
     if (num_queued_tokens > 0 && num_tokens > max_queued_tokens_ - num_queued_tokens) {
