@@ -37,9 +37,12 @@ def add(tokenizer, config, model_type="llama", **files):
             with open(f"{folder}/{name}.json", "w") as file:
                 json.dump(contents, file, sort_keys=True)
         loaded = AutoTokenizer.from_pretrained(folder)
+    # CodeLlamaTokenizer puts a text that spells its fill_token into another order: docs/checkpoints.md.
+    fill = loaded.special_tokens_map.get("fill_token") if type(loaded).__name__ == "CodeLlamaTokenizer" else None
+    texts = [text for text in TEXTS if fill is None or fill not in text]
     CASES.append({"tokenizer": tokenizer, "model_type": model_type, "files": files,
                   "class": type(loaded).__name__, "named": loaded.special_tokens_map,
-                  "texts": [{"text": text, "ids": loaded(text)["input_ids"]} for text in TEXTS]})
+                  "texts": [{"text": text, "ids": loaded(text)["input_ids"]} for text in texts]})
 
 
 def stated(name, **keys):
