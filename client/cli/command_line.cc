@@ -84,7 +84,7 @@ CLI::Validator NumberIn(double least, double most) {
         if (absl::SimpleAtod(text, &value) && value >= least && value <= most) return std::string();
         return absl::StrCat("'", text, "' is not a number in [", least, ", ", most, "]");
       },
-      "");
+      absl::StrCat("FLOAT in [", least, " - ", most, "]"));
 }
 
 void DeclareTimeout(CLI::App& app, double& seconds) {
