@@ -159,6 +159,7 @@ TEST_F(LoadModelTest, RefusesLimitsOutOfRange) {
 TEST_F(LoadModelTest, SaysHowMuchMemoryTheCacheNeedsAndThereIs) {
   ModelOptions options = SmallOptions();
   options.kv_cache_tokens = int64_t{1} << 34;
+  options.kv_cache_type = KvCacheType::kFp16;
   // 2 layers, keys and values, 2 heads of 10 numbers of 2 bytes.
   const int64_t bytes = options.kv_cache_tokens * 2 * 2 * 2 * 10 * 2;
   ExpectRefused(absl::StatusCode::kResourceExhausted,
@@ -236,7 +237,9 @@ TEST_F(LoadModelTest, TheCacheTakesWhatItsTypeTakes) {
 }
 
 TEST_F(LoadModelTest, AccountsForItsMemory) {
-  const auto model = Load();
+  ModelOptions options = SmallOptions();
+  options.kv_cache_type = KvCacheType::kFp16;
+  const auto model = Load(options);
   ASSERT_TRUE(model.ok()) << model.status();
   const MemoryUsage usage = (*model)->memory_usage();
   int64_t weights = 0;
@@ -256,7 +259,7 @@ TEST_F(LoadModelTest, AccountsForItsMemory) {
   const auto checkpoint = Checkpoint::Open(folder_.path());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const auto backend = CreateBackend("cpu", {.num_threads = 1});
-  const MemoryUsage planned = EstimateMemory(**checkpoint, SmallOptions(), **backend);
+  const MemoryUsage planned = EstimateMemory(**checkpoint, options, **backend);
   EXPECT_EQ(planned.weights, weights);
   EXPECT_EQ(planned.embedding, embedding);
   EXPECT_EQ(planned.kv_cache, 2048 * 2 * 2 * 2 * 10 * 2);

@@ -192,7 +192,7 @@ TEST_P(RandomModelOracleTest, LogitsMatch) {
   const std::string folder = std::string(TEST_DATA_DIR "/models/") + GetParam();
   const auto text = ReadFile(folder + "/oracle.json");
   ASSERT_TRUE(text.ok()) << text.status();
-  const auto model = MustLoadModel(folder, 2, {.kv_cache_type = KvCacheType::kFp32});
+  const auto model = MustLoadModel(folder, 2);
   for (const nlohmann::json& entry : nlohmann::json::parse(*text)) {
     const std::vector<int32_t> ids = entry.at("ids");
     const std::vector<std::vector<float>> expected = entry.at("logits");

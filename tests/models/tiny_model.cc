@@ -173,6 +173,7 @@ ModelOptions SmallOptions() {
   options.max_step_tokens = 512;
   options.max_step_logits = 512;
   options.kv_cache_tokens = 2048;
+  options.kv_cache_type = KvCacheType::kFp32;  // what is compared with knows no rounding
   return options;
 }
 
