@@ -3,7 +3,7 @@
 // The residual stream and the outputs of products are floats. Products multiply either fp16 inputs
 // with a power of two for each token by fp16 weights, with float accumulators, or int16 inputs with
 // a scale for each token by sign bits, int8 or int4, with int32 accumulators: which, the codec says
-// (InputForm in engine/codecs/cuda/tile_layout.h). Keys and values are fp16.
+// (InputForm in engine/codecs/cuda/tile_layout.h). Keys and values are fp16 or int8.
 //
 // A token's results are the same to the bit whatever else is in the step and however its sequence
 // is spread over steps: no order of additions depends on the number of tokens. That is why products
